@@ -1,0 +1,39 @@
+# Each target installs what it needs. Wanted on the machine: git, make, Python 3.11 or newer, a
+# package index. uv is installed into .cache/uv when it is not on PATH.
+
+PYTHON ?= python3
+DEMO := build/flight-delays
+
+ifeq ($(shell command -v uv),)
+UV := .cache/uv/bin/uv
+export PATH := $(CURDIR)/.cache/uv/bin:$(PATH)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint docs
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: $(UV) ## Render the default project into build/flight-delays and run its demo
+	rm -rf $(DEMO)
+	uv run --only-group render cookiecutter . --no-input --default-config --output-dir build
+	cd $(DEMO) && uv run flight-delays demo
+
+test: $(UV) ## Run every test: renders projects and drives them through their own commands
+	uv run pytest
+
+test-fast: $(UV) ## Run the tests of rendering, hooks and linting only (under 90 s)
+	uv run pytest -m "not slow"
+
+lint: $(UV) ## Check style and types of the template's own code
+	uv run ruff check
+	uv run ruff format --check
+	uv run mypy
+
+docs: $(UV) ## Build the documentation site into site/
+	uv run --only-group docs mkdocs build --strict
+
+.cache/uv/bin/uv:
+	$(PYTHON) -m venv .cache/uv
+	.cache/uv/bin/python -m pip install --quiet uv

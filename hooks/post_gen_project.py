@@ -1,0 +1,124 @@
+"""Finish the project: drop what the answers do not need, keep the answers, lock, first commit.
+
+Nothing here may fail the generation: what cannot be done is said in one line, with its command.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path, PurePath
+from typing import Any
+
+# (question, answer) -> paths that only this answer needs; any other answer removes them.
+ONLY = {
+    ("ci", "github"): [".github"],
+    ("platform", "docker-compose"): ["deploy/compose.yaml", "deploy/release.sh", "deploy/smoke.py"],
+}
+
+ANSWERS = ".cookiecutter.json"
+COMMIT = 'git add --all && git commit -m "Start from cookiecutter-mlops"'
+
+
+def prune(root: Path, answers: dict[str, Any]) -> None:
+    """Remove the paths that no given answer needs."""
+    needed = {path for given, paths in ONLY.items() if given in answers.items() for path in paths}
+    for path in {path for paths in ONLY.values() for path in paths} - needed:
+        if (root / path).is_dir():
+            shutil.rmtree(root / path)
+        else:
+            (root / path).unlink(missing_ok=True)
+
+
+def keep_answers(root: Path, answers: dict[str, Any]) -> None:
+    """Write the answers as `cookiecutter --replay-file` reads them, without paths of this machine.
+
+    What begins with one underscore is the template's, and comes from it again on a replay.
+    """
+    kept = {k: v for k, v in answers.items() if not k.startswith("_") or k.startswith("__")}
+    if not PurePath(answers.get("_template", "")).is_absolute():
+        kept["_template"] = answers.get("_template")
+    kept["_checkout"] = answers.get("_checkout")
+    text = json.dumps({"cookiecutter": kept}, indent=2, ensure_ascii=False)
+    (root / ANSWERS).write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in the project, outside any repository that the caller's variables name."""
+    repository = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"}
+    env = {key: value for key, value in os.environ.items() if key not in repository}
+    return subprocess.run(
+        command,
+        env=env,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+
+
+def last_line(text: str) -> str:
+    """Return the last line that holds something: where tools put the reason."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason")
+
+
+def lock() -> str | None:
+    """Write uv.lock; return what was left out, or None."""
+    if not shutil.which("uv"):
+        return "uv.lock, as uv is not installed. Install uv, then: uv lock"
+    print("Locking the dependencies with uv ...", flush=True)
+    done = run("uv", "lock")
+    if done.returncode:
+        return f"uv.lock, as uv says '{last_line(done.stderr)}'. When online: uv lock"
+    return None
+
+
+def commit(answers: dict[str, Any]) -> str | None:
+    """Make a repository with one commit of everything; return what was left out, or None.
+
+    A folder that the surrounding repository ignores (a build folder) gets one of its own.
+    """
+    if not shutil.which("git"):
+        return f"the git repository, as git is not installed. Later: git init -b main && {COMMIT}"
+    inside = run("git", "rev-parse", "--is-inside-work-tree").stdout.strip() == "true"
+    if inside and run("git", "check-ignore", "--quiet", ".").returncode:
+        return f"a git repository of its own, as this is inside another. To commit: {COMMIT}"
+
+    # The user's templates, hooks, ignore rules and signing key are for the user's own commits.
+    settings = {
+        "core.hooksPath": ".git/hooks",
+        "core.excludesFile": "",
+        "commit.gpgSign": "false",
+    }
+    identity = {"user.name": answers["author"], "user.email": answers["email"]}
+    settings |= {k: v for k, v in identity.items() if run("git", "config", k).returncode}
+    options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
+    for step in (
+        ("init", "--quiet", "--initial-branch=main", "--template="),
+        ("add", "--all"),
+        ("commit", "--quiet", "--message=Start from cookiecutter-mlops"),
+    ):
+        done = run("git", *options, *step)
+        if done.returncode:
+            return f"the first commit, as git says '{last_line(done.stderr)}'. Later: {COMMIT}"
+    return None
+
+
+def main(answers: dict[str, Any]) -> None:
+    """Finish the project in the current directory, then say what to type next."""
+    # A path may hold characters that a Windows console cannot show.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    root, slug = Path.cwd(), answers["project_slug"]
+    prune(root, answers)
+    keep_answers(root, answers)
+    for left_out in (lock(), commit(answers)):
+        if left_out:
+            print(f"Left out: {left_out}")
+    print(f'\n{slug} is ready. Next:\n  cd "{root}"\n  uv run {slug} demo')
+
+
+if __name__ == "__main__":
+    main(json.loads(r"""{{ cookiecutter | jsonify }}"""))

@@ -1,0 +1,168 @@
+"""What all tests share: rendering a project as a user would, and running commands in it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TEMPLATE = Path(__file__).parent.parent
+TREE = TEMPLATE / "{{cookiecutter.project_slug}}"
+QUESTIONS: dict[str, Any] = json.loads((TEMPLATE / "cookiecutter.json").read_text("utf-8"))
+
+# What would lead a command in a project to the template's environment or to the tester's servers.
+# (What tells uv about index, cache, certificates and network stays.)
+# fmt: off
+LEAKS = (
+    "API_KEYS", "BUNDLE", "COVERAGE_", "DVC_", "GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE",
+    "MLFLOW_", "PREDICTION_LOG_URL", "PYTEST_", "PYTHONHOME", "PYTHONPATH", "UV_FROZEN",
+    "UV_LOCKED", "UV_NO_SYNC", "UV_PROJECT", "UV_WORKING_DIR", "VIRTUAL_ENV",
+)
+# fmt: on
+
+
+class Refused(Exception):  # noqa: N818 - not an error: it is what a test expects
+    """Generation was refused; the text is the line that the user sees."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A rendered project."""
+
+    path: Path
+    slug: str
+    package: str
+    said: str  # what cookiecutter printed
+
+    def run(
+        self,
+        *args: str | Path,
+        check: bool = True,
+        timeout: float = 600,
+        env: Mapping[str, str] | None = None,
+        input: str | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the project, as its user would; unless check=False it must succeed."""
+        done = execute(*args, cwd=self.path, timeout=timeout, env=env, input=input)
+        if check and done.returncode:
+            command = " ".join(map(str, args))
+            pytest.fail(f"{command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def uv(self, *args: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a command in the project's environment."""
+        return self.run("uv", "run", *args, **options)
+
+
+def execute(
+    *args: str | Path,
+    cwd: Path,
+    timeout: float = 600,
+    env: Mapping[str, str] | None = None,
+    input: str | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program with the tester's environment, less what leaks, plus `env`."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(LEAKS)}
+    return subprocess.run(
+        [str(arg) for arg in args],
+        cwd=cwd,
+        env=clean | {"PYTHONIOENCODING": "utf-8"} | dict(env or {}),
+        check=False,
+        timeout=timeout,
+        input=input,
+        stdin=subprocess.DEVNULL if input is None else None,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+
+
+def path_with(folder: Path, *programs: str) -> str:
+    """Return a PATH on which only these programs are found (on Windows: only their folders)."""
+    found = [Path(where) for program in programs if (where := shutil.which(program))]
+    if os.name == "nt":
+        return os.pathsep.join(str(program.parent) for program in found)
+    folder.mkdir()
+    for program in found:
+        (folder / program.name).symlink_to(program)
+    return str(folder)
+
+
+def files(root: Path) -> set[str]:
+    """Return the files below a folder, less those of git."""
+    paths = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    return {path.as_posix() for path in paths if path.parts[0] != ".git"}
+
+
+Bake = Callable[..., Project]
+
+
+@pytest.fixture(scope="session")
+def bake(tmp_path_factory: pytest.TempPathFactory) -> Bake:
+    """Return a function that renders a project with the real cookiecutter, in a new folder.
+
+    Without `lock=True` uv is not on PATH, which saves the seconds that locking takes.
+    """
+    config = tmp_path_factory.mktemp("config") / "config.yaml"
+    # Not the tester's own answers, and no traces in the tester's home.
+    config.write_text(json.dumps({"replay_dir": str(config.parent / "replay")}), "utf-8")
+    without_uv = path_with(tmp_path_factory.mktemp("bin") / "git-only", "git")
+
+    def bake(
+        *options: str | Path,
+        template: Path = TEMPLATE,
+        into: Path | None = None,
+        lock: bool = False,
+        env: Mapping[str, str] | None = None,
+        input: str | None = None,
+        **answers: str,
+    ) -> Project:
+        into = into or tmp_path_factory.mktemp("out")
+        before = set(into.iterdir())
+        done = execute(
+            *(sys.executable, "-m", "cookiecutter", template),
+            *(() if options or input else ("--no-input",)),
+            *("--config-file", config, "--output-dir", into, *options),
+            *(f"{key}={value}" for key, value in answers.items()),
+            cwd=into,
+            env=({} if lock else {"PATH": without_uv}) | dict(env or {}),
+            input=input,
+        )
+        if done.returncode:
+            refusals = [line for line in done.stderr.splitlines() if line.startswith("Refused: ")]
+            if len(refusals) != 1:
+                pytest.fail(f"cookiecutter: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
+            raise Refused(refusals[0])
+        (path,) = set(into.iterdir()) - before
+        return Project(path, path.name, path.name.replace("-", "_"), done.stdout)
+
+    return bake
+
+
+@pytest.fixture(scope="session")
+def rendered(bake: Bake) -> Project:
+    """Return the default project, not locked and not installed. Leave it as it is."""
+    return bake()
+
+
+@pytest.fixture(scope="session")
+def project(bake: Bake) -> Project:
+    """Return the default project, locked and installed. Leave it as it is."""
+    project = bake(lock=True)
+    project.run("uv", "sync")
+    return project
+
+
+@pytest.fixture(scope="session")
+def pipeline(bake: Bake) -> Project:
+    """Return a default project that was trained and promoted. Leave it as it is."""
+    project = bake(lock=True)
+    project.uv("dvc", "repro", timeout=1200)
+    project.uv(project.slug, "promote")
+    return project

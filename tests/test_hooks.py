@@ -1,0 +1,159 @@
+"""The hooks as plain Python: which answers are refused, what is removed, what is kept."""
+
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import post_gen_project as post
+import pre_gen_project as pre
+import pytest
+from conftest import QUESTIONS, TEMPLATE, TREE, Project
+
+VISIBLE = [key for key in QUESTIONS if not key.startswith("_")]
+
+
+def answers(**changes: str) -> dict[str, Any]:
+    """Return what cookiecutter hands to the hooks: the first choice of everything, and changes."""
+    given = {key: QUESTIONS[key] for key in VISIBLE}
+    given = {key: value[0] if isinstance(value, list) else value for key, value in given.items()}
+    given |= {"project_slug": "flight-delays"} | changes
+    slug = given["project_slug"]
+    return {
+        **given,
+        "__typed_slug": slug,
+        "__package_name": slug.replace("-", "_"),
+        "__quoted": {key: json.dumps(given[key]) for key in QUESTIONS["__quoted"]},
+    }
+
+
+@pytest.mark.parametrize("slug", ["q", "x2", "flight-delays", "a-1-b", "x" * 50])
+def test_accepts_slug(slug: str) -> None:
+    assert pre.problem(answers(project_slug=slug)) is None
+
+
+# fmt: off
+BAD_SLUGS = [
+    "", " ", "-", "a-", "-a", "a--b", "2nd", "Flight", "flight_delays", "flight.delays", "a b",
+    "höhe", "東京", "a\n", "../evil", "/abs", "a/b", "..\\evil", "C:evil", ".", "..", "a//b",
+    "x" * 51,
+    "class", "lambda", "match", "json", "email", "asyncio", "typing",
+    "test", "tests", "src", "mlflow", "great-expectations", "sklearn", "scikit-learn", "python",
+]
+BAD_TEXTS = ["", "  ", "a\nb", "a\x07", "a\x7f", "a\u2028b", "\ufffe", "{{ x", "{% x", "{# x"]
+# fmt: on
+
+
+@pytest.mark.parametrize("slug", BAD_SLUGS)
+def test_refuses_slug(slug: str) -> None:
+    line = pre.problem(answers(project_slug=slug))
+    assert line
+    assert line.startswith(f"project_slug {slug!a} ")
+    assert "\n" not in line
+
+
+def requirements(project: Project) -> set[str]:
+    """Return the normalised names of everything that the generated pyproject.toml asks for."""
+    data = tomllib.loads((project.path / "pyproject.toml").read_text("utf-8"))
+    listed = [*data["project"].get("dependencies", []), *data["build-system"]["requires"]]
+    for group in data["dependency-groups"].values():
+        listed += [entry for entry in group if isinstance(entry, str)]
+    names = [re.split(r"[^\w.-]", entry)[0] for entry in listed]
+    return {re.sub(r"[-_.]+", "-", name).lower() for name in names}
+
+
+def test_refuses_every_direct_dependency(rendered: Project) -> None:
+    assert {name for name in requirements(rendered) if not pre.slug_problem(name)} == set()
+
+
+@pytest.mark.slow
+def test_refuses_every_import_name_of_a_direct_dependency(project: Project) -> None:
+    code = "import json, importlib.metadata as m; print(json.dumps(m.packages_distributions()))"
+    modules = json.loads(project.uv("python", "-c", code).stdout)
+    direct = requirements(project)
+    names = {
+        name.replace("_", "-").lower()
+        for name, owners in modules.items()
+        if {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners} & direct
+    }
+    assert {name for name in names if not pre.slug_problem(name)} == set()
+
+
+@pytest.mark.parametrize("key", ["project_name", "description", "author", "email"])
+@pytest.mark.parametrize("text", BAD_TEXTS)
+def test_refuses_text(key: str, text: str) -> None:
+    line = pre.problem(answers(**{key: text}))
+    assert line
+    assert line.startswith(f"{key} {text!a} ")
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("email", ["nobody", "a@b@c", "a b@example.com", 'a"@example.com'])
+def test_refuses_email(email: str) -> None:
+    assert pre.problem(answers(email=email))
+
+
+@pytest.mark.parametrize("key", ["project_slug", "__typed_slug", "__package_name", "description"])
+def test_refuses_an_edited_replay(key: str) -> None:
+    assert pre.problem(answers() | {key: "another"})
+
+
+def test_a_refusal_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        pre.main(answers(project_name=""))
+    assert refusal.value.code == "Refused: project_name '' is empty: give one line of plain text."
+    pre.main(answers())
+    assert capsys.readouterr() == ("", "")
+
+
+def test_every_question_and_every_choice_has_a_label() -> None:
+    assert set(QUESTIONS["__prompts__"]) == set(VISIBLE)
+    for key in VISIBLE:
+        if isinstance(QUESTIONS[key], list):
+            assert set(QUESTIONS["__prompts__"][key]) == {"__prompt__", *QUESTIONS[key]}
+
+
+@pytest.mark.parametrize("hook", ["pre_gen_project", "post_gen_project"])
+def test_a_hook_holds_one_jinja_expression(hook: str) -> None:
+    text = (TEMPLATE / "hooks" / f"{hook}.py").read_text("utf-8")
+    assert re.findall(r"{[{%#].*[}%#]}", text) == ["{{ cookiecutter | jsonify }}"]
+
+
+def test_the_table_names_what_exists() -> None:
+    for (question, answer), paths in post.ONLY.items():
+        assert answer in QUESTIONS[question]
+        assert [path for path in paths if not (TREE / path).exists()] == []
+
+
+def test_prune_removes_what_no_answer_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = {
+        ("ci", "github"): ["both", "github"],
+        ("ci", "other"): ["both", "other", "never-rendered"],
+    }
+    monkeypatch.setattr(post, "ONLY", table)
+    for folder in ("both", "github", "kept"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "file").touch()
+    (tmp_path / "other").touch()
+    post.prune(tmp_path, {"ci": "github"})
+    assert {path.name for path in tmp_path.iterdir()} == {"both", "github", "kept"}
+    post.prune(tmp_path, {"ci": "other"})
+    assert {path.name for path in tmp_path.iterdir()} == {"both", "kept"}
+
+
+@pytest.mark.parametrize("template", ["gh:owner/template", sys.executable])
+def test_the_answers_hold_no_path_of_this_machine(tmp_path: Path, template: str) -> None:
+    private = {"_output_dir": "/home/me", "_repo_dir": "/home/me/x", "_copy_without_render": []}
+    given = answers(author="Zoë 東京 🛫")
+    post.keep_answers(tmp_path, given | private | {"_template": template, "_checkout": "v1"})
+    text = (tmp_path / post.ANSWERS).read_text("utf-8")
+    kept = json.loads(text)["cookiecutter"]
+    expected = given | {"_checkout": "v1"}
+    if template.startswith("gh:"):
+        expected["_template"] = template
+    assert kept == expected
+    assert "Zoë 東京 🛫" in text

@@ -1,0 +1,195 @@
+"""The GitHub workflows: valid, pinned, with least permissions, and really run."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import TREE, Project, execute
+from containers import STANDINS, need_engine
+
+WORKFLOWS = sorted(path.name for path in (TREE / ".github/workflows").glob("*.yml"))
+WRITES = {
+    ("cd", "build"): {"packages"},
+    ("monitor", "monitor"): {"actions"},
+    ("retrain", "retrain"): {"actions"},
+}
+
+
+def workflow(name: str) -> dict[Any, Any]:
+    data: dict[Any, Any] = yaml.safe_load((TREE / ".github/workflows" / name).read_text("utf-8"))
+    return data
+
+
+def jobs() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for name in WORKFLOWS:
+        for job, body in workflow(name)["jobs"].items():
+            yield name.removesuffix(".yml"), job, body
+
+
+def scripts() -> str:
+    return "\n".join(step.get("run", "") for _, _, job in jobs() for step in job["steps"])
+
+
+def step(name: str, which: str) -> str:
+    """Return the script of the step with this id or name."""
+    (body,) = workflow(name)["jobs"].values()
+    (script,) = (s["run"] for s in body["steps"] if which in (s.get("id"), s.get("name")))
+    return str(script)
+
+
+def bash(script: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a script as the runner would with `shell: bash`."""
+    files = {"GITHUB_OUTPUT": "output", "GITHUB_STEP_SUMMARY": "summary", "RUNNER_TEMP": "."}
+    env |= {key: str(cwd / value) for key, value in files.items()}
+    command = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script)
+    return execute(*command, cwd=cwd, env={"CLI": "cli"} | env)
+
+
+def actions_text(project: Project) -> str:
+    return "\n".join(p.read_text("utf-8") for p in (project.path / ".github").rglob("*.yml"))
+
+
+@pytest.mark.parametrize(
+    ("schema", "pattern"),
+    [
+        ("vendor.github-workflows", ".github/workflows/*.yml"),
+        ("custom.github-workflows-require-timeout", ".github/workflows/*.yml"),
+        ("vendor.github-actions", ".github/actions/*/action.yml"),
+        ("vendor.dependabot", ".github/dependabot.yml"),
+    ],
+)
+def test_schema(rendered: Project, schema: str, pattern: str) -> None:
+    found = sorted(rendered.path.glob(pattern))
+    assert found
+    rendered.run("check-jsonschema", "--builtin-schema", schema, *found)
+
+
+def test_zizmor(rendered: Project) -> None:
+    rendered.run(
+        *("zizmor", "--offline", "--no-progress", "--strict-collection", "--persona", "pedantic"),
+        rendered.path,
+    )
+
+
+def test_workflows_are_copied_as_they_are(rendered: Project) -> None:
+    for name in WORKFLOWS:
+        path = Path(".github/workflows", name)
+        assert (rendered.path / path).read_bytes() == (TREE / path).read_bytes()
+
+
+def test_actions_are_pinned_by_one_commit_each(rendered: Project) -> None:
+    uses = re.findall(r"uses: (.*)", actions_text(rendered))
+    pins: dict[str, str] = {}
+    for use in uses:
+        if use.startswith("./"):
+            assert (rendered.path / use.split()[0] / "action.yml").is_file()
+            continue
+        pin = re.fullmatch(r"([\w/-]+)@([0-9a-f]{40} # v\d+\.\d+\.\d+)", use)
+        assert pin, use
+        assert pins.setdefault(pin[1], pin[2]) == pin[2]
+    assert "actions/checkout" in pins
+
+
+def test_permissions_are_the_least() -> None:
+    assert all(workflow(name)["permissions"] == {} for name in WORKFLOWS)
+    for name, job, body in jobs():
+        writes = {scope for scope, level in body["permissions"].items() if level != "read"}
+        assert writes == WRITES.get((name, job), set()), f"{name}: {job}"
+
+
+def test_what_starts_what() -> None:
+    started = set(re.findall(r"gh workflow run (\S+)", scripts()))
+    assert started == {"cd.yml", "retrain.yml"}
+    for name in started:
+        assert "workflow_dispatch" in workflow(name)[True]  # YAML 1.1 reads `on` as true
+
+
+def test_scripts_parse(tmp_path: Path) -> None:
+    for name, job, body in jobs():
+        for script in (step["run"] for step in body["steps"] if "run" in step):
+            done = execute("bash", "-n", cwd=tmp_path, input=script)
+            assert done.returncode == 0, f"{name}: {job}: {done.stderr}"
+
+
+@pytest.mark.slow
+def test_every_verb_exists(project: Project) -> None:
+    verbs = set(re.findall(r'uv run "\$CLI" (\S+)', scripts()))
+    assert verbs == {"promote", "monitor"}
+    for verb in verbs:
+        project.uv(project.slug, verb, "--help")
+
+
+@pytest.mark.parametrize(("code", "ends"), [(0, 0), (3, 0), (1, 1), (2, 2), (137, 137)])
+@pytest.mark.parametrize("name", ["monitor.yml", "retrain.yml"])
+def test_a_crash_is_never_a_verdict(tmp_path: Path, name: str, code: int, ends: int) -> None:
+    (tmp_path / "uv").write_text(f"#!/bin/sh\necho said\nexit {code}\n", "utf-8")
+    (tmp_path / "uv").chmod(0o755)
+    done = bash(step(name, "verdict"), tmp_path, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert done.returncode == ends
+    assert (tmp_path / "output").read_text("utf-8") == f"code={code}\n"
+    assert (tmp_path / "summary").read_text("utf-8") == "said\n"
+
+
+@pytest.mark.slow
+def test_ci_is_red_when_the_lock_is_out_of_step(pipeline: Project, tmp_path: Path) -> None:
+    """A fresh clone: its parameters, code and metrics must be those that dvc.lock was made with."""
+    clone = tmp_path / "clone"
+    pipeline.run("git", "clone", "--quiet", pipeline.path, clone)
+    script = step("ci.yml", "The committed dvc.lock is in step with code and parameters")
+
+    def check() -> int:
+        venv = str(pipeline.path / ".venv")
+        return bash(script, clone, UV_PROJECT_ENVIRONMENT=venv, UV_NO_SYNC="1").returncode
+
+    for name in ("dvc.lock", "reports/metrics.json"):
+        (clone / name).parent.mkdir(exist_ok=True)
+        shutil.copy(pipeline.path / name, clone / name)
+    assert check() == 0
+    for name, old, new in (
+        ("params.yaml", "seed: 0", "seed: 1"),
+        (f"src/{pipeline.package}/train.py", "\n", "\n\n"),
+        ("reports/metrics.json", "0.", "0.9"),
+    ):
+        before = (clone / name).read_text("utf-8")
+        (clone / name).write_text(before.replace(old, new, 1), "utf-8")
+        assert check() == 1, name
+        (clone / name).write_text(before, "utf-8")
+    assert check() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.docker
+def test_ci_runs_and_goes_red(project: Project, tmp_path: Path) -> None:
+    """Run the real ci.yml: green for a fresh project, red once something unused is imported."""
+    need_engine()
+    image = os.environ.get("ACT_IMAGE")
+    if not image or not shutil.which("act"):
+        pytest.skip("act is not installed, or ACT_IMAGE names no image for its runner")
+    clone = tmp_path / "clone"
+    project.run("git", "clone", "--quiet", project.path, clone)
+    (uv,) = re.findall(r"uses: (astral-sh/setup-uv@\w+)", actions_text(project))
+    cache = project.run("uv", "cache", "dir").stdout.strip()
+
+    def act() -> subprocess.CompletedProcess[str]:
+        return execute(
+            *("act", "push", "--workflows", ".github/workflows/ci.yml", "--rm", "--pull=false"),
+            *("--platform", f"ubuntu-latest={image}", "--container-daemon-socket", "-"),
+            *("--local-repository", f"{uv}={STANDINS / 'setup-uv'}"),
+            *("--container-options", f"--volume {cache}:/root/.cache/uv"),
+            cwd=clone,
+            timeout=1800,
+        )
+
+    green = act()
+    assert green.returncode == 0, green.stdout[-5000:]
+    module = clone / "src" / project.package / "errors.py"
+    module.write_text(f"import json\n{module.read_text('utf-8')}", "utf-8")
+    red = act()
+    assert red.returncode == 1
+    assert "F401" in red.stdout

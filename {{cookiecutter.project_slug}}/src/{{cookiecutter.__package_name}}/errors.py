@@ -1,0 +1,29 @@
+"""Errors that a user can mend: one line on what is wrong and how to mend it."""
+
+import sys
+from collections.abc import Callable
+
+
+class Failure(Exception):
+    """Something is missing, broken or out of reach: exit code 1."""
+
+    code, word = 1, "error"
+
+
+class Refusal(Failure):
+    """A check ran and says no: exit code 3."""
+
+    code, word = 3, "refused"
+
+
+def run(main: Callable[[], object]) -> None:
+    """Call `main` and end the process with the right exit code."""
+    try:
+        main()
+    except Failure as failure:
+        print(f"{failure.word}: {failure}", file=sys.stderr)
+        sys.exit(failure.code)
+    except OSError as error:
+        hint = "is this the project's folder, and may you write here?"
+        print(f"error: {error} - {hint}", file=sys.stderr)
+        sys.exit(1)

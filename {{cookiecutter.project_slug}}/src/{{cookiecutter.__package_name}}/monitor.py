@@ -1,0 +1,95 @@
+"""Monitor: compare a window of the prediction log with the bundle's reference sample."""
+
+import warnings
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from . import files
+from .bundle import open_bundle
+from .errors import Failure
+from .files import REPORTS
+from .params import load_params
+from .schema import Schema
+from .serve import log
+from .settings import load_settings
+
+
+def logged(rows: list[dict[str, Any]], schema: Schema) -> pd.DataFrame:
+    """Return the log's rows as a table: the features, and the probability as `prediction`."""
+    scores = [row["output"]["probabilities"][schema.positive] for row in rows]
+    features = [row["features"] for row in rows]
+    return pd.DataFrame(features, columns=list(schema.features)).assign(prediction=scores)
+
+
+def compare(current: pd.DataFrame, reference: pd.DataFrame, schema: Schema) -> Any:
+    """Return Evidently's drift report on the features and the prediction."""
+    with warnings.catch_warnings(action="ignore"):
+        from evidently import DataDefinition, Dataset, Report
+        from evidently.presets import DataDriftPreset
+
+        numeric, categorical = [*schema.numeric, "prediction"], schema.categorical
+        kinds = DataDefinition(numerical_columns=numeric, categorical_columns=categorical)
+        types = dict.fromkeys(numeric, "float64") | dict.fromkeys(categorical, "str")
+        tables = [table[list(types)].astype(types) for table in (current, reference)]
+        # Named, because Evidently would guess; a column without any value cannot be compared.
+        named = [name for name in types if current[name].notna().any()]
+        report = Report([DataDriftPreset(columns=named)], include_tests=True)
+        return report.run(*(Dataset.from_pandas(table, data_definition=kinds) for table in tables))
+
+
+def judge(snapshot: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return for each column how it was judged: method, score, threshold and drifted."""
+    # Distances drift above their threshold, p-values below it: only the test's status tells.
+    tests = {test["metric_config"]["params"].get("column"): test for test in snapshot["tests"]}
+    judged = {}
+    for metric in snapshot["metrics"][1:]:  # the first counts the drifted columns
+        facts = {key: metric["config"][key] for key in ("method", "threshold")}
+        name, score = metric["config"]["column"], float(metric["value"])
+        drifted = str(tests[name]["status"]).endswith("FAIL")
+        judged[name] = {**facts, "score": score, "drifted": drifted}
+    return judged
+
+
+def monitor(days: int | None = None) -> dict[str, Any]:
+    """Judge the last `days` of predictions (by default monitor.days).
+
+    Writes summary.json and report.html to reports/monitor/<window>/ and returns the summary.
+    """
+    settings, params = load_settings(), load_params().monitor
+    if not Path(settings.bundle).exists():  # not on the server's machine
+        from .promote import install_champion
+
+        install_champion(settings)
+    bundle = open_bundle(Path(settings.bundle))
+    end = datetime.now(UTC)
+    start = end - timedelta(days=days or params.days)
+    rows = log.read(log.open_log(settings.prediction_log_url), start, bundle.version)
+    if len(rows) < params.min_rows:
+        raise Failure(
+            f"{len(rows)} predictions of version {bundle.version} since {start:%Y-%m-%d %H:%M} UTC "
+            f"are too few to judge: monitor.min_rows in params.yaml asks for {params.min_rows}"
+        )
+    current, reference = logged(rows, bundle.schema), bundle.folder / "reference.parquet"
+    snapshot = compare(current, files.read_table(reference), bundle.schema)
+    empty: dict[str, Any] = {"method": "no value at all", "drifted": True}
+    columns = dict.fromkeys(current, empty) | judge(snapshot.dict())
+    share = sum(column["drifted"] for column in columns.values()) / len(columns)
+    folder = REPORTS / "monitor" / f"{start:%Y-%m-%d}--{end:%Y-%m-%d}"
+    with files.writing(folder / "report.html") as beside:
+        snapshot.save_html(str(beside))
+    summary = {
+        "model_version": bundle.version,
+        "start": start.isoformat(timespec="seconds"),
+        "end": end.isoformat(timespec="seconds"),
+        "rows": len(rows),
+        "drift": share >= params.drift_share,
+        "drift_share": share,
+        "drift_share_limit": params.drift_share,
+        "columns": columns,
+        "report": str(folder / "report.html"),
+    }
+    files.write_json(folder / "summary.json", summary)
+    return summary

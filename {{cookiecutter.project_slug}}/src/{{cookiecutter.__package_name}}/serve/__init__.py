@@ -1,0 +1,1 @@
+"""Serve: the model behind HTTP, in an environment without training libraries."""

@@ -1,0 +1,128 @@
+"""App: the HTTP API around a bundle. Its types and texts come from the bundle's contract."""
+
+import hmac
+import time
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired
+
+from fastapi import Depends, FastAPI, HTTPException, Request, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import APIKeyHeader
+from fastapi_offline import FastAPIOffline  # /docs without a network
+from pydantic import BaseModel, ConfigDict, Field, create_model, with_config
+from sqlalchemy.exc import SQLAlchemyError
+from typing_extensions import TypedDict  # typing's is not enough for pydantic before 3.12
+
+from .. import NAME
+from ..bundle import open_bundle
+from ..schema import Column, Schema
+from ..settings import Settings, load_settings
+from . import log
+from .scorer import Scorer
+
+MAX_ROWS = 1000  # in one request
+KEY = APIKeyHeader(name="X-API-Key", auto_error=False)
+
+
+class Prediction(BaseModel):
+    id: str = Field(description="Names this prediction in the log; keep it to report the outcome")
+    label: str
+    probabilities: dict[str, float]
+
+
+class Answer(BaseModel):
+    model_version: str
+    predictions: list[Prediction]
+
+
+def value_type(column: Column) -> Any:
+    """Return the type of one value: strict, within the contract's range or categories."""
+    text = f"{column.description} ({column.unit})" if column.unit else column.description
+    limits: dict[str, Any] = {"description": text}
+    if column.categories is not None:
+        plain: Any = Literal[column.categories]
+    else:
+        plain = {"number": float, "integer": int, "boolean": bool}[column.type]
+        limits["strict"] = True  # no "5" for 5, no 1 for true
+    if column.type in ("number", "integer"):
+        limits |= {"ge": column.minimum, "le": column.maximum}
+    if column.type == "number":
+        limits["allow_inf_nan"] = False
+    checked = Annotated[plain, Field(**limits)]
+    return NotRequired[checked | None] if column.nullable else checked
+
+
+def request_type(schema: Schema, example: dict[str, Any]) -> type[BaseModel]:
+    """Return the type of a request body. A row is a TypedDict: any column name will do."""
+    types = {name: value_type(column) for name, column in schema.features.items()}
+    row: Any = with_config(extra="forbid")(TypedDict("Row", types))  # type: ignore[operator]
+    config = ConfigDict(extra="forbid", json_schema_extra={"example": {"rows": [example]}})
+    rows = Annotated[list[row], Field(min_length=1, max_length=MAX_ROWS)]
+    return create_model("Rows", __config__=config, rows=(rows, ...))
+
+
+def key_check(settings: Settings) -> Any:
+    """Return a dependency that asks for one of the API keys, if there are any."""
+    keys = [key.encode() for key in settings.keys().values()]
+
+    def check(key: Annotated[str | None, Security(KEY)]) -> None:
+        # Compared with every key, in constant time each: the time taken tells nothing.
+        if keys and not sum(hmac.compare_digest((key or "").encode(), known) for known in keys):
+            raise HTTPException(401, "X-API-Key is missing or wrong")
+
+    return Depends(check)
+
+
+def create_app() -> FastAPI:
+    settings = load_settings()
+    bundle = open_bundle(Path(settings.bundle))
+    scorer, schema, manifest = Scorer(bundle), bundle.schema, bundle.manifest
+    engine = log.open_log(settings.prediction_log_url)
+    body_type = request_type(schema, manifest["example"])
+    keyed: Any = {"dependencies": [key_check(settings)]}
+    about: Any = {"title": NAME, "version": bundle.version, "description": schema.description}
+    app: FastAPI = FastAPIOffline(redoc_url=None, **about)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        # Without the offending input: an error must not echo what it was sent.
+        detail = [{key: item[key] for key in ("loc", "msg", "type")} for item in error.errors()]
+        return JSONResponse({"detail": detail}, 422)
+
+    @app.post("/v1/predict", responses={400: {}, 401: {}, 503: {}}, **keyed)
+    def predict(body: body_type) -> Answer:  # type: ignore[valid-type]
+        """Score the rows; every prediction is in the log before it is answered."""
+        started, rows = time.perf_counter(), body.rows  # type: ignore[attr-defined]
+        outputs = scorer.score({name: [row.get(name) for row in rows] for name in schema.features})
+        latency = (time.perf_counter() - started) * 1000
+        common = {"time": datetime.now(UTC), "model_version": bundle.version, "latency_ms": latency}
+        records = [
+            {"id": uuid.uuid4().hex, "features": row, "output": output, **common}
+            for row, output in zip(rows, outputs, strict=True)
+        ]
+        try:
+            log.write(engine, records)
+        except SQLAlchemyError:
+            raise HTTPException(503, "the prediction log is out of reach; try again") from None
+        predictions = [Prediction(id=record["id"], **record["output"]) for record in records]
+        return Answer(model_version=bundle.version, predictions=predictions)
+
+    @app.get("/v1/model", responses={401: {}}, **keyed)
+    def model() -> dict[str, Any]:
+        """Say which model answers, how good it was on its test window, and who promoted it."""
+        shown = ("name", "task", "target", "classes", "threshold", "metrics", "baseline")
+        facts = {key: manifest[key] for key in shown}
+        return {"version": bundle.version, **facts, "promotion": bundle.promotion}
+
+    @app.get("/health/live")
+    def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @app.get("/health/ready")
+    def ready() -> dict[str, str]:
+        return {"status": "ready", "model_version": bundle.version}
+
+    return app

@@ -1,0 +1,125 @@
+"""Tracking: runs, model versions and aliases in MLflow.
+
+A run is found by the hash of the model file that DVC keeps, so the two never have to be told
+about each other: the same model file is the same run.
+"""
+
+import logging
+import os
+import subprocess
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import mlflow.sklearn
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from . import NAME, files
+from .bundle import Bundle
+from .errors import Failure
+from .files import MODEL, TRAIN
+from .model import TRUSTED_TYPES, inputs, load
+from .params import load_params
+from .schema import load_schema
+from .settings import Settings
+
+
+@contextmanager
+def session(settings: Settings) -> Iterator[MlflowClient]:
+    """Give a client of the tracking server; what MLflow raises comes out as a Failure."""
+    uri = settings.mlflow_tracking_uri
+    # By default it tries seven times with growing pauses: minutes until one hears that it is down.
+    defaults = {"HTTP_REQUEST_MAX_RETRIES": "2", "ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    for name, value in defaults.items():
+        os.environ.setdefault(f"MLFLOW_{name}", value)
+    # Its hints are about how it is called here, which no user can change.
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
+    try:
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_experiment(NAME)
+        yield MlflowClient()
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise Failure(f"MLflow at {uri}: {reason} (see MLFLOW_TRACKING_URI)") from None
+
+
+def lineage() -> dict[str, str]:
+    """Return what the work tree is: its commit (-dirty where changed) and the hash of dvc.lock."""
+    describe = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        commit = ""  # no git here
+    lock = Path("dvc.lock")
+    return {"git_commit": commit, "dvc_lock": files.sha256(lock) if lock.is_file() else ""}
+
+
+def record_training(client: MlflowClient) -> str:
+    """Record the model file of the work tree as a run, unless there is one; return its id."""
+    experiment, model_hash = client.get_experiment_by_name(NAME), files.sha256(MODEL)
+    wanted = f"tags.model_sha256 = '{model_hash}'"
+    if known := client.search_runs([experiment.experiment_id], wanted, max_results=1):
+        return str(known[0].info.run_id)
+    params, schema, data_hash = load_params(), load_schema(), files.sha256(TRAIN)
+    table, model = files.read_table(TRAIN), load(MODEL)
+    sample = inputs(table.head(1000), schema)
+    with mlflow.start_run(run_name=params.train.model) as active:
+        mlflow.set_tags(lineage() | {"data_sha256": data_hash})
+        mlflow.log_params(flat(params.model_dump(mode="json")))
+        about: dict[str, Any] = {
+            "targets": schema.target,
+            "name": "train",
+            "digest": data_hash[:32],
+        }
+        mlflow.log_input(mlflow.data.from_pandas(table, source=str(TRAIN), **about), context="training")
+        logged = mlflow.sklearn.log_model(
+            model,
+            name="model",
+            signature=mlflow.models.infer_signature(sample, model.predict_proba(sample)),
+            serialization_format="skops",
+            skops_trusted_types=TRUSTED_TYPES,
+            pip_requirements=[f"{name}=={version(name)}" for name in ("scikit-learn", "skops")],
+        )
+        # Last, because it makes the run findable: one that was cut short is never taken.
+        mlflow.set_tags({"model_uri": logged.model_uri, "model_sha256": model_hash})
+        return str(active.info.run_id)
+
+
+def flat(nested: dict[str, Any]) -> dict[str, Any]:
+    """Return {"a": {"b": 1}} as {"a.b": 1}."""
+    return {str(key): value for key, value in pd.json_normalize(nested).iloc[0].items()}
+
+
+def by_alias(client: MlflowClient, alias: str) -> ModelVersion | None:
+    """Return the registered version with this alias."""
+    try:
+        return client.get_model_version_by_alias(NAME, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None  # no model of this name yet, or none with this alias
+        raise
+
+
+def register(client: MlflowClient, run_id: str, bundle: Bundle) -> ModelVersion:
+    """Register the bundle as a version of the model, once, with the bundle among its files."""
+    for known in client.search_model_versions(f"name = '{NAME}'"):
+        if known.tags.get("bundle_sha256") == bundle.sha256:
+            return known
+    client.log_artifacts(run_id, str(bundle.folder), f"bundle/{bundle.sha256[:12]}")
+    uri = client.get_run(run_id).data.tags["model_uri"]
+    return mlflow.register_model(uri, NAME, tags={"bundle_sha256": bundle.sha256, **lineage()})
+
+
+def download_bundle(version: ModelVersion, folder: Path) -> Path:
+    """Fetch the bundle of a registered version into a folder; return the bundle's own folder."""
+    uri = f"runs:/{version.run_id}/bundle/{version.tags['bundle_sha256'][:12]}"
+    return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))

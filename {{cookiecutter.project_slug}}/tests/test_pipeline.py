@@ -1,0 +1,88 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from fastapi.testclient import TestClient
+
+from {{ cookiecutter.__package_name }} import evaluate, export, files, train
+from {{ cookiecutter.__package_name }}.bundle import open_bundle
+from {{ cookiecutter.__package_name }}.errors import Failure, Refusal
+from {{ cookiecutter.__package_name }}.monitor import monitor
+from {{ cookiecutter.__package_name }}.promote import objections, promote
+from {{ cookiecutter.__package_name }}.serve.app import create_app
+
+from .conftest import edit
+
+CHAMPION = Path("build/champion")
+
+
+def retrain(iterations: int) -> None:
+    edit(files.PARAMS, train__gradient_boosting__max_iter=iterations)
+    for stage in (train, evaluate, export):
+        stage.main()
+
+
+def test_a_worse_candidate_is_refused_and_a_better_one_crowned(project, monkeypatch) -> None:
+    monkeypatch.setenv("BUNDLE", str(CHAMPION))
+    retrain(iterations=5)
+    first = promote()
+    assert open_bundle(CHAMPION).version == first["version"] == "1"
+    assert promote() == first
+    retrain(iterations=1)
+    with pytest.raises(Refusal, match="version 2 stays a challenger"):
+        promote()
+    assert open_bundle(CHAMPION).version == "1"
+    retrain(iterations=40)
+    assert promote()["version"] == open_bundle(CHAMPION).version == "3"
+    files.write_table(files.TEST, files.read_table(files.TEST).head(100))
+    with pytest.raises(Failure, match="was not made"):
+        promote()
+
+
+def test_objections() -> None:
+    rivals = {"naive baseline": 0.6, "champion": 0.7}
+    assert objections(0.71, rivals) == []
+    assert len(objections(0.7, rivals)) == 1  # a tie keeps the champion
+    assert len(objections(float("nan"), rivals)) == 2
+
+
+def test_an_unreachable_tracking_server_is_one_line(project, monkeypatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(Failure, match="MLflow at http"):
+        promote()
+
+
+def send(table: pd.DataFrame) -> None:
+    client = TestClient(create_app())
+    for first in range(0, len(table), 500):
+        rows = json.loads(table.iloc[first : first + 500].to_json(orient="records"))
+        client.post("/v1/predict", json={"rows": rows}).raise_for_status()
+
+
+def test_drift_is_seen_where_it_is_and_only_there(project) -> None:
+    train_table = files.read_table(files.TRAIN)
+    reference = pd.read_parquet(files.BUNDLE / "reference.parquet").drop(columns="prediction")
+    same = train_table[reference.columns].sample(1500, random_state=1)
+    send(same.head(20))
+    with pytest.raises(Failure, match=r"20 predictions .* are too few to judge"):
+        monitor()
+    send(same)
+    found = monitor()
+    assert not found["drift"]
+    assert files.read_json(Path(found["report"]).parent / "summary.json") == found
+    assert 'src="http' not in Path(found["report"]).read_text(encoding="utf-8")
+    cold = dict.fromkeys(["temperature", "dew_point", "wind_speed", "wind_gust", "humidity"], 20.0)
+    other = {"carrier": "HA", "dest": "HNL", "origin": "JFK", "weekday": "Sat", "distance": 4983.0}
+    send(pd.concat([same.assign(**cold, **other)] * 5))
+    assert monitor()["drift"]
+    edit(files.PARAMS, monitor__drift_share=1.0)
+    assert not monitor()["drift"]
+
+
+def test_a_column_without_a_value_has_drifted(project) -> None:
+    reference = pd.read_parquet(files.BUNDLE / "reference.parquet").drop(columns="prediction")
+    send(reference.assign(pressure=np.nan).head(600))
+    assert monitor()["columns"]["pressure"] == {"method": "no value at all", "drifted": True}
