@@ -40,7 +40,7 @@ def keep_answers(root: Path, answers: dict[str, Any]) -> None:
     if not PurePath(answers.get("_template", "")).is_absolute():
         kept["_template"] = answers.get("_template")
     kept["_checkout"] = answers.get("_checkout")
-    text = json.dumps({"cookiecutter": kept}, indent=2, ensure_ascii=False)
+    text = json.dumps({"cookiecutter": kept}, ensure_ascii=False)
     (root / ANSWERS).write_text(text + "\n", encoding="utf-8", newline="\n")
 
 

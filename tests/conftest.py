@@ -3,10 +3,13 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +160,36 @@ def project(bake: Bake) -> Project:
     project = bake(lock=True)
     project.run("uv", "sync")
     return project
+
+
+def copy(project: Project, into: Path) -> Project:
+    """Return a copy to change: with data, caches and bundle, without registry and champion."""
+    left_out = shutil.ignore_patterns(".venv", "mlflow.db", "mlruns", "champion", "predictions.db*")
+    shutil.copytree(project.path, into / project.slug, ignore=left_out, symlinks=True)
+    return replace(project, path=into / project.slug)
+
+
+@contextmanager
+def serving(project: Project, *command: str, **env: str) -> Iterator[str]:
+    """Run a server's command in the project on a free loopback port; give its address."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(LEAKS)}
+    with (project.path / f"server-{port}.log").open("w+") as log:
+        options: dict[str, Any] = {"cwd": project.path, "stdout": log, "stderr": log}
+        process = subprocess.Popen([*command, "--port", port], env=clean | env, **options)
+        try:
+            for _ in range(600):
+                with suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 1):
+                    break
+                if process.poll() is not None:
+                    log.seek(0)
+                    pytest.fail(f"{' '.join(command)}: exit {process.returncode}\n{log.read()}")
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
 
 
 @pytest.fixture(scope="session")

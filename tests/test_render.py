@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -54,12 +53,6 @@ def test_the_limits(rendered: Project) -> None:
     assert lines <= 2500
     marked = [name for name, text in text_files(TREE).items() for _ in re.findall("{%", text)]
     assert len([name for name in marked if name not in {"README.md", "pyproject.toml"}]) <= 5
-
-
-def test_rendering_takes_under_3_seconds(bake: Bake) -> None:
-    start = time.perf_counter()
-    bake()
-    assert time.perf_counter() - start < 3
 
 
 def parse(project: Project) -> None:

@@ -6,12 +6,14 @@ from {{ cookiecutter.__package_name }} import export, files, model, train
 from {{ cookiecutter.__package_name }}.bundle import open_bundle
 from {{ cookiecutter.__package_name }}.errors import Failure, Refusal
 from {{ cookiecutter.__package_name }}.params import load_params
+from {{ cookiecutter.__package_name }}.schema import load_schema
 from {{ cookiecutter.__package_name }}.serve.scorer import Scorer
 
 from .conftest import edit
 
 
-def test_equal_training_gives_equal_bytes(project, table, schema) -> None:
+def test_equal_training_gives_equal_bytes(project) -> None:
+    table, schema = files.read_table(files.TRAIN), load_schema()
     for name in ("a", "b"):
         fitted = train.fit(table, schema, load_params().train)
         model.save(fitted, project / f"{name}.skops")
@@ -21,18 +23,18 @@ def test_equal_training_gives_equal_bytes(project, table, schema) -> None:
 
 
 @pytest.mark.parametrize("name", ["gradient_boosting", "logistic_regression"])
-def test_the_bundle_scores_as_the_model_does_gaps_and_unseen_categories_too(project, schema, name) -> None:
-    edit(files.PARAMS, train__model=name)
+def test_the_bundle_scores_as_the_model_does_gaps_and_unseen_categories_too(project, name) -> None:
+    edit(files.PARAMS, "model: gradient_boosting", f"model: {name}")
     train.main()
     export.main()
     test = files.read_table(files.TEST).assign(carrier="??", temperature=np.nan)
-    exported = Scorer(open_bundle(files.BUNDLE)).probabilities(export.columns(test, schema))
-    trained = model.load(files.MODEL).predict_proba(model.inputs(test, schema))
+    exported = Scorer(open_bundle(files.BUNDLE)).probabilities(export.columns(test, load_schema()))
+    trained = model.load(files.MODEL).predict_proba(model.inputs(test, load_schema()))
     assert np.abs(exported - trained).max() < 1e-5
 
 
 def test_an_unfaithful_export_is_refused(project) -> None:
-    edit(files.PARAMS, export__parity=1e-20)
+    edit(files.PARAMS, "parity: 1.0e-5", "parity: 1.0e-20")
     before = files.sha256(files.BUNDLE / "bundle.json")
     with pytest.raises(Refusal, match="differs from the trained one"):
         export.main()
@@ -43,6 +45,6 @@ def test_unreviewed_types_and_unknown_parameters_are_refused(project) -> None:
     skops.io.dump(Scorer, "other.skops")
     with pytest.raises(Failure, match=r"review, then add to TRUSTED_TYPES in model\.py"):
         model.load(project / "other.skops")
-    edit(files.PARAMS, train__gradient_boosting={"max_iters": 3})
+    edit(files.PARAMS, "max_iter: 20", "max_iters: 20")
     with pytest.raises(Failure, match=r"see train in params\.yaml"):
         train.main()

@@ -8,16 +8,11 @@ import typer
 from . import NAME
 from .errors import Failure, Refusal, run
 
+HELP = "Train, promote, serve and watch the model. The pipeline itself is `uv run dvc repro`."
+CODES = "Exit codes: 0 fine, 1 error, 2 wrong usage, 3 the check ran and says no."
 EXAMPLE = f"Example: uv run {NAME}"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-app = typer.Typer(
-    name=NAME,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Train, promote, serve and watch the model. The pipeline itself is `uv run dvc repro`.",
-    epilog="Exit codes: 0 fine, 1 error, 2 wrong usage, 3 the check ran and says no.",
-)
+app = typer.Typer(name=NAME, help=HELP, epilog=CODES, no_args_is_help=True, add_completion=False)
 
 
 @app.command(epilog=f"{EXAMPLE} demo")
@@ -69,8 +64,8 @@ def monitor(
     from .monitor import monitor
 
     found = monitor(days)
-    words = f"{found['drift_share']:.0%} of the columns drifted in {found['rows']:,} predictions, "
-    words += f"the limit is {found['drift_share_limit']:.0%}; see {found['report']}"
+    words = "{drift_share:.0%} of the columns drifted in {rows:,} predictions, the limit is "
+    words = (words + "{drift_share_limit:.0%}; see {report}").format(**found)
     if found["drift"]:
         raise Refusal(f"drift: {words}")
     print(f"no drift: {words}")

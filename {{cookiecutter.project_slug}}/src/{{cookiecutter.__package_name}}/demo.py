@@ -14,7 +14,7 @@ from pathlib import Path
 import requests
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from . import NAME, files
 from .errors import Failure, Refusal
@@ -30,8 +30,7 @@ console = Console(highlight=False)
 def reproduce() -> dict[str, float]:
     """Run the pipeline, showing what it says; return the seconds that each stage took."""
     command, both = [sys.executable, "-m", "dvc", "repro"], subprocess.STDOUT
-    started: dict[str, float] = {}
-    refused = False
+    started, refused = dict[str, float](), False
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=both, text=True) as dvc:
         for line in dvc.stdout or ():
             console.print(line.rstrip(), style="dim", markup=False)
@@ -87,8 +86,7 @@ def demo() -> None:
         sample = test.sample(min(ROWS, len(test)), random_state=0).to_json(orient="records")
         rows = json.loads(sample)
         for first in track(range(0, len(rows), BATCH), "held-out rows over HTTP", console=console):
-            body = {"rows": rows[first : first + BATCH]}
-            answer = client.post(f"{address}/v1/predict", json=body)
+            answer = client.post(f"{address}/v1/predict", json={"rows": rows[first : first + BATCH]})
             answer.raise_for_status()
     found, last = monitor(), answer.json()["predictions"][-1]
     seconds["promote, serve, monitor"] = time.monotonic() - started
@@ -97,29 +95,22 @@ def demo() -> None:
     shares = ", ".join(f"{name} {share:.3f}" for name, share in last["probabilities"].items())
     drifted = [name for name, column in found["columns"].items() if column["drifted"]]
     verdict = f"{'drift' if found['drift'] else 'no drift'} in {found['rows']:,} predictions"
-    sections: list[dict[str, str]] = [
-        {f"{stage}, seconds": f"{taken:.1f}" for stage, taken in seconds.items()},
-        {
-            f"{name} (naive baseline)": f"{value:.4g} ({metrics['baseline'][name]:.4g})"
-            for name, value in metrics["test"].items()
-        },
-        {
-            "champion": f"{NAME} version {version}",
-            "one prediction": f"{last['label']} ({shares})\nid {last['id']}",
-            "monitor": f"{verdict}; unlike in training: {', '.join(drifted) or 'no column'}",
-        },
-        {
-            "data checks": f"{REPORTS}/data/validation.html",
-            "evaluation": f"{REPORTS}/evaluation.html",
-            "drift report": found["report"],
-            "model card": "build/champion/card.md",
-            "runs and versions": "uv run mlflow ui --backend-store-uri sqlite:///mlflow.db",
-            "API": f"uv run {NAME} serve  then  http://127.0.0.1:8000/docs",
-        },
-    ]
-    table = Table("what", "result", title="What came of it, and where to look next")
-    for section in sections:
-        for what, result in section.items():
-            table.add_row(what, result)
-        table.add_section()
+    table = Table("what", Column("result", overflow="fold"), title="What came of it, where to look next")
+    for stage, taken in seconds.items():
+        table.add_row(f"{stage}, seconds", f"{taken:.1f}")
+    for name in ("roc_auc", "average_precision", "brier", "log_loss", "calibration_error"):
+        model, naive = metrics["test"][name], metrics["baseline"][name]
+        table.add_row(f"{name} (naive baseline)", f"{model:.4f} ({naive:.4f})")
+    for what, result in {
+        "champion": f"{NAME} version {version}",
+        "one prediction": f"{last['label']} ({shares})\nid {last['id']}",
+        "monitor": f"{verdict}; unlike in training: {', '.join(drifted) or 'no column'}",
+        "data checks": f"{REPORTS}/data/validation.html",
+        "evaluation": f"{REPORTS}/evaluation.html",
+        "drift report": found["report"],
+        "model card": "build/champion/card.md",
+        "runs and versions": "uv run mlflow ui --backend-store-uri sqlite:///mlflow.db",
+        "API": f"uv run {NAME} serve  then  http://127.0.0.1:8000/docs",
+    }.items():
+        table.add_row(what, result)
     console.print(table)

@@ -43,13 +43,6 @@ def baseline(train: pd.DataFrame, test: pd.DataFrame, schema: Schema, by: str) -
     return np.asarray(test[by].map(rates).fillna(positive.mean()), dtype=float)
 
 
-def best_threshold(truth: np.ndarray, scores: np.ndarray) -> float:
-    """Return the probability from which on calling a row positive gives the best F1 score."""
-    precision, recall, thresholds = metrics.precision_recall_curve(truth, scores)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    return float(thresholds[np.argmax(f1[:-1])])
-
-
 def slices(
     test: pd.DataFrame, truth: np.ndarray, scores: np.ndarray, schema: Schema, minimum: int
 ) -> pd.DataFrame:
@@ -70,19 +63,23 @@ def slices(
 
 
 def plot(
-    truth: np.ndarray, scores: np.ndarray, called: np.ndarray, bins: int
+    truth: np.ndarray, scores: np.ndarray, threshold: float, positive: str, bins: int
 ) -> dict[str, tuple[Any, pd.DataFrame]]:
     """Return each plot as scikit-learn's display and as the table that DVC plots."""
     matplotlib.use("Agg")  # no screen
-    roc = metrics.RocCurveDisplay.from_predictions(truth, scores, plot_chance_level=True)
-    recall = metrics.PrecisionRecallDisplay.from_predictions(truth, scores, plot_chance_level=True)
-    fit = CalibrationDisplay.from_predictions(truth, scores, n_bins=bins, strategy="quantile")
-    confusion = metrics.ConfusionMatrixDisplay.from_predictions(truth, called, values_format=",")
+    common = {"name": "model", "plot_chance_level": True}
+    roc = metrics.RocCurveDisplay.from_predictions(truth, scores, **common)
+    recall = metrics.PrecisionRecallDisplay.from_predictions(truth, scores, **common)
+    fit = CalibrationDisplay.from_predictions(truth, scores, n_bins=bins, strategy="quantile", name="model")
+    actual, called = (np.where(yes, positive, f"not {positive}") for yes in (truth, scores >= threshold))
+    confusion = metrics.ConfusionMatrixDisplay.from_predictions(
+        actual, called, cmap="Blues", colorbar=False, values_format=","
+    )
     return {
         "roc": (roc, thin(false_positive_rate=roc.fpr, true_positive_rate=roc.tpr)),
         "precision_recall": (recall, thin(recall=recall.recall, precision=recall.precision)),
         "calibration": (fit, thin(predicted=fit.prob_pred, observed=fit.prob_true)),
-        "confusion": (confusion, pd.DataFrame({"actual": truth, "predicted": called})),
+        "confusion": (confusion, pd.DataFrame({"actual": actual, "predicted": called})),
     }
 
 
@@ -99,17 +96,21 @@ def main() -> None:
     truth, scores = schema.truth(test), positive_probability(model, test, schema)
     earlier = schema.truth(validation), positive_probability(model, validation, schema)
     naive = baseline(files.read_table(TRAIN), test, schema, params.baseline_by)
-    threshold = best_threshold(*earlier)
+    precision, recall, thresholds = metrics.precision_recall_curve(*earlier)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    threshold = float(thresholds[np.argmax(f1[:-1])])  # from which on a row is called positive
     windows = {
         "test": measure(truth, scores, bins),
         "baseline": measure(truth, naive, bins),
         "validation": measure(*earlier, bins),
     }
     by_slice = slices(test, truth, scores, schema, params.min_slice_rows)
-    parts = [pd.DataFrame(windows).to_html(), by_slice.to_html(index=False)]
+    plots = plot(truth, scores, threshold, schema.positive, bins)
+    parts = [pd.DataFrame(windows).T.astype({"rows": int}).to_html(float_format="{:.4f}".format)]
+    parts.append(by_slice.to_html(index=False, float_format="{:.3f}".format))
     with files.writing(PLOTS) as folder:
         folder.mkdir()
-        for name, (display, table) in plot(truth, scores, scores >= threshold, bins).items():
+        for name, (display, table) in plots.items():
             table.to_csv(folder / f"{name}.csv", index=False)
             display.figure_.savefig(folder / f"{name}.png", metadata={"Software": None})
             picture = b64encode((folder / f"{name}.png").read_bytes()).decode()
@@ -122,8 +123,8 @@ def main() -> None:
         for name, value in tracking.flat(windows).items():
             client.log_metric(run_id, name, value)
         client.log_artifacts(run_id, str(PLOTS), "evaluation")
-    found = {name: f"{window['roc_auc']:.4f}" for name, window in windows.items()}
-    print(f"evaluate: test ROC AUC {found['test']}, naive baseline {found['baseline']}")
+    found = "test ROC AUC {test[roc_auc]:.4f}, naive baseline {baseline[roc_auc]:.4f}"
+    print(f"evaluate: {found.format(**windows)}")
 
 
 if __name__ == "__main__":

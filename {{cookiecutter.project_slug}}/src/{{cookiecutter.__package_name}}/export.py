@@ -54,13 +54,13 @@ def card(schema: Schema, params: Params, metrics: dict[str, Any], by_slice: pd.D
     inputs = [(name, c.type, c.unit or "", c.description) for name, c in schema.features.items()]
     features = pd.DataFrame(inputs, columns=["feature", "type", "unit", "meaning"])
     results = pd.DataFrame({"model": metrics["test"], "baseline": metrics["baseline"]})
-    return CARD.format(
-        **{"schema": schema, "target": schema.columns[schema.target]},
-        **{"params": params, "metrics": metrics},
-        inputs=features.to_markdown(index=False),
-        results=results.to_markdown(floatfmt=".4f"),
-        slices=by_slice.to_markdown(index=False, floatfmt=".3f"),
-    )
+    tables = {
+        "inputs": features.to_markdown(index=False),
+        "results": results.to_markdown(floatfmt=".4f"),
+        "slices": by_slice.to_markdown(index=False, floatfmt=".3f"),
+    }
+    target = schema.columns[schema.target]
+    return CARD.format(schema=schema, target=target, params=params, metrics=metrics, **tables)
 
 
 def to_onnx(model: Pipeline, schema: Schema) -> bytes:
@@ -95,9 +95,7 @@ def main() -> None:
     model, metrics = load(MODEL), files.read_json(METRICS)
     train, test = files.read_table(TRAIN), files.read_table(TEST)
     facts = {
-        "name": schema.name,
-        "task": schema.task,
-        "target": schema.target,
+        **schema.model_dump(include={"name", "task", "target"}),
         "classes": [str(name) for name in model.classes_],
         "threshold": metrics["threshold"],
         "metrics": metrics["test"],
@@ -120,9 +118,8 @@ def main() -> None:
         exported = Scorer(open_bundle(folder)).probabilities(columns(test, schema))
         difference = float(np.abs(exported - model.predict_proba(inputs(test, schema))).max())
         if difference > params.export.parity:
-            found = f"differs from the trained one by {difference:.2g} on the test window"
             limit = f"export.parity in params.yaml allows {params.export.parity:.2g}"
-            raise Refusal(f"the exported model {found}; {limit}")
+            raise Refusal(f"the exported model differs from the trained one by {difference:.2g}; {limit}")
     print(f"export: {BUNDLE}, within {difference:.1e} of the trained model on {len(test):,} rows")
 
 

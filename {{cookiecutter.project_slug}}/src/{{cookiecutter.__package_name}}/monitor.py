@@ -17,13 +17,6 @@ from .serve import log
 from .settings import load_settings
 
 
-def logged(rows: list[dict[str, Any]], schema: Schema) -> pd.DataFrame:
-    """Return the log's rows as a table: the features, and the probability as `prediction`."""
-    scores = [row["output"]["probabilities"][schema.positive] for row in rows]
-    features = [row["features"] for row in rows]
-    return pd.DataFrame(features, columns=list(schema.features)).assign(prediction=scores)
-
-
 def compare(current: pd.DataFrame, reference: pd.DataFrame, schema: Schema) -> Any:
     """Return Evidently's drift report on the features and the prediction."""
     with warnings.catch_warnings(action="ignore"):
@@ -59,7 +52,7 @@ def monitor(days: int | None = None) -> dict[str, Any]:
     Writes summary.json and report.html to reports/monitor/<window>/ and returns the summary.
     """
     settings, params = load_settings(), load_params().monitor
-    if not Path(settings.bundle).exists():  # not on the server's machine
+    if not Path(settings.bundle).exists():  # this machine has promoted nothing
         from .promote import install_champion
 
         install_champion(settings)
@@ -72,8 +65,11 @@ def monitor(days: int | None = None) -> dict[str, Any]:
             f"{len(rows)} predictions of version {bundle.version} since {start:%Y-%m-%d %H:%M} UTC "
             f"are too few to judge: monitor.min_rows in params.yaml asks for {params.min_rows}"
         )
-    current, reference = logged(rows, bundle.schema), bundle.folder / "reference.parquet"
-    snapshot = compare(current, files.read_table(reference), bundle.schema)
+    positive = bundle.schema.positive
+    current = pd.DataFrame([row["features"] for row in rows], columns=list(bundle.schema.features))
+    current["prediction"] = [row["output"]["probabilities"][positive] for row in rows]
+    reference = files.read_table(bundle.folder / "reference.parquet")
+    snapshot = compare(current, reference, bundle.schema)
     empty: dict[str, Any] = {"method": "no value at all", "drifted": True}
     columns = dict.fromkeys(current, empty) | judge(snapshot.dict())
     share = sum(column["drifted"] for column in columns.values()) / len(columns)

@@ -3,13 +3,13 @@
 from datetime import date
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from .files import PARAMS, read_yaml
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Section(BaseModel, extra="forbid"):
+    """Part of params.yaml: every key is needed, no other is allowed."""
 
 
 class Ingest(Section):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from sklearn.metrics import roc_auc_score
 
@@ -36,16 +35,6 @@ def objections(candidate: float, rivals: dict[str, float]) -> list[str]:
         for rival, limit in rivals.items()
         if not candidate > limit  # so that NaN is refused too
     ]
-
-
-def crown(client: MlflowClient, version: ModelVersion, former: ModelVersion | None) -> None:
-    """Make a version the champion, and the former one `previous`."""
-    promoted_at = datetime.now(UTC).isoformat(timespec="seconds")
-    for key, value in (("promoted_by", getpass.getuser()), ("promoted_at", promoted_at)):
-        client.set_model_version_tag(NAME, version.version, key, value)
-    if former:
-        client.set_registered_model_alias(NAME, "previous", former.version)
-    client.set_registered_model_alias(NAME, "champion", version.version)
 
 
 def install(version: ModelVersion, target: Path) -> dict[str, Any]:
@@ -85,5 +74,10 @@ def promote() -> dict[str, Any]:
                 client.set_registered_model_alias(NAME, "challenger", version.version)
                 client.set_model_version_tag(NAME, version.version, "refused", against)
                 raise Refusal(f"version {version.version} stays a challenger: {against}")
-            crown(client, version, champion)
+            promoted_at = datetime.now(UTC).isoformat(timespec="seconds")
+            for key, value in (("promoted_by", getpass.getuser()), ("promoted_at", promoted_at)):
+                client.set_model_version_tag(NAME, version.version, key, value)
+            if champion:
+                client.set_registered_model_alias(NAME, "previous", champion.version)
+            client.set_registered_model_alias(NAME, "champion", version.version)
         return install(client.get_model_version(NAME, version.version), Path(settings.bundle))

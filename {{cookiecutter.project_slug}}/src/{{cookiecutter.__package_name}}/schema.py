@@ -1,19 +1,14 @@
 """Schema: the data contract in schema.yaml, checked."""
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, model_validator
 
 from .files import SCHEMA, read_yaml
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-class Column(BaseModel):
+class Column(BaseModel, extra="forbid"):
     """What one column is. Numbers are in `unit`; `categories` are all the values there are."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     type: Literal["number", "integer", "category", "boolean", "id", "timestamp"]
     role: Literal["feature", "target", "timestamp", "id", "ignored"] = "feature"
@@ -34,10 +29,8 @@ class Column(BaseModel):
         return self
 
 
-class Schema(BaseModel):
+class Schema(BaseModel, extra="forbid"):
     """What a table is: its columns by name, its target and its task."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     description: str = ""
@@ -75,8 +68,8 @@ class Schema(BaseModel):
     def numeric(self) -> list[str]:
         return [name for name, column in self.features.items() if column.type != "category"]
 
-    def truth(self, table: "pd.DataFrame") -> Any:
-        """Return whether each row is of the positive class, as a boolean array of shape (rows,)."""
+    def truth(self, table: Any) -> Any:
+        """Return whether each row of a DataFrame is of the positive class: booleans, shape (rows,)."""
         return (table[self.target] == self.positive).to_numpy()
 
 

@@ -1,14 +1,12 @@
 """Settings: what the environment (or a .env file) may change. Unknown keys in .env are refused."""
 
 from pydantic import SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings
 
 from .errors import Failure
 
 
-class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_file=".env", extra="forbid", frozen=True)
-
+class Settings(BaseSettings, env_file=".env", extra="forbid"):
     mlflow_tracking_uri: str = "sqlite:///mlflow.db"
     prediction_log_url: str = "sqlite:///predictions.db"
     bundle: str = "build/champion"
@@ -28,7 +26,6 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        key = ".".join(str(part) for part in error.errors()[0]["loc"]).upper()
+        key, reason = str(error.errors()[0]["loc"][0]).upper(), error.errors()[0]["msg"]
         known = ", ".join(Settings.model_fields).upper()
-        reason = error.errors()[0]["msg"]
         raise Failure(f".env or environment: {key}: {reason}; known are {known}") from None

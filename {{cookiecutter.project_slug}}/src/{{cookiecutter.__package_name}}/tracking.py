@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import mlflow.sklearn
 import pandas as pd
 from mlflow import MlflowClient
@@ -75,12 +74,9 @@ def record_training(client: MlflowClient) -> str:
     with mlflow.start_run(run_name=params.train.model) as active:
         mlflow.set_tags(lineage() | {"data_sha256": data_hash})
         mlflow.log_params(flat(params.model_dump(mode="json")))
-        about: dict[str, Any] = {
-            "targets": schema.target,
-            "name": "train",
-            "digest": data_hash[:32],
-        }
-        mlflow.log_input(mlflow.data.from_pandas(table, source=str(TRAIN), **about), context="training")
+        about: dict[str, Any] = {"targets": schema.target, "digest": data_hash[:32]}
+        dataset = mlflow.data.from_pandas(table, source=str(TRAIN), name="train", **about)
+        mlflow.log_input(dataset, context="training")
         logged = mlflow.sklearn.log_model(
             model,
             name="model",

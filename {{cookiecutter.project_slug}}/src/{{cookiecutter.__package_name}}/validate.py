@@ -26,11 +26,10 @@ def column_expectations(name: str, column: Column) -> list[Any]:
     elif column.type in TYPES:
         rules.append(gxe.ExpectColumnValuesToBeOfType(column=name, type_=TYPES[column.type]))
     if column.categories is not None:
-        values = list(column.categories)
-        rules.append(gxe.ExpectColumnValuesToBeInSet(column=name, value_set=values))
+        rules.append(gxe.ExpectColumnValuesToBeInSet(column=name, value_set=list(column.categories)))
     if (column.minimum, column.maximum) != (None, None):
-        limits = {"min_value": column.minimum, "max_value": column.maximum}
-        rules.append(gxe.ExpectColumnValuesToBeBetween(column=name, **limits))
+        limits = {"column": name, "min_value": column.minimum, "max_value": column.maximum}
+        rules.append(gxe.ExpectColumnValuesToBeBetween(**limits))
     return rules
 
 
@@ -53,8 +52,7 @@ def check(table: pd.DataFrame, schema: Schema) -> list[dict[str, Any]]:
     asset = context.data_sources.add_pandas("data").add_dataframe_asset(schema.name)
     batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": table})
     suite = gx.ExpectationSuite(schema.name, expectations(schema, list(table.columns)))
-    outcomes = batch.validate(suite).to_json_dict()["results"]
-    return [record(outcome) for outcome in outcomes]
+    return [record(outcome) for outcome in batch.validate(suite).to_json_dict()["results"]]
 
 
 def record(outcome: dict[str, Any]) -> dict[str, Any]:
@@ -79,17 +77,17 @@ def main() -> None:
     checks = sorted(check(table, load_schema()), key=lambda check: check["passed"])
     failed = [check for check in checks if not check["passed"]]
     summary = f"{len(checks) - len(failed)} of {len(checks)} checks passed on {len(table):,} rows"
-    facts = {"passed": not failed, "rows": len(table), "checks": checks}
-    files.write_json(folder / "validation.json", facts)
-    listed = pd.DataFrame(checks).to_html(index=False)
+    files.write_json(folder / "validation.json", {"passed": not failed, "rows": len(table), "checks": checks})
+    listed = pd.DataFrame(checks).astype(str).replace({"{}": "", "[]": ""}).to_html(index=False)
     files.write_page(folder / "validation.html", "Data validation", f"<p>{summary}</p>", listed)
     if failed:
-        lines = [f"the data breaks schema.yaml: {summary}; see {folder}/validation.html"]
-        for check_ in failed:
-            shown = ", ".join(check_["examples"]) or "none"
-            rows = f"{check_['failed_rows']:,} rows, for example {shown}"
-            lines.append(f"  {check_['column']}: {check_['rule']}: {rows}")
-        raise Refusal("\n".join(lines))
+        lines = [
+            f"  {found['column']}: {found['rule']}: {found['failed_rows']:,} rows, "
+            f"for example {', '.join(found['examples']) or 'none'}"
+            for found in failed
+        ]
+        where = f"the data breaks schema.yaml: {summary}; see {folder}/validation.html"
+        raise Refusal("\n".join([where, *lines]))
     print(f"validate: {summary}")
 
 

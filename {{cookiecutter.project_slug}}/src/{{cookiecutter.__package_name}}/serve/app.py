@@ -19,7 +19,7 @@ from typing_extensions import TypedDict  # typing's is not enough for pydantic b
 from .. import NAME
 from ..bundle import open_bundle
 from ..schema import Column, Schema
-from ..settings import Settings, load_settings
+from ..settings import load_settings
 from . import log
 from .scorer import Scorer
 
@@ -41,17 +41,13 @@ class Answer(BaseModel):
 def value_type(column: Column) -> Any:
     """Return the type of one value: strict, within the contract's range or categories."""
     text = f"{column.description} ({column.unit})" if column.unit else column.description
-    limits: dict[str, Any] = {"description": text}
-    if column.categories is not None:
-        plain: Any = Literal[column.categories]
-    else:
-        plain = {"number": float, "integer": int, "boolean": bool}[column.type]
-        limits["strict"] = True  # no "5" for 5, no 1 for true
-    if column.type in ("number", "integer"):
-        limits |= {"ge": column.minimum, "le": column.maximum}
-    if column.type == "number":
-        limits["allow_inf_nan"] = False
-    checked = Annotated[plain, Field(**limits)]
+    limits: Any = {"ge": column.minimum, "le": column.maximum, "strict": True}  # no "5" for 5, no 1 for true
+    checked: Any = {
+        "category": Annotated[Literal[column.categories], Field(description=text)],
+        "boolean": Annotated[bool, Field(description=text, strict=True)],
+        "integer": Annotated[int, Field(description=text, **limits)],
+        "number": Annotated[float, Field(description=text, allow_inf_nan=False, **limits)],
+    }[column.type]
     return NotRequired[checked | None] if column.nullable else checked
 
 
@@ -64,27 +60,22 @@ def request_type(schema: Schema, example: dict[str, Any]) -> type[BaseModel]:
     return create_model("Rows", __config__=config, rows=(rows, ...))
 
 
-def key_check(settings: Settings) -> Any:
-    """Return a dependency that asks for one of the API keys, if there are any."""
-    keys = [key.encode() for key in settings.keys().values()]
-
-    def check(key: Annotated[str | None, Security(KEY)]) -> None:
-        # Compared with every key, in constant time each: the time taken tells nothing.
-        if keys and not sum(hmac.compare_digest((key or "").encode(), known) for known in keys):
-            raise HTTPException(401, "X-API-Key is missing or wrong")
-
-    return Depends(check)
-
-
 def create_app() -> FastAPI:
     settings = load_settings()
     bundle = open_bundle(Path(settings.bundle))
     scorer, schema, manifest = Scorer(bundle), bundle.schema, bundle.manifest
     engine = log.open_log(settings.prediction_log_url)
     body_type = request_type(schema, manifest["example"])
-    keyed: Any = {"dependencies": [key_check(settings)]}
+    keys = [key.encode() for key in settings.keys().values()]
     about: Any = {"title": NAME, "version": bundle.version, "description": schema.description}
     app: FastAPI = FastAPIOffline(redoc_url=None, **about)
+
+    def check(key: Annotated[str | None, Security(KEY)]) -> None:
+        # Compared with every key, in constant time each: the time taken tells nothing.
+        if keys and not sum(hmac.compare_digest((key or "").encode(), known) for known in keys):
+            raise HTTPException(401, "X-API-Key is missing or wrong")
+
+    keyed: Any = {"dependencies": [Depends(check)]}
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -113,9 +104,9 @@ def create_app() -> FastAPI:
     @app.get("/v1/model", responses={401: {}}, **keyed)
     def model() -> dict[str, Any]:
         """Say which model answers, how good it was on its test window, and who promoted it."""
-        shown = ("name", "task", "target", "classes", "threshold", "metrics", "baseline")
-        facts = {key: manifest[key] for key in shown}
-        return {"version": bundle.version, **facts, "promotion": bundle.promotion}
+        shown = {"name", "task", "target", "classes", "threshold", "metrics", "baseline"}
+        facts = {key: value for key, value in manifest.items() if key in shown}
+        return {"version": bundle.version, "promotion": bundle.promotion, **facts}
 
     @app.get("/health/live")
     def live() -> dict[str, str]:
