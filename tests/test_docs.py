@@ -189,9 +189,7 @@ class Terminal:
 
     folder: Path
     env: dict[str, str]
-    cache: Path | None = (
-        None  # DVC's cache of a project that has run: its stages need not run again
-    )
+    cache: Path  # DVC's, of a project that has run: its stages need not run again
     code: int = 0
     addresses: dict[str, str] = field(default_factory=dict)  # as documented -> as used
     servers: ExitStack = field(default_factory=ExitStack)

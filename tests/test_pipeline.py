@@ -157,7 +157,7 @@ def test_the_bundle_says_what_it_was_made_of(pipeline: Project) -> None:
     assert set(manifest["files"]) == {path.name for path in bundle.iterdir()} - {"bundle.json"}
     assert {"model.onnx", "schema.yaml", "reference.parquet", "card.md"} <= set(manifest["files"])
     assert manifest["params"]["train"]["model"] == "gradient_boosting"
-    assert set(manifest["data"]) == {"train.parquet", "test.parquet"}
+    assert set(manifest["data_sha256"]) == {"train.parquet", "test.parquet"}
     assert 0 < manifest["threshold"] < 1
     assert "observed" in (bundle / "card.md").read_text("utf-8")
 

@@ -94,7 +94,10 @@ def demo() -> None:
     metrics = files.read_json(METRICS)
     shares = ", ".join(f"{name} {share:.3f}" for name, share in last["probabilities"].items())
     drifted = [name for name, column in found["columns"].items() if column["drifted"]]
-    verdict = f"{'drift' if found['drift'] else 'no drift'} in {found['rows']:,} predictions"
+    verdict = f"{'drift' if found['drift'] else 'no drift'} in {found['rows']:,} predictions: "
+    verdict += (
+        f"{len(drifted)} of {len(found['columns'])} columns differ, limit {found['drift_share_limit']:.0%}"
+    )
     table = Table("what", Column("result", overflow="fold"), title="What came of it, where to look next")
     for stage, taken in seconds.items():
         table.add_row(f"{stage}, seconds", f"{taken:.1f}")
@@ -104,7 +107,7 @@ def demo() -> None:
     for what, result in {
         "champion": f"{NAME} version {version}",
         "one prediction": f"{last['label']} ({shares})\nid {last['id']}",
-        "monitor": f"{verdict}; unlike in training: {', '.join(drifted) or 'no column'}",
+        "monitor": f"{verdict} ({', '.join(drifted)})",
         "data checks": f"{REPORTS}/data/validation.html",
         "evaluation": f"{REPORTS}/evaluation.html",
         "drift report": found["report"],

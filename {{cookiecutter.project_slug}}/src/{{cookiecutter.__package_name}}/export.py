@@ -1,6 +1,8 @@
 """Export: write the bundle, and prove that it predicts what the trained model predicts."""
 
+import json
 import shutil
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -94,14 +96,16 @@ def main() -> None:
     schema, params = load_schema(), load_params()
     model, metrics = load(MODEL), files.read_json(METRICS)
     train, test = files.read_table(TRAIN), files.read_table(TEST)
+    used = params.model_dump(mode="json", include=SECTIONS)
     facts = {
         **schema.model_dump(include={"name", "task", "target"}),
         "classes": [str(name) for name in model.classes_],
         "threshold": metrics["threshold"],
         "metrics": metrics["test"],
         "baseline": metrics["baseline"],
-        "params": params.model_dump(mode="json", include=SECTIONS),
-        "data": {path.name: files.sha256(path) for path in (TRAIN, TEST)},
+        "params": used,
+        "params_sha256": sha256(json.dumps(used, sort_keys=True).encode()).hexdigest(),
+        "data_sha256": {path.name: files.sha256(path) for path in (TRAIN, TEST)},
         "example": example(test, schema),
     }
     sample = train.sample(min(params.export.reference_rows, len(train)), random_state=0)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 from sklearn.metrics import roc_auc_score
@@ -40,8 +41,9 @@ def objections(candidate: float, rivals: dict[str, float]) -> list[str]:
 def install(version: ModelVersion, target: Path) -> dict[str, Any]:
     """Put a registered version's bundle where the server looks for it; return its record."""
     promotion = {"version": str(version.version), "run_id": version.run_id, **version.tags}
+    uri = f"runs:/{version.run_id}/bundle/{version.tags['bundle_sha256'][:12]}"
     with tempfile.TemporaryDirectory() as folder, files.writing(target) as beside:
-        shutil.copytree(tracking.download_bundle(version, Path(folder)), beside)
+        shutil.copytree(mlflow.artifacts.download_artifacts(uri, dst_path=folder), beside)
         files.write_json(beside / PROMOTION, promotion)
     return promotion
 
@@ -59,7 +61,7 @@ def promote() -> dict[str, Any]:
     """
     settings, gain = load_settings(), load_params().promote.min_gain
     candidate, window = open_bundle(BUNDLE), files.read_table(TEST)
-    if candidate.manifest["data"][TEST.name] != files.sha256(TEST):
+    if candidate.manifest["data_sha256"][TEST.name] != files.sha256(TEST):
         raise Failure(f"{BUNDLE} was not made from {TEST}: run `uv run dvc repro`")
     rivals = {"naive baseline": candidate.manifest["baseline"]["roc_auc"]}
     with tracking.session(settings) as client:

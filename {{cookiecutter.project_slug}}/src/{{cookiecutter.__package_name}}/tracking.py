@@ -113,9 +113,3 @@ def register(client: MlflowClient, run_id: str, bundle: Bundle) -> ModelVersion:
     client.log_artifacts(run_id, str(bundle.folder), f"bundle/{bundle.sha256[:12]}")
     uri = client.get_run(run_id).data.tags["model_uri"]
     return mlflow.register_model(uri, NAME, tags={"bundle_sha256": bundle.sha256, **lineage()})
-
-
-def download_bundle(version: ModelVersion, folder: Path) -> Path:
-    """Fetch the bundle of a registered version into a folder; return the bundle's own folder."""
-    uri = f"runs:/{version.run_id}/bundle/{version.tags['bundle_sha256'][:12]}"
-    return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))

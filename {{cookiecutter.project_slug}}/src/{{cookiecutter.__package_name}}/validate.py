@@ -1,5 +1,6 @@
 """Validate: hold the data against the contract with Great Expectations; refuse what breaks it."""
 
+from textwrap import shorten
 from typing import Any
 
 import great_expectations as gx
@@ -72,6 +73,14 @@ def record(outcome: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def describe(check: dict[str, Any]) -> str:
+    """Return a failed check in one line."""
+    limits = shorten(", ".join(f"{key} {value}" for key, value in check["expected"].items()), 70)
+    rows = f"{check['failed_rows']:,} rows" if check["failed_rows"] else ""
+    examples = f"for example {', '.join(check['examples'])}" if check["examples"] else ""
+    return f"  {check['column']}: " + ", ".join(filter(None, (check["rule"], limits, rows, examples)))
+
+
 def main() -> None:
     table, folder = files.read_table(RAW), REPORTS / "data"
     checks = sorted(check(table, load_schema()), key=lambda check: check["passed"])
@@ -81,13 +90,8 @@ def main() -> None:
     listed = pd.DataFrame(checks).astype(str).replace({"{}": "", "[]": ""}).to_html(index=False)
     files.write_page(folder / "validation.html", "Data validation", f"<p>{summary}</p>", listed)
     if failed:
-        lines = [
-            f"  {found['column']}: {found['rule']}: {found['failed_rows']:,} rows, "
-            f"for example {', '.join(found['examples']) or 'none'}"
-            for found in failed
-        ]
         where = f"the data breaks schema.yaml: {summary}; see {folder}/validation.html"
-        raise Refusal("\n".join([where, *lines]))
+        raise Refusal("\n".join([where, *map(describe, failed)]))
     print(f"validate: {summary}")
 
 
