@@ -25,6 +25,7 @@ RESERVED = {
     "onnx", "onnxruntime", "orjson", "pandas", "pandas-stubs", "pandera", "polars", "pre-commit",
     "prometheus-client", "protobuf", "psycopg", "psycopg2", "pyarrow", "pydantic",
     "pydantic-settings", "pytest", "pytest-cov", "python-dotenv", "pyyaml", "ray", "requests",
+    "requests-stubs",
     "rich", "ruff", "scikit-learn", "scipy", "skl2onnx", "sklearn", "skops", "sqlalchemy",
     "starlette", "tabulate", "typer", "types-pyyaml", "types-requests", "typing-extensions",
     "uvicorn", "yaml",

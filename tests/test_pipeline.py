@@ -175,6 +175,13 @@ def test_the_serving_environment_is_small_and_serves(pipeline: Project, tmp_path
     unwanted = {"mlflow", "dvc", "evidently", "great-expectations", "pandas", "scikit-learn"}
     assert not installed & (unwanted | {"pyarrow", "skops", "skl2onnx", "matplotlib"})
 
+    # ONNX Runtime reports on its use unless told not to: what it would send, it keeps in ~/.cache.
+    home = tmp_path / "home"
+    load = f"import {project.package}.serve.app as app; app.create_app()"
+    alone = "env", "-u", "CI", "-u", "XDG_CACHE_HOME", f"HOME={home}", "BUNDLE=build/bundle"
+    project.run(*alone, venv / "bin/python", "-c", load)
+    assert not list(home.rglob("*onnxruntime*"))
+
     command = str(next(venv.glob(f"*/{project.slug}*"))), "serve"
     with serving(project, *command, API_KEYS="test:secret") as address:
         assert httpx.get(f"{address}/health/ready").json()["model_version"] == "1"
