@@ -91,7 +91,7 @@ def test_source(project: Project, attempt: Attempt, content: str | None, line: s
             "table.assign(dest='Nowhere')",
             "327,346 rows, for example Nowhere",
         ),
-        ("table.head(5)", "the table: table row count to be between, min_value 10000, for example 5"),
+        ("table.head(5)", "the table: table row count to be between, min_value 10000"),
     ],
 )
 def test_data_that_breaks_the_contract(
