@@ -5,6 +5,7 @@ Nothing here may fail the generation: what cannot be done is said in one line, w
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,8 +38,9 @@ def keep_answers(root: Path, answers: dict[str, Any]) -> None:
     What begins with one underscore is the template's, and comes from it again on a replay.
     """
     kept = {k: v for k, v in answers.items() if not k.startswith("_") or k.startswith("__")}
-    if not PurePath(answers.get("_template", "")).is_absolute():
-        kept["_template"] = answers.get("_template")
+    template = answers.get("_template") or ""
+    if not PurePath(template).is_absolute():
+        kept["_template"] = re.sub(r"//[^/@]*@", "//", template)  # a token in a URL is a secret
     kept["_checkout"] = answers.get("_checkout")
     text = json.dumps({"cookiecutter": kept}, ensure_ascii=False)
     (root / ANSWERS).write_text(text + "\n", encoding="utf-8", newline="\n")

@@ -60,13 +60,13 @@ def stage(project: Project, name: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (None, "error: params.yaml: ingest.source: 'own.csv' is no .csv or .parquet file"),
+        (None, "error: params.yaml: ingest.source: there is no .csv or .parquet file 'own.csv'"),
         ("", "error: own.csv cannot be read: No columns to parse from file"),
         (
             HEADER,
             "error: own.csv has no row from 2013-01-01 to 2014-01-01: see params.yaml",
         ),
-        ("a,b\n1,2\n", "error: own.csv: timestamp 'scheduled_departure': 'scheduled_departure'"),
+        ("a,b\n1,2\n", "error: own.csv: column 'scheduled_departure', the timestamp, is missing"),
     ],
 )
 def test_source(project: Project, attempt: Attempt, content: str | None, line: str) -> None:
@@ -164,6 +164,14 @@ def test_a_taken_port_and_a_missing_or_changed_bundle(project: Project, attempt:
     finally:
         graph.write_bytes(kept)
     assert said.startswith(f"error: {Path('build/bundle/model.onnx')} is missing or was changed")
+    manifest = project.path / "build/bundle/bundle.json"
+    kept = manifest.read_bytes()
+    manifest.write_bytes(b"{}")
+    try:
+        said = attempt(*serve, port, BUNDLE="build/bundle")
+    finally:
+        manifest.write_bytes(kept)
+    assert said == f"error: {Path('build/bundle/bundle.json')} was changed after its export"
 
 
 def test_serving_to_others_needs_keys(project: Project, attempt: Attempt) -> None:

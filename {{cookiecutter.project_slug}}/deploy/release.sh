@@ -10,7 +10,8 @@ start() {
         docker compose exec -T api python - <smoke.py
 }
 
-before=$(docker compose ps api --format json | sed -n 's/.*"Image":"\([^"]*\)".*/\1/p')
+running=$(docker compose ps api --format json) || exit
+before=$(printf %s "$running" | sed -n 's/.*"Image":"\([^"]*\)".*/\1/p')
 start "$1" && exit
 docker compose logs --tail 20 api >&2
 echo "$1 was not released; back to ${before:-nothing}" >&2

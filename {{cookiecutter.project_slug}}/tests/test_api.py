@@ -34,7 +34,7 @@ def test_predictions_are_answered_and_logged(client, row) -> None:
 
 
 WRONG = [{"carrier": "<script>"}, {"carrier": None}, {"distance": "100"}, {"distance": -1}]
-WRONG += [{"distance": float("nan")}, {"departure_hour": 1.5}, {"dep_delay": 30}]
+WRONG += [{"distance": float("nan")}, {"departure_hour": 1.5}, {"<script>": 30}]
 
 
 @pytest.mark.parametrize("change", WRONG)
@@ -42,7 +42,8 @@ def test_what_the_contract_forbids_is_refused_without_an_echo(client, row, chang
     body = json.dumps({"rows": [row | change]})
     answer = client.post("/v1/predict", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
-    assert next(iter(change)) in answer.json()["detail"][0]["loc"]
+    (name,) = change
+    assert (name in answer.json()["detail"][0]["loc"]) == (name != "<script>")
     assert "<script>" not in answer.text
 
 

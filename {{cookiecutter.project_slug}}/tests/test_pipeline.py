@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
 
-from {{ cookiecutter.__package_name }} import evaluate, export, files, train
+from {{ cookiecutter.__package_name }} import evaluate, export, files, ingest, split, train, validate
 from {{ cookiecutter.__package_name }}.bundle import open_bundle
 from {{ cookiecutter.__package_name }}.errors import Failure, Refusal
 from {{ cookiecutter.__package_name }}.monitor import monitor
@@ -24,19 +24,37 @@ def retrain(before: int, iterations: int) -> None:
 
 
 def test_a_worse_candidate_is_refused_and_a_better_one_crowned(project, monkeypatch) -> None:
+    with pytest.raises(Failure, match="the candidate's own folder"):
+        promote()
     monkeypatch.setenv("BUNDLE", str(CHAMPION))
     retrain(20, 5)
     first = promote()
     assert open_bundle(CHAMPION).version == first["version"] == "1"
-    assert promote() == first
+    assert promote() == first | {"new": False}
     retrain(5, 1)
     with pytest.raises(Refusal, match="version 2 stays a challenger"):
         promote()
     assert open_bundle(CHAMPION).version == "1"
     retrain(1, 40)
     assert promote()["version"] == open_bundle(CHAMPION).version == "3"
+    with (CHAMPION / "bundle.json").open("a") as manifest:
+        manifest.write(" ")
+    with pytest.raises(Failure, match=r"bundle\.json was changed"):
+        open_bundle(CHAMPION)
     files.write_table(files.TEST, files.read_table(files.TEST).head(100))
     with pytest.raises(Failure, match="was not made"):
+        promote()
+
+
+def test_an_own_schema_goes_all_the_way(project, monkeypatch) -> None:
+    monkeypatch.setenv("BUNDLE", str(CHAMPION))
+    promote()
+    text = files.SCHEMA.read_text(encoding="utf-8").replace("slice: true, ", "")
+    gone = [line for line in text.splitlines() if not line.startswith("  wind_gust")]
+    files.SCHEMA.write_text("\n".join(gone), encoding="utf-8")
+    for stage in (ingest, validate, split, train, evaluate, export):
+        stage.main()
+    with pytest.raises(Failure, match="begin a new registry"):
         promote()
 
 

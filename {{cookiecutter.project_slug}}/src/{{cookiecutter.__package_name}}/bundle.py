@@ -35,11 +35,13 @@ def open_bundle(folder: Path) -> Bundle:
     """Return the bundle in a folder, after checking that it is whole."""
     if not (folder / MANIFEST).is_file():
         raise Failure(f"there is no bundle in {folder}: run `uv run dvc repro`, then `promote`")
-    manifest = files.read_json(folder / MANIFEST)
+    manifest, sha256 = files.read_json(folder / MANIFEST), files.sha256(folder / MANIFEST)
+    promoted = folder / PROMOTION
+    promotion = files.read_json(promoted) if promoted.is_file() else {}
+    if "files" not in manifest or promotion.get("bundle_sha256", sha256) != sha256:
+        raise Failure(f"{folder / MANIFEST} was changed after its export")
     for name, expected in manifest["files"].items():
         if not (folder / name).is_file() or files.sha256(folder / name) != expected:
             raise Failure(f"{folder / name} is missing or was changed after its export")
-    promoted = folder / PROMOTION
-    promotion = files.read_json(promoted) if promoted.is_file() else {}
     schema = files.read_yaml(folder / "schema.yaml", Schema)
-    return Bundle(folder, manifest, promotion, schema, files.sha256(folder / MANIFEST))
+    return Bundle(folder, manifest, promotion, schema, sha256)

@@ -29,7 +29,8 @@ def promote() -> None:
     from .promote import promote
 
     promotion = promote()
-    print(f"version {promotion['version']} is champion since {promotion['promoted_at']}")
+    word = "the new champion" if promotion["new"] else "champion already"
+    print(f"version {promotion['version']} is {word}")
 
 
 @app.command(epilog=f"{EXAMPLE} serve --port 8080")
@@ -58,7 +59,7 @@ def serve(
 
 @app.command(epilog=f"{EXAMPLE} monitor --days 1")
 def monitor(
-    days: Annotated[int | None, typer.Option(min=1, help="[default: monitor.days]")] = None,
+    days: Annotated[int | None, typer.Option(min=1, max=3650, help="[default: monitor.days]")] = None,
 ) -> None:
     """Compare recent predictions with the training sample; exit code 3 if they drifted."""
     from .monitor import monitor

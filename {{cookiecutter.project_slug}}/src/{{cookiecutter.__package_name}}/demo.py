@@ -50,6 +50,7 @@ def server() -> Iterator[tuple[str, requests.Session]]:
         port = str(probe.getsockname()[1])
     command = [sys.executable, "-m", f"{__package__}.cli", "serve", "--port", port]
     client, address = requests.Session(), f"http://127.0.0.1:{port}"
+    client.trust_env = False  # no proxy
     client.headers["X-API-Key"] = key = secrets.token_urlsafe(16)
     with LOG.open("w") as log:
         environment = os.environ | {"API_KEYS": f"demo:{key}"}
@@ -63,6 +64,8 @@ def server() -> Iterator[tuple[str, requests.Session]]:
                 if process.poll() is not None:
                     raise Failure(f"the server stopped: see {LOG}") from None
                 time.sleep(0.1)
+        else:
+            raise Failure(f"the server was not ready within a minute: see {LOG}")
         yield address, client
     finally:
         process.terminate()

@@ -24,6 +24,7 @@ def run(main: Callable[[], object]) -> None:
         print(f"{failure.word}: {failure}", file=sys.stderr)
         sys.exit(failure.code)
     except OSError as error:
-        hint = "is this the project's folder, and may you write here?"
-        print(f"error: {error} - {hint}", file=sys.stderr)
+        here = isinstance(error, FileNotFoundError | PermissionError)
+        hint = " - is this the project's folder, and may you write here?" if here else ""
+        print(f"error: {error}{hint}", file=sys.stderr)
         sys.exit(1)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics
 from sklearn.calibration import CalibrationDisplay, calibration_curve
+from sklearn.metrics import roc_auc_score as roc_auc
 
 from . import files, tracking
 from .errors import Failure, run
@@ -24,7 +25,7 @@ def measure(truth: np.ndarray, scores: np.ndarray, bins: int) -> dict[str, float
     """Return the metrics of probabilities `scores` for booleans `truth`, both of shape (rows,)."""
     observed, predicted = calibration_curve(truth, scores, n_bins=bins, strategy="quantile")
     return {
-        "roc_auc": float(metrics.roc_auc_score(truth, scores)),
+        "roc_auc": float(roc_auc(truth, scores)),
         "average_precision": float(metrics.average_precision_score(truth, scores)),
         "brier": float(metrics.brier_score_loss(truth, scores)),
         "log_loss": float(metrics.log_loss(truth, scores)),
@@ -47,19 +48,14 @@ def slices(
     test: pd.DataFrame, truth: np.ndarray, scores: np.ndarray, schema: Schema, minimum: int
 ) -> pd.DataFrame:
     """Return the metrics on each value of the contract's slice columns that has enough rows."""
-    return pd.DataFrame(
-        {
-            "column": name,
-            "value": value,
-            "rows": len(rows),
-            "positive_rate": truth[rows].mean(),
-            "predicted_rate": scores[rows].mean(),
-            "roc_auc": metrics.roc_auc_score(truth[rows], scores[rows]),
-        }
+    found = [
+        (name, value, len(rows), truth[rows].mean(), scores[rows].mean(), roc_auc(truth[rows], scores[rows]))
         for name in (name for name, column in schema.columns.items() if column.slice)
         for value, rows in test.groupby(name).indices.items()
         if len(rows) >= minimum and len(set(truth[rows])) == 2
-    )
+    ]
+    names = ["column", "value", "rows", "positive_rate", "predicted_rate", "roc_auc"]
+    return pd.DataFrame(found, columns=names)
 
 
 def plot(

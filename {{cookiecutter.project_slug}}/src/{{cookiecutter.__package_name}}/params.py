@@ -46,7 +46,7 @@ class Promote(Section):
 
 
 class Monitor(Section):
-    days: int = Field(ge=1)
+    days: int = Field(ge=1, le=3650)
     min_rows: int = Field(ge=500)
     drift_share: float = Field(gt=0, le=1)
 

@@ -59,19 +59,26 @@ def promote() -> dict[str, Any]:
 
     Either way the server's bundle is the registry's champion afterwards.
     """
-    settings, gain = load_settings(), load_params().promote.min_gain
+    target, gain = Path(load_settings().bundle), load_params().promote.min_gain
+    if target.resolve() == BUNDLE.resolve():
+        raise Failure(f"BUNDLE is {BUNDLE}, the candidate's own folder: name another for the champion")
     candidate, window = open_bundle(BUNDLE), files.read_table(TEST)
     if candidate.manifest["data_sha256"][TEST.name] != files.sha256(TEST):
         raise Failure(f"{BUNDLE} was not made from {TEST}: run `uv run dvc repro`")
     rivals = {"naive baseline": candidate.manifest["baseline"]["roc_auc"]}
-    with tracking.session(settings) as client:
+    with tracking.session(load_settings()) as client:
         run_id = tracking.record_training(client)
         champion = tracking.by_alias(client, "champion")
         version = tracking.register(client, run_id, candidate)
         if champion:
-            install(champion, Path(settings.bundle))
-            rivals["champion"] = score(open_bundle(Path(settings.bundle)), window) + gain
-        if champion is None or champion.version != version.version:
+            install(champion, target)
+            best = open_bundle(target)
+            if best.schema.target != candidate.schema.target or not set(best.schema.features) <= set(window):
+                why = "predicts something else, or from columns that are gone"
+                raise Failure(f"the champion {why}: begin a new registry, see MLFLOW_TRACKING_URI")
+            rivals["champion"] = score(best, window) + gain
+        new = champion is None or champion.version != version.version
+        if new:
             if against := "; ".join(objections(score(candidate, window), rivals)):
                 client.set_registered_model_alias(NAME, "challenger", version.version)
                 client.set_model_version_tag(NAME, version.version, "refused", against)
@@ -82,4 +89,8 @@ def promote() -> dict[str, Any]:
             if champion:
                 client.set_registered_model_alias(NAME, "previous", champion.version)
             client.set_registered_model_alias(NAME, "champion", version.version)
-        return install(client.get_model_version(NAME, version.version), Path(settings.bundle))
+            challenger = tracking.by_alias(client, "challenger")
+            if challenger and challenger.version == version.version:  # refused once, better now
+                client.delete_registered_model_alias(NAME, "challenger")
+                client.delete_model_version_tag(NAME, version.version, "refused")
+        return install(client.get_model_version(NAME, version.version), target) | {"new": new}

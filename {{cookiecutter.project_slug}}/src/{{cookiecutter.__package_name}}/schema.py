@@ -34,6 +34,7 @@ class Schema(BaseModel, extra="forbid"):
 
     name: str
     description: str = ""
+    limits: str = ""
     task: Literal["binary-classification"]
     target: str
     positive: str
@@ -59,6 +60,10 @@ class Schema(BaseModel, extra="forbid"):
     def features(self) -> dict[str, Column]:
         """The model's inputs, in the order of the file."""
         return {name: column for name, column in self.columns.items() if column.role == "feature"}
+
+    @property
+    def categories(self) -> list[str]:
+        return [name for name, column in self.columns.items() if column.type == "category"]
 
     @property
     def categorical(self) -> list[str]:

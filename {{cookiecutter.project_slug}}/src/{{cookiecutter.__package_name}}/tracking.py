@@ -6,6 +6,7 @@ about each other: the same model file is the same run.
 
 import logging
 import os
+import re
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -47,8 +48,8 @@ def session(settings: Settings) -> Iterator[MlflowClient]:
         mlflow.set_experiment(NAME)
         yield MlflowClient()
     except (MlflowException, SQLAlchemyError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise Failure(f"MLflow at {uri}: {reason} (see MLFLOW_TRACKING_URI)") from None
+        line = f"MLflow at {uri}: {str(error).splitlines()[0][:200]} (see MLFLOW_TRACKING_URI)"
+        raise Failure(re.sub(r"//[^/@\s]*@", "//", line)) from None  # no password in a log
 
 
 def lineage() -> dict[str, str]:
@@ -72,8 +73,8 @@ def record_training(client: MlflowClient) -> str:
     table, model = files.read_table(TRAIN), load(MODEL)
     sample = inputs(table.head(1000), schema)
     with mlflow.start_run(run_name=params.train.model) as active:
-        mlflow.set_tags(lineage() | {"data_sha256": data_hash})
-        mlflow.log_params(flat(params.model_dump(mode="json")))
+        mlflow.set_tags({"git_commit": lineage()["git_commit"], "data_sha256": data_hash})
+        mlflow.log_params(flat(params.model_dump(mode="json", include={"ingest", "split", "train"})))
         about: dict[str, Any] = {"targets": schema.target, "digest": data_hash[:32]}
         dataset = mlflow.data.from_pandas(table, source=str(TRAIN), name="train", **about)
         mlflow.log_input(dataset, context="training")

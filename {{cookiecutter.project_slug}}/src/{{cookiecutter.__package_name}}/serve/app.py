@@ -79,8 +79,10 @@ def create_app() -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        # Without the offending input: an error must not echo what it was sent.
-        detail = [{key: item[key] for key in ("loc", "msg", "type")} for item in error.errors()]
+        # An error must not echo what it was sent: neither values nor names that are not ours.
+        detail = [{"loc": e["loc"], "msg": e["msg"], "type": e["type"]} for e in error.errors()]
+        for item in detail:
+            item["loc"] = item["loc"][:-1] if item["type"] == "extra_forbidden" else item["loc"]
         return JSONResponse({"detail": detail}, 422)
 
     @app.post("/v1/predict", responses={400: {}, 401: {}, 503: {}}, **keyed)
