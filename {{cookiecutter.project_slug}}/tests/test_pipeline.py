@@ -5,22 +5,21 @@ import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
 
-from {{ cookiecutter.__package_name }} import evaluate, export, files, ingest, split, train, validate
+from {{ cookiecutter.__package_name }} import files
 from {{ cookiecutter.__package_name }}.bundle import open_bundle
 from {{ cookiecutter.__package_name }}.errors import Failure, Refusal
 from {{ cookiecutter.__package_name }}.monitor import monitor
 from {{ cookiecutter.__package_name }}.promote import objections, promote
 from {{ cookiecutter.__package_name }}.serve.app import create_app
 
-from .conftest import edit
+from .conftest import edit, run_stages
 
 CHAMPION = Path("build/champion")
 
 
 def retrain(before: int, iterations: int) -> None:
     edit(files.PARAMS, f"max_iter: {before}\n", f"max_iter: {iterations}\n")
-    for stage in (train, evaluate, export):
-        stage.main()
+    run_stages("train", "evaluate", "export")
 
 
 def test_a_worse_candidate_is_refused_and_a_better_one_crowned(project, monkeypatch) -> None:
@@ -52,17 +51,14 @@ def test_an_own_schema_goes_all_the_way(project, monkeypatch) -> None:
     text = files.SCHEMA.read_text(encoding="utf-8").replace("slice: true, ", "")
     gone = [line for line in text.splitlines() if not line.startswith("  wind_gust")]
     files.SCHEMA.write_text("\n".join(gone), encoding="utf-8")
-    for stage in (ingest, validate, split, train, evaluate, export):
-        stage.main()
+    run_stages("ingest", "validate", "split", "train", "evaluate", "export")
     with pytest.raises(Failure, match="begin a new registry"):
         promote()
 
 
-def test_objections() -> None:
+def test_a_tie_and_nan_are_refused() -> None:
     rivals = {"naive baseline": 0.6, "champion": 0.7}
-    assert objections(0.71, rivals) == []
-    assert len(objections(0.7, rivals)) == 1  # a tie keeps the champion
-    assert len(objections(float("nan"), rivals)) == 2
+    assert [len(objections(value, rivals)) for value in (0.71, 0.7, 0.5, float("nan"))] == [0, 1, 2, 2]
 
 
 def send(table: pd.DataFrame) -> None:
