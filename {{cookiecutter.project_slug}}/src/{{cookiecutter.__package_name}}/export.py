@@ -54,10 +54,10 @@ def card(schema: Schema, params: Params, metrics: dict[str, Any], by_slice: pd.D
     """Return the model card as Markdown."""
     inputs = [(name, c.type, c.unit or "", c.description) for name, c in schema.features.items()]
     features = pd.DataFrame(inputs, columns=["feature", "type", "unit", "meaning"])
-    results = pd.DataFrame({"model": metrics["test"], "baseline": metrics["baseline"]})
+    results = pd.DataFrame({"model": metrics["test"], "baseline": metrics["baseline"]}).T
     tables = {
         "inputs": features.to_markdown(index=False),
-        "results": results.to_markdown(floatfmt=".4f"),
+        "results": results.astype({"rows": int}).astype(object).to_markdown(floatfmt=".4f"),
         "slices": by_slice.to_markdown(index=False, floatfmt=".3f"),
     }
     target = schema.columns[schema.target]
