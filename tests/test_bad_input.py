@@ -119,6 +119,8 @@ def test_bad_data_stops_the_pipeline(project: Project, attempt: Attempt) -> None
     said = attempt("dvc", "repro", code=255, may_write="/")
     assert "exited with 3" in said
     assert "distance: column values to be between" in said
+    said = attempt(project.slug, "demo", code=3, may_write="/")
+    assert said.endswith("refused: the pipeline stopped, see above")
     project.uv("--no-sync", "dvc", "checkout", "--force")
 
 

@@ -33,7 +33,7 @@ def reproduce() -> dict[str, float]:
     started, refused = dict[str, float](), False
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=both, text=True) as dvc:
         for line in dvc.stdout or ():
-            console.print(line.rstrip(), style="dim", markup=False)
+            console.print(line.rstrip(), style="dim", markup=False, soft_wrap=True)
             refused |= "exited with 3" in line
             if line.startswith("Running stage '"):
                 started[line.split("'")[1]] = time.monotonic()
