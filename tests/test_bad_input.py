@@ -143,9 +143,10 @@ def test_an_output_folder_that_is_none(project: Project, attempt: Attempt) -> No
 
 @pytest.mark.parametrize("name", ["train", "evaluate"])
 def test_an_unreachable_tracking_server(project: Project, attempt: Attempt, name: str) -> None:
-    uri = "http://127.0.0.1:9"
+    uri = "http://somebody:secret@127.0.0.1:9"
     said = attempt(*stage(project, name), may_write="reports", MLFLOW_TRACKING_URI=uri)
-    assert said.startswith(f"error: MLflow at {uri}: ")
+    assert said.startswith("error: MLflow at http://127.0.0.1:9: ")
+    assert "secret" not in said
     assert said.endswith("(see MLFLOW_TRACKING_URI)")
 
 

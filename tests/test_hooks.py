@@ -157,3 +157,20 @@ def test_the_answers_hold_no_path_of_this_machine(tmp_path: Path, template: str)
         expected["_template"] = template
     assert kept == expected
     assert "Zoë 東京 🛫" in text
+
+
+@pytest.mark.parametrize(
+    ("template", "kept"),
+    [
+        ("https://token@example.com/t.git", "https://example.com/t.git"),
+        ("https://user:pass@example.com/t.git", "https://example.com/t.git"),
+        ("gh:somebody/template", "gh:somebody/template"),
+        (str(TEMPLATE), None),
+    ],
+)
+def test_the_answers_hold_no_secret_and_no_path(
+    tmp_path: Path, template: str, kept: str | None
+) -> None:
+    post.keep_answers(tmp_path, {"author": "A", "_template": template})
+    answers = json.loads((tmp_path / post.ANSWERS).read_text("utf-8"))["cookiecutter"]
+    assert answers.get("_template") == kept

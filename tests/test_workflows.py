@@ -135,6 +135,24 @@ def test_a_crash_is_never_a_verdict(tmp_path: Path, name: str, code: int, ends: 
     assert (tmp_path / "summary").read_text("utf-8") == "said\n"
 
 
+@pytest.mark.parametrize(
+    ("said", "delivered"),
+    [
+        ("version 3 is the new champion", True),
+        ("version 3 is champion already", False),
+        ("refused: version 3 stays a challenger", False),
+    ],
+)
+def test_only_a_new_champion_is_delivered(tmp_path: Path, said: str, delivered: bool) -> None:
+    (tmp_path / "said").write_text(said, "utf-8")
+    (tmp_path / "gh").write_text("#!/bin/sh\ntouch started\n", "utf-8")
+    (tmp_path / "gh").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = bash(step("retrain.yml", "Deliver a new champion"), tmp_path, PATH=path)
+    assert done.returncode == 0
+    assert (tmp_path / "started").exists() == delivered
+
+
 @pytest.mark.slow
 def test_ci_is_red_when_the_lock_is_out_of_step(pipeline: Project, tmp_path: Path) -> None:
     """A fresh clone: its parameters, code and metrics must be those that dvc.lock was made with."""

@@ -58,3 +58,12 @@ def test_split_is_by_time_and_says_when_a_window_is_empty(project) -> None:
     assert ends == sorted(ends)
     with pytest.raises(Failure, match="the test window has 0 rows"):
         split(table, schema, Split(train_end="2013-09-01", validation_end="2014-10-01"))
+
+
+def test_codes_stay_text_and_rows_without_a_time_are_left_for_validate(project) -> None:
+    (project / "own.csv").write_text("scheduled_departure,carrier\n2013-01-02,01\n,NA\n")
+    schema, params = load_schema(), load_params().ingest
+    table = ingest.select(ingest.read_source("own.csv", schema), schema, params)
+    assert list(table.carrier) == ["01", "NA"]
+    failed = [check for check in validate.check(table, schema) if not check["passed"]]
+    assert ("scheduled_departure", 1) in [(check["column"], check["failed_rows"]) for check in failed]
