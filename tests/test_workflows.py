@@ -119,7 +119,7 @@ def test_scripts_parse(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_verb_exists(project: Project) -> None:
     verbs = set(re.findall(r'uv run "\$CLI" (\S+)', scripts()))
-    assert verbs == {"promote", "monitor"}
+    assert verbs == {"promote", "monitor", "schema"}
     for verb in verbs:
         project.uv(project.slug, verb, "--help")
 
@@ -151,6 +151,35 @@ def test_only_a_new_champion_is_delivered(tmp_path: Path, said: str, delivered: 
     done = bash(step("retrain.yml", "Deliver a new champion"), tmp_path, PATH=path)
     assert done.returncode == 0
     assert (tmp_path / "started").exists() == delivered
+
+
+def test_ci_compares_the_contract_with_the_one_it_would_be_merged_into(tmp_path: Path) -> None:
+    """The checkout of a pull request is a merge commit, here as shallow as ci.yml asks for."""
+    (body,) = workflow("ci.yml")["jobs"].values()
+    checkout = next(step for step in body["steps"] if "actions/checkout" in step.get("uses", ""))
+
+    origin, clone = tmp_path / "origin", tmp_path / "clone"
+
+    def git(*command: str, cwd: Path = origin) -> None:
+        author = "-c", "user.name=a", "-c", "user.email=a@example.com"
+        done = execute("git", *author, *command, cwd=cwd)
+        assert done.returncode == 0, done.stderr
+
+    git("init", "-q", "-b", "main", str(origin), cwd=tmp_path)
+    for branch, text in (("main", "first"), ("pull", "theirs"), ("main", "base")):
+        if text != "first":
+            git("checkout", "-q", *(["-b"] if branch == "pull" else []), branch)
+        (origin / "schema.yaml").write_text(text, "utf-8")
+        git("add", ".")
+        git("commit", "-qm", text)
+    git("merge", "-q", "--no-ff", "-s", "ours", "-m", "merge", "pull")
+    depth = f"--depth={checkout['with']['fetch-depth']}"
+    git("clone", "-q", depth, origin.as_uri(), str(clone), cwd=tmp_path)
+    (tmp_path / "uv").write_text('#!/bin/sh\ngit show "$5:./schema.yaml"\n', "utf-8")
+    (tmp_path / "uv").chmod(0o755)
+    name = "The contract breaks no API client (the label breaking-change allows it)"
+    done = bash(step("ci.yml", name), clone, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert done.stdout == "base"
 
 
 @pytest.mark.slow

@@ -1,14 +1,25 @@
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from {{ cookiecutter.__package_name }} import cli, files
+from {{ cookiecutter.__package_name }} import cli, files, model
 from {{ cookiecutter.__package_name }}.bundle import open_bundle
 from {{ cookiecutter.__package_name }}.errors import Failure
+from {{ cookiecutter.__package_name }}.schema import load_schema
+from {{ cookiecutter.__package_name }}.score import score
 from {{ cookiecutter.__package_name }}.serve import log
 from {{ cookiecutter.__package_name }}.serve.app import create_app
+
+from .contract import invalid_rows, valid_rows
+
+ANY = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture
@@ -21,30 +32,67 @@ def client(project) -> TestClient:
     return TestClient(create_app())
 
 
+def numbers(answer: dict) -> list[float]:
+    """The numbers in an answer: probabilities in the order of the classes, or value and interval."""
+    if "probabilities" in answer:
+        return [answer["probabilities"][name] for name in sorted(answer["probabilities"])]
+    return [answer["value"], *answer["interval"]]
+
+
 def test_predictions_are_answered_and_logged(client, row) -> None:
     start = datetime.now(UTC)
-    without_gap = {key: value for key, value in row.items() if key != "pressure"}
-    body = {"rows": [row, without_gap, row | {"pressure": None}]}
-    answer = client.post("/v1/predict", json=body).json()
+    optional = [name for name, column in load_schema().features.items() if column.nullable]
+    rows = [row, {key: value for key, value in row.items() if key not in optional}]
+    rows += [row | dict.fromkeys(optional)]
+    answer = client.post("/v1/predict", json={"rows": rows}).json()
     stored = log.read(log.open_log("sqlite:///predictions.db"), start, answer["model_version"])
-    assert [line["features"] for line in stored] == body["rows"]
+    assert [line["features"] for line in stored] == rows
     for line, prediction in zip(stored, answer["predictions"], strict=True):
         assert {"id": line["id"], **line["output"]} == prediction
-        assert sum(prediction["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert numbers(answer["predictions"][1]) == numbers(answer["predictions"][2])
 
 
-WRONG = [{"carrier": "<script>"}, {"carrier": None}, {"distance": "100"}, {"distance": -1}]
-WRONG += [{"distance": float("nan")}, {"departure_hour": 1.5}, {"<script>": 30}]
+@ANY
+@given(data=st.data())
+def test_offline_and_online_agree_on_any_row_the_contract_allows(client, data) -> None:
+    schema = load_schema()
+    rows = data.draw(st.lists(valid_rows(schema), min_size=1, max_size=5))
+    answer = client.post("/v1/predict", json={"rows": rows})
+    assert answer.status_code == 200, answer.text
+    online = np.array([numbers(found) for found in answer.json()["predictions"]])
+
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    counts, _ = score("rows.jsonl", Path("scored.parquet"))
+    assert counts == [len(rows), 0]
+    batch = pd.read_parquet("scored.parquet").iloc[:, -online.shape[1] :].to_numpy()
+    assert batch.astype(float) == pytest.approx(online, rel=1e-5, abs=1e-5)
+
+    table = pd.DataFrame(rows, columns=list(schema.features))
+    trained = model.scores(model.load(files.MODEL), table, schema)
+    assert online[:, : trained.shape[1]] == pytest.approx(trained, rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("change", WRONG)
-def test_what_the_contract_forbids_is_refused_without_an_echo(client, row, change) -> None:
-    body = json.dumps({"rows": [row | change]})
-    answer = client.post("/v1/predict", content=body, headers={"Content-Type": "application/json"})
-    assert answer.status_code == 422
-    (name,) = change
-    assert (name in answer.json()["detail"][0]["loc"]) == (name != "<script>")
-    assert "<script>" not in answer.text
+@ANY
+@given(data=st.data())
+def test_any_row_the_contract_forbids_is_refused_online_and_offline(client, data) -> None:
+    row = data.draw(invalid_rows(load_schema()))
+    assert client.post("/v1/predict", json={"rows": [row]}).status_code == 422
+    Path("rows.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    assert score("rows.jsonl", Path("scored.parquet"))[0] == [0, 1]
+
+
+def test_a_refusal_names_the_column_and_echoes_nothing(client, row) -> None:
+    for name, column in load_schema().features.items():
+        value = "<script>" if not column.unseen else 7
+        answer = client.post("/v1/predict", json={"rows": [row | {name: value}]})
+        assert answer.status_code == 422
+        assert name in answer.json()["detail"][0]["loc"]
+        assert "<script>" not in answer.text
+    answer = client.post("/v1/predict", json={"rows": [row | {"<script>": 30}]})
+    assert (answer.status_code, "<script>" in answer.text) == (422, False)
+    body = json.dumps({"rows": [row | dict.fromkeys(row, float("nan"))]})
+    headers = {"Content-Type": "application/json"}
+    assert client.post("/v1/predict", content=body, headers=headers).status_code == 422
 
 
 def test_keys_are_asked_for(project, row, monkeypatch) -> None:
@@ -61,7 +109,9 @@ def test_documentation_comes_from_the_contract_and_needs_no_network(client, row)
     assert "//cdn" not in client.get("/docs").text
     shapes = client.get("/openapi.json").json()["components"]["schemas"]
     assert shapes["Rows"]["example"] == {"rows": [row]}
-    assert shapes["Row"]["properties"]["distance"]["minimum"] == 10
+    assert list(shapes["Row"]["properties"]) == list(load_schema().features)
+    for name, column in load_schema().features.items():
+        assert column.description in json.dumps(shapes["Row"]["properties"][name], ensure_ascii=False)
 
 
 def test_serving_is_refused_without_keys_off_loopback_or_with_a_changed_bundle(project) -> None:

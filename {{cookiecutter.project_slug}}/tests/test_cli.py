@@ -11,12 +11,12 @@ from {{ cookiecutter.__package_name }}.params import load_params
 from {{ cookiecutter.__package_name }}.schema import load_schema
 from {{ cookiecutter.__package_name }}.settings import load_settings
 
-from .conftest import edit
+from .conftest import change
 
 
 def test_help_lists_the_verbs_and_each_has_an_example() -> None:
     shown = CliRunner().invoke(app, ["--help"]).output
-    for verb in ("demo", "promote", "serve", "monitor"):
+    for verb in ("demo", "promote", "serve", "score", "monitor", "tune"):
         assert verb in shown
         assert verb in CliRunner().invoke(app, [verb, "--help"]).output.split("Example:")[1]
 
@@ -44,11 +44,12 @@ def test_exit_codes(error, code, line, capsys) -> None:
 
 
 def test_a_mistake_in_a_file_is_one_line(project) -> None:
-    edit(files.PARAMS, "seed:", "sed:")
-    with pytest.raises(Failure, match=r"params\.yaml: train\.seed: Field required"):
+    change(files.PARAMS, "monitor", day=7)
+    with pytest.raises(Failure, match=r"params\.yaml, line \d+: monitor\.day: Extra inputs"):
         load_params()
-    edit(files.SCHEMA, "nullable:", "nulable:")
-    with pytest.raises(Failure, match=r"schema\.yaml: columns\.temperature\.nulable: Extra inputs"):
+    name = next(iter(load_schema().features))
+    change(files.SCHEMA, "columns", name, nulable=True)
+    with pytest.raises(Failure, match=r"schema\.yaml, line \d+: columns\..*\.nulable: Extra inputs"):
         load_schema()
     (project / ".env").write_text("PREDICTION_LOG=x")
     with pytest.raises(Failure, match=r"PREDICTION_LOG: .*known are .*PREDICTION_LOG_URL"):

@@ -8,8 +8,9 @@ from {{ cookiecutter.__package_name }}.errors import Failure, Refusal
 from {{ cookiecutter.__package_name }}.params import load_params
 from {{ cookiecutter.__package_name }}.schema import load_schema
 from {{ cookiecutter.__package_name }}.serve.scorer import Scorer
+from {{ cookiecutter.__package_name }}.tasks import of
 
-from .conftest import edit
+from .conftest import change
 
 
 def test_equal_training_gives_equal_bytes(project) -> None:
@@ -22,19 +23,21 @@ def test_equal_training_gives_equal_bytes(project) -> None:
         assert files.sha256(project / f"a.{kind}") == files.sha256(project / f"b.{kind}")
 
 
-@pytest.mark.parametrize("name", ["gradient_boosting", "logistic_regression"])
-def test_the_bundle_scores_as_the_model_does_gaps_and_unseen_categories_too(project, name) -> None:
-    edit(files.PARAMS, "model: gradient_boosting", f"model: {name}")
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_bundle_scores_as_the_model_does_gaps_and_unseen_categories_too(project, place) -> None:
+    schema = load_schema()
+    change(files.PARAMS, "train", model=list(of(schema).ESTIMATORS)[place])
     train.main()
     export.main()
-    test = files.read_table(files.TEST).assign(carrier="??", temperature=np.nan)
-    exported = Scorer(open_bundle(files.BUNDLE)).probabilities(export.columns(test, load_schema()))
-    trained = model.load(files.MODEL).predict_proba(model.inputs(test, load_schema()))
-    assert np.abs(exported - trained).max() < 1e-5
+    test = files.read_table(files.TEST)
+    strange = test.assign(**dict.fromkeys(schema.categorical, "??"), **dict.fromkeys(schema.numeric, np.nan))
+    fitted, scorer = model.load(files.MODEL), Scorer(open_bundle(files.BUNDLE))
+    for table in (test, strange):
+        assert export.difference(fitted, scorer, table, schema) < 1e-5
 
 
 def test_an_unfaithful_export_is_refused(project) -> None:
-    edit(files.PARAMS, "parity: 1.0e-5", "parity: 1.0e-20")
+    change(files.PARAMS, "export", parity=1e-20)
     before = files.sha256(files.BUNDLE / "bundle.json")
     with pytest.raises(Refusal, match="differs from the trained one"):
         export.main()
@@ -45,6 +48,21 @@ def test_unreviewed_types_and_unknown_parameters_are_refused(project) -> None:
     skops.io.dump(Scorer, "other.skops")
     with pytest.raises(Failure, match=r"review, then add to TRUSTED_TYPES in model\.py"):
         model.load(project / "other.skops")
-    edit(files.PARAMS, "max_iter: 20", "max_iters: 20")
+    change(files.PARAMS, "train", "gradient_boosting", max_iters=20)
     with pytest.raises(Failure, match=r"see train in params\.yaml"):
         train.main()
+
+
+def test_a_model_that_does_not_fit_the_task_is_refused(project) -> None:
+    other = {"ridge", "logistic_regression"} - set(of(load_schema()).ESTIMATORS)
+    change(files.PARAMS, "train", model=other.pop())
+    with pytest.raises(Failure, match=r"train\.model: \w+ does not fit the task"):
+        train.main()
+
+
+def test_training_may_use_a_sample(project) -> None:
+    rows = len(files.read_table(files.TRAIN)) // 2
+    first, second = (files.read_sample(files.TRAIN, rows, seed) for seed in (0, 1))
+    assert len(first) == len(second) == rows
+    assert not first.equals(second)
+    assert first.equals(files.read_sample(files.TRAIN, rows, 0))

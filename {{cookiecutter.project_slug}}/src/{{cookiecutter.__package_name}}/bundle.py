@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from . import files
+from .config import read_yaml
 from .errors import Failure
 from .schema import Schema
 
@@ -43,5 +44,5 @@ def open_bundle(folder: Path) -> Bundle:
     for name, expected in manifest["files"].items():
         if not (folder / name).is_file() or files.sha256(folder / name) != expected:
             raise Failure(f"{folder / name} is missing or was changed after its export")
-    schema = files.read_yaml(folder / "schema.yaml", Schema)
+    schema = read_yaml(folder / "schema.yaml", Schema)
     return Bundle(folder, manifest, promotion, schema, sha256)

@@ -1,18 +1,24 @@
 """Command line: every verb. Heavy libraries are imported by the verb that needs them."""
 
 import socket
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from . import NAME
 from .errors import Failure, Refusal, run
+from .schema import Task
 
 HELP = "Train, promote, serve and watch the model. The pipeline itself is `uv run dvc repro`."
 CODES = "Exit codes: 0 fine, 1 error, 2 wrong usage, 3 the check ran and says no."
 EXAMPLE = f"Example: uv run {NAME}"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 app = typer.Typer(name=NAME, help=HELP, epilog=CODES, no_args_is_help=True, add_completion=False)
+schema_app = typer.Typer(
+    help="The data contract, schema.yaml: make one, or compare two.", no_args_is_help=True
+)
+app.add_typer(schema_app, name="schema")
 
 
 @app.command(epilog=f"{EXAMPLE} demo")
@@ -57,6 +63,18 @@ def serve(
     uvicorn.run(factory, factory=True, host=host, port=port, workers=workers)
 
 
+@app.command(epilog=f"{EXAMPLE} score new.csv predictions.parquet")
+def score(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="CSV, Parquet or JSON lines; or a URL")],
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A .parquet or .csv file")],
+) -> None:
+    """Predict every row of a file; rows that break the contract go to a file of their own."""
+    from .score import score
+
+    (scored, rejected), rejects = score(source, target)
+    print(f"{scored:,} rows scored: {target}\n{rejected:,} rows rejected: {rejects}")
+
+
 @app.command(epilog=f"{EXAMPLE} monitor --days 1")
 def monitor(
     days: Annotated[int | None, typer.Option(min=1, max=3650, help="[default: monitor.days]")] = None,
@@ -70,6 +88,48 @@ def monitor(
     if found["drift"]:
         raise Refusal(f"drift: {words}")
     print(f"no drift: {words}")
+
+
+@app.command(epilog=f"{EXAMPLE} tune --trials 50 --timeout 3600")
+def tune(
+    trials: Annotated[int, typer.Option(min=1, help="How many more parameters to try.")] = 20,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds after which no trial begins.")] = None,
+) -> None:
+    """Search for better parameters on the training window alone, and write the best to params.yaml."""
+    from .tune import tune
+
+    tune(trials, timeout)
+
+
+@schema_app.command("infer", epilog=f"{EXAMPLE} schema infer table.csv --target price --force")
+def schema_infer(
+    target: Annotated[str, typer.Option(help="The column to predict.")],
+    file: Annotated[str | None, typer.Argument(help="CSV, Parquet or JSON lines; or a URL.")] = None,
+    timestamp: Annotated[str | None, typer.Option(help="The column to split by; else at random.")] = None,
+    task: Annotated[Task | None, typer.Option(help="Instead of what the target suggests.")] = None,
+    sql: Annotated[str | None, typer.Option(help="A query instead of a file; needs --url-env.")] = None,
+    url_env: Annotated[str | None, typer.Option(help="Environment variable with the database's URL.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the schema.yaml that is there.")] = False,
+) -> None:
+    """Look at a table; write schema.yaml, and what else the project needs to run on that table."""
+    if (file is None) == (sql is None) or (sql is None) != (url_env is None):
+        raise typer.BadParameter("give either FILE, or --sql and --url-env")
+    from .infer import infer
+    from .params import Sql
+
+    source = Sql(sql=sql, url_env=url_env) if sql and url_env else file or ""
+    infer(source, target, timestamp, task, force)
+
+
+@schema_app.command("check", epilog=f"{EXAMPLE} schema check HEAD")
+def schema_check(
+    old: Annotated[str, typer.Argument(help="A file, a git revision, or REVISION:PATH.")],
+    new: Annotated[str, typer.Argument(help="The same.")] = "schema.yaml",
+) -> None:
+    """Say what the change of the contract breaks; exit code 3 if it breaks the API's clients."""
+    from .evolve import check
+
+    check(old, new)
 
 
 def main() -> None:

@@ -10,17 +10,22 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import requests
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Column, Table
 
 from . import NAME, files
+from .bundle import open_bundle
 from .errors import Failure, Refusal
-from .files import METRICS, REPORTS, TEST
-from .monitor import monitor
+from .files import BUNDLE, METRICS, REPORTS, TEST
+from .monitor import TooFew, monitor
 from .promote import promote
+from .schema import load_schema
+from .settings import load_settings
 
 ROWS, BATCH = 2000, 100  # held-out rows sent as traffic, and rows in a request
 LOG = Path("build/demo-server.log")
@@ -44,7 +49,7 @@ def reproduce() -> dict[str, float]:
 
 
 @contextmanager
-def server() -> Iterator[tuple[str, requests.Session]]:
+def server(bundle: Path) -> Iterator[tuple[str, requests.Session]]:
     """Run the real server on a free loopback port; give its address and a client with a key."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
@@ -53,7 +58,7 @@ def server() -> Iterator[tuple[str, requests.Session]]:
     client.trust_env = False  # no proxy
     client.headers["X-API-Key"] = key = secrets.token_urlsafe(16)
     with LOG.open("w") as log:
-        environment = os.environ | {"API_KEYS": f"demo:{key}"}
+        environment = os.environ | {"API_KEYS": f"demo:{key}", "BUNDLE": str(bundle)}
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         for _ in range(600):
@@ -72,51 +77,77 @@ def server() -> Iterator[tuple[str, requests.Session]]:
         process.wait(timeout=30)
 
 
+def traffic(address: str, client: requests.Session) -> list[dict[str, Any]]:
+    """Send held-out rows to the API; return what it answered for each."""
+    row = client.get(f"{address}/openapi.json").json()["components"]["schemas"]["Row"]
+    test = files.read_sample(TEST, ROWS)[list(row["properties"])]
+    rows = json.loads(test.to_json(orient="records", double_precision=15))
+    answers: list[dict[str, Any]] = []
+    for first in track(range(0, len(rows), BATCH), "held-out rows over HTTP", console=console):
+        answer = client.post(f"{address}/v1/predict", json={"rows": rows[first : first + BATCH]})
+        answer.raise_for_status()
+        answers += answer.json()["predictions"]
+    return answers
+
+
+def judge() -> tuple[str, str]:
+    """Return what the monitor says of the traffic, and where its report is."""
+    try:
+        found = monitor()
+    except TooFew as few:
+        return str(few), "none"
+    drifted = [name for name, column in found["columns"].items() if column["drifted"]]
+    verdict = f"{'drift' if found['drift'] else 'no drift'} in {found['rows']:,} predictions: "
+    verdict += f"{len(drifted)} of {len(found['columns'])} columns differ, "
+    verdict += f"limit {found['drift_share_limit']:.0%} ({', '.join(drifted)})"
+    return verdict, found["report"]
+
+
 def demo() -> None:
     """Run everything, then say what came of it and where to look next."""
     console.rule("pipeline: dvc repro")
     seconds = reproduce()
     console.rule("promote, serve, monitor")
-    started = time.monotonic()
+    started, serves = time.monotonic(), Path(load_settings().bundle)
     try:
         promote()
     except Refusal as refusal:
-        console.print(f"The gate says no, the champion goes on serving: {refusal}")
-    with server() as (address, client):
+        if not serves.exists() or open_bundle(serves).schema.target != load_schema().target:
+            serves = BUNDLE
+        stays = "what there is goes on serving" if serves != BUNDLE else "it is served here all the same"
+        console.print(f"The gate says no, {stays}: {refusal}")
+    with server(serves) as (address, client):
         version = client.get(f"{address}/v1/model").json()["version"]
-        row = client.get(f"{address}/openapi.json").json()["components"]["schemas"]["Row"]
-        test = files.read_table(TEST)[list(row["properties"])]
-        sample = test.sample(min(ROWS, len(test)), random_state=0).to_json(orient="records")
-        rows = json.loads(sample)
-        for first in track(range(0, len(rows), BATCH), "held-out rows over HTTP", console=console):
-            answer = client.post(f"{address}/v1/predict", json={"rows": rows[first : first + BATCH]})
-            answer.raise_for_status()
-    found, last = monitor(), answer.json()["predictions"][-1]
+        answers = traffic(address, client)
+    verdict, report = judge() if serves != BUNDLE else ("none, as there is no champion", "none")
     seconds["promote, serve, monitor"] = time.monotonic() - started
 
-    metrics = files.read_json(METRICS)
-    shares = ", ".join(f"{name} {share:.3f}" for name, share in last["probabilities"].items())
-    drifted = [name for name, column in found["columns"].items() if column["drifted"]]
-    verdict = f"{'drift' if found['drift'] else 'no drift'} in {found['rows']:,} predictions: "
-    verdict += (
-        f"{len(drifted)} of {len(found['columns'])} columns differ, limit {found['drift_share_limit']:.0%}"
-    )
+    metrics, last = files.read_json(METRICS), answers[-1]
     table = Table("what", Column("result", overflow="fold"), title="What came of it, where to look next")
     for stage, taken in seconds.items():
         table.add_row(f"{stage}, seconds", f"{taken:.1f}")
-    for name in ("roc_auc", "average_precision", "brier", "log_loss", "calibration_error"):
-        model, naive = metrics["test"][name], metrics["baseline"][name]
-        table.add_row(f"{name} (naive baseline)", f"{model:.4f} ({naive:.4f})")
+    for name, value in metrics["test"].items():
+        if name != "rows":
+            table.add_row(f"{name} (naive baseline)", f"{value:.4f} ({metrics['baseline'][name]:.4f})")
     for what, result in {
-        "champion": f"{NAME} version {version}",
-        "one prediction": f"{last['label']} ({shares})\nid {last['id']}",
-        "monitor": f"{verdict} ({', '.join(drifted)})",
+        "candidate" if serves == BUNDLE else "champion": f"{NAME} version {version}",
+        "one prediction": "\n".join(f"{name} {shown(value)}" for name, value in last.items()),
+        "monitor": verdict,
         "data checks": f"{REPORTS}/data/validation.html",
         "evaluation": f"{REPORTS}/evaluation.html",
-        "drift report": found["report"],
-        "model card": "build/champion/card.md",
+        "drift report": report,
+        "model card": f"{serves}/card.md",
         "runs and versions": "uv run mlflow ui --backend-store-uri sqlite:///mlflow.db",
         "API": f"uv run {NAME} serve  then  http://127.0.0.1:8000/docs",
     }.items():
-        table.add_row(what, result)
+        table.add_row(what, escape(result))
     console.print(table)
+
+
+def shown(value: Any) -> str:
+    """Return a part of an answer in few digits."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {shown(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return " to ".join(map(shown, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -3,14 +3,13 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
+import numpy as np
 
 from .errors import Failure
 
@@ -18,9 +17,9 @@ SCHEMA, PARAMS = Path("schema.yaml"), Path("params.yaml")
 RAW, TRAIN = Path("data/raw.parquet"), Path("data/train.parquet")
 VALIDATION, TEST = Path("data/validation.parquet"), Path("data/test.parquet")
 MODEL, BUNDLE, REPORTS = Path("models/model.skops"), Path("build/bundle"), Path("reports")
+BATCH = 100_000  # rows that are read or written at a time
 METRICS, SLICES = REPORTS / "metrics.json", REPORTS / "slices.csv"
 
-Model = TypeVar("Model", bound=BaseModel)
 STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; border: 0; margin: 1rem 0 } img { max-width: 49% }
 th, td { padding: .3rem .8rem; border: 0; border-bottom: 1px solid #d9e2ec; text-align: left }
@@ -63,6 +62,22 @@ def write_table(path: Path, table: Any) -> None:
         table.to_parquet(beside, index=False)
 
 
+def write_tables(path: Path, tables: Iterable[Any]) -> tuple[int, int]:
+    """Write Arrow tables, one after the other, to a Parquet file; return its rows and columns."""
+    from pyarrow import parquet  # here, because the server has none
+
+    rows, writer = 0, None
+    try:
+        for table in tables:
+            writer = writer or parquet.ParquetWriter(path, table.schema)
+            writer.write_table(table, row_group_size=BATCH)
+            rows += table.num_rows
+    finally:
+        if writer:
+            writer.close()
+    return rows, len(writer.schema) if writer else 0
+
+
 def read_table(path: Path) -> Any:
     """Return a Parquet file as a pandas DataFrame."""
     import pandas as pd  # here, because the server has none
@@ -72,22 +87,27 @@ def read_table(path: Path) -> Any:
     return pd.read_parquet(path)
 
 
+def read_sample(path: Path, rows: int, seed: int = 0) -> Any:
+    """Return a Parquet file as a DataFrame, or, if it has more, `rows` random rows of it in order."""
+    import pandas as pd
+    from pyarrow import parquet
+
+    if not path.is_file() or (total := parquet.read_metadata(path).num_rows) <= rows:
+        return read_table(path)
+    chosen = np.zeros(total, dtype=bool)
+    chosen[np.random.default_rng(seed).choice(total, rows, replace=False)] = True
+    parts, start = [], 0
+    for batch in parquet.ParquetFile(path).iter_batches(BATCH):
+        parts.append(batch.to_pandas()[chosen[start : start + len(batch)]])
+        start += len(batch)
+    return pd.concat(parts, ignore_index=True)
+
+
 def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise Failure(f"{path} is not valid JSON: {error}") from None
-
-
-def read_yaml(path: Path, model: type[Model]) -> Model:
-    """Return the checked content of a YAML file; errors name the file and the key."""
-    try:
-        return model.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise Failure(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    except ValidationError as error:
-        key = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise Failure(f"{path}: {key or 'top level'}: {error.errors()[0]['msg']}") from None
 
 
 def sha256(path: Path) -> str:

@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 import skops.io
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
+from . import tasks
 from .errors import Failure
 from .params import Train
 from .schema import Schema
@@ -29,34 +28,39 @@ def build(schema: Schema, params: Train) -> Pipeline:
     """Return the unfitted pipeline. Change this first."""
     numbers: Any = "passthrough"  # trees need no scaling, and learn from gaps
     known = [list(schema.columns[name].categories or ()) for name in schema.categorical]
+    estimators, settings = tasks.of(schema).ESTIMATORS, getattr(params, params.model)
+    if params.model not in estimators:
+        knows = f"{schema.task} knows {', '.join(estimators)}"
+        raise Failure(f"params.yaml: train.model: {params.model} does not fit the task: {knows}")
     if params.model == "gradient_boosting":
         encoder: Any = OrdinalEncoder(categories=known, handle_unknown="use_encoded_value", unknown_value=-1)
-        settings = {"early_stopping": False, "random_state": params.seed}
-        estimator: Any = HistGradientBoostingClassifier(**settings | params.gradient_boosting)
+        settings = {"early_stopping": False} | settings
     else:
-        numbers = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
+        numbers = make_pipeline(SimpleImputer(keep_empty_features=True, strategy="median"), StandardScaler())
         encoder = OneHotEncoder(categories=known, handle_unknown="ignore", sparse_output=False)
-        estimator = LogisticRegression(random_state=params.seed, **params.logistic_regression)
     columns = [("numbers", numbers, schema.numeric), ("categories", encoder, schema.categorical)]
-    return make_pipeline(ColumnTransformer(columns), estimator)
+    used = [column for column in columns if column[2]]
+    return make_pipeline(
+        ColumnTransformer(used), estimators[params.model](random_state=params.seed, **settings)
+    )
 
 
 def inputs(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     """Return the features as the model takes them: numbers as float32, categories as text.
 
     float32 in training too, because the exported graph computes in it: both then take the same
-    branch at every split.
+    branch at every split. A missing category is an empty text.
     """
     numbers = table[schema.numeric].astype("float32")
     categories = table[schema.categorical].astype(object).fillna("")
     return pd.concat([numbers, categories], axis="columns")[list(schema.features)]
 
 
-def positive_probability(model: Pipeline, table: pd.DataFrame, schema: Schema) -> np.ndarray:
-    """Return the probability of the positive class for each row, shape (rows,)."""
-    column = list(model.classes_).index(schema.positive)
-    scores: np.ndarray = model.predict_proba(inputs(table, schema))[:, column]
-    return scores
+def scores(model: Pipeline, table: pd.DataFrame, schema: Schema) -> np.ndarray:
+    """Return probabilities, shape (rows, classes), or for a regression values, shape (rows, 1)."""
+    rows = inputs(table, schema)
+    found = model.predict_proba(rows) if schema.classes else model.predict(rows).reshape(-1, 1)
+    return np.asarray(found)
 
 
 def save(model: Pipeline, path: Path) -> None:
@@ -64,7 +68,7 @@ def save(model: Pipeline, path: Path) -> None:
 
     skops names objects by their memory address and stamps the time; we number them instead.
     """
-    if isinstance(model[-1], HistGradientBoostingClassifier):
+    if hasattr(model[-1], "_bin_mapper"):
         model[-1]._bin_mapper.n_threads = 1  # a trace of the machine that matters for speed only
     source = zipfile.ZipFile(io.BytesIO(skops.io.dumps(model)))
     text = source.read("schema.json").decode()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import files
+from . import files, tasks
 from .bundle import open_bundle
 from .errors import Failure
 from .files import REPORTS
@@ -17,20 +17,32 @@ from .serve import log
 from .settings import load_settings
 
 
+class TooFew(Failure):
+    """There are not enough predictions to judge."""
+
+
+def definition(schema: Schema) -> dict[str, list[str]]:
+    """Return the columns that are compared by their kind, as Evidently's DataDefinition takes them."""
+    kinds = {"numerical_columns": list(schema.numeric), "categorical_columns": list(schema.categorical)}
+    kinds[f"{tasks.of(schema).PREDICTION}_columns"].append(schema.prediction)
+    return kinds
+
+
 def compare(current: pd.DataFrame, reference: pd.DataFrame, schema: Schema) -> Any:
     """Return Evidently's drift report on the features and the prediction."""
     with warnings.catch_warnings(action="ignore"):
         from evidently import DataDefinition, Dataset, Report
         from evidently.presets import DataDriftPreset
 
-        numeric, categorical = [*schema.numeric, "prediction"], schema.categorical
-        kinds = DataDefinition(numerical_columns=numeric, categorical_columns=categorical)
-        types = dict.fromkeys(numeric, "float64") | dict.fromkeys(categorical, "str")
+        kinds = definition(schema)
+        types = dict.fromkeys(kinds["numerical_columns"], "float64")
+        types |= dict.fromkeys(kinds["categorical_columns"], "str")
         tables = [table[list(types)].astype(types) for table in (current, reference)]
         # Named, because Evidently would guess; a column without any value cannot be compared.
-        named = [name for name in types if current[name].notna().any()]
+        named = [name for name in types if all(table[name].notna().any() for table in (current, reference))]
         report = Report([DataDriftPreset(columns=named)], include_tests=True)
-        return report.run(*(Dataset.from_pandas(table, data_definition=kinds) for table in tables))
+        data = (Dataset.from_pandas(table, data_definition=DataDefinition(**kinds)) for table in tables)
+        return report.run(*data)
 
 
 def judge(snapshot: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -61,15 +73,15 @@ def monitor(days: int | None = None) -> dict[str, Any]:
     start = end - timedelta(days=days or params.days)
     rows = log.read(log.open_log(settings.prediction_log_url), start, bundle.version)
     if len(rows) < params.min_rows:
-        raise Failure(
+        raise TooFew(
             f"{len(rows)} predictions of version {bundle.version} since {start:%Y-%m-%d %H:%M} UTC "
             f"are too few to judge: monitor.min_rows in params.yaml asks for {params.min_rows}"
         )
-    positive = bundle.schema.positive
-    current = pd.DataFrame([row["features"] for row in rows], columns=list(bundle.schema.features))
-    current["prediction"] = [row["output"]["probabilities"][positive] for row in rows]
+    schema, task = bundle.schema, tasks.of(bundle.schema)
+    current = pd.DataFrame([row["features"] for row in rows], columns=list(schema.features))
+    current[schema.prediction] = [task.logged(row["output"], schema) for row in rows]
     reference = files.read_table(bundle.folder / "reference.parquet")
-    snapshot = compare(current, reference, bundle.schema)
+    snapshot = compare(current, reference, schema)
     empty: dict[str, Any] = {"method": "no value at all", "drifted": True}
     columns = dict.fromkeys(current, empty) | judge(snapshot.dict())
     share = sum(column["drifted"] for column in columns.values()) / len(columns)

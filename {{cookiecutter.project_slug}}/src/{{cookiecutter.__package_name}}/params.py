@@ -1,39 +1,60 @@
 """Params: the experiment's parameters in params.yaml, checked; one class for each stage."""
 
-from datetime import date
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, NaiveDatetime, model_validator
 
-from .files import PARAMS, read_yaml
+from .config import read_yaml
+from .files import PARAMS
 
 
 class Section(BaseModel, extra="forbid"):
     """Part of params.yaml: every key is needed, no other is allowed."""
 
 
+class Sql(Section):
+    sql: str = Field(min_length=1)
+    url_env: str = Field(min_length=1)  # the environment variable that holds the database's URL
+
+
 class Ingest(Section):
-    source: str
-    start: date
-    end: date
+    source: str | Sql
+    start: NaiveDatetime | None
+    end: NaiveDatetime | None
 
 
 class Split(Section):
-    train_end: date
-    validation_end: date
+    train_end: NaiveDatetime | None
+    validation_end: NaiveDatetime | None
+    train_share: float = Field(gt=0, lt=1)
+    validation_share: float = Field(gt=0, lt=1)
+    seed: int
+
+    @model_validator(mode="after")
+    def consistent(self) -> Self:
+        if (self.train_end is None) != (self.validation_end is None):
+            raise ValueError("give both train_end and validation_end, or neither")
+        if self.train_end and self.validation_end and self.train_end >= self.validation_end:
+            raise ValueError("train_end must be before validation_end")
+        if self.train_share + self.validation_share >= 1:
+            raise ValueError("train_share and validation_share leave nothing to test on")
+        return self
 
 
 class Train(Section):
-    model: Literal["gradient_boosting", "logistic_regression"]
-    seed: int
+    model: Literal["gradient_boosting", "logistic_regression", "ridge"]
+    seed: int = Field(ge=0)
+    max_rows: int = Field(ge=1)
     gradient_boosting: dict[str, Any]
     logistic_regression: dict[str, Any]
+    ridge: dict[str, Any]
 
 
 class Evaluate(Section):
-    baseline_by: str
+    baseline_by: str | None
     calibration_bins: int = Field(ge=2)
     min_slice_rows: int = Field(ge=1)
+    coverage: float = Field(gt=0, lt=1)
 
 
 class Export(Section):

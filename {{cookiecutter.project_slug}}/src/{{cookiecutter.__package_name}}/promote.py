@@ -10,9 +10,8 @@ from typing import Any
 import mlflow
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
-from sklearn.metrics import roc_auc_score
 
-from . import NAME, files, tracking
+from . import NAME, files, tasks, tracking
 from .bundle import PROMOTION, Bundle, open_bundle
 from .errors import Failure, Refusal
 from .export import columns
@@ -22,20 +21,44 @@ from .serve.scorer import Scorer
 from .settings import Settings, load_settings
 
 
-def score(bundle: Bundle, table: pd.DataFrame) -> float:
-    """Return the bundle's ROC AUC on a labelled table, through the scorer that serves it."""
-    scorer = Scorer(bundle)
-    scores = scorer.probabilities(columns(table, bundle.schema))[:, scorer.positive]
-    return float(roc_auc_score(bundle.schema.truth(table), scores))
+def measure(bundle: Bundle, table: pd.DataFrame) -> dict[str, float]:
+    """Return the bundle's metrics on a labelled table, through the scorer that serves it."""
+    schema, task = bundle.schema, tasks.of(bundle.schema)
+    truth, scored = task.truth(table, schema), Scorer(bundle).scores(columns(table, schema))
+    params = load_params().evaluate
+    measured: dict[str, float] = task.measure(truth, scored, bundle.manifest, schema, params)
+    return measured
 
 
-def objections(candidate: float, rivals: dict[str, float]) -> list[str]:
-    """Return why the candidate may not be crowned; all are ROC AUCs on the same window."""
-    return [
-        f"ROC AUC {candidate:.4f} is not above the {rival}'s {limit:.4f}"
-        for rival, limit in rivals.items()
-        if not candidate > limit  # so that NaN is refused too
-    ]
+def objections(
+    candidate: dict[str, float], rivals: dict[str, dict[str, float]], gates: dict[str, bool], gain: float
+) -> list[str]:
+    """Return why the candidate may not be crowned; all metrics are of the same window.
+
+    `gates` says which metrics count, and of each whether more is better. All count against the
+    naive baseline, and the first, by at least `gain`, against the champion.
+    """
+    found = []
+    for rival, metrics in rivals.items():
+        margin = gain if rival == "champion" else 0
+        for name in list(gates)[:1] if rival == "champion" else gates:
+            limit = metrics[name] + (margin if gates[name] else -margin)
+            better = candidate[name] > limit if gates[name] else candidate[name] < limit
+            if not better:  # NaN is no better either
+                side = "above" if gates[name] else "below"
+                found.append(f"{name} {candidate[name]:.4f} is not {side} the {rival}'s {limit:.4f}")
+    return found
+
+
+def rival(champion: Bundle, candidate: Bundle, window: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Return the champion's metrics on the window; nothing if it predicts something else altogether."""
+    old, new = champion.schema, candidate.schema
+    if (old.task, old.target, old.classes) != (new.task, new.target, new.classes):
+        return {}
+    if gone := [name for name in old.features if name not in window]:
+        why = f"the champion predicts from {gone[0]!r}, which schema.yaml no longer has"
+        raise Failure(f"{why}, so the two cannot be compared: begin a new registry, see MLFLOW_TRACKING_URI")
+    return {"champion": measure(champion, window)}
 
 
 def install(version: ModelVersion, target: Path) -> dict[str, Any]:
@@ -65,21 +88,18 @@ def promote() -> dict[str, Any]:
     candidate, window = open_bundle(BUNDLE), files.read_table(TEST)
     if candidate.manifest["data_sha256"][TEST.name] != files.sha256(TEST):
         raise Failure(f"{BUNDLE} was not made from {TEST}: run `uv run dvc repro`")
-    rivals = {"naive baseline": candidate.manifest["baseline"]["roc_auc"]}
+    gates = tasks.of(candidate.schema).GATES
+    rivals = {"naive baseline": candidate.manifest["baseline"]}
     with tracking.session(load_settings()) as client:
         run_id = tracking.record_training(client)
         champion = tracking.by_alias(client, "champion")
         version = tracking.register(client, run_id, candidate)
         if champion:
             install(champion, target)
-            best = open_bundle(target)
-            if best.schema.target != candidate.schema.target or not set(best.schema.features) <= set(window):
-                why = "predicts something else, or from columns that are gone"
-                raise Failure(f"the champion {why}: begin a new registry, see MLFLOW_TRACKING_URI")
-            rivals["champion"] = score(best, window) + gain
+            rivals |= rival(open_bundle(target), candidate, window)
         new = champion is None or champion.version != version.version
         if new:
-            if against := "; ".join(objections(score(candidate, window), rivals)):
+            if against := "; ".join(objections(measure(candidate, window), rivals, gates, gain)):
                 client.set_registered_model_alias(NAME, "challenger", version.version)
                 client.set_model_version_tag(NAME, version.version, "refused", against)
                 raise Refusal(f"version {version.version} stays a challenger: {against}")

@@ -26,7 +26,7 @@ from . import NAME, files
 from .bundle import Bundle
 from .errors import Failure
 from .files import MODEL, TRAIN
-from .model import TRUSTED_TYPES, inputs, load
+from .model import TRUSTED_TYPES, inputs, load, scores
 from .params import load_params
 from .schema import load_schema
 from .settings import Settings
@@ -70,7 +70,8 @@ def record_training(client: MlflowClient) -> str:
     if known := client.search_runs([experiment.experiment_id], wanted, max_results=1):
         return str(known[0].info.run_id)
     params, schema, data_hash = load_params(), load_schema(), files.sha256(TRAIN)
-    table, model = files.read_table(TRAIN), load(MODEL)
+    table = files.read_sample(TRAIN, params.train.max_rows, params.train.seed)
+    model = load(MODEL)
     sample = inputs(table.head(1000), schema)
     with mlflow.start_run(run_name=params.train.model) as active:
         mlflow.set_tags({"git_commit": lineage()["git_commit"], "data_sha256": data_hash})
@@ -81,7 +82,7 @@ def record_training(client: MlflowClient) -> str:
         logged = mlflow.sklearn.log_model(
             model,
             name="model",
-            signature=mlflow.models.infer_signature(sample, model.predict_proba(sample)),
+            signature=mlflow.models.infer_signature(sample, scores(model, sample, schema)),
             serialization_format="skops",
             skops_trusted_types=TRUSTED_TYPES,
             pip_requirements=[f"{name}=={version(name)}" for name in ("scikit-learn", "skops")],

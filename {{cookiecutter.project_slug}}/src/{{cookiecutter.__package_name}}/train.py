@@ -13,8 +13,11 @@ from .settings import load_settings
 
 
 def fit(table: pd.DataFrame, schema: Schema, params: Train) -> Pipeline:
+    seen = table[schema.target].unique()
+    if missing := [name for name in schema.classes if name not in seen]:
+        raise Failure(f"no row to train on is of the class {missing[0]!r}: see split in params.yaml")
+    target = table[schema.target].to_numpy(dtype=object if schema.classes else float)
     try:
-        target = table[schema.target].to_numpy(dtype=object)
         return build(schema, params).fit(inputs(table, schema), target)
     except (TypeError, ValueError) as error:  # such as a parameter that the estimator refuses
         reason = str(error).splitlines()[0]
@@ -25,7 +28,7 @@ def main() -> None:
     schema, params = load_schema(), load_params().train
     # Opened first, so that nothing is trained in vain when it cannot be recorded.
     with tracking.session(load_settings()) as client:
-        table = files.read_table(TRAIN)
+        table = files.read_sample(TRAIN, params.max_rows, params.seed)
         print(f"train: {params.model} on {len(table):,} rows, {len(schema.features)} features")
         model = fit(table, schema, params)
         with files.writing(MODEL) as beside:

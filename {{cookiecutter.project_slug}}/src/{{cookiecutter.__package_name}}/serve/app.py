@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader
 from fastapi_offline import FastAPIOffline  # /docs without a network
-from pydantic import BaseModel, ConfigDict, Field, create_model, with_config
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, with_config
 from sqlalchemy.exc import SQLAlchemyError
 from typing_extensions import TypedDict  # typing's is not enough for pydantic before 3.12
 
@@ -21,31 +21,35 @@ from ..bundle import open_bundle
 from ..schema import Column, Schema
 from ..settings import load_settings
 from . import log
+from .answers import ANSWERS
 from .scorer import Scorer
 
 MAX_ROWS = 1000  # in one request
 KEY = APIKeyHeader(name="X-API-Key", auto_error=False)
 
 
-class Prediction(BaseModel):
-    id: str = Field(description="Names this prediction in the log; keep it to report the outcome")
-    label: str
-    probabilities: dict[str, float]
-
-
-class Answer(BaseModel):
-    model_version: str
-    predictions: list[Prediction]
+def whole(value: Any) -> Any:
+    """Return 5.0 as 5: to JSON they are the same."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def value_type(column: Column) -> Any:
     """Return the type of one value: strict, within the contract's range or categories."""
     text = f"{column.description} ({column.unit})" if column.unit else column.description
-    limits: Any = {"ge": column.minimum, "le": column.maximum, "strict": True}  # no "5" for 5, no 1 for true
+    limits: Any = {
+        "ge": column.limits[0],
+        "le": column.limits[1],
+        "strict": True,
+    }  # no "5" for 5, no 1 for true
+    known = ", ".join(column.categories or ())
+    if column.unseen:
+        text += f" Known are {known}; others are taken as unknown."
     checked: Any = {
-        "category": Annotated[Literal[column.categories], Field(description=text)],
+        "category": Annotated[str, Field(description=text.strip(), strict=True)]
+        if column.unseen
+        else Annotated[Literal[column.categories], Field(description=text)],
         "boolean": Annotated[bool, Field(description=text, strict=True)],
-        "integer": Annotated[int, Field(description=text, **limits)],
+        "integer": Annotated[int, BeforeValidator(whole), Field(description=text, **limits)],
         "number": Annotated[float, Field(description=text, allow_inf_nan=False, **limits)],
     }[column.type]
     return NotRequired[checked | None] if column.nullable else checked
@@ -65,6 +69,8 @@ def create_app() -> FastAPI:
     bundle = open_bundle(Path(settings.bundle))
     scorer, schema, manifest = Scorer(bundle), bundle.schema, bundle.manifest
     engine = log.open_log(settings.prediction_log_url)
+    prediction: Any = ANSWERS[schema.task][0]
+    answer_type = create_model("Answer", model_version=(str, ...), predictions=(list[prediction], ...))
     body_type = request_type(schema, manifest["example"])
     keys = [key.encode() for key in settings.keys().values()]
     about: Any = {"title": NAME, "version": bundle.version, "description": schema.description}
@@ -86,7 +92,7 @@ def create_app() -> FastAPI:
         return JSONResponse({"detail": detail}, 422)
 
     @app.post("/v1/predict", responses={400: {}, 401: {}, 503: {}}, **keyed)
-    def predict(body: body_type) -> Answer:  # type: ignore[valid-type]
+    def predict(body: body_type) -> answer_type:  # type: ignore[valid-type]
         """Score the rows; every prediction is in the log before it is answered."""
         started, rows = time.perf_counter(), body.rows  # type: ignore[attr-defined]
         outputs = scorer.score({name: [row.get(name) for row in rows] for name in schema.features})
@@ -100,13 +106,13 @@ def create_app() -> FastAPI:
             log.write(engine, records)
         except SQLAlchemyError:
             raise HTTPException(503, "the prediction log is out of reach; try again") from None
-        predictions = [Prediction(id=record["id"], **record["output"]) for record in records]
-        return Answer(model_version=bundle.version, predictions=predictions)
+        predictions = [prediction(id=record["id"], **record["output"]) for record in records]
+        return answer_type(model_version=bundle.version, predictions=predictions)
 
     @app.get("/v1/model", responses={401: {}}, **keyed)
     def model() -> dict[str, Any]:
         """Say which model answers, how good it was on its test window, and who promoted it."""
-        shown = {"name", "task", "target", "classes", "threshold", "metrics", "baseline"}
+        shown = {"name", "task", "target", "classes", "threshold", "half_width", "metrics", "baseline"}
         facts = {key: value for key, value in manifest.items() if key in shown}
         return {"version": bundle.version, "promotion": bundle.promotion, **facts}
 

@@ -1,4 +1,4 @@
-"""Scorer: the exported model in ONNX Runtime. Columns in, probabilities out."""
+"""Scorer: the exported model in ONNX Runtime. Columns in, scores or answers out."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 
 from ..bundle import Bundle
+from .answers import ANSWERS
 
 
 class Scorer:
@@ -17,30 +18,28 @@ class Scorer:
         options.intra_op_num_threads = 1  # small batches lose more to threads than they gain
         path = bundle.folder / "model.onnx"
         self.session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-        self.schema = bundle.schema
-        self.classes: list[str] = bundle.manifest["classes"]
-        self.threshold: float = bundle.manifest["threshold"]
-        self.positive = self.classes.index(bundle.schema.positive)
+        self.features, self.categorical = list(bundle.schema.features), set(bundle.schema.categorical)
+        self.inputs = [found.name for found in self.session.get_inputs()]  # in the order of the features
+        self.output = self.session.get_outputs()[-1].name  # a classifier's first one is the label
+        self.manifest, self.answers = bundle.manifest, ANSWERS[bundle.schema.task][1]
 
-    def probabilities(self, columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
-        """Return the probability of each class, shape (rows, classes), in the order of `classes`.
+    def scores(self, columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
+        """Return probabilities, shape (rows, classes), or for a regression values, shape (rows, 1).
 
         `columns` holds every feature of the contract; None is a missing value.
         """
-        feed = {name: np.array(columns[name], dtype=np.float32) for name in self.schema.numeric}
-        for name in self.schema.categorical:
-            feed[name] = np.array([value or "" for value in columns[name]], dtype=object)
-        inputs = {name: values.reshape(-1, 1) for name, values in feed.items()}
-        result: np.ndarray = self.session.run(["probabilities"], inputs)[0]
+        feed = {}
+        for name, given in zip(self.features, self.inputs, strict=True):
+            values, text = columns[name], name in self.categorical
+            if text:
+                array = np.array([value or "" for value in values], dtype=object)
+            else:
+                array = np.asarray(values, dtype=np.float32)
+            feed[given] = array.reshape(-1, 1)
+        result: np.ndarray = self.session.run([self.output], feed)[0]
         return result
 
     def score(self, columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-        """Return for each row its label, positive from the threshold on, and its probabilities."""
-        names = {True: self.classes[self.positive], False: self.classes[1 - self.positive]}
-        return [
-            {
-                "label": names[row[self.positive] >= self.threshold],
-                "probabilities": dict(zip(self.classes, row, strict=True)),
-            }
-            for row in self.probabilities(columns).tolist()
-        ]
+        """Return the answer for each row, as the API gives it."""
+        answers: list[dict[str, Any]] = self.answers(self.scores(columns), self.manifest)
+        return answers

@@ -1,0 +1,131 @@
+"""Scale: what a table too large for comfort costs, against reading all of it into pandas.
+
+Run in the environment of a rendered project, in an empty folder (`make bench` does both):
+
+    python scale.py PACKAGE [--rows 1000000] [--rounds 3]
+
+Each step runs in a process of its own, in turn with what one would write instead, on the same made
+table of 15 columns. Printed are the medians of seconds, the largest peak of memory, and the ratios.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+STEPS = ("infer", "ingest", "validate", "split", "score")
+INSTEAD = {
+    "infer": "read_csv and describe",
+    "ingest": "read_csv and to_parquet",
+    "validate": "the same Great Expectations suite on the whole DataFrame",
+    "split": "read_parquet, three masks, to_parquet",
+    "score": "read_parquet and the fitted pipeline's predict_proba",
+}
+PLAIN = {
+    "infer": "pd.read_csv('table.csv').describe(include='all')",
+    "ingest": "pd.read_csv('table.csv', parse_dates=['when']).to_parquet('plain.parquet')",
+    "validate": """
+import great_expectations as gx
+from PACKAGE.schema import load_schema
+from PACKAGE.validate import expectations
+table, schema = pd.read_parquet('data/raw.parquet'), load_schema()
+context = gx.get_context(mode='ephemeral')
+context.variables.progress_bars = {'globally': False}
+asset = context.data_sources.add_pandas('data').add_dataframe_asset('table')
+batch = asset.add_batch_definition_whole_dataframe('whole').get_batch({'dataframe': table})
+batch.validate(gx.ExpectationSuite('suite', expectations(schema, list(table.columns))))
+""",
+    "split": """
+table = pd.read_parquet('data/raw.parquet')
+first, second = table['when'].quantile([.6, .8])
+for name, rows in {'a': table.when < first, 'b': (table.when >= first) & (table.when < second),
+                   'c': table.when >= second}.items():
+    table[rows].to_parquet(f'plain-{name}.parquet')
+""",
+    "score": """
+from PACKAGE import model
+from PACKAGE.files import MODEL
+from PACKAGE.schema import load_schema
+table = pd.read_parquet('data/raw.parquet')
+scores = model.scores(model.load(MODEL), table, load_schema())
+table.assign(p=scores[:, 1]).to_parquet('plain-scores.parquet')
+""",
+}
+OURS = {
+    "infer": ["-m", "PACKAGE.cli", "schema", "infer", "table.csv", "--force"],
+    "score": ["-m", "PACKAGE.cli", "score", "data/raw.parquet", "scores.parquet"],
+}
+OURS["infer"] += ["--target", "label", "--timestamp", "when"]
+# Runs a command and prints the seconds and the peak memory, in MiB, of it and its children.
+MEASURE = """
+import json, resource, subprocess, sys, time
+started = time.perf_counter()
+done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
+seconds = time.perf_counter() - started
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+print(json.dumps([done.returncode, seconds, peak, done.stderr[-500:]]))
+"""
+
+
+def table(rows: int, path: Path) -> None:
+    """Write a table of a time, a label, nine numbers, two of them with gaps, and four categories."""
+    for start in range(0, rows, 500_000):
+        size, random = min(500_000, rows - start), np.random.default_rng(start)
+        numbers = {f"n{place}": random.normal(size=size).round(4) for place in range(9)}
+        for name in ("n7", "n8"):
+            numbers[name][random.random(size) < 0.1] = np.nan
+        kinds = {f"c{n}": random.choice([f"v{x}" for x in range(5**n)], size) for n in (1, 2)}
+        kinds |= {f"d{n}": random.choice(["a", "b", "c"], size) for n in (1, 2)}
+        likely = 1 / (1 + np.exp(-numbers["n0"] - numbers["n1"]))
+        label = np.where(random.random(size) < likely, "yes", "no")
+        when = pd.date_range("2020-01-01", periods=size, freq="s") + pd.Timedelta(seconds=start)
+        part = pd.DataFrame({"when": when, "label": label, **numbers, **kinds})
+        part.to_csv(path, mode="a" if start else "w", header=not start, index=False)
+
+
+def run(*command: str) -> tuple[float, float]:
+    """Run a command with this Python; return seconds and MiB."""
+    probe = [sys.executable, "-c", MEASURE, sys.executable, *command]
+    said = subprocess.run(probe, capture_output=True, text=True, check=True).stdout
+    code, seconds, peak, error = json.loads(said)
+    if code:
+        raise SystemExit(f"{' '.join(command)[:200]}: exit {code}\n{error}")
+    return seconds, peak
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("package")
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    started = time.perf_counter()
+    table(given.rows, Path("table.csv"))
+    print(f"{given.rows:,} rows x 15 columns made in {time.perf_counter() - started:.0f} s\n")
+    print("| step | seconds | MiB | instead | seconds | MiB | ratio of seconds | of MiB |")
+    print("|---|---|---|---|---|---|---|---|")
+    for step in STEPS:
+        stage = OURS.get(step, ["-m", f"PACKAGE.{step}"])
+        ours = [part.replace("PACKAGE", given.package) for part in stage]
+        if step == "score":  # needs a model
+            for name in ("train", "evaluate", "export"):
+                run("-m", f"{given.package}.{name}")
+        plain = "import pandas as pd\n" + PLAIN[step].replace("PACKAGE", given.package)
+        rounds = [(run(*ours), run("-c", plain)) for _ in range(given.rounds)]
+        (mine, my_peak), (other, other_peak) = (
+            (statistics.median(s for s, _ in side), max(peak for _, peak in side))
+            for side in zip(*rounds, strict=True)
+        )
+        cells = [step, f"{mine:.1f}", f"{my_peak:,.0f}", INSTEAD[step], f"{other:.1f}"]
+        cells += [f"{other_peak:,.0f}", f"{mine / other:.2f}", f"{my_peak / other_peak:.2f}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

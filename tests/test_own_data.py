@@ -1,0 +1,226 @@
+"""Tables that the project has never seen: from a file to an answered prediction in two commands."""
+
+import gzip
+import json
+import shutil
+import sqlite3
+from dataclasses import dataclass
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import Bake, Project
+from servers import object_store, postgres, web
+
+pytestmark = pytest.mark.slow
+
+# What the project's own environment has, written as files of every kind.
+WRITE = """
+import numpy as np, pandas as pd
+from sklearn import datasets
+
+cancer = datasets.load_breast_cancer(as_frame=True)
+diagnosis = cancer.target.map({0: "malignant", 1: "benign"})
+cancer.data.assign(diagnosis=diagnosis).to_csv("cancer.csv", index=False)
+datasets.load_wine(as_frame=True).frame.to_parquet("wine.parquet")
+datasets.load_diabetes(as_frame=True).frame.to_csv("diabetes.csv.gz", index=False)
+digits = datasets.load_digits(as_frame=True).frame
+digits.to_json("digits.jsonl", orient="records", lines=True)
+
+# Everything that is odd about names and values, in few rows.
+rng, rows = np.random.default_rng(0), 300
+number = rng.normal(size=rows)
+odd = pd.DataFrame({
+    "a b": number,
+    "x.y": rng.normal(size=rows).round(2),
+    "größe, cm": np.where(rng.random(rows) < .2, np.nan, rng.normal(170, 9, rows)),
+    "1st": rng.integers(0, 9, rows),
+    "class": rng.choice(["yes", "no", "1e3", "007"], rows),
+    "it's \\"so\\"": rng.choice([True, False], rows),
+    "a|b": rng.choice(["<b>", "&amp;", None], rows),
+    "prediction": rng.normal(size=rows),
+    "note": [f"note {n} {n * 7919 % 1000}" for n in range(rows)],
+    "postcode": [f"{n * 37 % 60:05}" for n in range(rows)],
+    "nothing": None,
+    "always": 1,
+    "leak": np.where(number > 0, "B", "A"),
+    "copy": number * 2 + 1,
+})
+odd["label"] = np.where(number > 0, "up", "down")
+flip = rng.random(rows) < .15
+odd.loc[flip, "label"] = np.where(odd.label[flip] == "up", "down", "up")
+odd["leak"] = odd.label.str[0]
+odd.to_csv("odd.csv", index=False)
+
+wide = pd.DataFrame(rng.normal(size=(400, 200)), columns=[f"f {n}" for n in range(200)])
+wide["amount"] = 1000 * wide["f 0"] + 500 * wide["f 1"] + rng.normal(size=400) * 100
+wide.to_parquet("wide.parquet")
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    file: str
+    target: str
+    task: str
+    options: tuple[str, ...] = ()
+
+
+TABLES = [
+    Table("cancer.csv", "diagnosis", "binary-classification"),
+    Table("wine.parquet", "target", "multiclass-classification"),
+    Table("diabetes.csv.gz", "target", "regression"),
+    Table("digits.jsonl", "target", "multiclass-classification"),
+    Table("penguins.csv", "species", "multiclass-classification"),
+    Table("seattle-weather.csv", "weather", "multiclass-classification", ("--timestamp", "date")),
+    Table("seattle-weather.csv", "temp_max", "regression", ("--timestamp", "date")),
+    Table("fair.csv", "affairs", "regression"),
+    Table("randhie.csv", "mdvis", "regression"),
+    Table("odd.csv", "label", "binary-classification"),
+    Table("wide.parquet", "amount", "regression"),
+]
+WHEELS = {
+    "penguins.csv": ("palmerpenguins", "palmerpenguins/data/penguins.csv"),
+    "seattle-weather.csv": ("vega-datasets", "vega_datasets/_data/seattle-weather.csv"),
+    "fair.csv": ("statsmodels", "statsmodels/datasets/fair/fair.csv"),
+    "randhie.csv": ("statsmodels", "statsmodels/datasets/randhie/randhie.csv"),
+}
+
+
+@pytest.fixture(scope="module")
+def project(bake: Bake) -> Project:
+    project = bake(lock=True)
+    project.run("uv", "sync")
+    project.uv("python", "-c", WRITE)
+    for file, (package, path) in WHEELS.items():
+        shutil.copy(str(distribution(package).locate_file(path)), project.path / file)
+    return project
+
+
+def alone(table: Table, tmp_path: Path) -> dict[str, str]:
+    """Return an environment with a registry and a log of its own, and a wide terminal."""
+    return {
+        "COLUMNS": "160",
+        "BUNDLE": f"build/champion-{table.file}",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+        "PREDICTION_LOG_URL": f"sqlite:///{tmp_path}/predictions.db",
+    }
+
+
+def infer(project: Project, table: Table, *options: str) -> str:
+    given = (table.file, "--target", table.target, *table.options, *options, "--force")
+    return project.uv(project.slug, "schema", "infer", *given).stdout
+
+
+def contract(project: Project) -> dict[str, dict[str, dict[str, object]]]:
+    text = (project.path / "schema.yaml").read_text("utf-8")
+    return yaml.safe_load(text)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: f"{table.file}-{table.target}")
+def test_from_a_file_to_a_prediction(project: Project, table: Table, tmp_path: Path) -> None:
+    print(infer(project, table))
+    assert contract(project)["task"] == table.task
+    said = project.uv(project.slug, "demo", env=alone(table, tmp_path)).stdout
+    print(said)
+    assert "one prediction" in said
+    with sqlite3.connect(tmp_path / "predictions.db") as log:
+        outputs = [json.loads(text) for (text,) in log.execute("SELECT output FROM predictions")]
+    assert outputs
+    key = "interval" if table.task == "regression" else "probabilities"
+    assert all(key in output for output in outputs)
+    metrics = json.loads((project.path / "reports/metrics.json").read_text("utf-8"))
+    print(metrics["test"], metrics["baseline"])
+    card = (project.path / f"build/champion-{table.file}/card.md").read_text("utf-8")
+    assert ("split at random (seed 0)" in card) == ("--timestamp" not in table.options)
+    assert project.run("git", "status", "--porcelain", "src").stdout == ""  # no Python was edited
+
+
+def test_what_was_inferred_of_an_odd_table(project: Project) -> None:
+    odd = next(table for table in TABLES if table.file == "odd.csv")
+    said = infer(project, odd)
+    columns = contract(project)["columns"]
+    for name in ("note", "nothing", "always", "leak"):
+        assert columns[name].get("role") in ("ignored", "id"), name
+    assert columns["postcode"]["categories"][1] == "00001"
+    assert columns["class"]["categories"] == sorted(["yes", "no", "1e3", "007"])
+    assert columns['it\'s "so"']["type"] == "boolean"
+    assert columns["größe, cm"]["nullable"] is True
+    assert columns["1st"]["type"] == "integer"
+    assert "leak" in said
+
+
+@pytest.mark.parametrize("file", ["odd.csv", "randhie.csv"])
+def test_the_project_s_own_tests_pass_on_a_table_of_one_s_own(
+    project: Project, file: str, tmp_path: Path
+) -> None:
+    table = next(table for table in TABLES if table.file == file)
+    infer(project, table)
+    project.uv("pytest", "--no-cov", timeout=900)
+
+
+# Where tables come from
+
+
+def sources(project: Project, source: object, **env: str) -> int:
+    """Ingest from a source; return the number of rows."""
+    path = project.path / "params.yaml"
+    params = yaml.safe_load(path.read_text("utf-8"))
+    params["ingest"]["source"] = source
+    path.write_text(yaml.safe_dump(params), "utf-8")
+    project.uv("python", "-m", f"{project.package}.ingest", env=env)
+    count = "import pandas; print(len(pandas.read_parquet('data/raw.parquet')))"
+    return int(project.uv("python", "-c", count).stdout)
+
+
+FILL = """
+import os, pandas, sqlalchemy
+table = pandas.read_csv("fair.csv")
+table.to_sql("fair", sqlalchemy.create_engine(os.environ["WAREHOUSE_URL"]), index=False)
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_database(project: Project, tmp_path: Path, kind: str) -> None:
+    infer(project, Table("fair.csv", "affairs", "regression"))
+
+    def read(url: str) -> None:
+        env = {"WAREHOUSE_URL": url}
+        project.uv("python", "-c", FILL, env=env)
+        query = {"sql": "SELECT * FROM fair WHERE religious >= 2", "url_env": "WAREHOUSE_URL"}
+        assert 0 < sources(project, query, **env) < 6366
+        given = ("--sql", query["sql"], "--url-env", "WAREHOUSE_URL", "--target", "affairs")
+        project.uv(project.slug, "schema", "infer", *given, "--force", env=env)
+        assert contract(project)["task"] == "regression"
+        project.uv("dvc", "repro", "split", env=env)
+        command = "python", "-m", f"{project.package}.ingest"
+        gone = project.uv(*command, env={"WAREHOUSE_URL": url + "x/y"}, check=False)
+        assert (gone.returncode, gone.stderr.count("\n")) == (1, 1), gone.stderr
+
+    if kind == "sqlite":
+        read(f"sqlite:///{tmp_path}/warehouse.db")
+    else:
+        with postgres() as url:
+            read(url)
+
+
+def test_a_web_address_and_an_object_store(project: Project, tmp_path: Path) -> None:
+    infer(project, Table("fair.csv", "affairs", "regression"))
+    content = (project.path / "fair.csv").read_bytes()
+    (tmp_path / "fair.csv.gz").write_bytes(gzip.compress(content))
+    with web(tmp_path) as address:
+        assert sources(project, f"{address}/fair.csv.gz") == 6366
+        gone = (f"{address}/nothing.csv", "--target", "affairs", "--force")
+        refused = project.uv(project.slug, "schema", "infer", *gone, check=False)
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused.stderr
+    with object_store() as address:
+        env = {
+            "AWS_ENDPOINT_URL": address,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        put = "import fsspec; s3 = fsspec.filesystem('s3'); s3.mkdir('lake'); s3.put('fair.csv', 'lake/fair.csv')"
+        project.uv("python", "-c", put, env=env)
+        assert sources(project, "s3://lake/fair.csv", **env) == 6366

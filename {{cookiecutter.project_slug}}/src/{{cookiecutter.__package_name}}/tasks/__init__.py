@@ -1,0 +1,28 @@
+"""Tasks: one module for each kind of prediction; `of` gives the one that the contract names.
+
+Each has the same names. Scores are the model's raw output: probabilities of shape (rows, classes)
+in the order of `schema.classes`, or values of shape (rows, 1).
+
+ESTIMATORS  model names of params.yaml, and their classes
+GATES       metrics that promotion looks at, and whether more is better; the first decides
+OBJECTIVE   the metric that `tune` minimises, computed by `loss`
+PLOTS       what dvc.yaml plots
+PREDICTION  what kind of column the monitor sees: numerical or categorical
+truth       the target of each row, as the other functions take it
+baseline    naive scores: what was usual in training, by a column or at all
+decide      what turns scores into answers, chosen on the validation window
+measure     metrics of scores
+by_slice    the few metrics that are shown for each slice
+plots       pictures, and the tables behind them
+predictions one value for each row, for the monitor; `logged` gets it from a logged answer
+ANSWERS     a sentence for the model card
+"""
+
+from importlib import import_module
+from typing import Any
+
+from ..schema import Schema
+
+
+def of(schema: Schema) -> Any:
+    return import_module(f".{schema.task.replace('-', '_')}", __name__)

@@ -1,0 +1,136 @@
+"""Binary classification: the probability of the positive class, and a threshold for calling it."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn import metrics
+from sklearn.calibration import CalibrationDisplay, calibration_curve
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+
+from ..params import Evaluate
+from ..schema import Schema
+
+ESTIMATORS = {
+    "gradient_boosting": HistGradientBoostingClassifier,
+    "logistic_regression": LogisticRegression,
+}
+GATES = {"roc_auc": True}
+OBJECTIVE = "log_loss"
+PREDICTION = "numerical"
+PLOTS = [
+    {"ROC": {"x": "false_positive_rate", "y": {"reports/plots/roc.csv": "true_positive_rate"}}},
+    {"Precision and recall": {"x": "recall", "y": {"reports/plots/precision_recall.csv": "precision"}}},
+    {"Calibration": {"x": "predicted", "y": {"reports/plots/calibration.csv": "observed"}}},
+    {
+        "Confusion": {
+            "x": "predicted",
+            "y": {"reports/plots/confusion.csv": "actual"},
+            "template": "confusion",
+        }
+    },
+]
+ANSWERS = (
+    "It answers with a probability; a row is called `{schema.positive}` from {metrics[threshold]:.3f} on, "
+    "the threshold of the best F1 score on the validation window."
+)
+
+
+def truth(table: pd.DataFrame, schema: Schema) -> np.ndarray:
+    """Return whether each row is of the positive class: booleans, shape (rows,)."""
+    return np.asarray(table[schema.target] == schema.positive)
+
+
+def predictions(scores: np.ndarray, schema: Schema) -> np.ndarray:
+    """Return the probability of the positive class, shape (rows,)."""
+    positive: np.ndarray = scores[:, schema.classes.index(str(schema.positive))]
+    return positive
+
+
+def logged(output: dict[str, Any], schema: Schema) -> float:
+    return float(output["probabilities"][schema.positive])
+
+
+def baseline(train: pd.DataFrame, table: pd.DataFrame, schema: Schema, by: str | None) -> np.ndarray:
+    """Return the training window's share of each class, for each value of the column `by` or at all.
+
+    A value counts as if one row more of it had been seen, of the usual mixture: so that no share
+    is zero because of a few rows.
+    """
+    usual = np.array([(train[schema.target] == name).mean() for name in schema.classes])
+    if by is None:
+        return np.tile(usual, (len(table), 1))
+    counts = pd.crosstab(train[by], train[schema.target]).reindex(columns=schema.classes, fill_value=0)
+    shares = counts.add(usual).div(counts.sum(axis="columns") + 1, axis="index")
+    shares = shares.reindex(table[by]).fillna(dict(zip(schema.classes, usual, strict=True)))
+    return np.asarray(shares)
+
+
+def loss(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> float:
+    return float(metrics.log_loss(truth, predictions(scores, schema), labels=[False, True]))
+
+
+def decide(truth: np.ndarray, scores: np.ndarray, schema: Schema, params: Evaluate) -> dict[str, float]:
+    """Return the threshold with the best F1 score."""
+    curve = metrics.precision_recall_curve(truth, predictions(scores, schema))
+    precision, recall, thresholds = curve
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    return {"threshold": float(thresholds[np.argmax(f1[:-1])])}
+
+
+def measure(
+    truth: np.ndarray, scores: np.ndarray, decision: dict[str, float], schema: Schema, params: Evaluate
+) -> dict[str, float]:
+    positive = predictions(scores, schema)
+    return {
+        "roc_auc": float(metrics.roc_auc_score(truth, positive)),
+        "average_precision": float(metrics.average_precision_score(truth, positive)),
+        "brier": float(metrics.brier_score_loss(truth, positive)),
+        "log_loss": loss(truth, scores, schema),
+        "calibration_error": calibration_error(truth, positive, params.calibration_bins),
+        "positive_rate": float(truth.mean()),
+        "rows": len(truth),
+    }
+
+
+def calibration_error(truth: np.ndarray, positive: np.ndarray, bins: int) -> float:
+    """Return how far observed rates are from predicted ones, on average over bins of equal size."""
+    observed, predicted = calibration_curve(truth, positive, n_bins=bins, strategy="quantile")
+    return float(np.abs(observed - predicted).mean())
+
+
+def by_slice(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict[str, float] | None:
+    """Return the metrics of one slice, or None if it holds one class only."""
+    if len(set(truth)) < 2:
+        return None
+    positive = predictions(scores, schema)
+    area = float(metrics.roc_auc_score(truth, positive))
+    return {"positive_rate": truth.mean(), "predicted_rate": positive.mean(), "roc_auc": area}
+
+
+def plots(
+    truth: np.ndarray, scores: np.ndarray, decision: dict[str, float], schema: Schema, params: Evaluate
+) -> dict[str, tuple[Any, pd.DataFrame]]:
+    positive, name = predictions(scores, schema), str(schema.positive)
+    common = {"name": "model", "plot_chance_level": True}
+    bins: Any = {"n_bins": params.calibration_bins, "strategy": "quantile", "name": "model"}
+    roc = metrics.RocCurveDisplay.from_predictions(truth, positive, **common)
+    recall = metrics.PrecisionRecallDisplay.from_predictions(truth, positive, **common)
+    fit = CalibrationDisplay.from_predictions(truth, positive, **bins)
+    called = positive >= decision["threshold"]
+    actual, called = (np.where(yes, name, f"not {name}") for yes in (truth, called))
+    looks: Any = {"cmap": "Blues", "colorbar": False, "values_format": ","}
+    confusion = metrics.ConfusionMatrixDisplay.from_predictions(actual, called, **looks)
+    return {
+        "roc": (roc.figure_, thin(false_positive_rate=roc.fpr, true_positive_rate=roc.tpr)),
+        "precision_recall": (recall.figure_, thin(recall=recall.recall, precision=recall.precision)),
+        "calibration": (fit.figure_, thin(predicted=fit.prob_pred, observed=fit.prob_true)),
+        "confusion": (confusion.figure_, pd.DataFrame({"actual": actual, "predicted": called})),
+    }
+
+
+def thin(**curve: np.ndarray) -> pd.DataFrame:
+    """Return at most 300 evenly spread points of a curve: a plot shows no more."""
+    table = pd.DataFrame(curve)
+    return table.iloc[np.unique(np.linspace(0, len(table) - 1, 300).round().astype(int))]

@@ -1,0 +1,118 @@
+"""Multiclass classification: a probability for each class; the likeliest is the answer."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from sklearn import metrics
+
+from ..params import Evaluate
+from ..schema import Schema
+from .binary_classification import ESTIMATORS, OBJECTIVE, baseline, calibration_error, thin
+
+__all__ = ["ESTIMATORS", "OBJECTIVE", "baseline"]
+
+# Not accuracy: where one class is common, always naming it is hard to beat.
+GATES = {"log_loss": False, "macro_roc_auc": True}
+PREDICTION = "categorical"
+PLOTS = [
+    {"ROC": {"x": "false_positive_rate", "y": {"reports/plots/roc.csv": "true_positive_rate"}}},
+    {"Calibration": {"x": "predicted", "y": {"reports/plots/calibration.csv": "observed"}}},
+    {
+        "Confusion": {
+            "x": "predicted",
+            "y": {"reports/plots/confusion.csv": "actual"},
+            "template": "confusion",
+        }
+    },
+]
+ANSWERS = "It answers with a probability for each class, and names the likeliest."
+
+
+def truth(table: pd.DataFrame, schema: Schema) -> np.ndarray:
+    """Return the number of each row's class in `schema.classes`, shape (rows,)."""
+    return np.asarray(pd.Categorical(table[schema.target], schema.classes).codes)
+
+
+def predictions(scores: np.ndarray, schema: Schema) -> np.ndarray:
+    """Return the likeliest class, shape (rows,)."""
+    likeliest: np.ndarray = np.array(schema.classes, dtype=object)[scores.argmax(axis=1)]
+    return likeliest
+
+
+def logged(output: dict[str, Any], schema: Schema) -> str:
+    return str(output["label"])
+
+
+def loss(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> float:
+    return float(metrics.log_loss(truth, scores, labels=range(len(schema.classes))))
+
+
+def decide(truth: np.ndarray, scores: np.ndarray, schema: Schema, params: Evaluate) -> dict[str, float]:
+    return {}
+
+
+def one_by_one(truth: np.ndarray, scores: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (is it this class, its probability) for each class that some rows have and some have not."""
+    pairs = [(truth == number, scores[:, number]) for number in range(scores.shape[1])]
+    return [pair for pair in pairs if 0 < pair[0].sum() < len(truth)]
+
+
+def macro_roc_auc(truth: np.ndarray, scores: np.ndarray) -> float:
+    """Return the mean over the classes of the ROC AUC of one class against the others."""
+    return float(np.mean([metrics.roc_auc_score(*pair) for pair in one_by_one(truth, scores)]))
+
+
+def measure(
+    truth: np.ndarray, scores: np.ndarray, decision: dict[str, float], schema: Schema, params: Evaluate
+) -> dict[str, float]:
+    called, bins = scores.argmax(axis=1), params.calibration_bins
+    errors = [calibration_error(*pair, bins) for pair in one_by_one(truth, scores)]
+    return {
+        "log_loss": loss(truth, scores, schema),
+        "macro_roc_auc": macro_roc_auc(truth, scores),
+        "accuracy": float(metrics.accuracy_score(truth, called)),
+        "macro_f1": float(metrics.f1_score(truth, called, average="macro", zero_division=0)),
+        "calibration_error": float(np.mean(errors)),
+        "rows": len(truth),
+    }
+
+
+def by_slice(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict[str, float] | None:
+    """Return the metrics of one slice, or None if it holds one class only."""
+    if len(set(truth)) < 2:
+        return None
+    area = macro_roc_auc(truth, scores)
+    right = float((scores.argmax(axis=1) == truth).mean())
+    return {"accuracy": right, "log_loss": loss(truth, scores, schema), "macro_roc_auc": area}
+
+
+def plots(
+    truth: np.ndarray, scores: np.ndarray, decision: dict[str, float], schema: Schema, params: Evaluate
+) -> dict[str, tuple[Any, pd.DataFrame]]:
+    names = np.array(schema.classes, dtype=object)
+    roc, fit = Figure(layout="tight"), Figure(layout="tight")
+    axes, tables = (roc.subplots(), fit.subplots()), ([], [])  # type: ignore[var-annotated]
+    for number, name in enumerate(names):
+        is_it, probability = truth == number, scores[:, number]
+        if not 0 < is_it.sum() < len(truth):
+            continue
+        area = metrics.RocCurveDisplay.from_predictions(is_it, probability, name=str(name), ax=axes[0])
+        tables[0].append(thin(false_positive_rate=area.fpr, true_positive_rate=area.tpr).assign(rev=name))
+        bins = pd.qcut(probability, params.calibration_bins, duplicates="drop")
+        means = pd.DataFrame({"predicted": probability, "observed": is_it}).groupby(bins).mean()
+        axes[1].plot(means["predicted"], means["observed"], marker="o", label=str(name))
+        tables[1].append(means.reset_index(drop=True).assign(rev=name))
+    for axis in axes:
+        axis.axline((0, 0), slope=1, color="grey", linestyle=":")
+    axes[1].set(xlabel="predicted probability", ylabel="observed share")
+    axes[1].legend()
+    actual, called = names[truth], predictions(scores, schema)
+    looks: Any = {"cmap": "Blues", "colorbar": False, "values_format": ",", "xticks_rotation": 45}
+    confusion = metrics.ConfusionMatrixDisplay.from_predictions(actual, called, **looks)
+    return {
+        "roc": (roc, pd.concat(tables[0])),
+        "calibration": (fit, pd.concat(tables[1])),
+        "confusion": (confusion.figure_, pd.DataFrame({"actual": actual, "predicted": called})),
+    }

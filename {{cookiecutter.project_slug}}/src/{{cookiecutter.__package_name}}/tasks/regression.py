@@ -1,0 +1,123 @@
+"""Regression: a value, and an interval around it that holds the truth as often as was asked for."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from sklearn import metrics
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import Ridge
+
+from ..params import Evaluate
+from ..schema import Schema
+
+# Trained on what it is judged by: what minimises squares may lose to the median where zeros are many.
+BOOSTING = partial(HistGradientBoostingRegressor, loss="absolute_error")
+ESTIMATORS = {"gradient_boosting": BOOSTING, "ridge": Ridge}
+GATES = {"mae": False}
+OBJECTIVE = "mae"
+PREDICTION = "numerical"
+PLOTS = [
+    {
+        "Actual and predicted": {
+            "x": "predicted",
+            "y": {"reports/plots/actual.csv": "actual"},
+            "template": "scatter",
+        }
+    },
+    {"Errors": {"x": "error", "y": {"reports/plots/errors.csv": "rows"}}},
+    {"Coverage of the intervals": {"x": "predicted", "y": {"reports/plots/coverage.csv": "coverage"}}},
+]
+ANSWERS = (
+    "It answers with a value and an interval of {metrics[half_width]:.4g} on either side of it, made to hold "
+    "{params.evaluate.coverage:.0%} of the truths; on the test window it held {metrics[test][coverage]:.1%}."
+)
+SHOWN = 2000  # points in a plot
+
+
+def truth(table: pd.DataFrame, schema: Schema) -> np.ndarray:
+    """Return the target as floats, shape (rows,)."""
+    return np.asarray(table[schema.target], dtype=float)
+
+
+def predictions(scores: np.ndarray, schema: Schema) -> np.ndarray:
+    """Return the predicted values, shape (rows,)."""
+    values: np.ndarray = scores[:, 0]
+    return values
+
+
+def logged(output: dict[str, Any], schema: Schema) -> float:
+    return float(output["value"])
+
+
+def baseline(train: pd.DataFrame, table: pd.DataFrame, schema: Schema, by: str | None) -> np.ndarray:
+    """Return the training window's median, for each value of the column `by` or at all."""
+    usual = float(train[schema.target].median())
+    if by is None:
+        return np.full((len(table), 1), usual)
+    medians = train.groupby(by)[schema.target].median()
+    return np.asarray(table[by].map(medians).fillna(usual), dtype=float).reshape(-1, 1)
+
+
+def loss(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> float:
+    return float(metrics.mean_absolute_error(truth, scores[:, 0]))
+
+
+def decide(truth: np.ndarray, scores: np.ndarray, schema: Schema, params: Evaluate) -> dict[str, float]:
+    """Return half the interval's width, by split conformal prediction.
+
+    That is the quantile of the absolute errors on rows that the model has not seen, with the
+    correction for their number. Source: Lei et al., Distribution-Free Predictive Inference for
+    Regression, JASA 2018, algorithm 2.
+    """
+    errors = np.sort(np.abs(truth - scores[:, 0]))
+    rank = int(np.ceil((len(errors) + 1) * params.coverage))
+    return {"half_width": float(errors[min(rank, len(errors)) - 1])}
+
+
+def measure(
+    truth: np.ndarray, scores: np.ndarray, decision: dict[str, float], schema: Schema, params: Evaluate
+) -> dict[str, float]:
+    errors = scores[:, 0] - truth
+    return {
+        "mae": float(np.abs(errors).mean()),
+        "rmse": float(np.sqrt((errors**2).mean())),
+        "r2": float(metrics.r2_score(truth, scores[:, 0])),
+        "bias": float(errors.mean()),
+        "coverage": float((np.abs(errors) <= decision["half_width"]).mean()),
+        "interval_width": 2 * decision["half_width"],
+        "rows": len(truth),
+    }
+
+
+def by_slice(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict[str, float] | None:
+    errors = scores[:, 0] - truth
+    return {"mean": truth.mean(), "mae": np.abs(errors).mean(), "bias": errors.mean()}
+
+
+def plots(
+    truth: np.ndarray, scores: np.ndarray, decision: dict[str, float], schema: Schema, params: Evaluate
+) -> dict[str, tuple[Any, pd.DataFrame]]:
+    table = pd.DataFrame({"predicted": scores[:, 0], "actual": truth})
+    table["error"] = table["predicted"] - table["actual"]
+    held = (table["error"].abs() <= decision["half_width"]).rename("coverage")
+    some = table.sample(min(SHOWN, len(table)), random_state=0)[["predicted", "actual"]]
+    rows, edges = np.histogram(table["error"], bins=60)
+    errors = pd.DataFrame({"error": (edges[1:] + edges[:-1]) / 2, "rows": rows})
+    bins = pd.qcut(table["predicted"], params.calibration_bins, duplicates="drop")
+    coverage = table[["predicted"]].join(held).groupby(bins).mean().reset_index(drop=True)
+
+    figures = [Figure(layout="tight") for _ in range(3)]
+    actual, histogram, covered = (figure.subplots() for figure in figures)
+    actual.scatter(some["predicted"], some["actual"], s=6, alpha=0.4)
+    actual.axline((truth.mean(), truth.mean()), slope=1, color="grey", linestyle=":")
+    actual.set(xlabel=f"predicted {schema.target}", ylabel=f"actual {schema.target}")
+    histogram.stairs(rows, edges, fill=True)
+    histogram.set(xlabel="error (predicted - actual)", ylabel="rows")
+    covered.plot(coverage["predicted"], coverage["coverage"], marker="o")
+    covered.axhline(params.coverage, color="grey", linestyle=":")
+    covered.set(xlabel=f"predicted {schema.target}", ylabel="share of truths in the interval", ylim=(0, 1.02))
+    tables = {"actual": some, "errors": errors, "coverage": coverage}
+    return {name: (figure, table) for figure, (name, table) in zip(figures, tables.items(), strict=True)}
