@@ -74,7 +74,7 @@ print(json.dumps([done.returncode, seconds, peak, done.stderr[-500:]]))
 
 
 def table(rows: int, path: Path) -> None:
-    """Write a table of a time, a label, nine numbers, two of them with gaps, and four categories."""
+    """Write a table of a time, a label, nine numbers, two with gaps, and four categories."""
     for start in range(0, rows, 500_000):
         size, random = min(500_000, rows - start), np.random.default_rng(start)
         numbers = {f"n{place}": random.normal(size=size).round(4) for place in range(9)}

@@ -15,8 +15,8 @@ from markdown_it import MarkdownIt
 
 ODD = 'Zoë\'s "Fly\\by" <b>*_`[ 東京 🛫 ß\\n'
 ADDED = {".cookiecutter.json"}
-IGNORED = """data/x build/x models/x reports/x mlflow.db mlruns/x predictions.db predictions.db-wal tune.db
-    .env .venv/x .dvc-remote/x .ruff_cache/x src/x/__pycache__/x .coverage"""
+IGNORED = """data/x build/x models/x reports/x mlflow.db mlruns/x predictions.db predictions.db-wal
+    tune.db .env .venv/x .dvc-remote/x .ruff_cache/x src/x/__pycache__/x .coverage"""
 
 
 def in_template() -> set[str]:

@@ -7,6 +7,7 @@ import httpx
 import pytest
 import yaml
 from conftest import QUESTIONS, Bake, Project, serving
+from test_own_data import FROM_THE_CONTRACT
 from test_pipeline import held_out, metrics, predict
 from test_render import lint, parse
 
@@ -107,4 +108,4 @@ def test_a_worse_model_is_refused(other: Project) -> None:
 def test_its_own_tests_and_types_pass(other: Project) -> None:
     other.run("git", "restore", ".")
     other.uv("mypy")
-    other.uv("pytest", timeout=900)
+    other.uv("pytest", "--no-cov", *FROM_THE_CONTRACT, timeout=900)

@@ -36,6 +36,19 @@ def test_the_bundle_scores_as_the_model_does_gaps_and_unseen_categories_too(proj
         assert export.difference(fitted, scorer, table, schema) < 1e-5
 
 
+def test_thresholds_are_float32_and_no_prediction_changes_by_it(project) -> None:
+    table, schema, params = files.read_table(files.TRAIN), load_schema(), load_params().train
+    fitted = train.fit(table, schema, params)
+    target = table[schema.target].to_numpy(dtype=object if schema.classes else float)
+    exact = model.build(schema, params).fit(model.inputs(table, schema), target)
+    for group in fitted[-1]._predictors:
+        for tree in group:
+            held = tree.nodes["num_threshold"]
+            assert (held == held.astype("float32")).all()
+    found = model.scores(fitted, table, schema)
+    assert (found == model.scores(exact, table, schema)).all()
+
+
 def test_an_unfaithful_export_is_refused(project) -> None:
     change(files.PARAMS, "export", parity=1e-20)
     before = files.sha256(files.BUNDLE / "bundle.json")

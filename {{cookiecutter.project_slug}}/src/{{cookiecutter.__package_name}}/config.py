@@ -1,7 +1,10 @@
 """Config: YAML files read into typed models; a mistake names file, line and key."""
 
+import re
+from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -61,3 +64,20 @@ def line_of(node: yaml.Node | None, place: tuple[int | str, ...]) -> int:
             break
         mark, node = found[0][0].start_mark.line, found[0][1]
     return mark + 1
+
+
+def edited(path: Path, change: Callable[[Any], None]) -> str:
+    """Return the text of a YAML file after a change; comments stay."""
+    from ruamel.yaml import YAML  # here, because the server has none
+
+    editor, text, tag = YAML(), StringIO(), "tag:yaml.org,2002:"
+    editor.indent(mapping=2, sequence=4, offset=2)
+    editor.width, editor.preserve_quotes = 110, True
+    # As PyYAML reads it, which holds to YAML 1.1: null by name, and a point in every float.
+    add = editor.representer.add_representer
+    add(type(None), lambda to, _: to.represent_scalar(f"{tag}null", "null"))
+    add(float, lambda to, x: to.represent_scalar(f"{tag}float", yaml.safe_dump(x).split()[0]))
+    content = editor.load(path.read_text(encoding="utf-8"))
+    change(content)
+    editor.dump(content, text)
+    return re.sub(r"(?m)(?<=\S) +(?= #|$)", "", text.getvalue())  # comments stay beside shorter values

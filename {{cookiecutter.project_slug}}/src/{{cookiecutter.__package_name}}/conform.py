@@ -70,6 +70,11 @@ def to_time(values: pa.Array | pa.ChunkedArray, column: Column, errors: str = "r
     return pa.array(times.dt.tz_localize(None), pa.timestamp("us"))
 
 
+def latest_now() -> pd.Timestamp:
+    """Return the time it is where it is latest: times without a zone are often local ones."""
+    return pd.Timestamp.now("UTC").tz_localize(None) + pd.Timedelta(hours=14)
+
+
 def conform(table: pa.Table, columns: Mapping[str, Column], as_text: set[str] | None = None) -> pa.Table:
     """Return those of `columns` that the table has, in the contract's types and order.
 

@@ -1,9 +1,8 @@
 """Infer: look at a whole table once, and propose its data contract."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from io import StringIO
 from math import ceil, floor, log10
 from pathlib import Path
 from textwrap import shorten
@@ -20,8 +19,8 @@ from rich.table import Table
 from ruamel.yaml import YAML
 
 from . import NAME, files, quality, split, tasks
-from .config import parse_yaml
-from .conform import conform, judge
+from .config import edited, parse_yaml
+from .conform import conform, judge, latest_now
 from .errors import Failure
 from .files import PARAMS, SCHEMA
 from .params import Params, Split, Sql
@@ -52,7 +51,6 @@ MAX_LEAKAGE = 0.99
 EMPTY = 0.95  # share of missing values from which on a column is ignored
 NEARLY = 0.98  # share of different texts from which on they are ids
 SLACK = 0.1  # of the range, on either side
-AHEAD = pd.Timedelta(hours=14)  # of UTC, at most: times are often local ones
 YES = (
     *("1", "true", "yes", "y", "t", "positive", "late", "churned", "default", "fraud", "spam"),
     *(">50k", "malignant"),
@@ -69,7 +67,8 @@ def limits(low: float, high: float, whole: bool) -> dict[str, float]:
     margin = SLACK * (high - low) or SLACK * abs(high) or 1
     margin = floor(margin) if whole else margin  # 0 to 1, and 1 to 7, stay what they are
     step = 10.0 ** floor(log10(margin)) if margin else 1.0
-    bottom, top = floor((low - margin) / step) * step, ceil((high + margin) / step) * step
+    bottom = floor(round((low - margin) / step, 6)) * step
+    top = ceil(round((high + margin) / step, 6)) * step
     bottom, top = (max(bottom, 0.0) if low >= 0 else bottom), (min(top, 0.0) if high <= 0 else top)
     found = {"minimum": max(bottom, -LARGEST), "maximum": min(top, LARGEST)}
     places = max(0, -round(log10(step)))
@@ -284,7 +283,7 @@ def measure(tables: Iterable[pa.Table], schema: Schema, params: Split) -> dict[s
         needed.append(typed[[*{by, schema.target}]])
     every, facts = np.concatenate(rows), np.concatenate(learnt)
     values = pd.concat(needed, ignore_index=True)
-    windows = windows_of(values[by], schema, params)
+    windows = split.windows(values[by], schema, params)
     check_windows(values, windows, schema)
     shares = {
         "max_duplicates": quality.repeated(every),
@@ -293,21 +292,11 @@ def measure(tables: Iterable[pa.Table], schema: Schema, params: Split) -> dict[s
     return {key: float(share.mean()) for key, share in shares.items()}
 
 
-def windows_of(values: pd.Series, schema: Schema, params: Split) -> np.ndarray:
-    """Return the windows into which `split` will put the rows."""
-    if schema.timestamp:
-        return split.by_time(values, params)
-    if schema.task == "regression":
-        deciles = np.unique(values.quantile(np.arange(1, 10) / 10))
-        values = pd.Series(np.searchsorted(deciles, values))
-    return split.at_random(values, params)
-
-
 def check_windows(values: pd.DataFrame, windows: np.ndarray, schema: Schema) -> None:
     """Refuse a time in the future, and windows that lack a class."""
     if schema.timestamp:
         when = values[schema.timestamp]
-        if late := int((when > pd.Timestamp.now("UTC").tz_localize(None) + AHEAD).sum()):
+        if late := int((when > latest_now()).sum()):
             what = f"the timestamp {schema.timestamp!r} is in the future in {late:,} rows, up to {when.max()}"
             raise Failure(f"{what}: leave those out at the source")
     for place, window in enumerate(split.WINDOWS if schema.classes else ()):
@@ -325,19 +314,6 @@ def as_yaml(document: Spec, source: str) -> str:
     return head + yaml.safe_dump(
         written, default_flow_style=None, sort_keys=False, allow_unicode=True, width=100
     )
-
-
-def edited(path: Path, change: Callable[[Any], None]) -> str:
-    """Return the text of a YAML file with a change; comments stay."""
-    editor, text = YAML(), StringIO()
-    editor.indent(mapping=2, sequence=4, offset=2)
-    editor.width, editor.preserve_quotes = 110, True
-    null = "tag:yaml.org,2002:null"
-    editor.representer.add_representer(type(None), lambda to, _: to.represent_scalar(null, "null"))
-    content = editor.load(path.read_text(encoding="utf-8"))
-    change(content)
-    editor.dump(content, text)
-    return re.sub(r"(?m)(?<=\S) +(?= #|$)", "", text.getvalue())  # comments stay beside shorter values
 
 
 def new_params(source: str | Sql, schema: Schema) -> str:

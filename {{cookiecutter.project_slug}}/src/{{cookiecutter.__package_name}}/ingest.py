@@ -11,7 +11,7 @@ from .errors import Failure, run
 from .files import RAW
 from .params import Ingest, load_params
 from .schema import Schema, load_schema
-from .source import batches
+from .source import batches, shown
 
 
 def read(schema: Schema, params: Ingest) -> Iterator[pa.Table]:
@@ -61,10 +61,10 @@ def store(schema: Schema, params: Ingest) -> tuple[int, int]:
             with files.writing(RAW) as beside:
                 rows, columns = files.write_tables(beside, selected(schema, params, as_text))
                 if not columns:
-                    raise Failure(f"{params.source} has none of the columns in schema.yaml")
+                    raise Failure(f"{shown(params.source)} has none of the columns in schema.yaml")
                 if not rows:
                     window = f"from {params.start:%Y-%m-%d} to {params.end:%Y-%m-%d}"
-                    raise Failure(f"{params.source} has no row {window}: see params.yaml")
+                    raise Failure(f"{shown(params.source)} has no row {window}: see params.yaml")
                 return rows, columns
         except Misfit:
             continue  # again, with that column as text
@@ -73,7 +73,7 @@ def store(schema: Schema, params: Ingest) -> tuple[int, int]:
 def main() -> None:
     params, schema = load_params().ingest, load_schema()
     rows, columns = store(schema, params)
-    print(f"ingest: {rows:,} rows, {columns} columns from {params.source}")
+    print(f"ingest: {rows:,} rows, {columns} columns from {shown(params.source)}")
 
 
 if __name__ == "__main__":

@@ -56,6 +56,20 @@ def inputs(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     return pd.concat([numbers, categories], axis="columns")[list(schema.features)]
 
 
+def round_thresholds(model: Pipeline) -> None:
+    """Round the thresholds of boosted trees down to float32, as which the exported graph holds them.
+
+    No float32 lies between a threshold and the next float32 below it, so no prediction changes. Rounded to
+    the nearest, as the converter does, some would end up above a value that they were below.
+    """
+    for trees in getattr(model[-1], "_predictors", ()):
+        for tree in trees:
+            exact = tree.nodes["num_threshold"]
+            rounded = exact.astype("float32")
+            down = np.nextafter(rounded, np.float32(-np.inf))
+            tree.nodes["num_threshold"] = np.where(rounded > exact, down, rounded)
+
+
 def scores(model: Pipeline, table: pd.DataFrame, schema: Schema) -> np.ndarray:
     """Return probabilities, shape (rows, classes), or for a regression values, shape (rows, 1)."""
     rows = inputs(table, schema)

@@ -111,6 +111,7 @@ def local(source: str) -> Iterator[Path]:
         timeout = aiohttp.ClientTimeout(total=None, connect=SECONDS, sock_read=3 * SECONDS)
         options = {"client_kwargs": {"timeout": timeout, "trust_env": True}}
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs what it raises
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # it asks the server twice
     with TemporaryDirectory() as folder:
         path = Path(folder) / Path(parts.path).name
         try:

@@ -33,6 +33,11 @@ def assign(schema: Schema, params: Split) -> np.ndarray:
     if name not in pq.read_schema(RAW).names:
         raise Failure(f"{RAW} lacks the column {name!r}: run `uv run dvc repro`")
     values = to_type(pq.ParquetFile(RAW).read([name])[name].to_pandas(), schema.columns[name])
+    return windows(values, schema, params)
+
+
+def windows(values: pd.Series, schema: Schema, params: Split) -> np.ndarray:
+    """Return the window of each row from its timestamp or, if there is none, its target."""
     if schema.timestamp:
         return by_time(values, params)
     if schema.task == "regression":

@@ -6,7 +6,7 @@ from sklearn.pipeline import Pipeline
 from . import files, tracking
 from .errors import Failure, run
 from .files import MODEL, TRAIN
-from .model import build, inputs, save
+from .model import build, inputs, round_thresholds, save
 from .params import Train, load_params
 from .schema import Schema, load_schema
 from .settings import load_settings
@@ -18,10 +18,12 @@ def fit(table: pd.DataFrame, schema: Schema, params: Train) -> Pipeline:
         raise Failure(f"no row to train on is of the class {missing[0]!r}: see split in params.yaml")
     target = table[schema.target].to_numpy(dtype=object if schema.classes else float)
     try:
-        return build(schema, params).fit(inputs(table, schema), target)
+        model = build(schema, params).fit(inputs(table, schema), target)
     except (TypeError, ValueError) as error:  # such as a parameter that the estimator refuses
         reason = str(error).splitlines()[0]
         raise Failure(f"{params.model} cannot be fitted, see train in params.yaml: {reason}") from None
+    round_thresholds(model)
+    return model
 
 
 def main() -> None:

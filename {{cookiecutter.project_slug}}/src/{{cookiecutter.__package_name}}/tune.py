@@ -6,7 +6,6 @@ import math
 import time
 import warnings
 from contextlib import suppress
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,11 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
-from ruamel.yaml import YAML
 from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit
 from sqlalchemy.exc import SQLAlchemyError
-from yaml import safe_dump
 
 from . import files, model, tasks, tracking
+from .config import edited
 from .errors import Failure
 from .files import PARAMS, SCHEMA, TRAIN
 from .params import Train, load_params
@@ -33,8 +31,6 @@ from .train import fit
 
 FOLDS = 4
 STUDIES = Path("tune.db")  # all that was tried, so that a search goes on where it stopped
-
-TAG = "tag:yaml.org,2002:"
 
 Settings = dict[str, Any]  # parameters of the model
 Result = tuple[float, Settings]  # a loss, and what gave it
@@ -175,14 +171,9 @@ def report(objective: str, name: str, current: Result, results: list[Result]) ->
 
 def write_settings(name: str, settings: Settings) -> None:
     """Write the model's parameters to params.yaml; all else in it stays as it is, comments too."""
-    yaml, text = YAML(), StringIO()
-    yaml.preserve_quotes, yaml.width = True, 4096
-    # As YAML 1.1 wants it, which all others here read: null by name, and a point in every float.
-    add = yaml.representer.add_representer
-    add(type(None), lambda to, _: to.represent_scalar(f"{TAG}null", "null"))
-    add(float, lambda to, x: to.represent_scalar(f"{TAG}float", safe_dump(x).split()[0]))
-    document = yaml.load(PARAMS.read_text(encoding="utf-8"))
-    section = document["train"][name]
-    section.update({key: value for key, value in settings.items() if section.get(key, math.nan) != value})
-    yaml.dump(document, text)
-    files.write_text(PARAMS, text.getvalue())
+
+    def change(document: Any) -> None:
+        section = document["train"][name]
+        section.update({key: value for key, value in settings.items() if section.get(key, math.nan) != value})
+
+    files.write_text(PARAMS, edited(PARAMS, change))
