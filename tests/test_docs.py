@@ -1,5 +1,6 @@
 """The documentation: it builds, what it names exists, its commands run and print what it quotes."""
 
+import ast
 import json
 import os
 import re
@@ -133,6 +134,26 @@ def test_the_variables() -> None:
         (TEMPLATE / "docs/questions.md").read_text("utf-8").partition("\n## What is not asked")[2]
     )
     assert set(first_column(page)) == set(re.findall(r"^# ([A-Z_]+)=", example, re.MULTILINE))
+
+
+def test_the_contract() -> None:
+    """The page has every key of schema.yaml, and no other."""
+    (source,) = TREE.glob("src/*/schema.py")
+    classes = [
+        node for node in ast.parse(source.read_text("utf-8")).body if isinstance(node, ast.ClassDef)
+    ]
+    keys = {
+        node.name: [
+            field.target.id
+            for field in node.body
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        ]
+        for node in classes
+    }
+    page = (TEMPLATE / "docs/contract.md").read_text("utf-8")
+    _, table, column = re.split(r"^## (?:The table|A column)$", page, flags=re.MULTILINE)
+    assert sorted(first_column(table)) == sorted(keys["Schema"])
+    assert sorted(first_column(column.partition("\n## ")[0])) == sorted(keys["Column"])
 
 
 # Its commands run

@@ -214,8 +214,8 @@ def accept(schema: Schema, sample: pd.DataFrame, rows: int) -> None:
         columns[name] = {"type": column.type, **profile}
     # A line for each column, for those who read a diff.
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(profile)}" for name, profile in columns.items())
-    about = f'"table": {json.dumps(schema.name)}, "rows": {rows}'
-    files.write_text(ACCEPTED, f'{{{about}, "columns": {{\n{lines}\n}}}}\n')
+    about = f'"table": {json.dumps(schema.name)},\n"rows": {rows},\n"columns":'
+    files.write_text(ACCEPTED, "{\n" + about + " {\n" + lines + "\n}\n}\n")
 
 
 def check(schema: Schema, params: Split, sample: pd.DataFrame, accepted: dict[str, Any]) -> list[Check]:
