@@ -88,7 +88,7 @@ def test_a_second_run_does_nothing(pipeline: Project) -> None:
     [
         ("evaluate", {"calibration_bins": 5}, "evaluate"),
         ("train", {"seed": 1}, "train"),
-        ("split", {"train_end": "2013-08-01"}, "split"),
+        ("split", {"train_end": "2013-08-01"}, "validate"),
         ("promote", {"min_gain": 0.01}, None),
         ("monitor", {"days": 1}, None),
     ],
@@ -229,7 +229,7 @@ def test_the_tree_stays_clean(pipeline: Project) -> None:
     assert set(changed) <= {"dvc.lock", "reports/"}
 
 
-@pytest.mark.parametrize("verb", ["demo", "promote", "serve", "monitor"])
+@pytest.mark.parametrize("verb", ["demo", "promote", "serve", "score", "monitor", "tune"])
 def test_help_has_an_example(pipeline: Project, verb: str) -> None:
     assert verb in pipeline.uv(pipeline.slug, "--help").stdout
     assert f"uv run {pipeline.slug} {verb}" in pipeline.uv(pipeline.slug, verb, "--help").stdout

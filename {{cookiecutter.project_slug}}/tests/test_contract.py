@@ -41,7 +41,8 @@ def places() -> dict[str, set[str]]:
 
 
 def test_one_line_is_followed_everywhere(project) -> None:
-    names = [name for name in load_schema().categorical if name.isidentifier()]
+    schema = load_schema()
+    names = [name for name in schema.categorical if name.isidentifier() and name not in schema.unique]
     if not names or len(load_schema().features) < 2:
         pytest.skip("needs a feature with categories, and another one")
     change(files.SCHEMA, "columns", names[0], slice=True, description="What <it> is", nullable=False)
@@ -60,8 +61,8 @@ def test_one_line_is_followed_everywhere(project) -> None:
 
 WRONG = [
     ({"targett": "x"}, r"line \d+: targett: Extra inputs"),
-    ({"target": "nothing"}, r"line \d+: target: role target belongs to 'nothing' alone"),
-    ({"unique": ["nothing"]}, r"line \d+: unique: names \['nothing'\], which `columns` lacks"),
+    ({"target": "no such"}, r"line \d+: target: role target belongs to 'no such' alone"),
+    ({"unique": ["no such"]}, r"line \d+: unique: names \['no such'\], which `columns` lacks"),
     ({"task": "clustering"}, r"line \d+: task: Input should be"),
     ({"max_shift": 2}, r"line \d+: max_shift: Input should be less than"),
 ]
@@ -81,6 +82,8 @@ COLUMNS = [
     ({"type": "number", "minimum": 2, "maximum": 1}, "minimum 2 is above maximum 1"),
     ({"type": "boolean", "maximum": 1}, "`minimum` and `maximum` go with type number or integer only"),
     ({"type": "number", "unseen": True}, "`unseen` goes with a category that is not the target"),
+    ({"type": "number", "max_null": 0.5}, "`max_null` goes with `nullable: true` only"),
+    ({"type": "integer", "minimum": 0.2, "maximum": 0.7}, "no integer is between 0.2 and 0.7"),
     ({"type": "number", "format": "%Y"}, "`format` goes with type timestamp only"),
 ]
 
@@ -99,4 +102,11 @@ def test_a_key_that_stands_twice_is_refused(project) -> None:
     with files.SCHEMA.open("a", encoding="utf-8") as file:
         file.write("\nmin_rows: 5\n")
     with pytest.raises(Failure, match=r"line \d+: the key 'min_rows' is there twice"):
+        load_schema()
+
+
+def test_a_category_cannot_stand_for_a_missing_value(project) -> None:
+    change(files.SCHEMA, "columns", extra={"type": "category", "categories": ["a", "b"]})
+    change(files.SCHEMA, missing=["", "b"])
+    with pytest.raises(Failure, match=r"line \d+: missing: names 'b', which is a category of 'extra'"):
         load_schema()

@@ -17,8 +17,9 @@ from {{ cookiecutter.__package_name }}.cli import app
 from {{ cookiecutter.__package_name }}.config import parse_yaml
 from {{ cookiecutter.__package_name }}.errors import Failure
 from {{ cookiecutter.__package_name }}.infer import as_yaml, infer, limits
-from {{ cookiecutter.__package_name }}.params import Sql, load_params
+from {{ cookiecutter.__package_name }}.params import Ingest, Sql, load_params
 from {{ cookiecutter.__package_name }}.schema import Schema, load_schema
+from {{ cookiecutter.__package_name }}.score import score
 from {{ cookiecutter.__package_name }}.source import batches
 
 from .conftest import ROOT
@@ -301,6 +302,7 @@ BAD = {  # name of the file, its content, and what is said
     "plain.csv.gz": (CSV, "cut off or broken"),
     "broken.parquet": (b"PAR1 and no more", "is not a Parquet file, or broken"),
     "broken.jsonl": (b'{"x": 1, "y": 2}\n{"x": \n', "line 2: not a JSON object"),
+    "latin.jsonl": (b'{"x": 1, "y": 2}\n{"x": 1, "caf\xe9": 2}\n', "line 2: not UTF-8"),
     "mixed.jsonl": (b'{"x": 1, "y": 2}\n{"x": "a"}\n', "its lines do not fit together"),
     "array.json": (b'[{"x": 1}]', "is a JSON array"),
     "table.xlsx": (b"PK", r"must end in one of \.csv"),
@@ -365,13 +367,48 @@ def test_what_parquet_holds_besides(folder) -> None:
     found = pa.Table.from_pandas(table(), preserve_index=False)
     found = found.append_column("list", pa.array([[1, 2]] * ROWS))
     found = found.append_column("kind", pa.array(["a", "b"] * (ROWS // 2)).dictionary_encode())
+    found = found.append_column("half", pa.array(np.arange(ROWS) % 7 / 8).cast(pa.float16()))
+    found = found.append_column("view", pa.array(["a", "b"] * (ROWS // 2)).cast(pa.string_view()))
     found = found.append_column("money", pa.array(range(ROWS)).cast(pa.decimal128(24, 2)))
     found = found.append_column("long", pa.array([2**60 + place for place in range(ROWS)]))
     pq.write_table(found, folder / "data.parquet")
     columns = inferred("data.parquet").columns
     assert (columns["list"].role, columns["kind"].categories) == ("ignored", ("a", "b"))
     assert (columns["money"].type, columns["long"].type) == ("integer", "id")
+    assert (columns["half"].type, columns["view"].categories) == ("number", ("a", "b"))
     twice = pa.Table.from_arrays([found["number"], found["y"], found["y"]], ["number", "y", "y"])
     pq.write_table(twice, folder / "twice.parquet")
     with pytest.raises(Failure, match="two columns called 'y'"):
         inferred("twice.parquet", force=True)
+
+
+def test_an_index_is_a_column_and_a_copy_of_the_target_is_seen_in_few_rows(folder) -> None:
+    few = table().head(80).assign(copy=lambda t: t["y"])
+    few.set_index("number").to_parquet("few.parquet")
+    columns = inferred("few.parquet").columns
+    assert (columns["number"].type, columns["copy"].role) == ("number", "ignored")
+    (read,) = batches("few.parquet")
+    assert "number" in read.select(["number"]).to_pandas()
+
+
+def test_line_breaks_that_yaml_would_lose_survive(folder) -> None:
+    odd = table().assign(**{"a\x85b": np.where(np.arange(ROWS) % 2, "p\x85q", "r")})
+    odd.to_parquet("odd.parquet")
+    assert inferred("odd.parquet").columns["a\x85b"].categories == ("p\x85q", "r")
+
+
+def test_what_the_pipeline_writes_is_no_source(folder) -> None:
+    files.write_table(files.RAW, table())
+    before = files.sha256(files.RAW)
+    with pytest.raises(Failure, match="is written by the pipeline"):
+        inferred("data/raw.parquet", force=True)
+    assert files.sha256(files.RAW) == before
+    with pytest.raises(Failure, match="would be overwritten"):
+        score("data.csv", Path("data.csv"))
+
+
+def test_a_url_is_kept_without_its_secrets() -> None:
+    raw = {"source": "https://me:geheim@x/t.csv?sig=geheim", "start": None, "end": None}
+    params = Ingest.model_validate(raw)
+    assert "geheim" in params.source
+    assert params.model_dump()["source"] == "https://x/t.csv"

@@ -57,7 +57,7 @@ def main() -> None:
         folder.mkdir()
         for name, (figure, table) in plots.items():
             table.to_csv(folder / f"{name}.csv", index=False)
-            figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+            figure.savefig(folder / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
             picture = b64encode((folder / f"{name}.png").read_bytes()).decode()
             parts.append(f'<img alt="{name}" src="data:image/png;base64,{picture}">')
     files.write_page(REPORTS / "evaluation.html", "Evaluation", *parts)

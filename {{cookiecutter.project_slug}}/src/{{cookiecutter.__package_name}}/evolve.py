@@ -45,6 +45,8 @@ def changes(old: Schema, new: Schema) -> list[Change]:
         for key in Schema.model_fields
         if key != "columns" and getattr(old, key) != getattr(new, key)
     ]
+    if list(old.features) != list(new.features) and {*old.features} == {*new.features}:
+        found.append(Change(RETRAIN, "columns", "the features are in another order"))
     for name in dict.fromkeys([*old.columns, *new.columns]):
         found += of_column(f"columns.{name}", old.columns.get(name), new.columns.get(name))
     return sorted(found, key=lambda change: list(KINDS).index(change.kind))

@@ -15,9 +15,9 @@ from sklearn.pipeline import Pipeline
 from . import files, tasks
 from .bundle import open_bundle, seal
 from .errors import Refusal, run
-from .files import BUNDLE, METRICS, MODEL, SCHEMA, SLICES, TEST, TRAIN, VALIDATION
+from .files import BUNDLE, METRICS, MODEL, REPORTS, SCHEMA, SLICES, TEST, TRAIN, VALIDATION
 from .model import inputs, load, scores
-from .params import Params, load_params
+from .params import Params, load_params, shown
 from .schema import Column, Schema, load_schema
 from .serve.scorer import Scorer
 
@@ -32,7 +32,7 @@ The model predicts `{schema.target}`. {target.description}
 
 ## Data
 
-Source: `{params.ingest.source}`. {windows_text}
+Source: `{source}`. {windows_text}
 
 {windows}
 
@@ -49,7 +49,7 @@ The baseline predicts {baseline}.
 ## Limits
 
 - Estimator: {params.train.model}. It knows only the categories and ranges of the contract.
-- It was judged on {metrics[test][rows]:,} rows of one period. Seasons and habits change: watch it.
+- It was judged on {metrics[test][rows]:,} rows{period}. Habits change: watch it.
 {limits}
 """
 BY_TIME = "Split by time: the model learned from the first window, and is judged on the last."
@@ -70,8 +70,17 @@ def windows(schema: Schema) -> pd.DataFrame:
     return pd.DataFrame(found).T.rename_axis("window")
 
 
+def overlap() -> list[str]:
+    """Return what `validate` found of test rows that are among the training rows, if it matters."""
+    for check in files.read_json(REPORTS / "data/validation.json")["checks"]:
+        share = check["failed_rows"] / max(1, check["rows"])
+        if check["rule"] == "test rows not to be in the training window" and share > 0.01:
+            return [f"{share:.1%} of the test rows are also among the training rows: new rows will do worse."]
+    return []
+
+
 def cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def card(schema: Schema, params: Params, metrics: dict[str, Any], by_slice: pd.DataFrame) -> str:
@@ -92,7 +101,9 @@ def card(schema: Schema, params: Params, metrics: dict[str, Any], by_slice: pd.D
         "results": results.astype({"rows": int}).astype(object).to_markdown(floatfmt=".4f"),
         "baseline": f"the training window's {usual}" + (f" for each value of `{by}`" if by else ""),
         "slices": by_slice.to_markdown(index=False, floatfmt=".3f") if len(by_slice) else "",
-        "limits": f"- {schema.limits}" if schema.limits else "",
+        "limits": "\n".join(f"- {limit}" for limit in (*overlap(), schema.limits) if limit),
+        "period": " of one period, with its season" if schema.timestamp else "",
+        "source": shown(params.ingest.source),
         "target": schema.columns[schema.target],
     }
     return CARD.format(schema=schema, params=params, metrics=metrics, **parts)

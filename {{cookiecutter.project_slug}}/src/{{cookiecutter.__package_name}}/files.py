@@ -16,8 +16,10 @@ from .errors import Failure
 SCHEMA, PARAMS = Path("schema.yaml"), Path("params.yaml")
 RAW, TRAIN = Path("data/raw.parquet"), Path("data/train.parquet")
 VALIDATION, TEST = Path("data/validation.parquet"), Path("data/test.parquet")
+OUTPUTS = RAW, TRAIN, VALIDATION, TEST
 MODEL, BUNDLE, REPORTS = Path("models/model.skops"), Path("build/bundle"), Path("reports")
 BATCH = 100_000  # rows that are read or written at a time
+ACCEPTED = REPORTS / "data" / "accepted.json"  # how the data was distributed that passed last
 METRICS, SLICES = REPORTS / "metrics.json", REPORTS / "slices.csv"
 
 STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem }

@@ -23,9 +23,9 @@ from .config import edited, parse_yaml
 from .conform import conform, judge, latest_now
 from .errors import Failure
 from .files import PARAMS, SCHEMA
-from .params import Params, Split, Sql
+from .params import Params, Split, Sql, shown
 from .schema import LARGEST, Column, Schema, Task
-from .source import batches, local, plain, shown
+from .source import batches, local, plain
 from .survey import (
     FORMATS,
     NUMBER,
@@ -57,6 +57,7 @@ YES = (
 )
 ID = re.compile(r"(?i:(^|[\W_])(id|uuid|guid|key|index)$)|[a-z]I[dD]$")
 
+NUMERAL = re.compile(r"\s*[-+$€]?\d+([., ]\d+)*\s*[%€$]?")  # as people write it, decimal commas and units
 A_TIME = "a time: to split by it, give --timestamp {!r}"
 
 Spec = dict[str, Any]  # a column, or the whole, as schema.yaml has it
@@ -126,6 +127,9 @@ def propose_text(name: str, seen: Profile, nullable: Spec, sample: pa.ChunkedArr
     frequent = sorted(counts, key=lambda text: -counts[text])[:FREQUENT]
     share = sum(counts[text] for text in frequent) / seen.rows
     why = f"{number_of(seen)} different texts, of which {FREQUENT} hold {share:.0%} of the rows"
+    numbers = sum(bool(NUMERAL.fullmatch(text)) for text in counts)
+    if numbers >= SHARE * len(counts):
+        return ignored, f"{why}: mostly numbers - write them like 1234.5, and leave others empty"
     if share < SHARE:
         return ignored, f"{why}: too many to learn from, unless grouped at the source"
     return {"type": "category", "categories": sorted(frequent), "unseen": True, **nullable}, why
@@ -311,8 +315,10 @@ def as_yaml(document: Spec, source: str) -> str:
     usual: Spec = {"timestamp": None, "unique": [], "missing": [""], "max_leakage": MAX_LEAKAGE}
     written = {key: value for key, value in document.items() if key not in usual or usual[key] != value}
     head = f"# The data contract, inferred from {' '.join(source.split())}: correct what you know better.\n"
+    # PyYAML writes the line break U+0085 as it is, and reads it as a space.
+    readable = "\x85" not in str(written) and "\\x85" not in str(written)
     return head + yaml.safe_dump(
-        written, default_flow_style=None, sort_keys=False, allow_unicode=True, width=100
+        written, default_flow_style=None, sort_keys=False, allow_unicode=readable, width=100
     )
 
 
@@ -335,7 +341,7 @@ def new_pipeline(source: str | Sql, schema: Schema) -> str:
     """Return dvc.yaml for the source: `ingest` runs again when the file changes."""
     package = Path(__file__).relative_to(Path(__file__).parent.parent.parent).parent
     modules = [(package / f"{name}.py").as_posix() for name in ("conform", "ingest", "source")]
-    local_file = [source] if isinstance(source, str) and "://" not in source else []
+    local_file = [source.replace("${", "\\${")] if isinstance(source, str) and "://" not in source else []
 
     def change(pipeline: Any) -> None:
         deps = pipeline["stages"]["ingest"]["deps"]
@@ -365,6 +371,8 @@ def infer(source: str | Sql, target: str, timestamp: str | None, task: Task | No
     """
     if SCHEMA.exists() and not force:
         raise Failure(f"{SCHEMA} is there already; to replace it, and what params.yaml reads, add --force")
+    if isinstance(source, str) and Path(source).resolve() in {path.resolve() for path in files.OUTPUTS}:
+        raise Failure(f"{source} is written by the pipeline: keep your table elsewhere")
     if target == timestamp:
         raise Failure(f"{target!r} cannot be both target and timestamp")
     console = Console(stderr=True)
@@ -391,12 +399,13 @@ def infer(source: str | Sql, target: str, timestamp: str | None, task: Task | No
         DVC: new_pipeline(as_written(source), schema),
     }.items():
         files.write_text(path, content)
+    files.ACCEPTED.unlink(missing_ok=True)  # of the table before
     show(schema, reasons, known.rows, shares)
 
 
 def allowed(share: float) -> float:
-    """Return a limit for a share, with slack for other rows of the same kind."""
-    return min(1.0, ceil((1.5 * share + 0.01) * 1000) / 1000)
+    """Return a limit for a share, with slack for other rows of the same kind, that can be exceeded."""
+    return min(ceil((1.5 * share + 0.01) * 1000), ceil((1 + share) / 2 * 1000)) / 1000
 
 
 def show(schema: Schema, reasons: Mapping[str, str], rows: int, shares: Mapping[str, float]) -> None:
@@ -421,6 +430,8 @@ def show(schema: Schema, reasons: Mapping[str, str], rows: int, shares: Mapping[
         "limits": f"what was seen, and up to {SLACK:.0%} of its range more on either side",
         "missing": " and ".join(map(repr, schema.missing)),
     }
+    if shares["max_overlap"] > 0.05:
+        facts["repeated"] += ": results will be better than on new rows"
     for key, fact in facts.items():
         console.print(f"{key:9} {escape(fact)}", soft_wrap=True)
     console.print(f"written: {SCHEMA}, {PARAMS}, {DVC}; next: uv run {NAME} demo", soft_wrap=True)

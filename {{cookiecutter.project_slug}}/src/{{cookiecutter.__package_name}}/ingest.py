@@ -9,9 +9,9 @@ from . import files
 from .conform import conform
 from .errors import Failure, run
 from .files import RAW
-from .params import Ingest, load_params
+from .params import Ingest, load_params, shown
 from .schema import Schema, load_schema
-from .source import batches, shown
+from .source import batches
 
 
 def read(schema: Schema, params: Ingest) -> Iterator[pa.Table]:

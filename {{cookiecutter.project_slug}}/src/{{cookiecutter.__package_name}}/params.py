@@ -1,8 +1,9 @@
 """Params: the experiment's parameters in params.yaml, checked; one class for each stage."""
 
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, NaiveDatetime, model_validator
+from pydantic import BaseModel, Field, NaiveDatetime, field_serializer, model_validator
 
 from .config import read_yaml
 from .files import PARAMS
@@ -17,10 +18,25 @@ class Sql(Section):
     url_env: str = Field(min_length=1)  # the environment variable that holds the database's URL
 
 
+def shown(source: str | Sql) -> str:
+    """Return a source as it may be printed: a URL's password and signature are left out."""
+    if isinstance(source, Sql):
+        return f"the query on {source.url_env}"
+    if "://" not in source:
+        return source
+    parts = urlsplit(source)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
 class Ingest(Section):
     source: str | Sql
     start: NaiveDatetime | None
     end: NaiveDatetime | None
+
+    @field_serializer("source")
+    def without_secrets(self, source: str | Sql) -> str | dict[str, str]:
+        """Dump the source as it may be seen: cards, manifests and runs are read by many."""
+        return source.model_dump() if isinstance(source, Sql) else shown(source)
 
 
 class Split(Section):

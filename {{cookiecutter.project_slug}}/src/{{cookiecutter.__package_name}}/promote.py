@@ -51,9 +51,9 @@ def objections(
 
 
 def rival(champion: Bundle, candidate: Bundle, window: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Return the champion's metrics on the window; nothing if it predicts something else altogether."""
+    """Return the champion's metrics on the window; nothing if it is of another table or target."""
     old, new = champion.schema, candidate.schema
-    if (old.task, old.target, old.classes) != (new.task, new.target, new.classes):
+    if (old.name, old.task, old.target, old.classes) != (new.name, new.task, new.target, new.classes):
         return {}
     if gone := [name for name in old.features if name not in window]:
         why = f"the champion predicts from {gone[0]!r}, which schema.yaml no longer has"

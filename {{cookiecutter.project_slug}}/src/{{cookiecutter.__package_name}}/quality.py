@@ -51,15 +51,18 @@ def leaks(table: pd.DataFrame, features: Iterable[str], target: str, regression:
     """Return how well each feature alone tells the target, from 0 (not at all) to 1 (exactly).
 
     That is R2 for a regression, or else the balanced accuracy, corrected for chance, of a tree on
-    rows that it did not learn from. With fewer than FEWEST rows nothing is returned.
+    rows that it did not learn from. With fewer than FEWEST rows only what is the same as the target
+    is told from the rest.
     """
     table = table[table[target].notna()]
     table = table.sample(min(len(table), LEAK_ROWS), random_state=SEED)
-    if len(table) < FEWEST or table[target].nunique() < 2:
+    if table[target].nunique() < 2:
         return {}
     truth = table[target].to_numpy("float64" if regression else object)
     truth = np.clip(truth, -LARGEST, LARGEST) if regression else truth
     score = r_squared if regression else balanced_accuracy
+    if len(table) < FEWEST:
+        score = same_number if regression else same_class
     return {name: max(0.0, score(codes(table[name]), truth)) for name in features if name in table}
 
 
@@ -80,6 +83,17 @@ def balanced_accuracy(inputs: np.ndarray, truth: np.ndarray) -> float:
     recalls = pd.Series(right).groupby(pd.Series(truth[half:])).mean()
     chance = 1 / len(recalls)
     return float((recalls.mean() - chance) / (1 - chance)) if chance < 1 else 0.0
+
+
+def same_class(inputs: np.ndarray, truth: np.ndarray) -> float:
+    """Return 1 if values and classes are the same but for their names, else 0."""
+    seen = pd.crosstab(inputs[:, 0], truth) > 0
+    return float((seen.sum(axis=0) == 1).all() and (seen.sum(axis=1) == 1).all())
+
+
+def same_number(inputs: np.ndarray, truth: np.ndarray) -> float:
+    """Return 1 if the values lie on a straight line with the target, else 0."""
+    return float(np.ptp(inputs[:, 0]) > 0 and abs(np.corrcoef(inputs[:, 0], truth)[0, 1]) > 0.99999)
 
 
 def r_squared(inputs: np.ndarray, truth: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """Schema: the data contract in schema.yaml, checked."""
 
+from math import ceil, floor
 from typing import Literal, Self
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
@@ -47,6 +48,12 @@ class Column(BaseModel, extra="forbid"):
             raise ValueError(f"minimum {self.minimum:g} is above maximum {self.maximum:g}")
         if self.unseen and (self.type != "category" or self.role == "target"):
             raise ValueError("`unseen` goes with a category that is not the target")
+        if self.slice and self.role == "timestamp":
+            raise ValueError("a model is not evaluated on each time: `slice` does not go with it")
+        if "max_null" in self.model_fields_set and not self.nullable:
+            raise ValueError("`max_null` goes with `nullable: true` only")
+        if self.type == "integer" and floor(self.limits[1]) < ceil(self.limits[0]):
+            raise ValueError(f"no integer is between {self.minimum:g} and {self.maximum:g}")
         if self.format and self.type != "timestamp":
             raise ValueError("`format` goes with type timestamp only")
         return self
@@ -131,7 +138,17 @@ class Schema(BaseModel, extra="forbid"):
     def known(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if unknown := [name for name in names if name not in info.data.get("columns", names)]:
             raise ValueError(f"names {unknown}, which `columns` lacks")
+        if ignored := [name for name in names if name not in used(info.data.get("columns", {}))]:
+            raise ValueError(f"names {ignored}, which are ignored")
         return names
+
+    @field_validator("missing")
+    @classmethod
+    def not_a_category(cls, texts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for name, column in info.data.get("columns", {}).items():
+            if both := [text for text in texts if text in (column.categories or ())]:
+                raise ValueError(f"names {both[0]!r}, which is a category of {name!r}")
+        return texts
 
     @property
     def features(self) -> dict[str, Column]:
@@ -141,7 +158,7 @@ class Schema(BaseModel, extra="forbid"):
     @property
     def used(self) -> dict[str, Column]:
         """The columns that the pipeline keeps and checks: all but the ignored ones."""
-        return {name: column for name, column in self.columns.items() if column.role != "ignored"}
+        return used(self.columns)
 
     @property
     def slices(self) -> list[str]:
@@ -164,6 +181,10 @@ class Schema(BaseModel, extra="forbid"):
     def prediction(self) -> str:
         """A name for the model's output beside the features, which may have it already."""
         return "prediction" if "prediction" not in self.columns else "prediction of the model"
+
+
+def used(columns: dict[str, Column]) -> dict[str, Column]:
+    return {name: column for name, column in columns.items() if column.role != "ignored"}
 
 
 def load_schema() -> Schema:

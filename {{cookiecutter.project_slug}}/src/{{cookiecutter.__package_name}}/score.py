@@ -39,6 +39,15 @@ def answers(scorer: Scorer, rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     return pd.DataFrame(parts, index=rows.index).astype(kinds)
 
 
+def flat(table: pa.Table) -> pa.Table:
+    """Return the table with nested values as text: a CSV file has no others."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_nested(field.type):
+            texts = [None if value is None else str(value) for value in table.column(place).to_pylist()]
+            table = table.set_column(place, field.name, pa.array(texts, pa.string()))
+    return table
+
+
 def divide(table: pa.Table, scorer: Scorer, schema: Schema) -> tuple[pa.Table, pa.Table]:
     """Return the rows with their predictions, and those that are rejected with the reasons."""
     given = {name: column for name, column in schema.features.items() if name in table.column_names}
@@ -49,6 +58,8 @@ def divide(table: pa.Table, scorer: Scorer, schema: Schema) -> tuple[pa.Table, p
     good = (reasons == "").to_numpy()
     predicted = answers(scorer, typed.reindex(columns=list(schema.features))[good], schema)
     scored, rejected = table.filter(pa.array(good)), table.filter(pa.array(~good))
+    if twice := {*predicted, "reason"} & set(table.column_names):
+        raise Failure(f"the column {min(twice)!r} is there already: rename it")
     for name in predicted:
         scored = scored.append_column(name, pa.array(predicted[name]))
     return scored, rejected.append_column("reason", pa.array(reasons[~good], pa.string()))
@@ -62,14 +73,16 @@ def score(source: str, target: Path) -> tuple[list[int], Path]:
     """
     if target.suffix not in WRITERS:
         raise Failure(f"{target}: predictions are written to .parquet or .csv")
+    rejects = target.with_name(f"{target.stem}.rejects{target.suffix}")
+    if Path(source).resolve() in (target.resolve(), rejects.resolve()):
+        raise Failure(f"{source} would be overwritten by its own predictions: name another file")
     bundle = open_bundle(Path(load_settings().bundle))
     scorer, schema, rows = Scorer(bundle), bundle.schema, [0, 0]
-    rejects = target.with_name(f"{target.stem}.rejects{target.suffix}")
     bar = Progress(SpinnerColumn(), TextColumn("{task.completed:,} rows"), console=Console(stderr=True))
     with ExitStack() as open_files, files.writing(target) as good, files.writing(rejects) as bad, bar:
         task, writers = bar.add_task("score"), list[Any]()
         for table in batches(source, schema.missing):
-            parts = divide(table, scorer, schema)
+            parts = divide(flat(table) if target.suffix == ".csv" else table, scorer, schema)
             if not writers:
                 kind = WRITERS[target.suffix]
                 pairs = zip((good, bad), parts, strict=True)

@@ -24,12 +24,13 @@ import pyarrow.parquet
 
 from .errors import Failure
 from .files import BATCH
-from .params import Sql
+from .params import Sql, shown
 
 MAX_COLUMNS = 2000
 CELLS = 20_000_000  # values held at a time, of a wide table
 BLOCK = 1 << 24  # bytes read at a time
 HEAD = 1 << 20  # bytes in which a CSV file's header and delimiter are looked for
+csv.field_size_limit(BLOCK)
 DELIMITERS = ",;\t|"
 SECONDS = 10  # without an answer, after which a server counts as out of reach
 TIMEOUTS: dict[str, dict[str, Any]] = {
@@ -54,16 +55,6 @@ def batches(
             yield table.slice(start, BATCH)
     if not rows:
         raise Failure(f"{name} has no rows: a table with rows is needed")
-
-
-def shown(source: str | Sql) -> str:
-    """Return a source as it may be printed: a URL's password and signature are left out."""
-    if isinstance(source, Sql):
-        return f"the query on {source.url_env}"
-    if "://" not in source:
-        return source
-    parts = urlsplit(source)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 Reader = Callable[[Path, str, Sequence[str]], Iterator[pa.Table]]
@@ -181,6 +172,8 @@ def dialect(path: Path, name: str) -> tuple[str, list[str]]:
     best = max(DELIMITERS, key=lambda delimiter: min(map(len, found[delimiter])))
     if re.search("[\udc80-\udcff]", "".join(found[best][0])):
         raise Failure(f"{name}, line 1: not UTF-8: save the file as UTF-8")
+    if len(found[best]) == 1 and len(head) < HEAD and len(found[best][0]) <= MAX_COLUMNS:
+        raise Failure(f"{name} has no rows: a table with rows is needed")
     return best, found[best][0]
 
 
@@ -210,17 +203,20 @@ def read_parquet(path: Path, name: str, missing: Sequence[str]) -> Iterator[pa.T
             names = file.schema_arrow.names
             check_names(names, name)
             for batch in file.iter_batches(min(BATCH, CELLS // len(names)) if names else BATCH):
-                yield plain(pa.Table.from_batches([batch]), missing)
+                table = pa.Table.from_batches([batch])
+                yield plain(table.replace_schema_metadata(), missing)  # no index, as pandas has it
     except pa.ArrowException as error:
         raise Failure(f"{name} is not a Parquet file, or broken: {first_line(error)}") from None
 
 
 def plain(table: pa.Table, missing: Sequence[str]) -> pa.Table:
-    """Return the table without dictionaries, and with null for texts that stand for a missing value."""
+    """Return the table without dictionaries and rare types, and with null for what stands for it."""
     for place, field in enumerate(table.schema):
         values = table.column(place)
         if pa.types.is_dictionary(field.type):
             values = values.cast(field.type.value_type)
+        if pa.types.is_float16(values.type) or pa.types.is_string_view(values.type):  # hardly supported
+            values = values.cast(pa.float32() if pa.types.is_float16(values.type) else pa.string())
         if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
             blank = pc.is_in(values, pa.array(missing, values.type))
             values = pc.if_else(blank, None, values) if pc.any(blank).as_py() else values
@@ -248,6 +244,10 @@ def read_json(path: Path, name: str, missing: Sequence[str]) -> Iterator[pa.Tabl
         whole = pa.json.ReadOptions(block_size=len(block) + 1)
         return pa.json.read_json(pa.BufferReader(block), whole, pa.json.ParseOptions(**options))
 
+    def checked(table: pa.Table) -> pa.Table:
+        table.validate(full=True)  # UTF-8, too
+        return table
+
     try:
         kinds = pa.schema([])
         for block in blocks(path):
@@ -256,16 +256,18 @@ def read_json(path: Path, name: str, missing: Sequence[str]) -> Iterator[pa.Tabl
                 raise Failure(f"{name} is a JSON array: JSON lines are needed, {lines}")
             found = [
                 pa.field(field.name, pa.string() if pa.types.is_timestamp(field.type) else field.type)
-                for field in parse(block).schema
+                for field in checked(parse(block)).schema
             ]
             kinds = pa.unify_schemas([kinds, pa.schema(found)], promote_options="permissive")
         check_names(kinds.names, name)
         for block in blocks(path):
             yield plain(parse(block, explicit_schema=kinds, unexpected_field_behavior="ignore"), missing)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         for number, line in enumerate((line for block in blocks(path) for line in block.splitlines()), 1):
             try:
                 fine = not line.strip() or isinstance(json.loads(line), dict)
+            except UnicodeDecodeError:
+                raise Failure(f"{name}, line {number:,}: not UTF-8: save the file as UTF-8") from None
             except ValueError:
                 fine = False
             if not fine:

@@ -33,7 +33,7 @@ def whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def value_type(column: Column) -> Any:
+def value_type(column: Column, missing: tuple[str, ...] = ("",)) -> Any:
     """Return the type of one value: strict, within the contract's range or categories."""
     text = f"{column.description} ({column.unit})" if column.unit else column.description
     limits: Any = {
@@ -45,19 +45,23 @@ def value_type(column: Column) -> Any:
     if column.unseen:
         text += f" Known are {known}; others are taken as unknown."
     checked: Any = {
-        "category": Annotated[str, Field(description=text.strip(), strict=True)]
+        # The pattern refuses halves of a surrogate pair, which are no text.
+        "category": Annotated[str, Field(description=text.strip(), strict=True, pattern=r"^[\s\S]+$")]
         if column.unseen
         else Annotated[Literal[column.categories], Field(description=text)],
         "boolean": Annotated[bool, Field(description=text, strict=True)],
         "integer": Annotated[int, BeforeValidator(whole), Field(description=text, **limits)],
         "number": Annotated[float, Field(description=text, allow_inf_nan=False, **limits)],
     }[column.type]
-    return NotRequired[checked | None] if column.nullable else checked
+    value = checked | None if column.nullable else checked
+    if column.unseen:  # any text would do, but some stand for a missing value
+        value = Annotated[value, BeforeValidator(lambda given: None if given in missing else given)]
+    return NotRequired[value] if column.nullable else value
 
 
 def request_type(schema: Schema, example: dict[str, Any]) -> type[BaseModel]:
     """Return the type of a request body. A row is a TypedDict: any column name will do."""
-    types = {name: value_type(column) for name, column in schema.features.items()}
+    types = {name: value_type(column, schema.missing) for name, column in schema.features.items()}
     row: Any = with_config(extra="forbid")(TypedDict("Row", types))  # type: ignore[operator]
     config = ConfigDict(extra="forbid", json_schema_extra={"example": {"rows": [example]}})
     rows = Annotated[list[row], Field(min_length=1, max_length=MAX_ROWS)]
