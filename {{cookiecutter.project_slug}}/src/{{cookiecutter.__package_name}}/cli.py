@@ -104,7 +104,7 @@ def tune(
 @schema_app.command("infer", epilog=f"{EXAMPLE} schema infer table.csv --target price --force")
 def schema_infer(
     target: Annotated[str, typer.Option(help="The column to predict.")],
-    file: Annotated[str | None, typer.Argument(metavar="FILE", help="Or a URL.")] = None,
+    file: Annotated[str | None, typer.Argument(metavar="FILE", help="Any table, or its URL.")] = None,
     timestamp: Annotated[str | None, typer.Option(help="The column to split by; else at random.")] = None,
     task: Annotated[Task | None, typer.Option(help="Instead of what the target suggests.")] = None,
     sql: Annotated[str | None, typer.Option(help="A query instead of a file; needs --url-env.")] = None,

@@ -56,7 +56,7 @@ def by_time(when: pd.Series, params: Split) -> np.ndarray:
         times, counts = np.unique(when.dropna(), return_counts=True)
         if (last := len(times) - 1) < 2:
             raise Failure(f"{len(times)} different times are too few for three windows: {HINT}")
-        earlier = (counts.cumsum() - counts) / max(1, counts.sum())  # share of the rows before each time
+        earlier = (counts.cumsum() - counts) / max(1, int(counts.sum()))  # share of the rows before each time
         shares = [params.train_share, params.train_share + params.validation_share]
         first, second = np.searchsorted(earlier, np.array(shares) - 1e-9)
         first = np.clip(first, 1, last - 1)

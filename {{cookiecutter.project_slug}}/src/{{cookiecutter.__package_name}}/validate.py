@@ -21,7 +21,8 @@ from .files import ACCEPTED, RAW, REPORTS
 from .params import Split, load_params
 from .schema import LARGEST, Column, Schema, load_schema
 
-CHUNK = 500_000  # rows that are checked at a time
+CHUNK = 500_000  # rows that are checked at a time,
+CELLS = 10_000_000  # or as many as hold so many values
 SAMPLE = 100_000  # rows from which leaks and shifts are measured
 EXAMPLES = 5  # offending values shown for a failed check
 TABLE = "the table"
@@ -54,11 +55,12 @@ def expectations(schema: Schema, present: list[str]) -> list[Any]:
 
 
 def chunks() -> Iterator[pd.DataFrame]:
-    """Give the rows of data/raw.parquet, CHUNK at a time."""
+    """Give the rows of data/raw.parquet, some at a time."""
     file = pq.ParquetFile(RAW)
-    count = -(-file.metadata.num_rows // CHUNK)
+    rows = min(CHUNK, CELLS // file.metadata.num_columns)
+    count = -(-file.metadata.num_rows // rows)
     hidden, console = count < 2 or not sys.stderr.isatty(), Console(stderr=True)
-    for batch in track(file.iter_batches(CHUNK), "rows", count, console=console, disable=hidden):
+    for batch in track(file.iter_batches(rows), "rows", count, console=console, disable=hidden):
         yield batch.to_pandas()
     if not count:
         yield file.schema_arrow.empty_table().to_pandas()
