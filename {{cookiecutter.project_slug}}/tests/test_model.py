@@ -79,3 +79,15 @@ def test_training_may_use_a_sample(project) -> None:
     assert len(first) == len(second) == rows
     assert not first.equals(second)
     assert first.equals(files.read_sample(files.TRAIN, rows, 0))
+
+
+def test_the_card_tells_of_test_rows_that_training_has_seen(project) -> None:
+    path = files.REPORTS / "data/validation.json"
+    report = files.read_json(path)
+    (found,) = [check for check in report["checks"] if "training window" in check["rule"]]
+    for failed, told in ((0, []), (found["rows"] // 2, ["also among the training rows"])):
+        found["failed_rows"] = failed
+        files.write_json(path, report)
+        limits = export.overlap()
+        assert len(limits) == len(told)
+        assert all(words in limit for words, limit in zip(told, limits, strict=True))
