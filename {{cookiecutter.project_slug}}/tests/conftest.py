@@ -1,4 +1,6 @@
+import os
 import shutil
+import uuid
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,18 @@ from {{ cookiecutter.__package_name }}.schema import load_schema
 
 ROOT = Path(__file__).parent.parent
 ROWS = 8000  # of the project's own data, on which the tests work
+
+
+# Of a server, if one is named: then everything here is tested against that.
+SERVER = os.environ.get("MLFLOW_TRACKING_URI", "")
+
+
+def use_registry(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Give a test an empty registry of its own."""
+    if not SERVER.startswith("http"):
+        # Absolute, because MLflow remembers where a relative one was first.
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder.as_posix()}/mlflow.db")
+    patch.setenv("MLFLOW_EXPERIMENT_NAME", f"test-{uuid.uuid4().hex}")
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -41,11 +55,11 @@ def run_stages(*names: str) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which every stage ran on some 8,000 rows of the project's data."""
     folder = tmp_path_factory.mktemp("finished")
-    for file in (files.SCHEMA, files.PARAMS):
+    for file in (files.SCHEMA, files.PARAMS, files.BEHAVIOUR):
         shutil.copy(ROOT / file, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder.as_posix()}/mlflow.db")
+        use_registry(patch, folder)
         source = load_params().ingest.source
         if isinstance(source, str) and (ROOT / source).exists():
             change(files.PARAMS, "ingest", source=str(ROOT / source))
@@ -66,8 +80,7 @@ def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A copy of the finished folder, for one test to work in and change; its bundle is served."""
     shutil.copytree(finished, tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
-    # Absolute, because MLflow remembers where a relative one was first.
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path.as_posix()}/project/mlflow.db")
+    use_registry(monkeypatch, tmp_path / "project")
     monkeypatch.delenv("API_KEYS", raising=False)
     monkeypatch.setenv("BUNDLE", str(files.BUNDLE))
     return tmp_path / "project"

@@ -1,17 +1,26 @@
 import json
-from contextlib import suppress
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from {{ cookiecutter.__package_name }} import cli, files, model
-from {{ cookiecutter.__package_name }}.bundle import open_bundle
+from {{ cookiecutter.__package_name }}.bundle import MANIFEST, PROMOTION, open_bundle, seal
 from {{ cookiecutter.__package_name }}.errors import Failure
 from {{ cookiecutter.__package_name }}.schema import load_schema
 from {{ cookiecutter.__package_name }}.score import score
@@ -123,3 +132,102 @@ def test_serving_is_refused_without_keys_off_loopback_or_with_a_changed_bundle(p
         graph.write(b"x")
     with pytest.raises(Failure, match=r"model\.onnx is missing or was changed"):
         cli.serve()
+
+
+def test_the_model_card_is_the_first_page_and_runs_nothing(project, monkeypatch) -> None:
+    monkeypatch.setenv("API_KEYS", "a:first")
+    answer = TestClient(create_app()).get("/")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    assert f"<title>Model card: {load_schema().name}</title>" in answer.text
+    assert '<a href="/docs">' in answer.text
+    assert '<a href="/v1/model">' in answer.text
+    assert not re.search(r'src="(?!data:)|<script|<link|url\(|@import', answer.text)
+    (files.BUNDLE / "card.html").unlink()
+    manifest = files.read_json(files.BUNDLE / MANIFEST)
+    del manifest["files"]["card.html"]
+    files.write_json(files.BUNDLE / MANIFEST, manifest)
+    assert TestClient(create_app()).get("/").status_code == 404
+
+
+SERVED = Path("served")
+
+
+def install(version: str, manifest: dict | None = None, graph: bytes | None = None) -> None:
+    """Replace the served bundle, as a promotion does."""
+    with files.writing(SERVED) as beside:
+        shutil.copytree(files.BUNDLE, beside)
+        if graph:
+            (beside / MANIFEST).unlink()
+            (beside / "model.onnx").write_bytes(graph)
+            seal(beside, manifest or {})
+        files.write_json(beside / PROMOTION, {"version": version})
+
+
+@contextmanager
+def running(*options: str) -> Iterator[str]:
+    """Run the real server on `served`; give its address."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-m", f"{files.__package__}.cli", "serve", "--port", port, *options]
+    address = f"http://127.0.0.1:{port}"
+    with Path("server.log").open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        for _ in range(600):
+            with suppress(requests.ConnectionError):
+                requests.get(f"{address}/health/ready", timeout=60).raise_for_status()
+                break
+            assert process.poll() is None, Path("server.log").read_text()
+            time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def until(found) -> None:
+    """Wait for something that must come; the limit is for a test that would never end."""
+    for _ in range(600):
+        if found():
+            return
+        time.sleep(0.1)
+    raise AssertionError(Path("server.log").read_text())
+
+
+def test_a_running_server_follows_its_bundle_and_drops_no_request(project, row, monkeypatch) -> None:
+    monkeypatch.setenv("BUNDLE", str(SERVED))
+    install("1")
+    stop, found = Event(), []
+
+    def ask() -> None:
+        while not stop.is_set():
+            answer = requests.post(f"{address}/v1/predict", json={"rows": [row] * 20}, timeout=60)
+            found.append((answer.status_code, answer.json().get("model_version")))
+
+    def serves(version: str) -> bool:
+        return len(found) >= 20 and {seen for _, seen in found[-20:]} == {version}
+
+    with running("--workers", "2") as address:
+        asking = [Thread(target=ask) for _ in range(2)]
+        for thread in asking:
+            thread.start()
+        try:
+            for version in ("1", "2", "3", "2"):
+                install(version)
+                until(lambda wanted=version: serves(wanted))
+            log = Path("server.log")
+            install("4", files.read_json(files.BUNDLE / MANIFEST), graph=b"no graph")
+            until(lambda: log.read_text().count("version 2 is served on") >= 2)  # said by each process
+            shutil.rmtree(SERVED)
+            until(lambda: log.read_text().count("there is no bundle") >= 2)
+            found.clear()
+            until(lambda: serves("2"))
+            install("5")
+            until(lambda: serves("5"))
+        finally:
+            stop.set()
+            for thread in asking:
+                thread.join()
+    assert {code for code, _ in found} == {200}
+    assert log.read_text().count("version 2 is served on") == 4  # once for each trouble and process

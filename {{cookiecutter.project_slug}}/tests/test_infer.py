@@ -13,6 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from {{ cookiecutter.__package_name }} import files
+from {{ cookiecutter.__package_name }}.behaviour import load_behaviour
 from {{ cookiecutter.__package_name }}.cli import app
 from {{ cookiecutter.__package_name }}.config import parse_yaml
 from {{ cookiecutter.__package_name }}.errors import Failure
@@ -21,8 +22,9 @@ from {{ cookiecutter.__package_name }}.params import Ingest, Sql, load_params
 from {{ cookiecutter.__package_name }}.schema import Schema, load_schema
 from {{ cookiecutter.__package_name }}.score import score
 from {{ cookiecutter.__package_name }}.source import batches
+from {{ cookiecutter.__package_name }}.tasks import of
 
-from .conftest import ROOT
+from .conftest import ROOT, change
 
 ROWS = 400
 ODD = [
@@ -155,6 +157,46 @@ def test_the_project_reads_the_source(folder) -> None:
     assert "Errors" in {name for plot in pipeline["plots"] for name in plot}
 
 
+def test_tests_of_another_table_are_gone_and_those_that_fit_stay(folder, capsys) -> None:
+    table().to_csv("data.csv", index=False)
+    lines = ["invariance:", "  - {name: a, why: b, add: {departure_minute: 1}, tolerance: 0.1}"]
+    files.BEHAVIOUR.write_text("\n".join(lines), encoding="utf-8")
+    schema = inferred("data.csv")
+    assert load_behaviour(schema).cases == []
+    shown = capsys.readouterr().out
+    assert "line 2: invariance.0.add: schema.yaml has no feature 'departure_minute'" in shown
+    assert "schema.yaml, params.yaml, dvc.yaml, behaviour.yaml" in shown
+    own = "# mine\n" + "\n".join(lines).replace("departure_minute", "number")
+    files.BEHAVIOUR.write_text(own, encoding="utf-8")
+    (case,) = load_behaviour(inferred("data.csv", force=True)).cases
+    assert case.name == "a"
+    assert files.BEHAVIOUR.read_text() == own
+
+
+def test_limits_of_slices_go_with_the_task(folder) -> None:
+    table().to_csv("data.csv", index=False)
+    for target in ("number", "y"):
+        limits = of(inferred("data.csv", target, force=True)).SLICES
+        assert load_params().gates.slices.model_dump() == limits
+    change(files.PARAMS, "gates", slices={"floor": 0.6, "max_gap": 0.05})
+    inferred("data.csv", force=True)
+    assert load_params().gates.slices.floor == 0.6  # the same task: it may have been chosen
+    change(files.PARAMS, "gates", slices=None)
+    inferred("data.csv", "number", force=True)
+    assert load_params().gates.slices is None
+
+
+def test_groups_of_people_are_named_and_nothing_is_set(folder, capsys) -> None:
+    people = table().assign(sex=np.where(np.arange(ROWS) % 2, "f", "m"), racetime=1.5)
+    people.assign(patientGender=people["sex"]).to_csv("data.csv", index=False)
+    assert inferred("data.csv").protected == []
+    said = capsys.readouterr().out
+    assert "people    'sex', 'patientGender': " in said
+    table().to_csv("data.csv", index=False)
+    inferred("data.csv", force=True)
+    assert "people  " not in capsys.readouterr().out
+
+
 def test_odd_names_and_values_survive() -> None:
     random = np.random.default_rng(0)
     odd = pd.DataFrame({name: random.choice(["on", "~", "1_000", "a, b", "{x}", "é"], 100) for name in ODD})
@@ -164,6 +206,7 @@ def test_odd_names_and_values_survive() -> None:
     assert schema.columns["x: y #"].categories == ("1_000", "a, b", "on", "{x}", "~", "é")
     content = yaml.safe_load(Path("schema.yaml").read_text())
     assert parse_yaml(as_yaml(content, "odd.csv"), "again", Schema) == schema
+    assert load_behaviour(schema).cases == []
 
 
 @pytest.mark.parametrize(
@@ -394,7 +437,9 @@ def test_an_index_is_a_column_and_a_copy_of_the_target_is_seen_in_few_rows(folde
 def test_line_breaks_that_yaml_would_lose_survive(folder) -> None:
     odd = table().assign(**{"a\x85b": np.where(np.arange(ROWS) % 2, "p\x85q", "r")})
     odd.to_parquet("odd.parquet")
-    assert inferred("odd.parquet").columns["a\x85b"].categories == ("p\x85q", "r")
+    schema = inferred("odd.parquet")
+    assert schema.columns["a\x85b"].categories == ("p\x85q", "r")
+    assert load_behaviour(schema).cases == []
 
 
 def test_what_the_pipeline_writes_is_no_source(folder) -> None:

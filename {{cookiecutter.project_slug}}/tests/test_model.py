@@ -1,16 +1,19 @@
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import skops.io
+from threadpoolctl import threadpool_limits
 
-from {{ cookiecutter.__package_name }} import export, files, model, train
-from {{ cookiecutter.__package_name }}.bundle import open_bundle
+from {{ cookiecutter.__package_name }} import explain, export, files, model, train
+from {{ cookiecutter.__package_name }}.bundle import CARDS, MANIFEST, PROMOTION, open_bundle
 from {{ cookiecutter.__package_name }}.errors import Failure, Refusal
 from {{ cookiecutter.__package_name }}.params import load_params
 from {{ cookiecutter.__package_name }}.schema import load_schema
 from {{ cookiecutter.__package_name }}.serve.scorer import Scorer
 from {{ cookiecutter.__package_name }}.tasks import of
 
-from .conftest import change
+from .conftest import change, run_stages
 
 
 def test_equal_training_gives_equal_bytes(project) -> None:
@@ -50,7 +53,7 @@ def test_thresholds_are_float32_and_no_prediction_changes_by_it(project) -> None
 
 
 def test_an_unfaithful_export_is_refused(project) -> None:
-    change(files.PARAMS, "export", parity=1e-20)
+    change(files.PARAMS, "gates", parity={"max_difference": 1e-20})
     before = files.sha256(files.BUNDLE / "bundle.json")
     with pytest.raises(Refusal, match="differs from the trained one"):
         export.main()
@@ -81,13 +84,61 @@ def test_training_may_use_a_sample(project) -> None:
     assert first.equals(files.read_sample(files.TRAIN, rows, 0))
 
 
-def test_the_card_tells_of_test_rows_that_training_has_seen(project) -> None:
-    path = files.REPORTS / "data/validation.json"
-    report = files.read_json(path)
-    (found,) = [check for check in report["checks"] if "training window" in check["rule"]]
-    for failed, told in ((0, []), (found["rows"] // 2, ["also among the training rows"])):
-        found["failed_rows"] = failed
-        files.write_json(path, report)
-        limits = export.overlap()
-        assert len(limits) == len(told)
-        assert all(words in limit for words, limit in zip(told, limits, strict=True))
+def test_equal_input_gives_equal_evidence_whatever_the_threads(project) -> None:
+    before = files.sha256(files.BUNDLE / "bundle.json")  # it has the hash of every file and report
+    with threadpool_limits(1):
+        run_stages("evaluate", "export")
+    assert files.sha256(files.BUNDLE / "bundle.json") == before
+
+
+def test_a_feature_counts_by_what_shuffling_it_costs(project) -> None:
+    schema, fitted = load_schema(), model.load(files.MODEL)
+    table, decision = files.read_table(files.TEST), files.read_json(files.METRICS)
+    truth, (name, *_) = of(schema).truth(table, schema), schema.features
+    ranked = explain.importance(fitted, table, truth, decision, schema)
+    assert sorted(ranked["feature"]) == sorted(schema.features)
+    assert ranked["importance"].is_monotonic_decreasing
+    assert ranked["importance"][0] > 0
+    same = table.assign(**{name: table[name].dropna().iloc[0]})  # in all rows: shuffling changes nothing
+    found = explain.importance(fitted, same, truth, decision, schema).set_index("feature").loc[name]
+    assert (found["importance"], found["spread"]) == (0, 0)
+
+
+def test_dependence_is_the_mean_prediction_at_a_value(project) -> None:
+    schema, fitted, table = load_schema(), model.load(files.MODEL), files.read_table(files.TEST)
+    _, found = explain.dependence(fitted, table, list(schema.features), schema, rows=len(table))
+    assert set(found["feature"]) <= set(list(schema.features)[: explain.SHOWN])
+    for name in set(found["feature"]):
+        line = found[found["feature"] == name].iloc[-1]
+        scored = model.scores(fitted, table.assign(**{name: line["value"]}), schema)
+        place = schema.classes.index(line["class"]) if schema.classes else 0
+        assert line["prediction"] == pytest.approx(scored[:, place].mean(), rel=1e-5)
+        if order := schema.features[name].categories:
+            values = list(found[found["feature"] == name]["value"].unique())
+            assert values == [value for value in order if value in values]
+
+
+def test_a_changed_bundle_is_refused_and_only_its_card_may_be_replaced(project) -> None:
+    promotion = {"version": "3", "files": {}}
+    files.write_json(files.BUNDLE / PROMOTION, promotion)
+    assert open_bundle(files.BUNDLE).version == "3"
+    for path in sorted(files.BUNDLE.rglob("*.*")):
+        if path.name == PROMOTION:
+            continue
+        honest = path.read_bytes()
+        path.write_bytes(honest + b" ")
+        with pytest.raises(Refusal, match="was changed") if path.name != MANIFEST else nullcontext():
+            open_bundle(files.BUNDLE)
+        changed = promotion | {"files": {path.name: files.sha256(path)}}
+        files.write_json(files.BUNDLE / PROMOTION, changed)
+        with nullcontext() if path.name in CARDS else pytest.raises(Refusal, match="does not replace"):
+            open_bundle(files.BUNDLE)
+        path.write_bytes(honest)
+        files.write_json(files.BUNDLE / PROMOTION, promotion)
+    (files.BUNDLE / "plots/importance.png").unlink()
+    with pytest.raises(Refusal, match=r"importance\.png is missing"):
+        open_bundle(files.BUNDLE)
+    (files.BUNDLE / MANIFEST).unlink()
+    with pytest.raises(Failure, match="there is no bundle") as missing:
+        open_bundle(files.BUNDLE)
+    assert not isinstance(missing.value, Refusal)

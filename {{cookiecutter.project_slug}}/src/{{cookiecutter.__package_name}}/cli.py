@@ -8,7 +8,7 @@ import typer
 
 from . import NAME
 from .errors import Failure, Refusal, run
-from .schema import Task
+from .tasks import Task
 
 HELP = "Train, promote, serve and watch the model. The pipeline itself is `uv run dvc repro`."
 CODES = "Exit codes: 0 fine, 1 error, 2 wrong usage, 3 the check ran and says no."
@@ -31,12 +31,68 @@ def demo() -> None:
 
 @app.command(epilog=f"{EXAMPLE} promote")
 def promote() -> None:
-    """Register the bundle as a version, and make it champion if it beats the champion."""
+    """Register the bundle as a version, and make it champion if it passes every gate."""
     from .promote import promote
 
     promotion = promote()
     word = "the new champion" if promotion["new"] else "champion already"
     print(f"version {promotion['version']} is {word}")
+
+
+@app.command(epilog=f"{EXAMPLE} rollback --reason 'late flights are missed'")
+def rollback(
+    version: Annotated[str | None, typer.Argument(help="A former champion. [default: the last one]")] = None,
+    reason: Annotated[str, typer.Option(help="For the audit log.")] = "",
+) -> None:
+    """Make a former champion champion again; a running server follows."""
+    from .champion import roll_back
+
+    print(f"version {roll_back(version, reason)['version']} is champion again")
+
+
+@app.command(epilog=f"{EXAMPLE} audit --last 100")
+def audit(
+    last: Annotated[int, typer.Option(min=0, help="How many lines to show.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every line as it is kept.")] = False,
+) -> None:
+    """Show who was promoted, refused or rolled back, and why; exit code 3 if a line was tampered with."""
+    from .champion import look_back
+
+    look_back(last, as_json)
+
+
+@app.command(epilog=f"{EXAMPLE} trace 3f0c9b7a5d4e4f1c8a2b6d7e8f901234")
+def trace(prediction_id: Annotated[str, typer.Argument(help="As the API answered it.")]) -> None:
+    """Say where a prediction comes from: version, run, commit, data, parameters, who promoted it."""
+    from .trace import trace
+
+    trace(prediction_id)
+
+
+@app.command(epilog=f"{EXAMPLE} reproduce 3")
+def reproduce(version: Annotated[str, typer.Argument(help="A registered version.")]) -> None:
+    """Build a version again from its commit and data; exit code 3 if anything differs."""
+    from .reproduce import reproduce
+
+    reproduce(version)
+
+
+@app.command(epilog=f"{EXAMPLE} card > MODEL_CARD.md")
+def card() -> None:
+    """Print the champion's model card as Markdown; its page is card.html beside it, and at / of the API."""
+    from .bundle import open_bundle
+    from .settings import load_settings
+
+    bundle = open_bundle(Path(load_settings().bundle))
+    print((bundle.folder / "card.md").read_text(encoding="utf-8"), end="")
+
+
+@app.command(epilog=f"{EXAMPLE} doctor")
+def doctor() -> None:
+    """Check tools, servers, stores, secrets and disk; exit code 3 if anything needed is missing."""
+    from .doctor import doctor
+
+    doctor()
 
 
 @app.command(epilog=f"{EXAMPLE} serve --port 8080")
@@ -59,7 +115,7 @@ def serve(
             pass
     except OSError as error:
         raise Failure(f"cannot listen on {host}:{port}: {error.strerror}; try --port") from None
-    factory = f"{__package__}.serve.app:create_app"
+    factory = f"{__package__}.serve.app:follow"
     uvicorn.run(factory, factory=True, host=host, port=port, workers=workers)
 
 

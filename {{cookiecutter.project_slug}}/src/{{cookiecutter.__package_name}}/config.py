@@ -14,19 +14,22 @@ from .errors import Failure
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def read_yaml(path: Path, model: type[Model]) -> Model:
-    """Return the checked content of a YAML file; errors name the file, the line and the key."""
-    return parse_yaml(path.read_text(encoding="utf-8"), str(path), model)
+def read_yaml(path: Path, model: type[Model], context: Any = None) -> Model:
+    """Return the checked content of a YAML file; errors name the file, the line and the key.
+
+    The model's validators find `context` in their info: what the content is checked against.
+    """
+    return parse_yaml(path.read_text(encoding="utf-8"), str(path), model, context)
 
 
-def parse_yaml(text: str, name: str, model: type[Model]) -> Model:
+def parse_yaml(text: str, name: str, model: type[Model], context: Any = None) -> Model:
     """Return the checked content of a YAML text that is called `name` in errors."""
     try:
         tree = yaml.compose(text, yaml.SafeLoader)
         if twice := repeated_key(tree):
             where = f"{name}, line {twice.start_mark.line + 1}"
             raise Failure(f"{where}: the key {twice.value!r} is there twice")
-        return model.model_validate(yaml.safe_load(text))
+        return model.model_validate(yaml.safe_load(text), context=context)
     except yaml.YAMLError as error:
         raise Failure(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
@@ -55,14 +58,13 @@ def line_of(node: yaml.Node | None, place: tuple[int | str, ...]) -> int:
     """Return the line on which the key at `place` stands, or else the nearest one around it."""
     mark = node.start_mark.line if node else 0
     for part in place:
-        pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        if isinstance(node, yaml.SequenceNode):
-            pairs = [(item, item) for item in node.value[int(part) : int(part) + 1]]
-            part = pairs[0][0].value if pairs else part
-        found = [pair for pair in pairs if pair[0].value == str(part)]
-        if not found:
-            break
-        mark, node = found[0][0].start_mark.line, found[0][1]
+        found = []
+        if isinstance(node, yaml.MappingNode):
+            found = [pair for pair in node.value if pair[0].value == str(part)]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            found = [(item, item) for item in node.value[part : part + 1]]
+        if found:  # else the key is missing, or pydantic's name for one of several forms
+            mark, node = found[0][0].start_mark.line, found[0][1]
     return mark + 1
 
 

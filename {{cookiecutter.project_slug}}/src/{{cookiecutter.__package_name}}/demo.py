@@ -1,14 +1,9 @@
 """Demo: the whole way on real data - pipeline, promotion, server, traffic, monitor."""
 
 import json
-import os
-import secrets
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +18,7 @@ from .bundle import open_bundle
 from .errors import Failure, Refusal
 from .files import BUNDLE, METRICS, REPORTS, TEST
 from .monitor import TooFew, monitor
+from .probe import server
 from .promote import promote
 from .schema import load_schema
 from .settings import load_settings
@@ -46,35 +42,6 @@ def reproduce() -> dict[str, float]:
         raise (Refusal if refused else Failure)("the pipeline stopped, see above")
     ends = [*started.values(), time.monotonic()][1:]
     return {stage: end - begin for (stage, begin), end in zip(started.items(), ends, strict=False)}
-
-
-@contextmanager
-def server(bundle: Path) -> Iterator[tuple[str, requests.Session]]:
-    """Run the real server on a free loopback port; give its address and a client with a key."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
-    command = [sys.executable, "-m", f"{__package__}.cli", "serve", "--port", port]
-    client, address = requests.Session(), f"http://127.0.0.1:{port}"
-    client.trust_env = False  # no proxy
-    client.headers["X-API-Key"] = key = secrets.token_urlsafe(16)
-    with LOG.open("w") as log:
-        environment = os.environ | {"API_KEYS": f"demo:{key}", "BUNDLE": str(bundle)}
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    try:
-        for _ in range(600):
-            try:
-                client.get(f"{address}/health/ready").raise_for_status()
-                break
-            except requests.ConnectionError:
-                if process.poll() is not None:
-                    raise Failure(f"the server stopped: see {LOG}") from None
-                time.sleep(0.1)
-        else:
-            raise Failure(f"the server was not ready within a minute: see {LOG}")
-        yield address, client
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
 
 
 def traffic(address: str, client: requests.Session) -> list[dict[str, Any]]:
@@ -116,7 +83,7 @@ def demo() -> None:
             serves = BUNDLE
         stays = "what there is goes on serving" if serves != BUNDLE else "it is served here all the same"
         console.print(f"The gate says no, {stays}: {refusal}")
-    with server(serves) as (address, client):
+    with server(serves, load_settings().prediction_log_url, LOG) as (address, client):
         version = client.get(f"{address}/v1/model").json()["version"]
         answers = traffic(address, client)
     verdict, report = judge() if serves != BUNDLE else ("none, as there is no champion", "none")

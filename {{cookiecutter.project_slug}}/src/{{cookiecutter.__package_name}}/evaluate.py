@@ -1,20 +1,35 @@
-"""Evaluate: score the model on the test window, against a naive baseline, overall and by slice."""
+"""Evaluate: score the model on the test window, against a naive baseline, overall, by slice and by group.
+
+What it finds is the evidence on which the model card is made, and the gates judge.
+"""
 
 from base64 import b64encode
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from sklearn.pipeline import Pipeline
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from . import files, tasks, tracking
+from . import behaviour, bootstrap, explain, fairness, files, registry, tasks, tracking
 from .errors import Failure, run
-from .files import METRICS, MODEL, REPORTS, SLICES, TEST, TRAIN, VALIDATION
+from .files import (
+    BEHAVED,
+    FAIRNESS,
+    INTERVALS,
+    METRICS,
+    MODEL,
+    PLOTS,
+    REPORTS,
+    SLICES,
+    TEST,
+    TRAIN,
+    VALIDATION,
+)
 from .model import load, scores
-from .params import load_params
+from .params import BehaviourGate, load_params
 from .schema import Schema, load_schema
 from .settings import load_settings
-
-PLOTS = REPORTS / "plots"
 
 
 def slices(
@@ -29,8 +44,21 @@ def slices(
     return pd.DataFrame(found or {"column": [], "value": [], "rows": []})
 
 
+def behaved(
+    model: Pipeline,
+    table: pd.DataFrame,
+    decision: dict[str, float],
+    schema: Schema,
+    gate: BehaviourGate | None,
+) -> pd.DataFrame:
+    """Return how the tests of behaviour.yaml came out, on as many rows as the gate says."""
+    declared, rows = behaviour.load_behaviour(schema), gate.rows if gate else len(table)
+    return behaviour.check(declared, table, lambda rows: scores(model, rows, schema), schema, rows, decision)
+
+
 def main() -> None:
-    schema, params = load_schema(), load_params().evaluate
+    schema, everything = load_schema(), load_params()
+    params = everything.evaluate
     task, model, by = tasks.of(schema), load(MODEL), params.baseline_by
     train, validation, test = map(files.read_table, (TRAIN, VALIDATION, TEST))
     if by is not None and by not in train:
@@ -48,11 +76,20 @@ def main() -> None:
         "baseline": task.measure(truth, naive["test"], naive_decision, schema, params),
         "validation": task.measure(earlier, on_validation, decision, schema, params),
     }
-    by_slice = slices(test, truth, scored, schema, params.min_slice_rows)
+    judged = test, truth, scored
+    intervals = bootstrap.intervals(*judged, decision, schema)
+    by_slice = slices(*judged, schema, params.min_slice_rows)
+    by_group = fairness.groups(*judged, decision, schema, params.min_slice_rows)
     matplotlib.use("Agg")  # no screen
     plots = task.plots(truth, scored, decision, schema, params)
+    with threadpool_limits(1):  # many small predictions: threads would wait for each other
+        by_test = behaved(model, test, decision, schema, everything.gates.behaviour)
+        important = explain.importance(model, test, truth, decision, schema)
+        plots["importance"] = explain.bars(important, schema), important
+        plots["dependence"] = explain.dependence(model, test, list(important["feature"]), schema)
     parts = [pd.DataFrame(windows).T.astype({"rows": int}).to_html(float_format="{:.4f}".format)]
-    parts.append(by_slice.to_html(index=False, float_format="{:.3f}".format))
+    tables = (by_slice, by_group, by_test)
+    parts += [table.to_html(index=False, float_format="{:.3f}".format) for table in tables if len(table)]
     with files.writing(PLOTS) as folder:
         folder.mkdir()
         for name, (figure, table) in plots.items():
@@ -61,16 +98,19 @@ def main() -> None:
             picture = b64encode((folder / f"{name}.png").read_bytes()).decode()
             parts.append(f'<img alt="{name}" src="data:image/png;base64,{picture}">')
     files.write_page(REPORTS / "evaluation.html", "Evaluation", *parts)
-    files.write_text(SLICES, by_slice.to_csv(index=False))
+    for path, table in zip((SLICES, FAIRNESS, BEHAVED), tables, strict=True):
+        files.write_text(path, table.to_csv(index=False))
+    files.write_json(INTERVALS, intervals)
     files.write_json(METRICS, windows | decision)
-    with tracking.session(load_settings()) as client:
+    with registry.session(load_settings()) as client:
         run_id = tracking.record_training(client)
         for name, value in tracking.flat(windows).items():
             client.log_metric(run_id, name, value)
         client.log_artifacts(run_id, str(PLOTS), "evaluation")
     for name in task.GATES:
         found, usual = windows["test"][name], windows["baseline"][name]
-        print(f"evaluate: test {name} {found:.4f}, naive baseline {usual:.4f}")
+        between = " ({:.4f} to {:.4f})".format(*intervals[name]) if name in intervals else ""
+        print(f"evaluate: test {name} {found:.4f}{between}, naive baseline {usual:.4f}")
 
 
 if __name__ == "__main__":

@@ -9,18 +9,17 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .errors import Failure
 
-SCHEMA, PARAMS = Path("schema.yaml"), Path("params.yaml")
+SCHEMA, PARAMS, BEHAVIOUR = Path("schema.yaml"), Path("params.yaml"), Path("behaviour.yaml")
 RAW, TRAIN = Path("data/raw.parquet"), Path("data/train.parquet")
 VALIDATION, TEST = Path("data/validation.parquet"), Path("data/test.parquet")
 OUTPUTS = RAW, TRAIN, VALIDATION, TEST
 MODEL, BUNDLE, REPORTS = Path("models/model.skops"), Path("build/bundle"), Path("reports")
 BATCH = 100_000  # rows that are read or written at a time
 ACCEPTED = REPORTS / "data" / "accepted.json"  # how the data was distributed that passed last
-METRICS, SLICES = REPORTS / "metrics.json", REPORTS / "slices.csv"
+METRICS, INTERVALS, PLOTS = REPORTS / "metrics.json", REPORTS / "intervals.json", REPORTS / "plots"
+SLICES, FAIRNESS, BEHAVED = (REPORTS / f"{name}.csv" for name in ("slices", "fairness", "behaviour"))
 
 STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; border: 0; margin: 1rem 0 } img { max-width: 49% }
@@ -91,6 +90,7 @@ def read_table(path: Path) -> Any:
 
 def read_sample(path: Path, rows: int, seed: int = 0) -> Any:
     """Return a Parquet file as a DataFrame, or, if it has more, `rows` random rows of it in order."""
+    import numpy as np
     import pandas as pd
     from pyarrow import parquet
 

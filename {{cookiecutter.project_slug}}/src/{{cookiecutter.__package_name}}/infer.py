@@ -19,12 +19,13 @@ from rich.table import Table
 from ruamel.yaml import YAML
 
 from . import NAME, files, quality, split, tasks
+from .behaviour import load_behaviour, without_tests
 from .config import edited, parse_yaml
 from .conform import conform, judge, latest_now
 from .errors import Failure
-from .files import PARAMS, SCHEMA
+from .files import BEHAVIOUR, PARAMS, SCHEMA
 from .params import Params, Split, Sql, shown
-from .schema import LARGEST, Column, Schema, Task
+from .schema import LARGEST, Column, Schema
 from .source import batches, local, plain
 from .survey import (
     FORMATS,
@@ -40,6 +41,7 @@ from .survey import (
     time_formats,
     unique,
 )
+from .tasks import Task
 
 DVC = Path("dvc.yaml")
 MIN_ROWS = 50
@@ -54,6 +56,10 @@ SLACK = 0.1  # of the range, on either side
 YES = (
     *("1", "true", "yes", "y", "t", "positive", "late", "churned", "default", "fraud", "spam"),
     *(">50k", "malignant"),
+)
+PEOPLE = re.compile(
+    r"(?i:(^|[\W_])(sex|gender|race|racial|ethnic\w*|religion|nationality|citizenship|disab\w+|marital|age_?group|pregnan\w+)"
+    r"($|[\W_]))|[a-z](Sex|Gender|Race|Ethnicity|Religion|Nationality|Citizenship)($|[\W_A-Z])"
 )
 ID = re.compile(r"(?i:(^|[\W_])(id|uuid|guid|key|index)$)|[a-z]I[dD]$")
 
@@ -333,8 +339,36 @@ def new_params(source: str | Sql, schema: Schema) -> str:
         params["evaluate"]["baseline_by"] = None
         if params["train"]["model"] not in known:
             params["train"]["model"] = next(iter(known))
+        if params["gates"]["slices"] and former_task() != schema.task:  # its limits were of other metrics
+            params["gates"]["slices"] |= tasks.of(schema).SLICES
 
     return edited(PARAMS, change)
+
+
+def former_task() -> str | None:
+    """Return the task that schema.yaml names, whatever else is in it; None if there is none."""
+    named = re.search(r"(?m)^task: *(\S+)", SCHEMA.read_text(encoding="utf-8")) if SCHEMA.exists() else None
+    return named[1] if named else None
+
+
+def new_behaviour(schema: Schema) -> tuple[str | None, str]:
+    """Return behaviour.yaml for the contract, or None if the present one stays; and what became of it.
+
+    Tests of another table do not fit this one's contract: then all give way to an example.
+    """
+    try:
+        if BEHAVIOUR.exists() and load_behaviour(schema).cases:
+            return None, "stay, as each fits the contract"
+        said = f"none yet, see the example in {BEHAVIOUR}"
+    except Failure as misfit:
+        said = f"those of another table are gone ({misfit}); see the example in {BEHAVIOUR}"
+    return without_tests(schema), said
+
+
+def people(schema: Schema) -> list[str]:
+    """Return the columns whose names say that they tell groups of people."""
+    used = [name for name in schema.used if name != schema.target]
+    return [name for name in used if PEOPLE.search(name) and not schema.columns[name].protected]
 
 
 def new_pipeline(source: str | Sql, schema: Schema) -> str:
@@ -367,7 +401,8 @@ def name_of(source: str | Sql) -> str:
 def infer(source: str | Sql, target: str, timestamp: str | None, task: Task | None, force: bool) -> None:
     """Write schema.yaml for the source, and params.yaml and dvc.yaml so that the project reads it.
 
-    Nothing is written if anything is wrong.
+    Tests of behaviour.yaml that do not fit the new contract are replaced by an example. Nothing is
+    written if anything is wrong.
     """
     if SCHEMA.exists() and not force:
         raise Failure(f"{SCHEMA} is there already; to replace it, and what params.yaml reads, add --force")
@@ -393,14 +428,14 @@ def infer(source: str | Sql, target: str, timestamp: str | None, task: Task | No
     document |= {key: allowed(share) for key, share in shares.items()} | {"columns": columns}
     text = as_yaml(document, shown(source))
     schema = parse_yaml(text, str(SCHEMA), Schema)
-    for path, content in {
-        SCHEMA: text,
-        PARAMS: params,
-        DVC: new_pipeline(as_written(source), schema),
-    }.items():
+    tests, said = new_behaviour(schema)
+    written = {SCHEMA: text, PARAMS: params, DVC: new_pipeline(as_written(source), schema)}
+    written |= {BEHAVIOUR: tests} if tests else {}
+    for path, content in written.items():
         files.write_text(path, content)
     files.ACCEPTED.unlink(missing_ok=True)  # of the table before
-    show(schema, reasons, known.rows, shares)
+    show(schema, reasons, known.rows, shares, said)
+    print(f"written: {', '.join(map(str, written))}; next: uv run {NAME} demo")
 
 
 def allowed(share: float) -> float:
@@ -408,7 +443,9 @@ def allowed(share: float) -> float:
     return min(ceil((1.5 * share + 0.01) * 1000), ceil((1 + share) / 2 * 1000)) / 1000
 
 
-def show(schema: Schema, reasons: Mapping[str, str], rows: int, shares: Mapping[str, float]) -> None:
+def show(
+    schema: Schema, reasons: Mapping[str, str], rows: int, shares: Mapping[str, float], tests: str
+) -> None:
     """Print what was decided, and why."""
     console, name = Console(highlight=False), Head("column", overflow="fold")
     table = Table(name, "type", "role", "limits or categories", "null", "why")
@@ -429,9 +466,12 @@ def show(schema: Schema, reasons: Mapping[str, str], rows: int, shares: Mapping[
         "repeated": repeated.format(**shares),
         "limits": f"what was seen, and up to {SLACK:.0%} of its range more on either side",
         "missing": " and ".join(map(repr, schema.missing)),
+        "tests": tests,
     }
     if shares["max_overlap"] > 0.05:
         facts["repeated"] += ": results will be better than on new rows"
+    if found := people(schema):
+        names = ", ".join(map(repr, found))
+        facts["people"] = f"{names}: if told apart by it, `protected: true` in {SCHEMA} has that watched"
     for key, fact in facts.items():
         console.print(f"{key:9} {escape(fact)}", soft_wrap=True)
-    console.print(f"written: {SCHEMA}, {PARAMS}, {DVC}; next: uv run {NAME} demo", soft_wrap=True)

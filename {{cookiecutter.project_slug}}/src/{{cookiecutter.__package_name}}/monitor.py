@@ -65,7 +65,7 @@ def monitor(days: int | None = None) -> dict[str, Any]:
     """
     settings, params = load_settings(), load_params().monitor
     if not Path(settings.bundle).exists():  # this machine has promoted nothing
-        from .promote import install_champion
+        from .champion import install_champion
 
         install_champion(settings)
     bundle = open_bundle(Path(settings.bundle))

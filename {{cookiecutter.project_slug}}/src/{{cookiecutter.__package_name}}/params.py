@@ -75,11 +75,73 @@ class Evaluate(Section):
 
 class Export(Section):
     reference_rows: int = Field(ge=500)
-    parity: float = Field(gt=0)
 
 
-class Promote(Section):
+class BaselineGate(Section):
     min_gain: float = Field(ge=0)
+
+
+class ChampionGate(Section):
+    min_gain: float = Field(ge=0)
+    confidence: float = Field(ge=0.5, lt=1)
+    resamples: int = Field(ge=100, le=100_000)
+
+
+class SlicesGate(Section):
+    floor: float
+    max_gap: float = Field(ge=0)
+
+
+class CalibrationGate(Section):
+    max_error: float = Field(gt=0)
+
+
+class FairnessGate(Section):
+    max_selection_difference: float = Field(ge=0)
+    max_error_difference: float = Field(ge=0)
+
+
+class LeakageGate(Section):
+    max_overlap: float = Field(ge=0, le=1)
+
+
+class BehaviourGate(Section):
+    rows: int = Field(ge=1)
+
+
+class ParityGate(Section):
+    max_difference: float = Field(gt=0)
+
+
+class SizeGate(Section):
+    max_megabytes: float = Field(gt=0)
+
+
+class ServerGate(Section):
+    requests: int = Field(ge=1)
+    fuzz: int = Field(ge=0)
+    timeout: float = Field(gt=0)  # seconds until it must be ready
+
+
+class LatencyGate(Section):
+    p95_milliseconds: float = Field(gt=0)
+
+
+class Gates(Section):
+    """What `promote` asks of a candidate; None is a gate that is off."""
+
+    max_rows: int = Field(ge=1)
+    baseline: BaselineGate | None
+    champion: ChampionGate | None
+    slices: SlicesGate | None
+    calibration: CalibrationGate | None
+    fairness: FairnessGate | None
+    leakage: LeakageGate | None
+    behaviour: BehaviourGate | None
+    parity: ParityGate | None
+    size: SizeGate | None
+    server: ServerGate | None
+    latency: LatencyGate | None
 
 
 class Monitor(Section):
@@ -94,7 +156,7 @@ class Params(Section):
     train: Train
     evaluate: Evaluate
     export: Export
-    promote: Promote
+    gates: Gates
     monitor: Monitor
 
 

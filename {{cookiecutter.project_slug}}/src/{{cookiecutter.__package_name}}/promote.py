@@ -1,116 +1,163 @@
-"""Promote: register the bundle as a version, and crown it if it beats the champion."""
+"""Promote: register the bundle as a version, judge it by every gate, crown it or say why not."""
 
-import getpass
+import json
 import shutil
 import tempfile
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import mlflow
+import numpy as np
 import pandas as pd
+from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from . import NAME, files, tasks, tracking
-from .bundle import PROMOTION, Bundle, open_bundle
+from . import audit, behaviour, card, files, gates, probe, registry, tasks, tracking
+from .bundle import CARDS, Bundle, open_bundle
+from .champion import SETTLED, install, record, settle, target
 from .errors import Failure, Refusal
 from .export import columns
-from .files import BUNDLE, TEST
-from .params import load_params
+from .files import BUNDLE, MODEL, TEST
+from .model import load
+from .params import BehaviourGate, ChampionGate, load_params
 from .serve.scorer import Scorer
-from .settings import Settings, load_settings
+from .settings import load_settings
+from .verdict import Verdict
 
 
-def measure(bundle: Bundle, table: pd.DataFrame) -> dict[str, float]:
-    """Return the bundle's metrics on a labelled table, through the scorer that serves it."""
-    schema, task = bundle.schema, tasks.of(bundle.schema)
-    truth, scored = task.truth(table, schema), Scorer(bundle).scores(columns(table, schema))
-    params = load_params().evaluate
-    measured: dict[str, float] = task.measure(truth, scored, bundle.manifest, schema, params)
-    return measured
+def judge(candidate: Bundle, rival: Bundle | None, window: pd.DataFrame) -> list[Verdict]:
+    """Return what every gate says of the candidate; both models are scored on the same window."""
+    params, schema, decision = load_params(), candidate.schema, candidate.manifest
+    # First, because a bundle that does not start cannot be asked anything.
+    started = probe.verdicts(candidate, window, params.gates)
+    if any(verdict.passed is False and verdict.gate == "server" for verdict in started):
+        return started
+    task, scorer, minimum = tasks.of(schema), Scorer(candidate), params.evaluate.min_slice_rows
+    truth, scores = task.truth(window, schema), score(candidate, window)
+    measured = task.measure(truth, scores, decision, schema, params.evaluate)
+    naive, judged = candidate.manifest["baseline"], (window, truth, scores)
+
+    def champion(limits: ChampionGate) -> list[Verdict]:
+        if rival is None:
+            return [Verdict("champion", "there is none to compare with", None, "", None)]
+        return gates.champion(*judged, score(rival, window), decision, schema, limits)
+
+    def behaves(limits: BehaviourGate) -> list[Verdict]:
+        declared = behaviour.load_behaviour(schema)
+        ask = partial(score, candidate)
+        return behaviour.verdicts(behaviour.check(declared, window, ask, schema, limits.rows, decision))
+
+    judges: dict[str, Callable[[Any], list[Verdict]]] = {
+        "leakage": lambda limits: gates.leakage(schema, limits),
+        "parity": lambda limits: gates.parity(load(MODEL), scorer, window, schema, limits),
+        "size": lambda limits: gates.size(candidate.folder, limits),
+        "baseline": lambda limits: gates.baseline(measured, naive, task.GATES, limits),
+        "champion": champion,
+        "slices": lambda limits: gates.slices(*judged, schema, minimum, limits),
+        "calibration": lambda limits: gates.calibration(
+            truth, scores, decision, schema, params.evaluate, limits
+        ),
+        "fairness": lambda limits: gates.fairness(*judged, decision, schema, minimum, limits),
+        "behaviour": behaves,
+    }
+    return [*started, *gates.judge(judges, params.gates)]
 
 
-def objections(
-    candidate: dict[str, float], rivals: dict[str, dict[str, float]], gates: dict[str, bool], gain: float
-) -> list[str]:
-    """Return why the candidate may not be crowned; all metrics are of the same window.
-
-    `gates` says which metrics count, and of each whether more is better. All count against the
-    naive baseline, and the first, by at least `gain`, against the champion.
-    """
-    found = []
-    for rival, metrics in rivals.items():
-        margin = gain if rival == "champion" else 0
-        for name in list(gates)[:1] if rival == "champion" else gates:
-            limit = metrics[name] + (margin if gates[name] else -margin)
-            better = candidate[name] > limit if gates[name] else candidate[name] < limit
-            if not better:  # NaN is no better either
-                side = "above" if gates[name] else "below"
-                found.append(f"{name} {candidate[name]:.4f} is not {side} the {rival}'s {limit:.4f}")
-    return found
+def score(bundle: Bundle, table: pd.DataFrame) -> np.ndarray:
+    """Return a bundle's scores of the rows of a table, of shape (rows, classes) or (rows, 1)."""
+    return Scorer(bundle).scores(columns(table, bundle.schema))
 
 
-def rival(champion: Bundle, candidate: Bundle, window: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Return the champion's metrics on the window; nothing if it is of another table or target."""
+def opponent(champion: Bundle, candidate: Bundle) -> Bundle | None:
+    """Return the champion, if it is one to compare with: of the same table and target."""
     old, new = champion.schema, candidate.schema
     if (old.name, old.task, old.target, old.classes) != (new.name, new.task, new.target, new.classes):
-        return {}
-    if gone := [name for name in old.features if name not in window]:
+        return None
+    if gone := [name for name in old.features if name not in new.used]:
         why = f"the champion predicts from {gone[0]!r}, which schema.yaml no longer has"
-        raise Failure(f"{why}, so the two cannot be compared: begin a new registry, see MLFLOW_TRACKING_URI")
-    return {"champion": measure(champion, window)}
+        raise Failure(f"{why}, so the two cannot be compared: begin a new MLFLOW_EXPERIMENT_NAME")
+    return champion
 
 
-def install(version: ModelVersion, target: Path) -> dict[str, Any]:
-    """Put a registered version's bundle where the server looks for it; return its record."""
-    promotion = {"version": str(version.version), "run_id": version.run_id, **version.tags}
-    uri = f"runs:/{version.run_id}/bundle/{version.tags['bundle_sha256'][:12]}"
-    with tempfile.TemporaryDirectory() as folder, files.writing(target) as beside:
-        shutil.copytree(mlflow.artifacts.download_artifacts(uri, dst_path=folder), beside)
-        files.write_json(beside / PROMOTION, promotion)
-    return promotion
+def show(verdicts: list[Verdict]) -> None:
+    """Print the table of gates."""
+    table = Table("gate", "what", "value", "limit", "verdict", title="What the gates say")
+    words = {True: "passed", False: "[bold red]REFUSED", None: "[dim]not judged"}
+    for verdict in verdicts:
+        value = "" if verdict.value is None else f"{verdict.value:.4g}"
+        row = (verdict.gate, verdict.measure, value, verdict.limit)
+        table.add_row(*map(escape, row), words[verdict.passed])
+    Console().print(table)
 
 
-def install_champion(settings: Settings) -> None:
-    with tracking.session(settings) as client:
-        if champion := tracking.by_alias(client, "champion"):
-            install(champion, Path(settings.bundle))
+def reasons(verdicts: list[Verdict]) -> str:
+    """Return in one line why a candidate is refused; an empty one if it is not."""
+    refused = [verdict for verdict in verdicts if verdict.passed is False]
+    values = ("" if verdict.value is None else f" {verdict.value:.4g}" for verdict in refused)
+    lines = (
+        f"{v.gate}: {v.measure}{value}, asked for {v.limit}" for v, value in zip(refused, values, strict=True)
+    )
+    return "; ".join(lines)
+
+
+def log_card(client: MlflowClient, version: ModelVersion, bundle: Bundle) -> None:
+    """Log the model card with the verdicts to the version's run."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(shutil.copytree(bundle.folder, Path(name) / "card"))
+        card.finish(folder, record(version))
+        for file in sorted(CARDS):
+            client.log_artifact(version.run_id, str(folder / file), f"card/version-{version.version}")
 
 
 def promote() -> dict[str, Any]:
-    """Register the bundle, compare it with the champion, crown or refuse it; return the record.
+    """Register the bundle, judge it, crown or refuse it; return the champion's record.
 
-    Either way the server's bundle is the registry's champion afterwards.
+    Either way the folder that is served holds the registry's champion afterwards, and the audit log a line.
     """
-    target, gain = Path(load_settings().bundle), load_params().promote.min_gain
-    if target.resolve() == BUNDLE.resolve():
-        raise Failure(f"BUNDLE is {BUNDLE}, the candidate's own folder: name another for the champion")
-    candidate, window = open_bundle(BUNDLE), files.read_table(TEST)
+    settings, folder, name = load_settings(), target(), registry.name()
+    candidate, window = open_bundle(BUNDLE), files.read_sample(TEST, load_params().gates.max_rows)
     if candidate.manifest["data_sha256"][TEST.name] != files.sha256(TEST):
         raise Failure(f"{BUNDLE} was not made from {TEST}: run `uv run dvc repro`")
-    gates = tasks.of(candidate.schema).GATES
-    rivals = {"naive baseline": candidate.manifest["baseline"]}
-    with tracking.session(load_settings()) as client:
-        run_id = tracking.record_training(client)
-        champion = tracking.by_alias(client, "champion")
-        version = tracking.register(client, run_id, candidate)
-        if champion:
-            install(champion, target)
-            rivals |= rival(open_bundle(target), candidate, window)
-        new = champion is None or champion.version != version.version
-        if new:
-            if against := "; ".join(objections(measure(candidate, window), rivals, gates, gain)):
-                client.set_registered_model_alias(NAME, "challenger", version.version)
-                client.set_model_version_tag(NAME, version.version, "refused", against)
-                raise Refusal(f"version {version.version} stays a challenger: {against}")
-            promoted_at = datetime.now(UTC).isoformat(timespec="seconds")
-            for key, value in (("promoted_by", getpass.getuser()), ("promoted_at", promoted_at)):
-                client.set_model_version_tag(NAME, version.version, key, value)
-            if champion:
-                client.set_registered_model_alias(NAME, "previous", champion.version)
-            client.set_registered_model_alias(NAME, "champion", version.version)
-            challenger = tracking.by_alias(client, "challenger")
-            if challenger and challenger.version == version.version:  # refused once, better now
-                client.delete_registered_model_alias(NAME, "challenger")
-                client.delete_model_version_tag(NAME, version.version, "refused")
-        return install(client.get_model_version(NAME, version.version), target) | {"new": new}
+    with registry.session(settings) as client:
+        log = audit.open_audit(settings.prediction_log_url)
+        champion = settle(client, log)
+        seen = audit.last(log, name, *audit.MOVES)
+        installed = install(client, folder)
+        version = tracking.register(client, tracking.record_training(client), candidate)
+        if installed and installed["version"] == str(version.version):
+            return installed | {"new": False}
+        if when := version.tags.get("rolled_back"):
+            back = f"train another one, or return to it by `rollback {version.version}`"
+            raise Refusal(f"version {version.version} was rolled back: {when.strip()}; {back}")
+        rival = opponent(open_bundle(folder), candidate) if champion else None
+        with Console(stderr=True).status("The candidate is started, asked and compared"):
+            verdicts = judge(candidate, rival, window)
+        show(verdicts)
+        against, gates = reasons(verdicts), [asdict(verdict) for verdict in verdicts]
+        client.set_model_version_tag(name, version.version, "gates", json.dumps(gates))
+        facts = {
+            "version": str(version.version),
+            "before": str(champion.version) if champion else None,
+            "reason": against or "it passed every gate",
+            "gates": gates,
+            "data_sha256": candidate.manifest["data_sha256"],
+            **{key: version.tags.get(key) for key in ("bundle_sha256", "git_commit", "dvc_lock")},
+        }
+        if against:
+            line = audit.append(log, name, audit.last(log, name, *audit.MOVES), event="refused", **facts)
+            client.set_registered_model_alias(name, "challenger", version.version)
+            client.set_model_version_tag(name, version.version, "refused", against)
+            client.set_model_version_tag(name, version.version, SETTLED, line["sha256"])
+        else:
+            audit.append(log, name, seen, event="promoted", **facts)
+            settle(client, log)
+        version = client.get_model_version(name, version.version)
+        log_card(client, version, candidate)
+        if against:
+            raise Refusal(f"version {version.version} stays a challenger: {against}")
+        return (install(client, folder) or {}) | {"new": True}

@@ -7,11 +7,11 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_va
 
 from .config import read_yaml
 from .files import SCHEMA
+from .tasks import Task
 
 LARGEST = 3.4028234e38  # of float32, in which the model computes
 
 Role = Literal["feature", "target", "timestamp", "id", "slice", "ignored"]
-Task = Literal["binary-classification", "multiclass-classification", "regression"]
 
 
 class Column(BaseModel, extra="forbid"):
@@ -31,6 +31,7 @@ class Column(BaseModel, extra="forbid"):
     mostly: float = Field(default=1, ge=0, le=1)  # share of rows that must keep each rule
     max_shift: float | None = Field(None, gt=0, le=1)  # instead of the table's
     slice: bool = False  # whether the model is evaluated on each value
+    protected: bool = False  # whether groups of people are told by it: the model must treat them alike
 
     @model_validator(mode="after")
     def consistent(self) -> Self:
@@ -50,6 +51,10 @@ class Column(BaseModel, extra="forbid"):
             raise ValueError("`unseen` goes with a category that is not the target")
         if self.slice and self.role == "timestamp":
             raise ValueError("a model is not evaluated on each time: `slice` does not go with it")
+        if self.protected and (
+            self.type not in ("category", "boolean") or self.role in ("target", "ignored")
+        ):
+            raise ValueError("`protected` goes with type category or boolean, and not with the target")
         if "max_null" in self.model_fields_set and not self.nullable:
             raise ValueError("`max_null` goes with `nullable: true` only")
         if self.type == "integer" and floor(self.limits[1]) < ceil(self.limits[0]):
@@ -162,7 +167,13 @@ class Schema(BaseModel, extra="forbid"):
 
     @property
     def slices(self) -> list[str]:
-        return [name for name, column in self.used.items() if column.slice or column.role == "slice"]
+        """The columns on whose values the model is evaluated one by one."""
+        used = self.used.items()
+        return [name for name, column in used if column.slice or column.protected or column.role == "slice"]
+
+    @property
+    def protected(self) -> list[str]:
+        return [name for name, column in self.used.items() if column.protected]
 
     @property
     def categorical(self) -> list[str]:

@@ -3,11 +3,13 @@
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings
 
+from . import NAME
 from .errors import Failure
 
 
 class Settings(BaseSettings, env_file=".env", extra="forbid"):
     mlflow_tracking_uri: str = "sqlite:///mlflow.db"
+    mlflow_experiment_name: str = NAME  # of the runs, and of the registered model
     prediction_log_url: str = "sqlite:///predictions.db"
     bundle: str = "build/champion"
     api_keys: SecretStr = SecretStr("")  # name:key,name:key

@@ -1,16 +1,10 @@
-"""Tracking: runs, model versions and aliases in MLflow.
+"""Tracking: what a training was made of and gave, as runs and model versions in MLflow.
 
 A run is found by the hash of the model file that DVC keeps, so the two never have to be told
 about each other: the same model file is the same run.
 """
 
-import logging
-import os
-import re
 import subprocess
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,37 +13,13 @@ import mlflow.sklearn
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
 
-from . import NAME, files
+from . import files, registry
 from .bundle import Bundle
-from .errors import Failure
 from .files import MODEL, TRAIN
 from .model import TRUSTED_TYPES, inputs, load, scores
 from .params import load_params
 from .schema import load_schema
-from .settings import Settings
-
-
-@contextmanager
-def session(settings: Settings) -> Iterator[MlflowClient]:
-    """Give a client of the tracking server; what MLflow raises comes out as a Failure."""
-    uri = settings.mlflow_tracking_uri
-    # By default it tries seven times with growing pauses: minutes until one hears that it is down.
-    defaults = {"HTTP_REQUEST_MAX_RETRIES": "2", "ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-    for name, value in defaults.items():
-        os.environ.setdefault(f"MLFLOW_{name}", value)
-    # Its hints are about how it is called here, which no user can change.
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
-    try:
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_experiment(NAME)
-        yield MlflowClient()
-    except (MlflowException, SQLAlchemyError) as error:
-        line = f"MLflow at {uri}: {str(error).splitlines()[0][:200]} (see MLFLOW_TRACKING_URI)"
-        raise Failure(re.sub(r"//[^/@\s]*@", "//", line)) from None  # no password in a log
 
 
 def lineage() -> dict[str, str]:
@@ -65,7 +35,7 @@ def lineage() -> dict[str, str]:
 
 def record_training(client: MlflowClient) -> str:
     """Record the model file of the work tree as a run, unless there is one; return its id."""
-    experiment, model_hash = client.get_experiment_by_name(NAME), files.sha256(MODEL)
+    experiment, model_hash = client.get_experiment_by_name(registry.name()), files.sha256(MODEL)
     wanted = f"tags.model_sha256 = '{model_hash}'"
     if known := client.search_runs([experiment.experiment_id], wanted, max_results=1):
         return str(known[0].info.run_id)
@@ -97,21 +67,11 @@ def flat(nested: dict[str, Any]) -> dict[str, Any]:
     return {str(key): value for key, value in pd.json_normalize(nested).iloc[0].items()}
 
 
-def by_alias(client: MlflowClient, alias: str) -> ModelVersion | None:
-    """Return the registered version with this alias."""
-    try:
-        return client.get_model_version_by_alias(NAME, alias)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None  # no model of this name yet, or none with this alias
-        raise
-
-
 def register(client: MlflowClient, run_id: str, bundle: Bundle) -> ModelVersion:
     """Register the bundle as a version of the model, once, with the bundle among its files."""
-    for known in client.search_model_versions(f"name = '{NAME}'"):
+    for known in client.search_model_versions(f"name = '{registry.name()}'"):
         if known.tags.get("bundle_sha256") == bundle.sha256:
             return known
     client.log_artifacts(run_id, str(bundle.folder), f"bundle/{bundle.sha256[:12]}")
     uri = client.get_run(run_id).data.tags["model_uri"]
-    return mlflow.register_model(uri, NAME, tags={"bundle_sha256": bundle.sha256, **lineage()})
+    return mlflow.register_model(uri, registry.name(), tags={"bundle_sha256": bundle.sha256, **lineage()})

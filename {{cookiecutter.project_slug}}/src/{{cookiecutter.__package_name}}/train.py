@@ -3,7 +3,7 @@
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from . import files, tracking
+from . import files, registry, tracking
 from .errors import Failure, run
 from .files import MODEL, TRAIN
 from .model import build, inputs, round_thresholds, save
@@ -29,7 +29,7 @@ def fit(table: pd.DataFrame, schema: Schema, params: Train) -> Pipeline:
 def main() -> None:
     schema, params = load_schema(), load_params().train
     # Opened first, so that nothing is trained in vain when it cannot be recorded.
-    with tracking.session(load_settings()) as client:
+    with registry.session(load_settings()) as client:
         table = files.read_sample(TRAIN, params.max_rows, params.seed)
         print(f"train: {params.model} on {len(table):,} rows, {len(schema.features)} features")
         model = fit(table, schema, params)

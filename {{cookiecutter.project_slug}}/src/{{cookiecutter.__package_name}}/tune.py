@@ -20,7 +20,7 @@ from rich.table import Table
 from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit
 from sqlalchemy.exc import SQLAlchemyError
 
-from . import files, model, tasks, tracking
+from . import files, model, registry, tasks, tracking
 from .config import edited
 from .errors import Failure
 from .files import PARAMS, SCHEMA, TRAIN
@@ -133,7 +133,7 @@ def tune(trials: int, timeout: float | None = None) -> None:
         return value
 
     columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with tracking.session(load_settings()), mlflow.start_run(run_name="tune"), Progress(*columns) as progress:
+    with registry.session(load_settings()), mlflow.start_run(run_name="tune"), Progress(*columns) as progress:
         mlflow.set_tags({**tracking.lineage(), "data_sha256": files.sha256(TRAIN), "study": study.study_name})
         bar = progress.add_task("parameters in use", total=trials)
         known = [value for value, settings in tried(study) if settings == current]

@@ -1,6 +1,11 @@
-"""App: the HTTP API around a bundle. Its types and texts come from the bundle's contract."""
+"""App: the HTTP API around a bundle. Its types and texts come from the bundle's contract.
+
+`create_app` serves the bundle that is there; `follow` goes over to another one when that takes its place.
+"""
 
 import hmac
+import logging
+import threading
 import time
 import uuid
 from datetime import UTC, datetime
@@ -9,15 +14,16 @@ from typing import Annotated, Any, Literal, NotRequired
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Security
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import APIKeyHeader
 from fastapi_offline import FastAPIOffline  # /docs without a network
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, with_config
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from typing_extensions import TypedDict  # typing's is not enough for pydantic before 3.12
 
 from .. import NAME
-from ..bundle import open_bundle
+from ..bundle import Bundle, open_bundle
 from ..schema import Column, Schema
 from ..settings import load_settings
 from . import log
@@ -26,6 +32,15 @@ from .scorer import Scorer
 
 MAX_ROWS = 1000  # in one request
 KEY = APIKeyHeader(name="X-API-Key", auto_error=False)
+PAUSE = 0.5  # seconds between two looks at the bundle's folder
+NAV = '<nav><a href="/docs">API documentation</a><a href="/v1/model">Facts of this model</a></nav>'
+# The card shows itself only: no script runs, nothing is fetched, no other site may frame it.
+CARD_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 
 
 def whole(value: Any) -> Any:
@@ -68,11 +83,14 @@ def request_type(schema: Schema, example: dict[str, Any]) -> type[BaseModel]:
     return create_model("Rows", __config__=config, rows=(rows, ...))
 
 
-def create_app() -> FastAPI:
+def create_app(bundle: Bundle | None = None, engine: Engine | None = None) -> FastAPI:
+    """Return the API of a bundle, by default the one in BUNDLE, with its prediction log."""
     settings = load_settings()
-    bundle = open_bundle(Path(settings.bundle))
+    bundle = bundle or open_bundle(Path(settings.bundle))
+    engine = engine or log.open_log(settings.prediction_log_url)
     scorer, schema, manifest = Scorer(bundle), bundle.schema, bundle.manifest
-    engine = log.open_log(settings.prediction_log_url)
+    card = bundle.folder / "card.html"
+    page = card.read_text(encoding="utf-8").replace("<body>", f"<body>{NAV}", 1) if card.is_file() else ""
     prediction: Any = ANSWERS[schema.task][0]
     answer_type = create_model("Answer", model_version=(str, ...), predictions=(list[prediction], ...))
     body_type = request_type(schema, manifest["example"])
@@ -120,6 +138,12 @@ def create_app() -> FastAPI:
         facts = {key: value for key, value in manifest.items() if key in shown}
         return {"version": bundle.version, "promotion": bundle.promotion, **facts}
 
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    def model_card() -> HTMLResponse:
+        if not page:
+            raise HTTPException(404, "this model has no card: it is from an older version; see /docs")
+        return HTMLResponse(page, headers=CARD_HEADERS)
+
     @app.get("/health/live")
     def live() -> dict[str, str]:
         return {"status": "live"}
@@ -129,3 +153,56 @@ def create_app() -> FastAPI:
         return {"status": "ready", "model_version": bundle.version}
 
     return app
+
+
+def look(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return what tells that a file in the folder was changed or replaced; nothing if it is not there."""
+    try:
+        facts = {str(path): path.stat() for path in folder.rglob("*")}
+    except FileNotFoundError:  # it is being replaced
+        return {}
+    return {path: (fact.st_ino, fact.st_size, fact.st_mtime_ns) for path, fact in facts.items()}
+
+
+def follow() -> Any:
+    """Return an ASGI app that serves the bundle in BUNDLE, and the next one as soon as that is whole.
+
+    A request is answered by the app that is there when it comes: none is dropped, and none sees two
+    models. A bundle that cannot be served is logged, and the one before goes on.
+    """
+    settings, logger = load_settings(), logging.getLogger("uvicorn.error")
+    folder, engine = Path(settings.bundle), log.open_log(settings.prediction_log_url)
+    seen, said = look(folder), ""
+    bundle = open_bundle(folder)
+    app = create_app(bundle, engine)
+
+    async def current(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope, receive, send)
+
+    def step() -> None:
+        nonlocal seen, said, bundle, app
+        if (now := look(folder)) == seen:
+            return
+        try:
+            found, problem = open_bundle(folder), ""
+            same = (found.sha256, found.promotion) == (bundle.sha256, bundle.promotion)
+            new = app if same else create_app(found, engine)
+        except Exception as error:  # of whatever kind: it must not end the following
+            problem = str(error).partition("\n")[0]
+        if look(folder) != now:
+            return  # replaced meanwhile: what was read may be of two bundles
+        seen = now
+        if problem and problem != said:
+            logger.error("version %s is served on, the new bundle cannot be: %s", bundle.version, problem)
+        elif not problem and not same:
+            bundle, app = found, new
+            logger.info("version %s is served now", bundle.version)
+        said = problem
+
+    def watch() -> None:
+        while True:
+            time.sleep(PAUSE)
+            step()
+
+    threading.Thread(target=watch, daemon=True, name="follow").start()
+    return current

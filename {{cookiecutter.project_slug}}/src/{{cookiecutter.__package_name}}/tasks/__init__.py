@@ -5,6 +5,9 @@ in the order of `schema.classes`, or values of shape (rows, 1).
 
 ESTIMATORS  model names of params.yaml, and their classes
 GATES       metrics that promotion looks at, and whether more is better; the first decides
+SLICES      limits of the slices, as `schema infer` sets them in params.yaml
+QUALITY     the metric that a slice is judged by, from `quality`; GAP says what `gap` is
+MISCALIBRATION  what `miscalibration` is
 OBJECTIVE   the metric that `tune` minimises, computed by `loss`
 PLOTS       what dvc.yaml plots
 PREDICTION  what kind of column the monitor sees: numerical or categorical
@@ -12,16 +15,24 @@ truth       the target of each row, as the other functions take it
 baseline    naive scores: what was usual in training, by a column or at all
 decide      what turns scores into answers, chosen on the validation window
 measure     metrics of scores
+statistic   some of them as a function of the rows' weights, to be resampled
+quality     how good scores are on a slice, as such a function; `gap`: how far below the whole it is
+miscalibration  how far promises are from what is observed; `draw`: truths that keep the promises
 by_slice    the few metrics that are shown for each slice
 plots       pictures, and the tables behind them
 predictions one value for each row, for the monitor; `logged` gets it from a logged answer
 ANSWERS     a sentence for the model card
 """
 
-from importlib import import_module
-from typing import Any
+from __future__ import annotations  # the contract imports this module
 
-from ..schema import Schema
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from ..schema import Schema
+
+Task = Literal["binary-classification", "multiclass-classification", "regression"]
 
 
 def of(schema: Schema) -> Any:

@@ -1,5 +1,6 @@
 """Binary classification: the probability of the positive class, and a threshold for calling it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ ESTIMATORS = {
     "logistic_regression": LogisticRegression,
 }
 GATES = {"roc_auc": True}
+SLICES = {"floor": 0.5, "max_gap": 0.1}  # of the ROC AUC
+QUALITY, GAP = "roc_auc", "roc_auc below the whole's"
+MISCALIBRATION = "calibration_error"
 OBJECTIVE = "log_loss"
 PREDICTION = "numerical"
 PLOTS = [
@@ -92,6 +96,85 @@ def measure(
         "positive_rate": float(truth.mean()),
         "rows": len(truth),
     }
+
+
+def statistic(
+    truth: np.ndarray, scores: np.ndarray, decision: dict[str, Any], schema: Schema
+) -> Callable[[np.ndarray], dict[str, float]]:
+    """Return the function that gives the metrics under weights of the rows, shape (rows,), >= 0."""
+    positive = predictions(scores, schema)
+    area, squares, losses = weighted_area(truth, positive), (positive - truth) ** 2, surprise(truth, positive)
+
+    def weighted(weights: np.ndarray) -> dict[str, float]:
+        brier, loss = average(squares, weights), average(losses, weights)
+        return {"roc_auc": area(weights), "brier": brier, "log_loss": loss}
+
+    return weighted
+
+
+def average(values: np.ndarray, weights: np.ndarray) -> float:
+    """Return the weighted mean: a NumPy number, so that dividing by a mean of 0 gives no error."""
+    # Not `values @ weights`, whose last digits depend on the number of threads.
+    mean: float = (values * weights).sum() / weights.sum()
+    return mean
+
+
+def surprise(truth: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Return each row's part of the log loss, shape (rows,); as in scikit-learn no certainty is full."""
+    given = np.where(truth, positive, 1 - positive)
+    losses: np.ndarray = -np.log(np.clip(given, np.finfo(given.dtype).eps, 1))
+    return losses
+
+
+def weighted_area(truth: np.ndarray, positive: np.ndarray) -> Callable[[np.ndarray], float]:
+    """Return the function that gives the ROC AUC under weights of the rows; NaN without both classes.
+
+    It is the share of pairs, of a row that is positive and one that is not, in which the former has the
+    higher score; ties count half. All sorting is done here, once.
+    """
+    yes, no = np.flatnonzero(truth), np.flatnonzero(~truth)
+    no = no[np.argsort(positive[no], kind="stable")]
+    below, upto = (np.searchsorted(positive[no], positive[yes], side) for side in ("left", "right"))
+
+    def area(weights: np.ndarray) -> float:
+        beaten = np.concatenate([[0.0], np.cumsum(weights[no])])
+        share: float = average((beaten[below] + beaten[upto]) / 2, weights[yes]) / beaten[-1]
+        return share
+
+    return area
+
+
+def quality(
+    truth: np.ndarray, scores: np.ndarray, schema: Schema
+) -> Callable[[np.ndarray], dict[str, float]] | None:
+    """Return the function that gives the ROC AUC under row weights; None if all are of one class."""
+    if len(set(truth)) < 2:
+        return None
+    area = weighted_area(truth, predictions(scores, schema))
+    return lambda weights: {QUALITY: area(weights)}
+
+
+def gap(whole: dict[str, float], part: Any) -> Any:
+    """Return how far the ROC AUC of a part is below that of the whole."""
+    return whole[QUALITY] - part[QUALITY]
+
+
+def miscalibration(
+    truth: np.ndarray, scores: np.ndarray, decision: dict[str, Any], schema: Schema, params: Evaluate
+) -> float:
+    return calibration_error(truth, predictions(scores, schema), params.calibration_bins)
+
+
+def draw(
+    draws: np.random.Generator,
+    scores: np.ndarray,
+    decision: dict[str, Any],
+    schema: Schema,
+    params: Evaluate,
+) -> np.ndarray:
+    """Return a truth for each row as if its probability were right, shape (rows,)."""
+    drawn: np.ndarray = draws.random(len(scores)) < predictions(scores, schema)
+    return drawn
 
 
 def calibration_error(truth: np.ndarray, positive: np.ndarray, bins: int) -> float:

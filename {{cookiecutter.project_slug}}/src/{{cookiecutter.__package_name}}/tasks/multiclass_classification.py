@@ -1,5 +1,6 @@
 """Multiclass classification: a probability for each class; the likeliest is the answer."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,24 @@ from sklearn import metrics
 
 from ..params import Evaluate
 from ..schema import Schema
-from .binary_classification import ESTIMATORS, OBJECTIVE, baseline, calibration_error, thin
+from .binary_classification import (
+    ESTIMATORS,
+    MISCALIBRATION,
+    OBJECTIVE,
+    average,
+    baseline,
+    calibration_error,
+    surprise,
+    thin,
+    weighted_area,
+)
 
-__all__ = ["ESTIMATORS", "OBJECTIVE", "baseline"]
+__all__ = ["ESTIMATORS", "MISCALIBRATION", "OBJECTIVE", "baseline"]
 
 # Not accuracy: where one class is common, always naming it is hard to beat.
 GATES = {"log_loss": False, "macro_roc_auc": True}
+SLICES = {"floor": 0.5, "max_gap": 0.1}  # of the mean ROC AUC
+QUALITY, GAP = "macro_roc_auc", "macro_roc_auc below the whole's"
 PREDICTION = "categorical"
 PLOTS = [
     {"ROC": {"x": "false_positive_rate", "y": {"reports/plots/roc.csv": "true_positive_rate"}}},
@@ -67,16 +80,80 @@ def macro_roc_auc(truth: np.ndarray, scores: np.ndarray) -> float:
 def measure(
     truth: np.ndarray, scores: np.ndarray, decision: dict[str, float], schema: Schema, params: Evaluate
 ) -> dict[str, float]:
-    called, bins = scores.argmax(axis=1), params.calibration_bins
-    errors = [calibration_error(*pair, bins) for pair in one_by_one(truth, scores)]
+    called = scores.argmax(axis=1)
     return {
         "log_loss": loss(truth, scores, schema),
         "macro_roc_auc": macro_roc_auc(truth, scores),
         "accuracy": float(metrics.accuracy_score(truth, called)),
         "macro_f1": float(metrics.f1_score(truth, called, average="macro", zero_division=0)),
-        "calibration_error": float(np.mean(errors)),
+        "calibration_error": miscalibration(truth, scores, decision, schema, params),
         "rows": len(truth),
     }
+
+
+def statistic(
+    truth: np.ndarray, scores: np.ndarray, decision: dict[str, Any], schema: Schema
+) -> Callable[[np.ndarray], dict[str, float]]:
+    """Return the function that gives the metrics under weights of the rows, shape (rows,), >= 0."""
+    losses = surprise(np.ones(len(truth), dtype=bool), scores[np.arange(len(truth)), truth])
+    areas, right = weighted_areas(truth, scores), scores.argmax(axis=1) == truth
+
+    def weighted(weights: np.ndarray) -> dict[str, float]:
+        loss, accuracy = average(losses, weights), average(right, weights)
+        return {"log_loss": loss, "macro_roc_auc": areas(weights), "accuracy": accuracy}
+
+    return weighted
+
+
+def weighted_areas(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], float]:
+    """Return the function that gives `macro_roc_auc` under weights of the rows.
+
+    A class that has no weight is left out, as it is without a row.
+    """
+    areas = [weighted_area(*pair) for pair in one_by_one(truth, scores)]
+
+    def mean(weights: np.ndarray) -> float:
+        found = np.array([area(weights) for area in areas])
+        found = found[~np.isnan(found)]
+        return float(found.mean()) if len(found) else float("nan")
+
+    return mean
+
+
+def quality(
+    truth: np.ndarray, scores: np.ndarray, schema: Schema
+) -> Callable[[np.ndarray], dict[str, float]] | None:
+    """Return the function that gives `macro_roc_auc` under row weights; None if all are of one class."""
+    if len(set(truth)) < 2:
+        return None
+    areas = weighted_areas(truth, scores)
+    return lambda weights: {QUALITY: areas(weights)}
+
+
+def gap(whole: dict[str, float], part: Any) -> Any:
+    """Return how far the mean ROC AUC of a part is below that of the whole."""
+    return whole[QUALITY] - part[QUALITY]
+
+
+def miscalibration(
+    truth: np.ndarray, scores: np.ndarray, decision: dict[str, Any], schema: Schema, params: Evaluate
+) -> float:
+    """Return the mean over the classes of the calibration error of one class against the others."""
+    bins = params.calibration_bins
+    return float(np.mean([calibration_error(*pair, bins) for pair in one_by_one(truth, scores)]))
+
+
+def draw(
+    draws: np.random.Generator,
+    scores: np.ndarray,
+    decision: dict[str, Any],
+    schema: Schema,
+    params: Evaluate,
+) -> np.ndarray:
+    """Return a class number for each row as if its probabilities were right, shape (rows,)."""
+    upto = scores.cumsum(axis=1)[:, :-1]
+    drawn: np.ndarray = (draws.random((len(scores), 1)) > upto).sum(axis=1)
+    return drawn
 
 
 def by_slice(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict[str, float] | None:

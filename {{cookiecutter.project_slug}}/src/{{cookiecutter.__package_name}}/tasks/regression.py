@@ -1,5 +1,6 @@
 """Regression: a value, and an interval around it that holds the truth as often as was asked for."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,11 +13,15 @@ from sklearn.linear_model import Ridge
 
 from ..params import Evaluate
 from ..schema import Schema
+from .binary_classification import average
 
 # Trained on what it is judged by: what minimises squares may lose to the median where zeros are many.
 BOOSTING = partial(HistGradientBoostingRegressor, loss="absolute_error")
 ESTIMATORS = {"gradient_boosting": BOOSTING, "ridge": Ridge}
 GATES = {"mae": False}
+SLICES = {"floor": 0, "max_gap": 1.0}  # of the D2 score; of the error, as a share of the whole's
+QUALITY, GAP = "d2", "mae above the whole's, as a share"
+MISCALIBRATION = "coverage, difference from what was asked"
 OBJECTIVE = "mae"
 PREDICTION = "numerical"
 PLOTS = [
@@ -90,6 +95,71 @@ def measure(
         "interval_width": 2 * decision["half_width"],
         "rows": len(truth),
     }
+
+
+def statistic(
+    truth: np.ndarray, scores: np.ndarray, decision: dict[str, Any], schema: Schema
+) -> Callable[[np.ndarray], dict[str, float]]:
+    """Return the function that gives the metrics under weights of the rows, shape (rows,), >= 0."""
+    errors = scores[:, 0] - truth
+    sizes, held = np.abs(errors), np.abs(errors) <= decision["half_width"]
+
+    def weighted(weights: np.ndarray) -> dict[str, float]:
+        mae, rmse = average(sizes, weights), float(np.sqrt(average(errors**2, weights)))
+        return {
+            "mae": mae,
+            "rmse": rmse,
+            "bias": average(errors, weights),
+            "coverage": average(held, weights),
+        }
+
+    return weighted
+
+
+def quality(
+    truth: np.ndarray, scores: np.ndarray, schema: Schema
+) -> Callable[[np.ndarray], dict[str, float]] | None:
+    """Return the function that gives the D2 score and the mean absolute error under weights of the rows.
+
+    D2 = 1 - mean absolute error / that of always answering with these rows' median: 1 is perfect, 0 is
+    no better than the median. None if the target does not vary. Source: Koenker and Machado, Goodness of
+    fit and related inference processes for quantile regression, JASA 1999.
+    """
+    errors, usual = np.abs(scores[:, 0] - truth), np.abs(truth - np.median(truth))
+    if not usual.any():
+        return None
+
+    def weighted(weights: np.ndarray) -> dict[str, float]:
+        mae = average(errors, weights)
+        return {QUALITY: 1 - mae / average(usual, weights), "mae": mae}
+
+    return weighted
+
+
+def gap(whole: dict[str, float], part: Any) -> Any:
+    """Return by which share the mean absolute error of a part is larger than that of the whole."""
+    return part["mae"] / max(whole["mae"], 1e-30) - 1
+
+
+def miscalibration(
+    truth: np.ndarray, scores: np.ndarray, decision: dict[str, Any], schema: Schema, params: Evaluate
+) -> float:
+    """Return how far the share of truths in the intervals is from the one that was asked for."""
+    held = np.abs(truth - scores[:, 0]) <= decision["half_width"]
+    return float(abs(held.mean() - params.coverage))
+
+
+def draw(
+    draws: np.random.Generator,
+    scores: np.ndarray,
+    decision: dict[str, Any],
+    schema: Schema,
+    params: Evaluate,
+) -> np.ndarray:
+    """Return truths, shape (rows,), of which each is in its interval with the probability asked for."""
+    outside = draws.random(len(scores)) >= params.coverage
+    drawn: np.ndarray = scores[:, 0] + outside * (2 * decision["half_width"] + 1)
+    return drawn
 
 
 def by_slice(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict[str, float] | None:

@@ -1,0 +1,144 @@
+"""Audit: what was promoted, refused or rolled back, when, by whom and why. Lines are only ever added.
+
+Every line holds the hash of the one before it, so that none can be changed, removed or put in between
+unseen. Promotions also agree by it: of two that would add the same line, the database accepts one.
+"""
+
+import getpass
+import json
+import os
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from .errors import Failure
+
+MOVES = ("promoted", "rolled back", "adopted")  # the events after which another version is champion
+LINES = sa.Table(
+    "audit",
+    sa.MetaData(),
+    sa.Column("model", sa.String(250), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # 1, 2, 3, ...
+    sa.Column("line", sa.Text, nullable=False),  # JSON
+    sa.Column("sha256", sa.String(64), nullable=False),  # of the line
+)
+# The database itself refuses changes; who may drop a trigger is still found out by the hashes.
+FORBID = "BEFORE {} ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+for event in ("UPDATE", "DELETE"):
+    trigger: str = f"CREATE TRIGGER IF NOT EXISTS audit_no_{event.lower()} {FORBID.format(event)}"
+    sa.event.listen(LINES, "after_create", sa.DDL(trigger).execute_if(dialect="sqlite"))
+for statement in (
+    "CREATE OR REPLACE FUNCTION audit_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+    "$$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$",
+    "CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE ON audit "
+    "FOR EACH ROW EXECUTE FUNCTION audit_append_only()",
+):
+    sa.event.listen(LINES, "after_create", sa.DDL(statement).execute_if(dialect="postgresql"))
+
+
+def open_audit(url: str) -> sa.Engine:
+    """Return an engine on the database of the prediction log, with the audit's table made if need be."""
+    try:
+        engine = sa.create_engine(url, pool_pre_ping=True)
+        try:
+            LINES.metadata.create_all(engine)
+        except SQLAlchemyError:  # another process may have made it just now
+            LINES.metadata.create_all(engine)
+        return engine
+    except (SQLAlchemyError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise Failure(f"the audit log, see PREDICTION_LOG_URL, cannot be opened: {reason}") from None
+
+
+def who() -> str:
+    """Return who runs this: the person who started the workflow, or the user of this machine."""
+    try:
+        return os.environ.get("GITHUB_ACTOR") or getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a user without a name
+        return f"uid {os.getuid()}"
+
+
+def read(engine: sa.Engine, model: str) -> Iterator[dict[str, Any]]:
+    """Yield the lines of one model's log, oldest first, with their hashes."""
+    query = sa.select(LINES.c.line, LINES.c.sha256).where(LINES.c.model == model).order_by(LINES.c.number)
+    with engine.connect().execution_options(stream_results=True) as connection:
+        for line, digest in connection.execute(query):
+            yield json.loads(line) | {"sha256": digest}
+
+
+def newest(engine: sa.Engine, model: str, lines: int) -> list[dict[str, Any]]:
+    """Return the newest lines, oldest first."""
+    query = sa.select(LINES.c.line, LINES.c.sha256).where(LINES.c.model == model)
+    with engine.connect() as connection:
+        rows = connection.execute(query.order_by(LINES.c.number.desc()).limit(lines)).all()
+    return [json.loads(line) | {"sha256": digest} for line, digest in reversed(rows)]
+
+
+def last(engine: sa.Engine, model: str, *events: str) -> dict[str, Any] | None:
+    """Return the newest line of these events."""
+    # No text inside a line can look like this: its quotation marks would be escaped.
+    wanted = sa.or_(*(LINES.c.line.contains(f'"event": "{event}"') for event in events))
+    query = sa.select(LINES.c.line, LINES.c.sha256).where(LINES.c.model == model, wanted)
+    with engine.connect() as connection:
+        row = connection.execute(query.order_by(LINES.c.number.desc()).limit(1)).first()
+    return json.loads(row.line) | {"sha256": row.sha256} if row else None
+
+
+def append(engine: sa.Engine, model: str, seen: dict[str, Any] | None, **facts: Any) -> dict[str, Any]:
+    """Add a line; return it. `seen` is the last move that it builds on.
+
+    Raises a Failure if another process has moved the champion since: then what was found no longer holds.
+    """
+    while True:
+        end, move = newest(engine, model, 1), last(engine, model, *MOVES)
+        if move != seen:
+            version = move["version"] if move else "none"
+            raise Failure(f"meanwhile another process made version {version} champion: run this again")
+        entry = {
+            "model": model,
+            "number": end[0]["number"] + 1 if end else 1,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "by": who(),
+            **facts,
+            "previous_sha256": end[0]["sha256"] if end else "",
+        }
+        line = json.dumps(entry, ensure_ascii=False, allow_nan=False)
+        digest = sha256(line.encode()).hexdigest()
+        row = {"model": model, "number": entry["number"], "line": line, "sha256": digest}
+        try:
+            with engine.begin() as connection:
+                connection.execute(sa.insert(LINES), row)
+            return entry | {"sha256": digest}
+        except IntegrityError:
+            continue  # another process has just added a line of this number: look at it
+
+
+def verify(engine: sa.Engine, model: str, anchors: Mapping[str, str]) -> list[str]:
+    """Return what is wrong with the log, line by line; nothing if it is whole.
+
+    `anchors` are hashes of lines that must be there, and the versions that they are about: without them
+    nobody could see that the last lines are gone.
+    """
+    problems, missing, before, expected = list[str](), dict(anchors), "", 1
+    query = sa.select(LINES.c.number, LINES.c.line, LINES.c.sha256).where(LINES.c.model == model)
+    with engine.connect().execution_options(stream_results=True) as connection:
+        for number, line, digest in connection.execute(query.order_by(LINES.c.number)):
+            try:
+                entry = json.loads(line)
+                told = entry["number"], entry["model"], entry["previous_sha256"]
+            except (ValueError, KeyError, TypeError):
+                told = None
+            if sha256(line.encode()).hexdigest() != digest:
+                problems.append(f"line {number} was changed: its hash is another")
+            elif number != expected:
+                problems.append(f"line {expected} is missing")
+            elif told != (number, model, before):
+                problems.append(f"line {number} does not follow the one before it: either was changed")
+            missing.pop(digest, None)
+            before, expected = digest, number + 1
+    problems += [f"the line about version {version} is missing" for version in missing.values()]
+    return problems

@@ -1,0 +1,172 @@
+"""Champion: which version is served. Moved by a line in the audit log, then in registry and bundle.
+
+The line decides. What a crash cuts short after it is finished by whatever comes next, see `settle`.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from . import audit, card, files, registry
+from .bundle import PROMOTION, open_bundle
+from .errors import Failure, Refusal
+from .files import BUNDLE
+from .settings import Settings, load_settings
+
+SETTLED = "audit_sha256"  # tag of a version: the line of the audit log that its aliases and tags follow
+
+
+def settle(client: MlflowClient, log: sa.Engine) -> ModelVersion | None:
+    """Bring the registry's aliases and tags to what the audit log says; return the champion.
+
+    It may be cut short anywhere and called again. There is always one champion: its alias moves at once.
+    """
+    name, move = registry.name(), audit.last(log, registry.name(), *audit.MOVES)
+    champion = registry.by_alias(client, "champion")
+    version = registry.by_number(client, move["version"]) if move else None
+    if not move or not version or version.tags.get("bundle_sha256") != move["bundle_sha256"]:
+        return champion  # no log yet, or that of another registry: `audit` tells
+    if champion and str(champion.version) not in (move["version"], move["before"]):
+        audit.append(
+            log,
+            name,
+            move,
+            event="adopted",
+            version=str(champion.version),
+            before=move["version"],
+            bundle_sha256=champion.tags.get("bundle_sha256"),
+            reason="its alias was moved by other means than these commands",
+        )
+        return champion
+    if champion and champion.version == version.version and version.tags.get(SETTLED) == move["sha256"]:
+        return champion
+    before = move["before"]
+    if move["event"] == "promoted":
+        for key, value in (("promoted_by", move["by"]), ("promoted_at", move["time"])):
+            client.set_model_version_tag(name, move["version"], key, value)
+    elif move["event"] == "rolled back":
+        client.set_model_version_tag(name, before, "rolled_back", f"{move['time']} {move['reason']}")
+    for tag in {"refused", "rolled_back"} & set(version.tags):
+        client.delete_model_version_tag(name, move["version"], tag)
+    if before:
+        client.set_registered_model_alias(name, "previous", before)
+    client.set_registered_model_alias(name, "champion", move["version"])
+    challenger = registry.by_alias(client, "challenger")
+    if challenger and str(challenger.version) == move["version"]:  # refused once, better now
+        client.delete_registered_model_alias(name, "challenger")
+    # Last, because it says that all of the above is done.
+    client.set_model_version_tag(name, move["version"], SETTLED, move["sha256"])
+    return registry.by_number(client, move["version"])
+
+
+def record(version: ModelVersion) -> dict[str, Any]:
+    """Return what the registry knows of a version, for promotion.json."""
+    gates = json.loads(version.tags.get("gates", "[]"))
+    return {"version": str(version.version), "run_id": version.run_id, **version.tags, "gates": gates}
+
+
+def install(client: MlflowClient, target: Path) -> dict[str, Any] | None:
+    """Put the champion's bundle where the server looks for it; return its record."""
+    while champion := registry.by_alias(client, "champion"):
+        promotion = record(champion)
+        if not holds(target, promotion):
+            with files.writing(target) as beside:
+                registry.fetch(champion, beside)
+                hashes = card.finish(beside, promotion)
+                files.write_json(beside / PROMOTION, promotion | {"files": hashes})
+        newest = registry.by_alias(client, "champion")
+        if newest and newest.version == champion.version:  # else it moved while we copied
+            return open_bundle(target).promotion
+    return None
+
+
+def holds(target: Path, promotion: dict[str, Any]) -> bool:
+    """Return whether a folder holds this version's bundle, whole."""
+    try:
+        found = open_bundle(target).promotion
+    except Failure:
+        return False
+    return {key: value for key, value in found.items() if key != "files"} == promotion
+
+
+def target() -> Path:
+    """Return the folder that is served."""
+    folder = Path(load_settings().bundle)
+    if folder.resolve() == BUNDLE.resolve():
+        raise Failure(f"BUNDLE is {BUNDLE}, the candidate's own folder: name another for the champion")
+    return folder
+
+
+def install_champion(settings: Settings) -> None:
+    with registry.session(settings) as client:
+        install(client, target())
+
+
+def roll_back(number: str | None, reason: str) -> dict[str, Any]:
+    """Make a former champion champion again, by default the one before; return its record."""
+    settings, folder, name = load_settings(), target(), registry.name()
+    with registry.session(settings) as client:
+        log = audit.open_audit(settings.prediction_log_url)
+        champion = settle(client, log)
+        seen = audit.last(log, name, *audit.MOVES)
+        wanted = registry.by_number(client, number) if number else registry.by_alias(client, "previous")
+        if champion is None:
+            raise Failure("there is no champion to roll back from")
+        if wanted is None:
+            raise Failure(
+                f"there is no version {number}" if number else "there was no champion before this one"
+            )
+        if wanted.version == champion.version:
+            raise Failure(f"version {wanted.version} is champion already")
+        if "promoted_at" not in wanted.tags:
+            raise Refusal(f"version {wanted.version} was never champion: only `promote` can make it that")
+        facts = {"version": str(wanted.version), "before": str(champion.version), "reason": reason}
+        facts["bundle_sha256"] = wanted.tags["bundle_sha256"]
+        audit.append(log, name, seen, event="rolled back", **facts)
+        settle(client, log)
+        installed = install(client, folder)
+    if installed is None:
+        raise Failure("the registry has lost its champion: run this again")
+    return installed
+
+
+def problems(client: MlflowClient, log: sa.Engine) -> list[str]:
+    """Return what is wrong with the audit log, in itself and beside the registry; nothing if all is well."""
+    name = registry.name()
+    versions = client.search_model_versions(f"name = '{name}'")
+    anchors = {found.tags[SETTLED]: str(found.version) for found in versions if SETTLED in found.tags}
+    champion, move = registry.by_alias(client, "champion"), audit.last(log, name, *audit.MOVES)
+    found = audit.verify(log, name, anchors)
+    if champion and (not move or str(champion.version) != move["version"]):
+        found.append(f"the registry's champion is version {champion.version}, of which the log knows nothing")
+    return found
+
+
+def look_back(shown: int, as_json: bool) -> None:
+    """Print the audit log; raise a Refusal if it, or the registry, was tampered with."""
+    settings, name = load_settings(), registry.name()
+    log = audit.open_audit(settings.prediction_log_url)
+    if as_json:
+        for entry in audit.read(log, name):
+            print(json.dumps(entry, ensure_ascii=False))
+    else:
+        table = Table("line", "when", "what", "version", "by", "commit", "why")
+        for entry in audit.newest(log, name, shown):
+            commit = str(entry.get("git_commit") or "")[:12]
+            facts = (entry["time"], entry["event"], entry["version"], entry["by"], commit, entry["reason"])
+            table.add_row(str(entry["number"]), *map(escape, facts))
+        Console().print(table)
+    with registry.session(settings) as client:
+        found = problems(client, log)
+    if found:
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise Refusal(f"the audit log cannot be trusted: {'; '.join(found[:5])}{more}")
+    print("every line is in its place, and the registry agrees", file=sys.stderr)

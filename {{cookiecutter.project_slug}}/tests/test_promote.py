@@ -1,0 +1,369 @@
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from {{ cookiecutter.__package_name }} import audit, champion, cli, files, registry
+from {{ cookiecutter.__package_name }}.bundle import open_bundle
+from {{ cookiecutter.__package_name }}.errors import Failure, Refusal
+from {{ cookiecutter.__package_name }}.promote import promote
+from {{ cookiecutter.__package_name }}.schema import load_schema
+from {{ cookiecutter.__package_name }}.settings import load_settings
+
+from .conftest import SERVER, change, run_stages, use_registry
+
+SERVED = Path("build/champion")
+# Gates that other tests are about: they take time, or refuse a model that is to be a weak champion.
+OFF = dict.fromkeys(("server", "latency", "behaviour", "slices", "calibration", "baseline"))
+
+# Forks a child for each promotion, so that only one process imports everything. It reads lines: a folder, and
+# the number of the call (of all that change something) before which the child is killed, or `race` for two
+# children that decide at the same time. It answers with their exit codes.
+DRIVER = """
+import multiprocessing, os, signal, sys
+from pathlib import Path
+import mlflow
+from PACKAGE import audit, cli, promote
+from PACKAGE.errors import run
+
+def kill_before(number):
+    calls = [0]
+    def counted(function):
+        def call(*given, **named):
+            calls[0] += 1
+            if calls[0] == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*given, **named)
+        return call
+    client = mlflow.MlflowClient
+    for owner, names in (
+        (client, ["set_model_version_tag", "delete_model_version_tag", "set_registered_model_alias"]),
+        (client, ["delete_registered_model_alias", "log_artifact", "log_artifacts"]),
+        (mlflow, ["register_model"]), (audit, ["append"]), (Path, ["replace"]),
+    ):
+        for name in names:
+            setattr(owner, name, counted(getattr(owner, name)))
+
+def wait_before_deciding(barrier):
+    append = audit.append
+    def call(*given, **named):
+        barrier.wait(60)
+        return append(*given, **named)
+    audit.append = call
+
+def child(prepare, argument):
+    process = os.fork()
+    if process:
+        return process
+    try:
+        prepare(argument)
+        run(cli.app)
+    except SystemExit as stopped:
+        os._exit(stopped.code or 0)
+    os._exit(70)
+
+sys.argv = ["cli", "promote"]
+for line in sys.stdin:
+    folder, how = line.split()
+    os.chdir(folder)
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+    if how == "race":
+        barrier = multiprocessing.Barrier(2)
+        children = [child(wait_before_deciding, barrier) for _ in range(2)]
+    else:
+        children = [child(kill_before, int(how))]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in children]
+    print("codes", *sorted(codes), flush=True)
+"""
+
+
+@pytest.fixture
+def drive(served) -> Iterator[Callable[[Path, str], list[int]]]:
+    """Promote in other processes: give a folder and a way; returns exit codes, negative for a signal."""
+    if SERVER.startswith("http") or not hasattr(os, "fork"):
+        pytest.skip("needs fork, and a registry that can be copied")
+    driver, log = DRIVER.replace("PACKAGE", str(files.__package__)), served / "driver.log"
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            [sys.executable, "-c", driver], stdin=-1, stdout=-1, stderr=errors, text=True, bufsize=1
+        ) as process,
+    ):
+
+        def drive(folder: Path, how: str) -> list[int]:
+            process.stdin.write(f"{folder} {how}\n")
+            line = next(line for line in process.stdout if line.startswith("codes "))
+            return [int(code) for code in line.split()[1:]]
+
+        yield drive
+        process.stdin.close()
+
+
+def aliases() -> dict[str, str]:
+    with registry.session(load_settings()) as client:
+        found = {name: registry.by_alias(client, name) for name in ("champion", "previous", "challenger")}
+        return {name: str(version.version) for name, version in found.items() if version}
+
+
+def lines() -> list[dict]:
+    return list(audit.read(audit.open_audit(load_settings().prediction_log_url), registry.name()))
+
+
+def events() -> list[str]:
+    return [line["event"] for line in lines()]
+
+
+def retrain(honest: pd.DataFrame, noise: float) -> None:
+    """Train on a table in which this share of the rows got each other's targets."""
+    target = load_schema().target
+    chosen = honest.sample(frac=noise, random_state=0).index
+    table = honest.copy()
+    table.loc[chosen, target] = honest.loc[chosen, target].sample(frac=1, random_state=1).to_numpy()
+    files.write_table(files.TRAIN, table)
+    run_stages("train", "evaluate", "export")
+
+
+@pytest.fixture
+def served(project, monkeypatch) -> Path:
+    """The project, with a folder for the champion, and only the gates that compare models."""
+    monkeypatch.setenv("BUNDLE", str(SERVED))
+    change(files.PARAMS, "gates", **OFF)
+    return project
+
+
+@pytest.fixture(scope="session")
+def trained(finished, tmp_path_factory) -> Path:
+    """Two trained models: one on targets that were mixed up, and an honest one."""
+    folder = tmp_path_factory.mktemp("trained") / "project"
+    shutil.copytree(finished, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        use_registry(patch, folder)
+        honest = files.read_table(files.TRAIN)
+        for name, noise in (("mixed", 1), ("honest", 0)):
+            retrain(honest, noise)
+            shutil.copytree(files.BUNDLE, folder / name / "bundle")
+            shutil.copy(files.MODEL, folder / name)
+    return folder
+
+
+@pytest.fixture
+def rivals(served, trained) -> dict[str, Path]:
+    return {name: trained / name for name in ("honest", "mixed")}
+
+
+def use(rival: Path) -> None:
+    shutil.rmtree(files.BUNDLE)
+    shutil.copytree(rival / "bundle", files.BUNDLE)
+    shutil.copy(rival / files.MODEL.name, files.MODEL)
+
+
+def test_the_better_is_crowned_the_worse_kept_as_challenger_and_all_is_written_down(rivals, monkeypatch):
+    use(rivals["mixed"])
+    first = promote()
+    assert (first["version"], open_bundle(SERVED).version, aliases()) == ("1", "1", {"champion": "1"})
+    assert promote() == first | {"new": False}
+    use(rivals["honest"])
+    assert promote()["version"] == open_bundle(SERVED).version == "2"
+    assert aliases() == {"champion": "2", "previous": "1"}
+    use(rivals["mixed"])
+    with pytest.raises(Refusal, match=r"version 1 stays a challenger: .*champion"):
+        promote()
+    assert aliases() == {"champion": "2", "previous": "1", "challenger": "1"}
+    assert open_bundle(SERVED).version == "2"
+    kept = lines()
+    assert [(line["event"], line["version"]) for line in kept] == [
+        ("promoted", "1"),
+        ("promoted", "2"),
+        ("refused", "1"),
+    ]
+    with registry.session(load_settings()) as client:
+        version = registry.by_number(client, "1")
+        assert version.tags["refused"] == kept[-1]["reason"]
+        assert json.loads(version.tags["gates"]) == kept[-1]["gates"]
+        cards = [file.path for file in client.list_artifacts(version.run_id, "card/version-1")]
+        assert "card/version-1/card.md" in cards
+    assert {"by", "time", "git_commit", "data_sha256", "bundle_sha256"} <= set(kept[0])
+
+
+def test_an_equal_model_is_no_better(rivals):
+    use(rivals["honest"])
+    promote()
+    with (files.BUNDLE / "card.md").open("a") as text:
+        text.write("\n")
+    manifest = files.read_json(files.BUNDLE / "bundle.json")
+    manifest["files"]["card.md"] = files.sha256(files.BUNDLE / "card.md")
+    files.write_json(files.BUNDLE / "bundle.json", manifest)
+    with pytest.raises(Refusal, match="champion"):
+        promote()
+    assert aliases() == {"champion": "1", "challenger": "2"}
+
+
+def test_what_is_not_whole_or_not_made_of_this_data_is_not_judged(served):
+    with (files.BUNDLE / "bundle.json").open("a") as manifest:
+        manifest.write(" ")
+    promote()  # another hash, but nothing in it has changed
+    with (SERVED / "bundle.json").open("a") as manifest:
+        manifest.write(" ")
+    with pytest.raises(Refusal, match=r"bundle\.json was changed"):
+        open_bundle(SERVED)
+    promote()
+    assert open_bundle(SERVED).version == "1"  # mended
+    with (files.BUNDLE / "model.onnx").open("ab") as graph:
+        graph.write(b"x")
+    with pytest.raises(Refusal, match=r"model\.onnx is missing or was changed"):
+        promote()
+    run_stages("export")
+    files.write_table(files.TEST, files.read_table(files.TEST).head(100))
+    with pytest.raises(Failure, match="was not made"):
+        promote()
+
+
+def test_the_candidate_s_own_folder_is_not_the_champion_s(project):
+    with pytest.raises(Failure, match="the candidate's own folder"):
+        promote()
+
+
+def test_a_champion_whose_columns_are_gone_is_not_compared(served):
+    promote()
+    gone = list(load_schema().features)[-1]
+    change(files.SCHEMA, "columns", **{gone: None})
+    files.BEHAVIOUR.write_text("{}")
+    run_stages("ingest", "validate", "split", "train", "evaluate", "export")
+    with pytest.raises(Failure, match="MLFLOW_EXPERIMENT_NAME"):
+        promote()
+
+
+def test_roll_back_there_and_back_again(rivals):
+    with pytest.raises(Failure, match="no champion"):
+        champion.roll_back(None, "")
+    use(rivals["mixed"])
+    promote()
+    with pytest.raises(Failure, match="no champion before"):
+        champion.roll_back(None, "")
+    use(rivals["honest"])
+    promote()
+    champion.roll_back(None, "a bad day")
+    assert aliases() == {"champion": "1", "previous": "2"}
+    assert open_bundle(SERVED).version == "1"
+    with pytest.raises(Refusal, match=r"version 2 was rolled back: .* a bad day"):
+        promote()
+    with pytest.raises(Failure, match="version 1 is champion already"):
+        champion.roll_back("1", "")
+    with pytest.raises(Failure, match="no version 7"):
+        champion.roll_back("7", "")
+    champion.roll_back("2", "it was not the model")
+    assert aliases() == {"champion": "2", "previous": "1"}
+    assert promote()["new"] is False
+    use(rivals["mixed"])
+    with pytest.raises(Refusal, match="rolled back"):
+        promote()
+    assert [line["reason"] for line in lines()][2:] == ["a bad day", "it was not the model"]
+    cli.audit(as_json=True)
+
+
+def test_only_a_former_champion_is_rolled_back_to(rivals):
+    use(rivals["honest"])
+    promote()
+    use(rivals["mixed"])
+    with pytest.raises(Refusal, match="challenger"):
+        promote()
+    with pytest.raises(Refusal, match="version 2 was never champion"):
+        champion.roll_back("2", "")
+
+
+def test_an_alias_moved_by_hand_is_written_down(rivals):
+    use(rivals["mixed"])
+    promote()
+    use(rivals["honest"])
+    promote()
+    champion.roll_back("1", "")
+    with registry.session(load_settings()) as client:
+        version = registry.by_number(client, "2")
+        client.create_model_version(registry.name(), version.source, version.run_id)
+        client.set_registered_model_alias(registry.name(), "champion", "3")
+    with pytest.raises(Refusal, match="version 3, of which the log knows nothing"):
+        cli.audit()
+    with pytest.raises(Failure, match="version 3 was not registered by `promote`"):
+        promote()
+    champion.roll_back("2", "back to one that was judged")
+    assert aliases() == {"champion": "2", "previous": "3"}
+    assert events()[-2:] == ["adopted", "rolled back"]
+    cli.audit()
+
+
+TAMPER = {
+    "changed": ("UPDATE audit SET line = replace(line, 'refused', 'allowed') WHERE number = 2", "line 2 was"),
+    "forged": ("", "line 3 does not follow"),
+    "removed": ("DELETE FROM audit WHERE number = 2", "line 2 is missing"),
+    "cut": ("DELETE FROM audit WHERE number = 3", "the line about version 3 is missing"),
+}
+
+
+@pytest.mark.parametrize("how", TAMPER)
+def test_a_tampered_line_is_found(served, how, capsys):
+    log, name = audit.open_audit(load_settings().prediction_log_url), registry.name()
+    for number in (1, 2, 3):
+        entry = audit.append(log, name, None, event="refused", version=str(number), reason="x")
+    anchors = {entry["sha256"]: "3"}
+    assert audit.verify(log, name, anchors) == []
+    statement, found = TAMPER[how]
+    with sqlite3.connect("predictions.db") as database:
+        for event in ("update", "delete"):
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                database.execute(
+                    {"update": "UPDATE audit SET number = 9", "delete": "DELETE FROM audit"}[event]
+                )
+            database.execute(f"DROP TRIGGER audit_no_{event}")
+        if how == "forged":  # with a hash that fits
+            line = lines()[1]
+            del line["sha256"]
+            text = json.dumps(line | {"reason": "y"})
+            digest = audit.sha256(text.encode()).hexdigest()
+            database.execute("UPDATE audit SET line = ?, sha256 = ? WHERE number = 2", (text, digest))
+        else:
+            database.execute(statement)
+    assert any(problem.startswith(found) for problem in audit.verify(log, name, anchors))
+
+
+def test_a_killed_promotion_leaves_one_champion_and_the_next_heals_the_rest(rivals, drive, monkeypatch):
+    use(rivals["mixed"])
+    assert promote()["version"] == "1"
+    use(rivals["honest"])
+    codes, step, cut = [-9], 0, set()
+    while codes == [-9]:
+        step += 1
+        folder = shutil.copytree(".", Path(f"../{step}").resolve(), ignore=shutil.ignore_patterns("*.log"))
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        codes = drive(folder, str(step))
+        assert codes in ([-9], [0])
+        found = aliases()
+        cut.add((found["champion"], found.get("previous"), len(lines())))
+        promote()
+        assert aliases() == {"champion": "2", "previous": "1"}
+        assert open_bundle(SERVED).version == "2"
+        assert events() == ["promoted", "promoted"]
+        cli.audit()
+        monkeypatch.chdir(folder.parent / "project")
+    assert step > 10
+    # It was cut before the decision, between that and each of the aliases, and after.
+    assert cut == {("1", None, 1), ("1", None, 2), ("1", "1", 2), ("2", "1", 2)}
+
+
+def test_of_two_promotions_at_the_same_time_one_wins_and_the_other_says_so(rivals, drive):
+    Path("mlflow.db").unlink()
+    codes = drive(Path.cwd(), "race")
+    print(Path("driver.log").read_text())
+    assert codes == [0, 1]
+    assert "meanwhile" in Path("driver.log").read_text()
+    assert open_bundle(SERVED).version == aliases()["champion"]
+    assert events() == ["promoted"]
+    cli.audit()
