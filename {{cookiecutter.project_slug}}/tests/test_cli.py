@@ -16,7 +16,10 @@ from .conftest import change
 
 def test_help_lists_the_verbs_and_each_has_an_example() -> None:
     shown = CliRunner().invoke(app, ["--help"]).output
-    for verb in ("demo", "promote", "serve", "score", "monitor", "tune"):
+    for verb in (
+        *("audit", "card", "demo", "doctor", "monitor", "promote", "reproduce", "rollback"),
+        *("score", "serve", "trace", "tune"),
+    ):
         assert verb in shown
         assert verb in CliRunner().invoke(app, [verb, "--help"]).output.split("Example:")[1]
 
@@ -26,7 +29,7 @@ def test_the_command_and_the_server_load_nothing_heavy() -> None:
     code = f"import sys, {package}.cli, {package}.serve.app; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = done.stdout
-    assert not {"mlflow", "pandas", "sklearn", "evidently", "dvc"} & set(loaded.split())
+    assert not {"mlflow", "pandas", "sklearn", "evidently", "dvc", "pyarrow"} & set(loaded.split())
 
 
 ENDS = [(Failure("x"), 1, "error: x"), (Refusal("x"), 3, "refused: x"), (OSError("x"), 1, "error: x")]

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
 
-from {{ cookiecutter.__package_name }} import files, tracking, validate
+from {{ cookiecutter.__package_name }} import files, registry, tracking, validate
 from {{ cookiecutter.__package_name }}.errors import Failure
 from {{ cookiecutter.__package_name }}.monitor import definition
 from {{ cookiecutter.__package_name }}.schema import load_schema
@@ -24,7 +24,7 @@ def places() -> dict[str, set[str]]:
     suite = validate.expectations(schema, list(schema.used))
     shapes = TestClient(create_app()).get("/openapi.json").json()["components"]["schemas"]
     graph = onnxruntime.InferenceSession(files.BUNDLE / "model.onnx")
-    with tracking.session(load_settings()) as client:
+    with registry.session(load_settings()) as client:
         run = client.get_run(tracking.record_training(client))
     signature = mlflow.models.get_model_info(run.data.tags["model_uri"]).signature
     card = (files.BUNDLE / "card.md").read_text(encoding="utf-8")

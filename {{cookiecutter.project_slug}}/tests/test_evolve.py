@@ -128,7 +128,7 @@ def test_a_break_is_exactly_what_the_api_would_refuse() -> None:
 
 
 def test_every_key_of_a_contract_is_judged() -> None:
-    free = {"role", "description", "max_null", "mostly", "max_shift", "slice"}
+    free = {"role", "description", "max_null", "mostly", "max_shift", "protected", "slice"}
     assert set(Column.model_fields) == {*evolve.MEANING, *free}
     free = {"columns", "name", "description", "limits", "unique", "min_rows"}
     free |= {"max_duplicates", "max_overlap", "max_leakage", "max_shift"}

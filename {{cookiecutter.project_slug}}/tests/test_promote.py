@@ -21,7 +21,9 @@ from .conftest import SERVER, change, run_stages, use_registry
 
 SERVED = Path("build/champion")
 # Gates that other tests are about: they take time, or refuse a model that is to be a weak champion.
-OFF = dict.fromkeys(("server", "latency", "behaviour", "slices", "calibration", "baseline"))
+OFF = dict.fromkeys(
+    ("server", "latency", "behaviour", "slices", "calibration", "baseline", "leakage", "parity")
+)
 
 # Forks a child for each promotion, so that only one process imports everything. It reads lines: a folder, and
 # the number of the call (of all that change something) before which the child is killed, or `race` for two
@@ -30,8 +32,12 @@ DRIVER = """
 import multiprocessing, os, signal, sys
 from pathlib import Path
 import mlflow
+# What would otherwise be imported anew in each child.
+import alembic.command, mlflow.store.model_registry.sqlalchemy_store, mlflow.store.tracking.sqlalchemy_store
 from PACKAGE import audit, cli, promote
 from PACKAGE.errors import run
+from PACKAGE.schema import load_schema
+promote.tasks.of(load_schema())
 
 def kill_before(number):
     calls = [0]
@@ -135,6 +141,7 @@ def served(project, monkeypatch) -> Path:
     """The project, with a folder for the champion, and only the gates that compare models."""
     monkeypatch.setenv("BUNDLE", str(SERVED))
     change(files.PARAMS, "gates", **OFF)
+    change(files.PARAMS, "gates", "champion", resamples=100)
     return project
 
 

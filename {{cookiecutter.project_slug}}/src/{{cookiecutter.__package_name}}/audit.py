@@ -27,17 +27,23 @@ LINES = sa.Table(
     sa.Column("sha256", sa.String(64), nullable=False),  # of the line
 )
 # The database itself refuses changes; who may drop a trigger is still found out by the hashes.
-FORBID = "BEFORE {} ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
-for event in ("UPDATE", "DELETE"):
-    trigger: str = f"CREATE TRIGGER IF NOT EXISTS audit_no_{event.lower()} {FORBID.format(event)}"
-    sa.event.listen(LINES, "after_create", sa.DDL(trigger).execute_if(dialect="sqlite"))
-for statement in (
-    "CREATE OR REPLACE FUNCTION audit_append_only() RETURNS trigger LANGUAGE plpgsql AS "
-    "$$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$",
-    "CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE ON audit "
-    "FOR EACH ROW EXECUTE FUNCTION audit_append_only()",
+FORBID = "BEFORE {0} ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+for dialect, statement in (
+    ("sqlite", f"CREATE TRIGGER IF NOT EXISTS audit_no_update {FORBID.format('UPDATE')}"),
+    ("sqlite", f"CREATE TRIGGER IF NOT EXISTS audit_no_delete {FORBID.format('DELETE')}"),
+    (
+        "postgresql",
+        "CREATE OR REPLACE FUNCTION audit_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$",
+    ),
+    (
+        "postgresql",
+        "CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE ON audit "
+        "FOR EACH ROW EXECUTE FUNCTION audit_append_only()",
+    ),
 ):
-    sa.event.listen(LINES, "after_create", sa.DDL(statement).execute_if(dialect="postgresql"))
+    guard = sa.DDL(statement).execute_if(dialect=dialect)  # type: ignore[no-untyped-call]
+    sa.event.listen(LINES, "after_create", guard)
 
 
 def open_audit(url: str) -> sa.Engine:
