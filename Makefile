@@ -20,8 +20,9 @@ demo: $(UV) ## Render the default project into build/flight-delays and run its d
 	uv run --only-group render cookiecutter . --no-input --default-config --output-dir build
 	cd $(DEMO) && uv run flight-delays demo
 
+WORKERS ?= 2
 test: $(UV) ## Run every test: renders projects and drives them through their own commands
-	uv run pytest
+	uv run pytest -n $(WORKERS) --dist loadgroup
 
 test-fast: $(UV) ## Run the tests of rendering, hooks and linting only (under 90 s)
 	uv run pytest -m "not slow"

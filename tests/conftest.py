@@ -29,6 +29,10 @@ LEAKS = (
 )
 # fmt: on
 
+# One thread for each of pytest's own workers: more of them would wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 class Refused(Exception):  # noqa: N818 - not an error: it is what a test expects
     """Generation was refused; the text is the line that the user sees."""
@@ -162,10 +166,13 @@ def project(bake: Bake) -> Project:
     return project
 
 
-def copy(project: Project, into: Path) -> Project:
-    """Return a copy to change: with data, caches and bundle, without registry and champion."""
-    left_out = shutil.ignore_patterns(".venv", "mlflow.db", "mlruns", "champion", "predictions.db*")
-    shutil.copytree(project.path, into / project.slug, ignore=left_out, symlinks=True)
+def copy(project: Project, into: Path, *, promoted: bool = False) -> Project:
+    """Return a copy to change: with data, caches and bundle; registry and champion if promoted."""
+    left_out = [".venv", "serving-env"]  # environments hold their own path
+    if not promoted:
+        left_out += ["mlflow.db", "mlruns", "champion", "predictions.db*"]
+    ignore = shutil.ignore_patterns(*left_out)
+    shutil.copytree(project.path, into / project.slug, ignore=ignore, symlinks=True)
     return replace(project, path=into / project.slug)
 
 

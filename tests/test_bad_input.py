@@ -9,7 +9,7 @@ import pytest
 from conftest import Project, copy
 from test_pipeline import edit
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("bad input")]
 
 HEADER = "scheduled_departure,flight,carrier"
 

@@ -164,6 +164,7 @@ def wait_for(
 
 @pytest.mark.slow
 @pytest.mark.docker
+@pytest.mark.xdist_group("docker")
 class TestImage:
     def test_is_small_and_holds_no_training_library(self, image: str) -> None:
         assert json.loads(docker("inspect", image))[0]["Size"] < 600e6
@@ -204,6 +205,7 @@ class TestImage:
 
 @pytest.mark.slow
 @pytest.mark.docker
+@pytest.mark.xdist_group("docker")
 class TestCompose:
     def test_predictions_are_logged_in_postgres(self, stack: Stack) -> None:
         assert stack.predict("wrong").status_code == 401

@@ -14,9 +14,11 @@ import httpx
 import pytest
 from conftest import LEAKS, Project, copy
 from servers import free_port, object_store, postgres
-from test_evidence import AWS, open_gates, tamper
+from test_evidence import AWS
+from test_pipeline import open_gates, tamper
 
 pytestmark = pytest.mark.slow
+together = pytest.mark.xdist_group("elsewhere")
 
 PASSWORD = "correct-horse-battery"
 LOAD = """
@@ -88,6 +90,7 @@ def elsewhere(
             yield copy(pipeline, folder), env, storage
 
 
+@together
 def test_the_verbs_work_against_a_server(
     elsewhere: tuple[Project, dict[str, str], str],
 ) -> None:
@@ -117,13 +120,12 @@ def test_the_verbs_work_against_a_server(
     assert "bundle.json" in httpx.get(f"{storage}/mlflow").text
 
 
+@together
 def test_the_projects_own_tests_pass_against_a_server(
     elsewhere: tuple[Project, dict[str, str], str],
 ) -> None:
     project, env, _ = elsewhere
-    names = ("pipeline", "promote", "trace")
-    tests = [f"tests/test_{name}.py" for name in names]
-    tests = [name for name in tests if (project.path / name).exists()]
+    tests = "tests/test_promote.py", "tests/test_trace.py"
     project.uv("pytest", "--no-cov", "-q", *tests, env=env, timeout=1200)
     auth = ("admin", PASSWORD)
     address = f"{env['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/registered-models/search"

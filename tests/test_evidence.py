@@ -1,7 +1,5 @@
 """Evidence: data through a DVC remote, the same bytes elsewhere, versions that are built again."""
 
-import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -12,11 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 from conftest import LEAKS, Project, copy, execute
 from servers import object_store
+from test_pipeline import edit, open_gates, sha256, tamper
 
 pytestmark = pytest.mark.slow
+together = pytest.mark.xdist_group("registered")
 
 AWS = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -25,29 +24,6 @@ def commit(project: Project) -> None:
     project.run("git", "add", "--all")
     identity = "-c", "user.name=Tester", "-c", "user.email=tester@example.com"
     project.run("git", *identity, "commit", "--quiet", "--no-verify", "-m", "work")
-
-
-def open_gates(project: Project) -> None:
-    """Switch off what other tests are about and takes time: any bundle may be promoted."""
-    path = project.path / "params.yaml"
-    params = yaml.safe_load(path.read_text("utf-8"))
-    for name in params["gates"].keys() - {"max_rows", "parity"}:
-        params["gates"][name] = None
-    path.write_text(yaml.safe_dump(params, sort_keys=False), "utf-8")
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def tamper(project: Project) -> None:
-    """Change the candidate's card and seal the bundle again: as good as any, but not built."""
-    bundle = project.path / "build/bundle"
-    with (bundle / "card.md").open("a") as card:
-        card.write("\nTrust me.\n")
-    manifest = json.loads((bundle / "bundle.json").read_text("utf-8"))
-    manifest["files"]["card.md"] = sha256(bundle / "card.md")
-    (bundle / "bundle.json").write_text(json.dumps(manifest), "utf-8")
 
 
 def examine(project: Project, programs: Path, env: dict[str, str]) -> str:
@@ -95,17 +71,24 @@ def test_a_second_clone_gives_the_same_bytes(pipeline: Project, tmp_path: Path) 
 
 @pytest.fixture(scope="module")
 def registered(pipeline: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project with version 1 of a commit, 2 of the same but tampered with, and 3 of none."""
+    """A project with version 1 of a commit, 2 of the same but tampered with, and 3 of none.
+
+    It is built of three months, as it is to be built again several times.
+    """
     project = copy(pipeline, tmp_path_factory.mktemp("registered"))
+    (project.path / "reports/data/accepted.json").unlink()  # what a year looked like
+    edit(project, "ingest", end="2013-04-01")
+    edit(project, "split", train_end="2013-03-01", validation_end="2013-03-11")
     open_gates(project)
+    project.uv("dvc", "repro")
     commit(project)
     project.uv(project.slug, "promote")
     project.uv("dvc", "push")
     tamper(project)
-    project.uv(project.slug, "promote", check=False)
+    project.uv(project.slug, "promote")
     (project.path / "README.md").write_text("changed", "utf-8")
     tamper(project)
-    project.uv(project.slug, "promote", check=False)
+    project.uv(project.slug, "promote")
     project.run("git", "checkout", "README.md")
     return project
 
@@ -120,6 +103,7 @@ def reproduce(project: Project, version: str, folder: Path) -> subprocess.Comple
     return done
 
 
+@together
 def test_a_version_is_built_again(registered: Project, tmp_path: Path) -> None:
     before = registered.run("git", "status", "--porcelain").stdout
     done = reproduce(registered, "1", tmp_path / "tmp")
@@ -130,6 +114,7 @@ def test_a_version_is_built_again(registered: Project, tmp_path: Path) -> None:
     assert registered.run("git", "status", "--porcelain").stdout == before
 
 
+@together
 def test_a_version_that_its_commit_does_not_give_is_found(
     registered: Project, tmp_path: Path
 ) -> None:
@@ -145,6 +130,7 @@ def test_a_version_that_its_commit_does_not_give_is_found(
     assert "Running stage 'ingest'" in done.stdout
 
 
+@together
 def test_what_cannot_be_built_again_is_said_in_one_line(
     registered: Project, tmp_path: Path
 ) -> None:
@@ -155,6 +141,7 @@ def test_what_cannot_be_built_again_is_said_in_one_line(
         assert "Traceback" not in done.stderr
 
 
+@together
 def test_an_interrupted_rebuild_leaves_nothing_behind(registered: Project, tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     clean = {key: value for key, value in os.environ.items() if not key.startswith(LEAKS)}

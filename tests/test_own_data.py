@@ -86,9 +86,8 @@ WHEELS = {
 
 
 # The project's tests that derive from its contract.
-FROM_THE_CONTRACT = [
-    f"tests/test_{name}.py" for name in ("api", "contract", "data", "model", "pipeline")
-]
+_NAMES = ("api", "card", "contract", "data", "gates", "model", "monitor", "promote", "trace")
+FROM_THE_CONTRACT = [f"tests/test_{name}.py" for name in _NAMES]
 
 
 @pytest.fixture(scope="module")

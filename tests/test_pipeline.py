@@ -1,15 +1,19 @@
 """The default project, driven through its own commands as its user would."""
 
 import csv
+import hashlib
 import json
 import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
-from conftest import Bake, Project, copy, serving
+from conftest import Bake, Project, copy, files, serving
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +54,27 @@ def edit(project: Project, section: str, **values: object) -> None:
     path = project.path / "params.yaml"
     params = yaml.safe_load(path.read_text("utf-8"))
     params[section] |= values
-    path.write_text(yaml.safe_dump(params), "utf-8")
+    path.write_text(yaml.safe_dump(params, sort_keys=False), "utf-8")
+
+
+def open_gates(project: Project) -> None:
+    """Switch off what other tests are about and takes time: any bundle may be promoted."""
+    gates = yaml.safe_load((project.path / "params.yaml").read_text("utf-8"))["gates"]
+    edit(project, "gates", **dict.fromkeys(gates.keys() - {"max_rows", "parity"}))
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def tamper(project: Project) -> None:
+    """Change the candidate's card and seal the bundle again: as good as any, but not built."""
+    bundle = project.path / "build/bundle"
+    with (bundle / "card.md").open("a") as card:
+        card.write("\nTrust me.\n")
+    manifest = json.loads((bundle / "bundle.json").read_text("utf-8"))
+    manifest["files"]["card.md"] = sha256(bundle / "card.md")
+    (bundle / "bundle.json").write_text(json.dumps(manifest), "utf-8")
 
 
 def metrics(project: Project) -> dict[str, dict[str, float]]:
@@ -89,7 +113,7 @@ def test_a_second_run_does_nothing(pipeline: Project) -> None:
         ("evaluate", {"calibration_bins": 5}, "evaluate"),
         ("train", {"seed": 1}, "train"),
         ("split", {"train_end": "2013-08-01"}, "validate"),
-        ("promote", {"min_gain": 0.01}, None),
+        ("gates", {"champion": None, "max_rows": 1000}, None),
         ("monitor", {"days": 1}, None),
     ],
 )
@@ -104,16 +128,8 @@ def test_a_parameter_reruns_only_what_depends_on_it(
     assert set(status) <= set(STAGES[STAGES.index(first) :] if first else [])
 
 
-def test_the_same_inputs_give_the_same_bytes(pipeline: Project, tmp_path: Path) -> None:
-    project = copy(pipeline, tmp_path)
-    before = (project.path / "dvc.lock").read_text("utf-8")
-    project.uv("dvc", "repro", "--force", env={"PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"})
-    assert (project.path / "dvc.lock").read_text("utf-8") == before
-
-
 def test_experiments_plots_and_a_refused_candidate(pipeline: Project, tmp_path: Path) -> None:
-    project = copy(pipeline, tmp_path)
-    project.uv(project.slug, "promote")
+    project = copy(pipeline, tmp_path, promoted=True)
     project.uv("dvc", "exp", "run", "--name", "plain", "-S", "train.model=logistic_regression")
     table = list(csv.DictReader(StringIO(project.uv("dvc", "exp", "show", "--csv").stdout)))
     models = {row["Experiment"]: row["train.model"] for row in table}
@@ -144,18 +160,22 @@ def test_a_run_is_found_from_the_model_file(pipeline: Project) -> None:
 
 
 def test_pages_need_no_network(pipeline: Project) -> None:
-    for page in PAGES:
+    for page in (*PAGES, "build/champion/card.html"):
         text = (pipeline.path / page).read_text("utf-8")
         assert "<table" in text, page
         assert "http" not in text, page
-    assert (pipeline.path / PAGES[1]).read_text("utf-8").count("data:image/png;base64,") == 4
+    pictures = {path.stem for path in (pipeline.path / "reports/plots").glob("*.png")}
+    assert pictures >= {"roc", "calibration", "importance", "dependence"}
+    page = (pipeline.path / PAGES[1]).read_text("utf-8")
+    assert page.count("data:image/png;base64,") == len(pictures)
 
 
 def test_the_bundle_says_what_it_was_made_of(pipeline: Project) -> None:
     bundle = pipeline.path / "build/bundle"
     manifest = json.loads((bundle / "bundle.json").read_text("utf-8"))
-    assert set(manifest["files"]) == {path.name for path in bundle.iterdir()} - {"bundle.json"}
+    assert set(manifest["files"]) == files(bundle) - {"bundle.json"}
     assert {"model.onnx", "schema.yaml", "reference.parquet", "card.md"} <= set(manifest["files"])
+    assert {"card.html", "plots/calibration.png"} <= set(manifest["files"])
     assert manifest["params"]["train"]["model"] == "gradient_boosting"
     assert set(manifest["data_sha256"]) == {"train.parquet", "test.parquet"}
     assert 0 < manifest["threshold"] < 1
@@ -163,8 +183,7 @@ def test_the_bundle_says_what_it_was_made_of(pipeline: Project) -> None:
 
 
 def test_the_serving_environment_is_small_and_serves(pipeline: Project, tmp_path: Path) -> None:
-    project = copy(pipeline, tmp_path)
-    project.uv(project.slug, "promote")
+    project = copy(pipeline, tmp_path, promoted=True)
     rows = held_out(project, 1000)
     venv = tmp_path / "serve"
     env = {"UV_PROJECT_ENVIRONMENT": str(venv)}
@@ -215,6 +234,59 @@ def test_the_serving_environment_is_small_and_serves(pipeline: Project, tmp_path
     assert "1000 predictions of version 1" in few.stderr
 
 
+def test_a_running_server_follows_a_rollback(pipeline: Project, tmp_path: Path) -> None:
+    project = copy(pipeline, tmp_path, promoted=True)
+    open_gates(project)
+    tamper(project)
+    assert "version 2 is the new champion" in project.uv(project.slug, "promote").stdout
+    (row,) = held_out(project, 1)
+    codes: list[int] = []
+    ids: dict[str, str] = {}  # the last prediction of each version
+    enough = threading.Event()
+
+    def keep_asking(address: str) -> None:
+        while not enough.is_set():
+            answer = predict(address, [row])
+            codes.append(answer.status_code)
+            if answer.is_success:
+                ids[answer.json()["model_version"]] = answer.json()["predictions"][0]["id"]
+
+    def wait_for(version: str) -> None:
+        end = time.monotonic() + 60
+        while version not in ids:
+            assert time.monotonic() < end, f"only {list(ids)} answered: {set(codes)}"
+            time.sleep(0.1)
+
+    command = str(project.path / ".venv/bin" / project.slug), "serve"
+    with serving(project, *command) as address, ThreadPoolExecutor() as threads:
+        clients = [threads.submit(keep_asking, address) for _ in range(2)]
+        try:
+            wait_for("2")
+            rollback = project.slug, "rollback", "--reason", "late flights are missed"
+            assert "version 1 is champion again" in project.uv(*rollback).stdout
+            wait_for("1")
+        finally:
+            enough.set()
+        assert [client.result() for client in clients] == [None, None]
+        assert "observed" in httpx.get(address).text  # the card
+    print(f"{len(codes)} answers")
+    assert set(codes) == {200}
+
+    # What is on record of all that.
+    shown = project.uv(project.slug, "audit", "--json").stdout.splitlines()
+    lines = [json.loads(line) for line in shown]
+    moves = [(line["event"], line["version"]) for line in lines]
+    assert moves == [("promoted", "1"), ("promoted", "2"), ("rolled back", "1")]
+    assert lines[-1]["reason"] == "late flights are missed"
+    for version, alias in {"1": "champion", "2": "previous"}.items():
+        found = project.uv(project.slug, "trace", ids[version]).stdout
+        assert f"{project.slug} {version} ({alias})\n" in found
+        assert lines[int(version) - 1]["bundle_sha256"] in found
+    card = (project.path / "build/champion/card.md").read_text("utf-8")
+    assert project.uv(project.slug, "card").stdout == card
+    assert "everything is in order" in project.uv(project.slug, "doctor").stdout
+
+
 def test_its_own_tests_and_linters_pass(pipeline: Project) -> None:
     pipeline.uv("ruff", "check", ".")
     pipeline.uv("ruff", "format", "--check", ".")
@@ -229,11 +301,26 @@ def test_the_tree_stays_clean(pipeline: Project) -> None:
     assert set(changed) <= {"dvc.lock", "reports/"}
 
 
-@pytest.mark.parametrize("verb", ["demo", "promote", "serve", "score", "monitor", "tune"])
+# fmt: off
+VERBS = [
+    "audit", "card", "demo", "doctor", "monitor", "promote", "reproduce", "rollback", "score",
+    "schema check", "schema infer", "serve", "trace", "tune",
+]
+# fmt: on
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_has_an_example(pipeline: Project, verb: str) -> None:
-    assert verb in pipeline.uv(pipeline.slug, "--help").stdout
-    assert f"uv run {pipeline.slug} {verb}" in pipeline.uv(pipeline.slug, verb, "--help").stdout
-    assert pipeline.uv(pipeline.slug, verb, "--nonsense", check=False).returncode == 2
+    command = pipeline.path / ".venv/bin" / pipeline.slug
+    shown = pipeline.run(command, *verb.split(), "--help", env={"COLUMNS": "120"}).stdout
+    assert f"uv run {pipeline.slug} {verb}" in shown
+    assert pipeline.run(command, *verb.split(), "--nonsense", check=False).returncode == 2
+
+
+def test_help_lists_every_verb(pipeline: Project) -> None:
+    shown = pipeline.uv(pipeline.slug, "--help", env={"COLUMNS": "120"}).stdout
+    listed = {word for line in shown.splitlines() for word in line.split()[1:2]}
+    assert {verb.split()[0] for verb in VERBS} <= listed
 
 
 def test_the_demo_shows_it_all(bake: Bake) -> None:

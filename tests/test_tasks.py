@@ -29,7 +29,11 @@ def test_the_project_of_each_task_is_clean(bake: Bake, task: str) -> None:
     assert [schema["columns"][schema["target"]]["role"]] == ["target"]
 
 
-@pytest.fixture(scope="module", params=[task for task in QUESTIONS["task"] if task[0] != "b"])
+OTHERS = [task for task in QUESTIONS["task"] if task != "binary-classification"]
+TOGETHER = [pytest.param(task, marks=pytest.mark.xdist_group(task)) for task in OTHERS]
+
+
+@pytest.fixture(scope="module", params=TOGETHER)
 def other(bake: Bake, request: pytest.FixtureRequest) -> Project:
     """A project of another task than the default, trained and promoted."""
     project = bake(lock=True, task=request.param)

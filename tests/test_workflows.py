@@ -211,6 +211,7 @@ def test_ci_is_red_when_the_lock_is_out_of_step(pipeline: Project, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.docker
+@pytest.mark.xdist_group("docker")
 def test_ci_runs_and_goes_red(project: Project, tmp_path: Path) -> None:
     """Run the real ci.yml: green for a fresh project, red once something unused is imported."""
     need_engine()

@@ -7,7 +7,7 @@ from {{ cookiecutter.__package_name }} import files, gates
 from {{ cookiecutter.__package_name }}.bootstrap import days, intervals, resample
 from {{ cookiecutter.__package_name }}.bundle import open_bundle
 from {{ cookiecutter.__package_name }}.export import columns
-from {{ cookiecutter.__package_name }}.fairness import answers, groups
+from {{ cookiecutter.__package_name }}.fairness import answers, differences, groups
 from {{ cookiecutter.__package_name }}.model import load
 from {{ cookiecutter.__package_name }}.params import CalibrationGate, ChampionGate, LeakageGate, SizeGate, SlicesGate, load_params
 from {{ cookiecutter.__package_name }}.schema import Column, load_schema
@@ -66,7 +66,7 @@ def test_the_finished_model_passes(window) -> None:
     assert {line.gate.split(":")[0] for line in found} == set(judges)
     change(files.PARAMS, "gates", size=None)
     (off,) = gates.judge({"size": judges["size"]}, load_params().gates)
-    assert (off.gate, off.limit, off.passed) == ("size", "off", None)
+    assert (off.gate, off.measure, off.passed) == ("size", "off", None)
 
 
 def test_statistics_are_the_metrics_and_weights_count_rows(window) -> None:
@@ -212,7 +212,7 @@ def test_groups_that_fare_differently_are_refused(window) -> None:
 def test_differences_are_those_of_fairlearn(window) -> None:
     table, truth, scores, decision = window
     schema, table = with_side(table, protected=True)
-    found = gates.fairness(table, truth, scores, decision, schema, 1, load_params().gates.fairness)
+    apart = differences(table, SIDE, truth, scores, decision, schema, 1)
     if schema.classes:
         pairs = [(actual, called) for _, actual, called in answers(truth, scores, decision, schema)]
         measures = demographic_parity_difference, equalized_odds_difference
@@ -222,7 +222,7 @@ def test_differences_are_those_of_fairlearn(window) -> None:
     else:
         errors = pd.Series(np.abs(truth - scores[:, 0]))
         expected = [np.ptp(errors.groupby(table[SIDE].to_numpy()).mean()) / errors.mean()]
-    assert [line.value for line in found] == pytest.approx(expected)
+    assert list(apart(np.ones(len(truth))).values()) == pytest.approx(expected)
 
 
 def test_a_leaky_split_is_refused(project) -> None:

@@ -157,7 +157,8 @@ def trained(finished, tmp_path_factory) -> Path:
         for name, noise in (("mixed", 1), ("honest", 0)):
             retrain(honest, noise)
             shutil.copytree(files.BUNDLE, folder / name / "bundle")
-            shutil.copy(files.MODEL, folder / name)
+            for path in (files.MODEL, files.TRAIN):
+                shutil.copy(path, folder / name)
     return folder
 
 
@@ -169,7 +170,8 @@ def rivals(served, trained) -> dict[str, Path]:
 def use(rival: Path) -> None:
     shutil.rmtree(files.BUNDLE)
     shutil.copytree(rival / "bundle", files.BUNDLE)
-    shutil.copy(rival / files.MODEL.name, files.MODEL)
+    for path in (files.MODEL, files.TRAIN):
+        shutil.copy(rival / path.name, path)
 
 
 def test_the_better_is_crowned_the_worse_kept_as_challenger_and_all_is_written_down(rivals, monkeypatch):
@@ -229,8 +231,52 @@ def test_what_is_not_whole_or_not_made_of_this_data_is_not_judged(served):
         promote()
     run_stages("export")
     files.write_table(files.TEST, files.read_table(files.TEST).head(100))
-    with pytest.raises(Failure, match="was not made"):
+    with pytest.raises(Failure, match=r"was not made from this data/test\.parquet"):
         promote()
+
+
+def test_a_work_tree_that_has_changed_since_is_told(served):
+    change(files.SCHEMA, "columns", next(iter(load_schema().slices)), protected=True)
+    with pytest.raises(Failure, match=r"was not made from this schema\.yaml"):
+        promote()
+    run_stages("validate", "split", "train", "evaluate", "export")
+    change(files.PARAMS, "evaluate", min_slice_rows=7)
+    with pytest.raises(Failure, match=r"was not made from this params\.yaml"):
+        promote()
+
+
+def test_another_name_for_the_contract_does_not_make_the_champion_go_away(rivals):
+    use(rivals["honest"])
+    promote()
+    shutil.copy(rivals["mixed"] / files.TRAIN.name, files.TRAIN)
+    change(files.SCHEMA, name="other")
+    run_stages("train", "evaluate", "export")
+    with pytest.raises(Refusal, match="champion: gain in"):
+        promote()
+
+
+def test_uncommitted_changes_are_said_and_a_later_commit_is_recorded(rivals, capsys):
+    def git(*command: str) -> None:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *identity, *command], check=True, capture_output=True)
+
+    def commit_of_1() -> str:
+        with registry.session(load_settings()) as client:
+            return registry.by_number(client, "1").tags["git_commit"]
+
+    git("init", "--quiet")
+    git("add", "params.yaml")
+    git("commit", "--quiet", "--message", "one")
+    change(files.PARAMS, "gates", "size", max_megabytes=49)
+    use(rivals["honest"])
+    promote()
+    assert "no commit holds" in capsys.readouterr().out
+    assert commit_of_1().endswith("-dirty")
+    git("commit", "--quiet", "--all", "--message", "two")
+    promote()
+    assert len(commit_of_1()) == 40
+    assert events() == ["promoted", "committed"]
+    cli.audit()
 
 
 def test_the_candidate_s_own_folder_is_not_the_champion_s(project):
@@ -266,6 +312,9 @@ def test_roll_back_there_and_back_again(rivals):
         champion.roll_back("1", "")
     with pytest.raises(Failure, match="no version 7"):
         champion.roll_back("7", "")
+    with pytest.raises(Failure, match="name a VERSION"):  # version 2 is what was rolled back
+        champion.roll_back(None, "")
+    shutil.rmtree(SERVED)
     champion.roll_back("2", "it was not the model")
     assert aliases() == {"champion": "2", "previous": "1"}
     assert promote()["new"] is False
@@ -286,7 +335,7 @@ def test_only_a_former_champion_is_rolled_back_to(rivals):
         champion.roll_back("2", "")
 
 
-def test_an_alias_moved_by_hand_is_written_down(rivals):
+def test_an_alias_moved_by_hand_is_moved_back(rivals):
     use(rivals["mixed"])
     promote()
     use(rivals["honest"])
@@ -298,46 +347,65 @@ def test_an_alias_moved_by_hand_is_written_down(rivals):
         client.set_registered_model_alias(registry.name(), "champion", "3")
     with pytest.raises(Refusal, match="version 3, of which the log knows nothing"):
         cli.audit()
-    with pytest.raises(Failure, match="version 3 was not registered by `promote`"):
+    with pytest.raises(Refusal, match="version 2 was rolled back"):
         promote()
-    champion.roll_back("2", "back to one that was judged")
-    assert aliases() == {"champion": "2", "previous": "3"}
-    assert events()[-2:] == ["adopted", "rolled back"]
+    assert aliases() == {"champion": "1", "previous": "2"}
+    assert lines()[-1]["event"] == "restored"
+    assert "moved to version 3" in lines()[-1]["reason"]
     cli.audit()
+
+
+def test_the_log_of_another_registry_is_not_followed(rivals, monkeypatch):
+    use(rivals["mixed"])
+    promote()
+    monkeypatch.setenv("PREDICTION_LOG_URL", "sqlite:///other.db")
+    use(rivals["honest"])
+    with pytest.raises(Refusal, match=r"the line about version 1 is missing.*PREDICTION_LOG_URL"):
+        promote()
+    assert aliases() == {"champion": "1"}
 
 
 TAMPER = {
     "changed": ("UPDATE audit SET line = replace(line, 'refused', 'allowed') WHERE number = 2", "line 2 was"),
-    "forged": ("", "line 3 does not follow"),
+    "unreadable": (
+        "UPDATE audit SET line = 'no JSON' WHERE number = 3",
+        "line 3 was",
+    ),
+    "renumbered": ("UPDATE audit SET number = 7 WHERE number = 3", "line 3 is missing"),
+    "forged": ("UPDATE audit SET line = :line, sha256 = :digest WHERE number = 2", "line 3 does not follow"),
     "removed": ("DELETE FROM audit WHERE number = 2", "line 2 is missing"),
-    "cut": ("DELETE FROM audit WHERE number = 3", "the line about version 3 is missing"),
+    "cut": ("DELETE FROM audit WHERE number = 3", "the line about version 2 is missing"),
+}
+FORBIDDEN = {
+    "update": "UPDATE audit SET number = 9",
+    "delete": "DELETE FROM audit",
+    "replacement": "INSERT OR REPLACE INTO audit SELECT * FROM audit",
 }
 
 
 @pytest.mark.parametrize("how", TAMPER)
-def test_a_tampered_line_is_found(served, how, capsys):
-    log, name = audit.open_audit(load_settings().prediction_log_url), registry.name()
-    for number in (1, 2, 3):
-        entry = audit.append(log, name, None, event="refused", version=str(number), reason="x")
-    anchors = {entry["sha256"]: "3"}
-    assert audit.verify(log, name, anchors) == []
-    statement, found = TAMPER[how]
+def test_a_tampered_line_is_found_and_nothing_is_promoted_by_such_a_log(rivals, how):
+    use(rivals["honest"])
+    promote()
+    use(rivals["mixed"])
+    for _ in range(2):
+        with pytest.raises(Refusal, match="challenger"):
+            promote()
+    cli.audit()
+    forged = json.dumps({key: value for key, value in lines()[1].items() if key != "sha256"} | {"by": "x"})
+    values = {"line": forged, "digest": audit.sha256(forged.encode()).hexdigest()}
     with sqlite3.connect("predictions.db") as database:
-        for event in ("update", "delete"):
+        for trigger, statement in FORBIDDEN.items():
             with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-                database.execute(
-                    {"update": "UPDATE audit SET number = 9", "delete": "DELETE FROM audit"}[event]
-                )
-            database.execute(f"DROP TRIGGER audit_no_{event}")
-        if how == "forged":  # with a hash that fits
-            line = lines()[1]
-            del line["sha256"]
-            text = json.dumps(line | {"reason": "y"})
-            digest = audit.sha256(text.encode()).hexdigest()
-            database.execute("UPDATE audit SET line = ?, sha256 = ? WHERE number = 2", (text, digest))
-        else:
-            database.execute(statement)
-    assert any(problem.startswith(found) for problem in audit.verify(log, name, anchors))
+                database.execute(statement)
+            database.execute(f"DROP TRIGGER audit_no_{trigger}")
+        statement, found = TAMPER[how]
+        database.execute(statement, values if ":" in statement else {})
+    with pytest.raises(Refusal, match=found):
+        cli.audit()
+    with pytest.raises(Refusal, match=found):
+        promote()
+    assert aliases()["champion"] == "1"
 
 
 def test_a_killed_promotion_leaves_one_champion_and_the_next_heals_the_rest(rivals, drive, monkeypatch):
@@ -368,9 +436,10 @@ def test_a_killed_promotion_leaves_one_champion_and_the_next_heals_the_rest(riva
 def test_of_two_promotions_at_the_same_time_one_wins_and_the_other_says_so(rivals, drive):
     Path("mlflow.db").unlink()
     codes = drive(Path.cwd(), "race")
-    print(Path("driver.log").read_text())
     assert codes == [0, 1]
     assert "meanwhile" in Path("driver.log").read_text()
     assert open_bundle(SERVED).version == aliases()["champion"]
     assert events() == ["promoted"]
+    with registry.session(load_settings()) as client:
+        assert len(client.search_model_versions(f"name = '{registry.name()}'")) == 1
     cli.audit()

@@ -8,6 +8,7 @@ import getpass
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
@@ -15,9 +16,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from .errors import Failure
+from .errors import Failure, Refusal, redacted
 
-MOVES = ("promoted", "rolled back", "adopted")  # the events after which another version is champion
+MOVES = ("promoted", "rolled back", "restored")  # the events after which another version is champion
+MEND = "restore that database from a backup, or begin anew under another MLFLOW_EXPERIMENT_NAME"
 LINES = sa.Table(
     "audit",
     sa.MetaData(),
@@ -27,10 +29,15 @@ LINES = sa.Table(
     sa.Column("sha256", sa.String(64), nullable=False),  # of the line
 )
 # The database itself refuses changes; who may drop a trigger is still found out by the hashes.
-FORBID = "BEFORE {0} ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+TAKEN = "WHEN EXISTS (SELECT 1 FROM audit WHERE model = NEW.model AND number = NEW.number)"
+FORBID = "BEFORE {0} ON audit {1} BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
 for dialect, statement in (
-    ("sqlite", f"CREATE TRIGGER IF NOT EXISTS audit_no_update {FORBID.format('UPDATE')}"),
-    ("sqlite", f"CREATE TRIGGER IF NOT EXISTS audit_no_delete {FORBID.format('DELETE')}"),
+    ("sqlite", f"CREATE TRIGGER IF NOT EXISTS audit_no_update {FORBID.format('UPDATE', '')}"),
+    ("sqlite", f"CREATE TRIGGER IF NOT EXISTS audit_no_delete {FORBID.format('DELETE', '')}"),
+    (
+        "sqlite",  # INSERT OR REPLACE would pass by the one on deletions
+        f"CREATE TRIGGER IF NOT EXISTS audit_no_replacement {FORBID.format('INSERT', TAKEN)}",
+    ),
     (
         "postgresql",
         "CREATE OR REPLACE FUNCTION audit_append_only() RETURNS trigger LANGUAGE plpgsql AS "
@@ -41,6 +48,11 @@ for dialect, statement in (
         "CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE ON audit "
         "FOR EACH ROW EXECUTE FUNCTION audit_append_only()",
     ),
+    (
+        "postgresql",
+        "CREATE TRIGGER audit_no_truncation BEFORE TRUNCATE ON audit "
+        "FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only()",
+    ),
 ):
     guard = sa.DDL(statement).execute_if(dialect=dialect)  # type: ignore[no-untyped-call]
     sa.event.listen(LINES, "after_create", guard)
@@ -49,15 +61,16 @@ for dialect, statement in (
 def open_audit(url: str) -> sa.Engine:
     """Return an engine on the database of the prediction log, with the audit's table made if need be."""
     try:
-        engine = sa.create_engine(url, pool_pre_ping=True)
+        # Seconds to wait for the server, which writes to the same database.
+        waiting = {"timeout": 30} if url.startswith("sqlite") else {}
+        engine = sa.create_engine(url, pool_pre_ping=True, connect_args=waiting)
         try:
             LINES.metadata.create_all(engine)
         except SQLAlchemyError:  # another process may have made it just now
             LINES.metadata.create_all(engine)
         return engine
     except (SQLAlchemyError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise Failure(f"the audit log, see PREDICTION_LOG_URL, cannot be opened: {reason}") from None
+        raise unusable(error) from None
 
 
 def who() -> str:
@@ -68,30 +81,54 @@ def who() -> str:
         return f"uid {os.getuid()}"
 
 
+def parsed(number: int, line: str, digest: str) -> dict[str, Any]:
+    """Return a line with its own number and hash; refuse one that nobody can read."""
+    if sha256(line.encode()).hexdigest() != digest:
+        raise Refusal(f"line {number} of the audit log is not what was written: {MEND}")
+    return {**json.loads(line), "number": number, "sha256": digest}
+
+
+@contextmanager
+def connected(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Give a connection that reads large results in parts; what the database raises becomes a Failure."""
+    try:
+        with engine.connect() as connection:
+            yield connection.execution_options(stream_results=True)
+    except SQLAlchemyError as error:
+        raise unusable(error) from None
+
+
+def unusable(error: Exception) -> Failure:
+    reason = redacted(str(error).splitlines()[0])
+    return Failure(f"the audit log, see PREDICTION_LOG_URL, cannot be used: {reason}")
+
+
+def query(model: str) -> sa.Select[Any]:
+    return sa.select(LINES.c.number, LINES.c.line, LINES.c.sha256).where(LINES.c.model == model)
+
+
 def read(engine: sa.Engine, model: str) -> Iterator[dict[str, Any]]:
     """Yield the lines of one model's log, oldest first, with their hashes."""
-    query = sa.select(LINES.c.line, LINES.c.sha256).where(LINES.c.model == model).order_by(LINES.c.number)
-    with engine.connect().execution_options(stream_results=True) as connection:
-        for line, digest in connection.execute(query):
-            yield json.loads(line) | {"sha256": digest}
+    with connected(engine) as connection:
+        for row in connection.execute(query(model).order_by(LINES.c.number)):
+            yield parsed(*row)
 
 
 def newest(engine: sa.Engine, model: str, lines: int) -> list[dict[str, Any]]:
     """Return the newest lines, oldest first."""
-    query = sa.select(LINES.c.line, LINES.c.sha256).where(LINES.c.model == model)
-    with engine.connect() as connection:
-        rows = connection.execute(query.order_by(LINES.c.number.desc()).limit(lines)).all()
-    return [json.loads(line) | {"sha256": digest} for line, digest in reversed(rows)]
+    with connected(engine) as connection:
+        rows = connection.execute(query(model).order_by(LINES.c.number.desc()).limit(lines)).all()
+    return [parsed(*row) for row in reversed(rows)]
 
 
 def last(engine: sa.Engine, model: str, *events: str) -> dict[str, Any] | None:
     """Return the newest line of these events."""
     # No text inside a line can look like this: its quotation marks would be escaped.
     wanted = sa.or_(*(LINES.c.line.contains(f'"event": "{event}"') for event in events))
-    query = sa.select(LINES.c.line, LINES.c.sha256).where(LINES.c.model == model, wanted)
-    with engine.connect() as connection:
-        row = connection.execute(query.order_by(LINES.c.number.desc()).limit(1)).first()
-    return json.loads(row.line) | {"sha256": row.sha256} if row else None
+    with connected(engine) as connection:
+        found = query(model).where(wanted).order_by(LINES.c.number.desc()).limit(1)
+        row = connection.execute(found).first()
+    return parsed(*row) if row else None
 
 
 def append(engine: sa.Engine, model: str, seen: dict[str, Any] | None, **facts: Any) -> dict[str, Any]:
@@ -121,6 +158,8 @@ def append(engine: sa.Engine, model: str, seen: dict[str, Any] | None, **facts: 
             return entry | {"sha256": digest}
         except IntegrityError:
             continue  # another process has just added a line of this number: look at it
+        except SQLAlchemyError as error:
+            raise unusable(error) from None
 
 
 def verify(engine: sa.Engine, model: str, anchors: Mapping[str, str]) -> list[str]:
@@ -130,9 +169,8 @@ def verify(engine: sa.Engine, model: str, anchors: Mapping[str, str]) -> list[st
     nobody could see that the last lines are gone.
     """
     problems, missing, before, expected = list[str](), dict(anchors), "", 1
-    query = sa.select(LINES.c.number, LINES.c.line, LINES.c.sha256).where(LINES.c.model == model)
-    with engine.connect().execution_options(stream_results=True) as connection:
-        for number, line, digest in connection.execute(query.order_by(LINES.c.number)):
+    with connected(engine) as connection:
+        for number, line, digest in connection.execute(query(model).order_by(LINES.c.number)):
             try:
                 entry = json.loads(line)
                 told = entry["number"], entry["model"], entry["previous_sha256"]

@@ -28,26 +28,25 @@ def settle(client: MlflowClient, log: sa.Engine) -> ModelVersion | None:
     """Bring the registry's aliases and tags to what the audit log says; return the champion.
 
     It may be cut short anywhere and called again. There is always one champion: its alias moves at once.
+    Raises a Refusal if the log was tampered with, or is not the one of this registry.
     """
-    name, move = registry.name(), audit.last(log, registry.name(), *audit.MOVES)
+    name = registry.name()
     champion = registry.by_alias(client, "champion")
-    version = registry.by_number(client, move["version"]) if move else None
-    if not move or not version or version.tags.get("bundle_sha256") != move["bundle_sha256"]:
-        return champion  # no log yet, or that of another registry: `audit` tells
-    if champion and str(champion.version) not in (move["version"], move["before"]):
-        audit.append(
-            log,
-            name,
-            move,
-            event="adopted",
-            version=str(champion.version),
-            before=move["version"],
-            bundle_sha256=champion.tags.get("bundle_sha256"),
-            reason="its alias was moved by other means than these commands",
-        )
+    if found := audit.verify(log, name, anchors(client)):
+        which = "or is PREDICTION_LOG_URL another registry's?"
+        raise Refusal(f"the audit log cannot be trusted: {found[0]}; {audit.MEND}; {which}")
+    if not (move := audit.last(log, name, *audit.MOVES)):
         return champion
-    if champion and champion.version == version.version and version.tags.get(SETTLED) == move["sha256"]:
-        return champion
+    version = registry.by_number(client, move["version"])
+    if not version or version.tags.get("bundle_sha256") != move["bundle_sha256"]:
+        return champion  # of a registry that is gone
+    if version.tags.get(SETTLED) == move["sha256"]:
+        if champion and champion.version == version.version:
+            return champion
+        moved = f"to version {champion.version}" if champion else "away"
+        reason = f"its alias had been moved {moved} by other means than these commands"
+        facts = {key: move[key] for key in ("version", "before", "bundle_sha256")}
+        move = audit.append(log, name, move, event="restored", reason=reason, **facts)
     before = move["before"]
     if move["event"] == "promoted":
         for key, value in (("promoted_by", move["by"]), ("promoted_at", move["time"])):
@@ -65,6 +64,12 @@ def settle(client: MlflowClient, log: sa.Engine) -> ModelVersion | None:
     # Last, because it says that all of the above is done.
     client.set_model_version_tag(name, move["version"], SETTLED, move["sha256"])
     return registry.by_number(client, move["version"])
+
+
+def anchors(client: MlflowClient) -> dict[str, str]:
+    """Return the hashes of the lines that the registry's versions stand by, and the versions."""
+    versions = client.search_model_versions(f"name = '{registry.name()}'")
+    return {found.tags[SETTLED]: str(found.version) for found in versions if SETTLED in found.tags}
 
 
 def record(version: ModelVersion) -> dict[str, Any]:
@@ -110,20 +115,29 @@ def install_champion(settings: Settings) -> None:
         install(client, target())
 
 
+def former(client: MlflowClient, log: sa.Engine, champion: ModelVersion) -> ModelVersion | None:
+    """Return the champion before this one; not one that was itself rolled back since."""
+    for line in reversed([line for line in audit.read(log, registry.name()) if line["event"] in audit.MOVES]):
+        found = registry.by_number(client, line["version"])
+        if found and found.version != champion.version and "rolled_back" not in found.tags:
+            return found
+    return None
+
+
 def roll_back(number: str | None, reason: str) -> dict[str, Any]:
-    """Make a former champion champion again, by default the one before; return its record."""
+    """Make a former champion champion again, by default the last that was not rolled back; return its record."""
     settings, folder, name = load_settings(), target(), registry.name()
     with registry.session(settings) as client:
         log = audit.open_audit(settings.prediction_log_url)
         champion = settle(client, log)
-        seen = audit.last(log, name, *audit.MOVES)
-        wanted = registry.by_number(client, number) if number else registry.by_alias(client, "previous")
         if champion is None:
             raise Failure("there is no champion to roll back from")
+        install(client, folder)
+        seen = audit.last(log, name, *audit.MOVES)
+        wanted = registry.by_number(client, number) if number else former(client, log, champion)
         if wanted is None:
-            raise Failure(
-                f"there is no version {number}" if number else "there was no champion before this one"
-            )
+            none = "there was no champion before this one that was not rolled back: name a VERSION"
+            raise Failure(f"there is no version {number}" if number else none)
         if wanted.version == champion.version:
             raise Failure(f"version {wanted.version} is champion already")
         if "promoted_at" not in wanted.tags:
@@ -140,33 +154,32 @@ def roll_back(number: str | None, reason: str) -> dict[str, Any]:
 
 def problems(client: MlflowClient, log: sa.Engine) -> list[str]:
     """Return what is wrong with the audit log, in itself and beside the registry; nothing if all is well."""
-    name = registry.name()
-    versions = client.search_model_versions(f"name = '{name}'")
-    anchors = {found.tags[SETTLED]: str(found.version) for found in versions if SETTLED in found.tags}
-    champion, move = registry.by_alias(client, "champion"), audit.last(log, name, *audit.MOVES)
-    found = audit.verify(log, name, anchors)
+    name, champion = registry.name(), registry.by_alias(client, "champion")
+    if found := audit.verify(log, name, anchors(client)):
+        return found
+    move = audit.last(log, name, *audit.MOVES)
     if champion and (not move or str(champion.version) != move["version"]):
-        found.append(f"the registry's champion is version {champion.version}, of which the log knows nothing")
-    return found
+        return [f"the registry's champion is version {champion.version}, of which the log knows nothing"]
+    return []
 
 
 def look_back(shown: int, as_json: bool) -> None:
     """Print the audit log; raise a Refusal if it, or the registry, was tampered with."""
     settings, name = load_settings(), registry.name()
     log = audit.open_audit(settings.prediction_log_url)
+    with registry.session(settings) as client:
+        found = problems(client, log)
     if as_json:
         for entry in audit.read(log, name):
             print(json.dumps(entry, ensure_ascii=False))
-    else:
-        table = Table("line", "when", "what", "version", "by", "commit", "why")
-        for entry in audit.newest(log, name, shown):
-            commit = str(entry.get("git_commit") or "")[:12]
-            facts = (entry["time"], entry["event"], entry["version"], entry["by"], commit, entry["reason"])
-            table.add_row(str(entry["number"]), *map(escape, facts))
-        Console().print(table)
-    with registry.session(settings) as client:
-        found = problems(client, log)
     if found:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise Refusal(f"the audit log cannot be trusted: {'; '.join(found[:5])}{more}")
+        raise Refusal(f"the audit log cannot be trusted: {'; '.join(found[:5])}{more}; {audit.MEND}")
+    if not as_json:
+        table = Table("line", "when", "what", "version", "by", "commit", "why")
+        for entry in audit.newest(log, name, shown):
+            entry["git_commit"] = (entry.get("git_commit") or "")[:12]
+            keys = ("number", "time", "event", "version", "by", "git_commit", "reason")
+            table.add_row(*(escape(str(entry.get(key, ""))) for key in keys))
+        Console().print(table)
     print("every line is in its place, and the registry agrees", file=sys.stderr)

@@ -1,6 +1,5 @@
 """Command line: every verb. Heavy libraries are imported by the verb that needs them."""
 
-import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +34,7 @@ def promote() -> None:
     from .promote import promote
 
     promotion = promote()
-    word = "the new champion" if promotion["new"] else "champion already"
+    word = "the new champion" if promotion["new"] else "champion already; it was not judged again"
     print(f"version {promotion['version']} is {word}")
 
 
@@ -102,6 +101,8 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
     """Serve the champion's bundle over HTTP; the API's documentation is at /docs."""
+    import socket
+
     import uvicorn
 
     from .serve.app import create_app

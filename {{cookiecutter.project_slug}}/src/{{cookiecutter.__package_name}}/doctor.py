@@ -1,7 +1,6 @@
 """Doctor: whether everything that the project needs is there, reachable and writable."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import sqlalchemy as sa
 from . import NAME, audit, registry
 from .bundle import open_bundle
 from .champion import problems
-from .errors import Failure, Refusal
+from .errors import Failure, Refusal, redacted
 from .params import Sql, load_params
 from .serve.log import PREDICTIONS, open_log
 from .settings import load_settings
@@ -207,7 +206,7 @@ CHECKS: dict[str, Callable[[], str]] = {
 
 def first_line(text: str) -> str:
     """Return the first line, without the name and password in a URL."""
-    return re.sub(r"//\S*@", "//", (text.strip().splitlines() or [""])[0])
+    return redacted((text.strip().splitlines() or [""])[0])
 
 
 def ask(name: str, check: Callable[[], str]) -> Check:

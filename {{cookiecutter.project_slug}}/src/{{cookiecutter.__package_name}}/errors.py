@@ -1,5 +1,6 @@
 """Errors that a user can mend: one line on what is wrong and how to mend it."""
 
+import re
 import sys
 from collections.abc import Callable
 
@@ -14,6 +15,11 @@ class Refusal(Failure):
     """A check ran and says no: exit code 3."""
 
     code, word = 3, "refused"
+
+
+def redacted(text: str) -> str:
+    """Return a text without the names and passwords in its URLs."""
+    return re.sub(r"//\S*@", "//", text)
 
 
 def run(main: Callable[[], object]) -> None:

@@ -38,7 +38,7 @@ def slices(
     """Return the metrics on each value of the contract's slice columns that has enough rows."""
     task, found = tasks.of(schema), []
     for name in schema.slices:
-        for value, rows in test.groupby(name).indices.items():
+        for value, rows in test.groupby(fairness.values(test[name])).indices.items():
             if len(rows) >= minimum and (measured := task.by_slice(truth[rows], scored[rows], schema)):
                 found.append({"column": name, "value": value, "rows": len(rows), **measured})
     return pd.DataFrame(found or {"column": [], "value": [], "rows": []})

@@ -18,6 +18,7 @@ from .card import Evidence, card, page
 from .errors import Refusal, run
 from .files import (
     BEHAVED,
+    BEHAVIOUR,
     BUNDLE,
     FAIRNESS,
     INTERVALS,
@@ -35,6 +36,7 @@ from .params import Params, load_params
 from .schema import Schema, load_schema
 from .serve.scorer import Scorer
 
+INPUTS = SCHEMA, BEHAVIOUR, TRAIN, TEST, MODEL
 SECTIONS = {"ingest", "split", "train", "evaluate", "export"}  # of params.yaml: make the bundle
 VALIDATED = REPORTS / "data/validation.json"
 EVIDENCE = METRICS, INTERVALS, SLICES, FAIRNESS, BEHAVED, VALIDATED  # and the tables of the plots
@@ -116,6 +118,7 @@ def main() -> None:
         "params_sha256": sha256(json.dumps(used, sort_keys=True).encode()).hexdigest(),
         "data_sha256": {path.name: files.sha256(path) for path in (TRAIN, TEST)},
         "reports_sha256": reports(),
+        "inputs_sha256": {path.as_posix(): files.sha256(path) for path in INPUTS},
         "example": example(test.head(1000), schema),
     }
     sample = files.read_sample(TRAIN, params.export.reference_rows)

@@ -1,5 +1,6 @@
 """Fairness: what the model gives to groups of people, where the contract marks a column `protected`."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -35,7 +36,7 @@ def groups(
     """
     found = []
     for name in schema.protected:
-        members = table[name].astype(object).where(table[name].notna(), "missing").astype(str).to_numpy()
+        members = values(table[name]).astype(str).to_numpy()
         for facts, actual, answered in answers(truth, scores, decision, schema):
             frame = by_group(actual, answered, members, RATES if schema.classes else ERRORS)
             frame = frame[frame["rows"] >= minimum].reset_index(names="group")
@@ -43,6 +44,44 @@ def groups(
     head = ["column", "group", *(["class"] if schema.classes and not schema.positive else []), "rows"]
     columns = [*head, *(RATES if schema.classes else ERRORS)]
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+
+
+def values(column: pd.Series) -> pd.Series:
+    """Return the values that rows are grouped by; rows without one are a group as well."""
+    return column.astype(object).where(column.notna(), "missing")
+
+
+def differences(
+    table: pd.DataFrame,
+    name: str,
+    truth: np.ndarray,
+    scores: np.ndarray,
+    decision: dict[str, Any],
+    schema: Schema,
+    minimum: int,
+) -> Callable[[np.ndarray], dict[str, float]]:
+    """Return the function that gives the largest differences between groups under weights of the rows.
+
+    `selection`: of selection rates; `error`: of true or of false positive rates, or for a regression of mean
+    absolute errors, as a share of that of all rows.
+    """
+    codes, _ = pd.factorize(values(table[name]).astype(str))
+    judged = np.flatnonzero(np.bincount(codes) >= minimum)
+    each = answers(truth, scores, decision, schema)
+
+    def share(part: np.ndarray, of: np.ndarray) -> float:
+        rates = (np.bincount(codes, part * of) / np.bincount(codes, of))[judged]
+        apart: float = np.fmax.reduce(rates) - np.fmin.reduce(rates)  # a group without such rows is left out
+        return apart
+
+    def weighted(weights: np.ndarray) -> dict[str, float]:
+        if not schema.classes:
+            errors = np.abs(scores[:, 0] - truth)
+            return {"error": share(errors, weights) / ((errors * weights).sum() / weights.sum())}
+        wrong = [share(said, weights * among) for _, is_it, said in each for among in (is_it, 1 - is_it)]
+        return {"selection": max(share(said, weights) for _, _, said in each), "error": max(wrong)}
+
+    return weighted
 
 
 def answers(

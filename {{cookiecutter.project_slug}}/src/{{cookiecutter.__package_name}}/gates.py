@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline
 
 from . import export, files, quality, tasks
 from .bootstrap import days, resample
-from .fairness import RATES, groups
+from .fairness import differences, groups, values
 from .files import TEST, TRAIN
 from .params import (
     BaselineGate,
@@ -48,7 +48,7 @@ def judge(judges: dict[str, Callable[[Any], list[Verdict]]], gates: Gates) -> li
     found = []
     for name, verdicts in judges.items():
         limits = getattr(gates, name)
-        found += verdicts(limits) if limits else [Verdict(name, "", None, "off", None)]
+        found += verdicts(limits) if limits else [Verdict(name, "off", None, "", None)]
     return found
 
 
@@ -115,11 +115,12 @@ def slices(
     """
     task, floors, gaps = tasks.of(schema), [], []
     whole = task.quality(truth, scores, schema)
+    of_all = whole(np.ones(len(truth))) if whole else {}
     for name in schema.slices if whole else ():
-        for value, rows in table.groupby(name).indices.items():
+        for value, rows in table.groupby(values(table[name])).indices.items():
             if len(rows) < minimum or not (part := task.quality(truth[rows], scores[rows], schema)):
                 continue
-            of_all, measured = whole(np.ones(len(truth))), part(np.ones(len(rows)))
+            measured = part(np.ones(len(rows)))
             found = resample(part, days(table.iloc[rows], schema), RESAMPLES)
             gate, best = f"slices: {name}={value}", found[task.QUALITY].quantile(0.975)
             told = f"{task.QUALITY} {measured[task.QUALITY]:.4g}, at best"
@@ -127,7 +128,7 @@ def slices(
             told, best = f"{task.GAP} {task.gap(of_all, measured):.4g}, at best", task.gap(of_all, found)
             gaps.append(verdict(gate, told, best.quantile(0.025), "<=", limits.max_gap))
     if not floors:
-        return [Verdict("slices", f"slices with {minimum} rows", 0, "none to judge", None)]
+        return [Verdict("slices", f"no slice with {minimum} rows and several outcomes", None, "", None)]
     nearest = [min(floors, key=lambda line: line.value or 0)], [max(gaps, key=lambda line: line.value or 0)]
     broken = ([line for line in lines if not line.passed] for lines in (floors, gaps))
     return [line for lines, near in zip(broken, nearest, strict=True) for line in lines or near]
@@ -166,29 +167,32 @@ def fairness(
 ) -> list[Verdict]:
     """Judge how differently the groups of each protected column fare, those with `minimum` rows or more.
 
+    The values are the favourable ends of 95 % bootstrap intervals, as of the slices.
+
     Of a classification the largest difference of selection rates, and that of true or false positive
     rates, which is 0 where odds are equalized. Source: Hardt, Price and Srebro, Equality of opportunity
     in supervised learning, NeurIPS 2016. Of a regression the difference of mean absolute errors, as a
     share of that of all rows.
     """
     every, found = groups(table, truth, scores, decision, schema, minimum), []
+    told = {
+        "selection": ("difference of selection rates", limits.max_selection_difference),
+        "error": ("difference of true or false positive rates", limits.max_error_difference),
+    }
+    if not schema.classes:
+        told = {"error": ("difference of mae, as a share of it", limits.max_error_difference)}
     for name in schema.protected:
-        rates, gate = every[every["column"] == name], f"fairness: {name}"
-        if rates["group"].nunique() < 2:
-            found.append(Verdict(gate, f"groups with {minimum} rows", rates["group"].nunique(), ">= 2", None))
-        elif schema.classes:
-            by = rates.groupby("class") if "class" in rates else rates.groupby("column")
-            apart = by[list(RATES)].max() - by[list(RATES)].min()
-            selected, wrong = apart["selection_rate"].max(), apart[list(RATES)[1:]].max(axis=None)
-            told = "difference of selection rates"
-            found.append(verdict(gate, told, selected, "<=", limits.max_selection_difference))
-            told = "difference of true or false positive rates"
-            found.append(verdict(gate, told, wrong, "<=", limits.max_error_difference))
-        else:
-            apart = np.ptp(rates["mae"]) / max(np.abs(scores[:, 0] - truth).mean(), 1e-30)
-            told = "difference of mae, as a share of it"
-            found.append(verdict(gate, told, apart, "<=", limits.max_error_difference))
-    return found or [Verdict("fairness", "protected columns", 0, "none to judge", None)]
+        gate, judged = f"fairness: {name}", every[every["column"] == name]["group"].nunique()
+        if judged < 2:
+            few = f"groups with {minimum} rows: too few to judge"
+            found.append(Verdict(gate, few, judged, "", None))
+            continue
+        apart = differences(table, name, truth, scores, decision, schema, minimum)
+        measured = apart(np.ones(len(truth)))
+        lows = resample(apart, days(table, schema), RESAMPLES).quantile(0.025)
+        for key, (what, limit) in told.items():
+            found.append(verdict(gate, f"{what} {measured[key]:.4g}, at best", lows[key], "<=", limit))
+    return found or [Verdict("fairness", "no column is protected", None, "", None)]
 
 
 def leakage(schema: Schema, limits: LeakageGate) -> list[Verdict]:

@@ -284,7 +284,7 @@ def verdicts(bundle: Bundle, window: pd.DataFrame, gates: Gates) -> list[Verdict
                 return [begun, *questions(address, client, bundle, window, limits, latency)]
         except Unready as reason:
             not_measured = Verdict("latency", "not measured, as the server does not start", None, "", None)
-            return [Verdict("server", str(reason), None, "to start", False), not_measured]
+            return [Verdict("server", str(reason), None, "", False), not_measured]
 
 
 def questions(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import sqlalchemy as sa
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from rich.console import Console
@@ -21,13 +22,15 @@ from . import audit, behaviour, card, files, gates, probe, registry, tasks, trac
 from .bundle import CARDS, Bundle, open_bundle
 from .champion import SETTLED, install, record, settle, target
 from .errors import Failure, Refusal
-from .export import columns
-from .files import BUNDLE, MODEL, TEST
+from .export import SECTIONS, columns
+from .files import BUNDLE, MODEL, PARAMS, TEST, TRAIN
 from .model import load
-from .params import BehaviourGate, ChampionGate, load_params
+from .params import BehaviourGate, ChampionGate, Gates, load_params
 from .serve.scorer import Scorer
 from .settings import load_settings
 from .verdict import Verdict
+
+SHOWN = 3  # reasons in the line that tells of a refusal; the table and the records have all
 
 
 def judge(candidate: Bundle, rival: Bundle | None, window: pd.DataFrame) -> list[Verdict]:
@@ -36,15 +39,19 @@ def judge(candidate: Bundle, rival: Bundle | None, window: pd.DataFrame) -> list
     # First, because a bundle that does not start cannot be asked anything.
     started = probe.verdicts(candidate, window, params.gates)
     if any(verdict.passed is False and verdict.gate == "server" for verdict in started):
-        return started
+        others = [name for name in Gates.model_fields if name not in ("max_rows", "server", "latency")]
+        return started + [Verdict(name, "the server comes first", None, "", None) for name in others]
     task, scorer, minimum = tasks.of(schema), Scorer(candidate), params.evaluate.min_slice_rows
     truth, scores = task.truth(window, schema), score(candidate, window)
-    measured = task.measure(truth, scores, decision, schema, params.evaluate)
-    naive, judged = candidate.manifest["baseline"], (window, truth, scores)
+    usual = task.baseline(files.read_table(TRAIN), window, schema, params.evaluate.baseline_by)
+    measured, naive = (
+        task.measure(truth, found, decision, schema, params.evaluate) for found in (scores, usual)
+    )
+    judged = window, truth, scores
 
     def champion(limits: ChampionGate) -> list[Verdict]:
         if rival is None:
-            return [Verdict("champion", "there is none to compare with", None, "", None)]
+            return [Verdict("champion", "there is none of this target", None, "", None)]
         return gates.champion(*judged, score(rival, window), decision, schema, limits)
 
     def behaves(limits: BehaviourGate) -> list[Verdict]:
@@ -74,13 +81,15 @@ def score(bundle: Bundle, table: pd.DataFrame) -> np.ndarray:
 
 
 def opponent(champion: Bundle, candidate: Bundle) -> Bundle | None:
-    """Return the champion, if it is one to compare with: of the same table and target."""
+    """Return the champion, if it is one to compare with: of the same target."""
     old, new = champion.schema, candidate.schema
-    if (old.name, old.task, old.target, old.classes) != (new.name, new.task, new.target, new.classes):
+    if (old.task, old.target) != (new.task, new.target):
         return None
+    begin = "so the two cannot be compared: begin a new MLFLOW_EXPERIMENT_NAME"
+    if old.classes != new.classes:
+        raise Failure(f"the champion knows other classes of {new.target!r}, {begin}")
     if gone := [name for name in old.features if name not in new.used]:
-        why = f"the champion predicts from {gone[0]!r}, which schema.yaml no longer has"
-        raise Failure(f"{why}, so the two cannot be compared: begin a new MLFLOW_EXPERIMENT_NAME")
+        raise Failure(f"the champion predicts from {gone[0]!r}, which schema.yaml no longer has, {begin}")
     return champion
 
 
@@ -95,14 +104,14 @@ def show(verdicts: list[Verdict]) -> None:
     Console().print(table)
 
 
-def reasons(verdicts: list[Verdict]) -> str:
-    """Return in one line why a candidate is refused; an empty one if it is not."""
-    refused = [verdict for verdict in verdicts if verdict.passed is False]
-    values = ("" if verdict.value is None else f" {verdict.value:.4g}" for verdict in refused)
-    lines = (
-        f"{v.gate}: {v.measure}{value}, asked for {v.limit}" for v, value in zip(refused, values, strict=True)
-    )
-    return "; ".join(lines)
+def reasons(verdicts: list[Verdict]) -> list[str]:
+    """Return why a candidate is refused; nothing if it is not."""
+    found = []
+    for verdict in (verdict for verdict in verdicts if verdict.passed is False):
+        value = "" if verdict.value is None else f" {verdict.value:.4g}"
+        asked = f", asked for {verdict.limit}" if verdict.limit else ""
+        found.append(f"{verdict.gate}: {verdict.measure}{value}{asked}")
+    return found
 
 
 def log_card(client: MlflowClient, version: ModelVersion, bundle: Bundle) -> None:
@@ -114,6 +123,28 @@ def log_card(client: MlflowClient, version: ModelVersion, bundle: Bundle) -> Non
             client.log_artifact(version.run_id, str(folder / file), f"card/version-{version.version}")
 
 
+def check_inputs(candidate: Bundle) -> None:
+    """Raise a Failure if the work tree is no longer what the candidate was made from."""
+    made, now = candidate.manifest, load_params().model_dump(mode="json", include=SECTIONS)
+    changed = [name for name, digest in made["inputs_sha256"].items() if files.sha256(Path(name)) != digest]
+    if changed or made["params"] != now:
+        raise Failure(f"{BUNDLE} was not made from this {(changed or [PARAMS])[0]}: run `uv run dvc repro`")
+
+
+def find_commit(client: MlflowClient, log: sa.Engine, version: ModelVersion) -> ModelVersion:
+    """Give a version of uncommitted changes its commit, once there is one; `reproduce` tests it."""
+    found = tracking.lineage()
+    if not found["git_commit"] or found["git_commit"].endswith("-dirty"):
+        print("note: this version has changes that no commit holds; commit them, and promote again to say so")
+        return version
+    for key, value in found.items():
+        client.set_model_version_tag(version.name, version.version, key, value)
+    reason = "what it was made from is in this commit now"
+    facts = {"version": str(version.version), "reason": reason, **found}
+    audit.append(log, version.name, audit.last(log, version.name, *audit.MOVES), event="committed", **facts)
+    return client.get_model_version(version.name, version.version)
+
+
 def promote() -> dict[str, Any]:
     """Register the bundle, judge it, crown or refuse it; return the champion's record.
 
@@ -121,16 +152,18 @@ def promote() -> dict[str, Any]:
     """
     settings, folder, name = load_settings(), target(), registry.name()
     candidate, window = open_bundle(BUNDLE), files.read_sample(TEST, load_params().gates.max_rows)
-    if candidate.manifest["data_sha256"][TEST.name] != files.sha256(TEST):
-        raise Failure(f"{BUNDLE} was not made from {TEST}: run `uv run dvc repro`")
+    check_inputs(candidate)
     with registry.session(settings) as client:
         log = audit.open_audit(settings.prediction_log_url)
         champion = settle(client, log)
         seen = audit.last(log, name, *audit.MOVES)
-        installed = install(client, folder)
+        install(client, folder)
         version = tracking.register(client, tracking.record_training(client), candidate)
-        if installed and installed["version"] == str(version.version):
-            return installed | {"new": False}
+        if (version.tags["git_commit"] or "-dirty").endswith("-dirty"):
+            version = find_commit(client, log, version)
+        if champion and champion.version == version.version:
+            log_card(client, version, candidate)  # which a crash may have prevented
+            return (install(client, folder) or {}) | {"new": False}
         if when := version.tags.get("rolled_back"):
             back = f"train another one, or return to it by `rollback {version.version}`"
             raise Refusal(f"version {version.version} was rolled back: {when.strip()}; {back}")
@@ -138,7 +171,8 @@ def promote() -> dict[str, Any]:
         with Console(stderr=True).status("The candidate is started, asked and compared"):
             verdicts = judge(candidate, rival, window)
         show(verdicts)
-        against, gates = reasons(verdicts), [asdict(verdict) for verdict in verdicts]
+        found, gates = reasons(verdicts), [asdict(verdict) for verdict in verdicts]
+        against = "; ".join(found)
         client.set_model_version_tag(name, version.version, "gates", json.dumps(gates))
         facts = {
             "version": str(version.version),
@@ -159,5 +193,6 @@ def promote() -> dict[str, Any]:
         version = client.get_model_version(name, version.version)
         log_card(client, version, candidate)
         if against:
-            raise Refusal(f"version {version.version} stays a challenger: {against}")
+            more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+            raise Refusal(f"version {version.version} stays a challenger: {'; '.join(found[:SHOWN])}{more}")
         return (install(client, folder) or {}) | {"new": True}

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import shutil
 import tempfile
 import warnings
@@ -18,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from .artifacts import LOCATION
-from .errors import Failure
+from .errors import Failure, redacted
 from .settings import Settings, load_settings
 
 
@@ -45,7 +44,7 @@ def session(settings: Settings) -> Iterator[MlflowClient]:
         yield MlflowClient()
     except (MlflowException, SQLAlchemyError, Timeout) as error:
         line = f"MLflow at {uri}: {str(error).splitlines()[0][:200]} (see MLFLOW_TRACKING_URI)"
-        raise Failure(re.sub(r"//[^/@\s]*@", "//", line)) from None  # no password in a log
+        raise Failure(redacted(line)) from None
 
 
 def name() -> str:

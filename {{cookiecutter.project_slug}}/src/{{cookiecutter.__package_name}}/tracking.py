@@ -69,9 +69,19 @@ def flat(nested: dict[str, Any]) -> dict[str, Any]:
 
 def register(client: MlflowClient, run_id: str, bundle: Bundle) -> ModelVersion:
     """Register the bundle as a version of the model, once, with the bundle among its files."""
-    for known in client.search_model_versions(f"name = '{registry.name()}'"):
-        if known.tags.get("bundle_sha256") == bundle.sha256:
-            return known
+    if known := versions(client, bundle):
+        return known[0]
     client.log_artifacts(run_id, str(bundle.folder), f"bundle/{bundle.sha256[:12]}")
-    uri = client.get_run(run_id).data.tags["model_uri"]
-    return mlflow.register_model(uri, registry.name(), tags={"bundle_sha256": bundle.sha256, **lineage()})
+    uri, tags = client.get_run(run_id).data.tags["model_uri"], {"bundle_sha256": bundle.sha256, **lineage()}
+    made = mlflow.register_model(uri, registry.name(), tags=tags)
+    first = versions(client, bundle)[0]
+    if first.version != made.version:  # another process has registered it at the same time
+        client.delete_model_version(registry.name(), made.version)
+    return first
+
+
+def versions(client: MlflowClient, bundle: Bundle) -> list[ModelVersion]:
+    """Return the versions that were registered of a bundle, the first one first."""
+    found = client.search_model_versions(f"name = '{registry.name()}'")
+    same = [version for version in found if version.tags.get("bundle_sha256") == bundle.sha256]
+    return sorted(same, key=lambda version: int(version.version))
