@@ -125,6 +125,7 @@ def test_the_projects_own_tests_pass_against_a_server(
     elsewhere: tuple[Project, dict[str, str], str],
 ) -> None:
     project, env, _ = elsewhere
+    project.run("git", "restore", "params.yaml")
     tests = "tests/test_promote.py", "tests/test_trace.py"
     project.uv("pytest", "--no-cov", "-q", *tests, env=env, timeout=1200)
     auth = ("admin", PASSWORD)

@@ -125,7 +125,7 @@ def former(client: MlflowClient, log: sa.Engine, champion: ModelVersion) -> Mode
 
 
 def roll_back(number: str | None, reason: str) -> dict[str, Any]:
-    """Make a former champion champion again, by default the last that was not rolled back; return its record."""
+    """Make a former champion champion again, by default the last not rolled back; return its record."""
     settings, folder, name = load_settings(), target(), registry.name()
     with registry.session(settings) as client:
         log = audit.open_audit(settings.prediction_log_url)

@@ -103,7 +103,7 @@ def demo() -> None:
         "data checks": f"{REPORTS}/data/validation.html",
         "evaluation": f"{REPORTS}/evaluation.html",
         "drift report": report,
-        "model card": f"{serves}/card.md",
+        "model card": f"{serves}/card.html",
         "runs and versions": "uv run mlflow ui --backend-store-uri sqlite:///mlflow.db",
         "API": f"uv run {NAME} serve  then  http://127.0.0.1:8000/docs",
     }.items():
