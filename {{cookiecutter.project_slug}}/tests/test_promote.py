@@ -140,8 +140,8 @@ def retrain(honest: pd.DataFrame, noise: float) -> None:
 def served(project, monkeypatch) -> Path:
     """The project, with a folder for the champion, and only the gates that compare models."""
     monkeypatch.setenv("BUNDLE", str(SERVED))
-    change(files.PARAMS, "gates", **OFF)
-    change(files.PARAMS, "gates", "champion", resamples=100)
+    rivals = {"min_gain": 0.0, "confidence": 0.8, "resamples": 100}
+    change(files.PARAMS, "gates", champion=rivals, **OFF)
     return project
 
 
