@@ -167,18 +167,18 @@ def test_a_taken_port_and_a_missing_or_changed_bundle(project: Project, attempt:
     kept = graph.read_bytes()
     graph.write_bytes(kept[:-1])
     try:
-        said = attempt(*serve, port, BUNDLE="build/bundle")
+        said = attempt(*serve, port, code=3, BUNDLE="build/bundle")
     finally:
         graph.write_bytes(kept)
-    assert said.startswith(f"error: {Path('build/bundle/model.onnx')} is missing or was changed")
+    assert said.startswith(f"refused: {Path('build/bundle/model.onnx')} is missing or was changed")
     manifest = project.path / "build/bundle/bundle.json"
     kept = manifest.read_bytes()
     manifest.write_bytes(b"{}")
     try:
-        said = attempt(*serve, port, BUNDLE="build/bundle")
+        said = attempt(*serve, port, code=3, BUNDLE="build/bundle")
     finally:
         manifest.write_bytes(kept)
-    assert said == f"error: {Path('build/bundle/bundle.json')} was changed after its export"
+    assert said == f"refused: {Path('build/bundle/bundle.json')} was changed after its export"
 
 
 def test_serving_to_others_needs_keys(project: Project, attempt: Attempt) -> None:
