@@ -150,8 +150,8 @@ def promote() -> dict[str, Any]:
 
     Either way the folder that is served holds the registry's champion afterwards, and the audit log a line.
     """
-    settings, folder, name = load_settings(), target(), registry.name()
-    candidate, window = open_bundle(BUNDLE), files.read_sample(TEST, load_params().gates.max_rows)
+    settings, limits, folder, name = load_settings(), load_params().gates, target(), registry.name()
+    candidate, window = open_bundle(BUNDLE), files.read_sample(TEST, limits.max_rows)
     check_inputs(candidate)
     with registry.session(settings) as client:
         log = audit.open_audit(settings.prediction_log_url)
