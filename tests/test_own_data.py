@@ -89,8 +89,8 @@ WHEELS = {
 
 
 # The project's tests that derive from its contract.
-_NAMES = ("api", "card", "contract", "data", "gates", "model", "monitor", "promote", "trace")
-FROM_THE_CONTRACT = [f"tests/test_{name}.py" for name in _NAMES]
+NAMES = "api", "card", "contract", "data", "gates", "model", "monitor", "promote", "trace"
+FROM_THE_CONTRACT = [f"tests/test_{name}.py" for name in NAMES]
 
 
 @pytest.fixture(scope="module")

@@ -318,10 +318,12 @@ def test_roll_back_there_and_back_again(rivals):
     champion.roll_back("2", "it was not the model")
     assert aliases() == {"champion": "2", "previous": "1"}
     assert promote()["new"] is False
-    use(rivals["mixed"])
-    with pytest.raises(Refusal, match="rolled back"):
+    use(rivals["mixed"])  # which was only left again, not rolled back
+    with pytest.raises(Refusal, match="version 1 stays a challenger"):
         promote()
-    assert [line["reason"] for line in lines()][2:] == ["a bad day", "it was not the model"]
+    champion.roll_back(None, "again")
+    assert aliases()["champion"] == "1"
+    assert [line["reason"] for line in lines() if line["event"] == "returned"] == ["it was not the model"]
     cli.audit(as_json=True)
 
 

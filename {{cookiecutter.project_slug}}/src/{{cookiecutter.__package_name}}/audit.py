@@ -18,7 +18,12 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from .errors import Failure, Refusal, redacted
 
-MOVES = ("promoted", "rolled back", "restored")  # the events after which another version is champion
+MOVES = (
+    "promoted",
+    "rolled back",
+    "returned",
+    "restored",
+)  # the events after which another version is champion
 MEND = "restore that database from a backup, or begin anew under another MLFLOW_EXPERIMENT_NAME"
 LINES = sa.Table(
     "audit",

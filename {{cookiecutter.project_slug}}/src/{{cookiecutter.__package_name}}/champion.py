@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from . import audit, card, files, registry
 from .bundle import PROMOTION, open_bundle
@@ -144,7 +144,9 @@ def roll_back(number: str | None, reason: str) -> dict[str, Any]:
             raise Refusal(f"version {wanted.version} was never champion: only `promote` can make it that")
         facts = {"version": str(wanted.version), "before": str(champion.version), "reason": reason}
         facts["bundle_sha256"] = wanted.tags["bundle_sha256"]
-        audit.append(log, name, seen, event="rolled back", **facts)
+        # The way back to a version that was rolled back says nothing against the one in between.
+        event = "returned" if "rolled_back" in wanted.tags else "rolled back"
+        audit.append(log, name, seen, event=event, **facts)
         settle(client, log)
         installed = install(client, folder)
     if installed is None:
@@ -176,9 +178,10 @@ def look_back(shown: int, as_json: bool) -> None:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         raise Refusal(f"the audit log cannot be trusted: {'; '.join(found[:5])}{more}; {audit.MEND}")
     if not as_json:
-        table = Table("line", "when", "what", "version", "by", "commit", "why")
+        table = Table("line", Column("when", min_width=19), "what", "version", "by", "commit", "why")
         for entry in audit.newest(log, name, shown):
-            entry["git_commit"] = (entry.get("git_commit") or "")[:12]
+            commit, _, dirty = (entry.get("git_commit") or "").partition("-")
+            entry |= {"git_commit": commit[:10] + "-dirty" * bool(dirty), "time": entry["time"][:19]}
             keys = ("number", "time", "event", "version", "by", "git_commit", "reason")
             table.add_row(*(escape(str(entry.get(key, ""))) for key in keys))
         Console().print(table)
