@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 
 from . import audit, card, files, registry
 from .bundle import PROMOTION, open_bundle
@@ -178,10 +178,13 @@ def look_back(shown: int, as_json: bool) -> None:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         raise Refusal(f"the audit log cannot be trusted: {'; '.join(found[:5])}{more}; {audit.MEND}")
     if not as_json:
-        table = Table("line", Column("when", min_width=19), "what", "version", "by", "commit", "why")
+        table = Table("line", "when", "what", "version", "by", "commit", "why")
         for entry in audit.newest(log, name, shown):
             commit, _, dirty = (entry.get("git_commit") or "").partition("-")
-            entry |= {"git_commit": commit[:10] + "-dirty" * bool(dirty), "time": entry["time"][:19]}
+            entry |= {
+                "git_commit": commit[:10] + "-dirty" * bool(dirty),
+                "time": entry["time"][:19].replace("T", " "),
+            }
             keys = ("number", "time", "event", "version", "by", "git_commit", "reason")
             table.add_row(*(escape(str(entry.get(key, ""))) for key in keys))
         Console().print(table)
