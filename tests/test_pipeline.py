@@ -291,7 +291,7 @@ def test_its_own_tests_and_linters_pass(pipeline: Project) -> None:
     pipeline.uv("ruff", "check", ".")
     pipeline.uv("ruff", "format", "--check", ".")
     pipeline.uv("mypy")
-    pipeline.uv("pytest", timeout=900)
+    pipeline.uv("pytest", timeout=1800)
     pipeline.run("uv", "lock", "--check")
     pipeline.uv("pre-commit", "run", "--all-files")
 
