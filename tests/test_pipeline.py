@@ -330,6 +330,6 @@ def test_the_demo_shows_it_all(bake: Bake) -> None:
         assert f"{stage}, seconds" in said
     for word in ("roc_auc (naive", "second-project version 1", "one prediction", "drift in"):
         assert word in said
-    for path in (*PAGES, "build/champion/card.md"):
+    for path in (*PAGES, "build/champion/card.html"):
         assert path in said
         assert (project.path / path).exists()
