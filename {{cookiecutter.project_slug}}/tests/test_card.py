@@ -82,6 +82,7 @@ def test_groups_of_people_are_reported_where_the_contract_marks_them(project) ->
     schema = load_schema()
     name = min(schema.categorical, key=lambda name: len(schema.columns[name].categories))
     change(files.SCHEMA, "columns", name, protected=True)
+    change(files.PARAMS, "evaluate", min_slice_rows=1)
     run_stages("evaluate", "export")
     found = pd.read_csv(files.FAIRNESS)
     assert set(found["column"]) == {name}
@@ -131,6 +132,8 @@ def test_the_card_tells_of_test_rows_that_training_has_seen(project) -> None:
 
 @pytest.mark.parametrize("texts", [["NA", "007", "1e5"]])
 def test_values_of_slices_stay_as_they_are(project, texts) -> None:
+    change(files.PARAMS, "evaluate", min_slice_rows=1)
+    run_stages("evaluate")
     slices = pd.read_csv(files.SLICES)
     rows = pd.concat([slices.head(1)] * len(texts)).assign(value=texts)
     files.write_text(files.SLICES, rows.to_csv(index=False))
