@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import mlflow
 import pandas as pd
 import pytest
 
@@ -345,9 +346,7 @@ def test_an_alias_moved_by_hand_is_moved_back(rivals):
     champion.roll_back("1", "")
     with registry.session(load_settings()) as client:
         version = registry.by_number(client, "2")
-        client.create_model_version(
-            registry.name(), version.source, version.run_id, model_id=version.model_id
-        )
+        mlflow.register_model(version.source, registry.name())
         client.set_registered_model_alias(registry.name(), "champion", "3")
     with pytest.raises(Refusal, match="version 3, of which the log knows nothing"):
         cli.audit()
