@@ -33,8 +33,8 @@ RESERVED = {
     # what those need: a project of the same name would be resolved instead
     "aiohttp", "alembic", "boto3", "botocore", "celery", "click", "cloudpickle", "docker", "flask",
     "google", "graphene", "gunicorn", "hatchling", "huey", "joblib", "kombu", "markdown",
-    "markdown-it", "markdown-it-py", "mpl-toolkits", "mypyc", "networkx", "packaging", "plotly", "py", "pylab",
-    "setuptools", "statsmodels", "tqdm", "uv-build", "watchdog", "yaml-stubs",
+    "markdown-it", "markdown-it-py", "mpl-toolkits", "mypyc", "networkx", "packaging", "plotly",
+    "py", "pylab", "setuptools", "statsmodels", "tqdm", "uv-build", "watchdog", "yaml-stubs",
     # the project's own folders, and programs that its command would hide
     "activate", "git", "pip", "python", "python3", "src", "test", "tests", "uv", "uvx",
     # device names of Windows, and words that YAML does not read as text
