@@ -36,11 +36,16 @@ docs: $(UV) ## Build the documentation site into site/
 	uv run --only-group docs mkdocs build --strict
 
 ROWS ?= 1000000
-bench: $(UV) ## Measure large tables (ROWS=1000000) against plain pandas
-	rm -rf build/bench
+BENCH ?=
+BENCHED := build/bench/flight-delays
+bench: $(UV) ## Measure server, batch and large tables against what one would use instead (BENCH=--quick)
+	rm -rf $(BENCHED)
 	uv run --only-group render cookiecutter . --no-input --default-config --output-dir build/bench
-	cp benchmarks/scale.py build/bench/flight-delays
-	cd build/bench/flight-delays && BUNDLE=build/bundle uv run python scale.py flight_delays --rows $(ROWS)
+	cd $(BENCHED) && uv run dvc repro && uv run flight-delays promote
+	cd $(BENCHED) && uv run --with psutil python $(CURDIR)/benchmarks/serving.py flight_delays $(BENCH)
+	cd $(BENCHED) && uv run python $(CURDIR)/benchmarks/batch.py flight_delays --rows $(ROWS)
+	cp benchmarks/scale.py $(BENCHED)
+	cd $(BENCHED) && BUNDLE=build/bundle uv run python scale.py flight_delays --rows $(ROWS)
 
 .cache/uv/bin/uv:
 	$(PYTHON) -m venv .cache/uv

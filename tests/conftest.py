@@ -168,7 +168,7 @@ def project(bake: Bake) -> Project:
 
 def copy(project: Project, into: Path, *, promoted: bool = False) -> Project:
     """Return a copy to change: with data, caches and bundle; registry and champion if promoted."""
-    left_out = [".venv", "serving-env"]  # environments hold their own path
+    left_out = [".venv", "serving-env*"]  # environments hold their own path
     if not promoted:
         left_out += ["mlflow.db", "mlruns", "champion", "predictions.db*"]
     ignore = shutil.ignore_patterns(*left_out)

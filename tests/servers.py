@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(port: int, *command: str, **options: Any) -> Iterator[None]:
+def running(
+    port: int, *command: str, end: signal.Signals = signal.SIGTERM, **options: Any
+) -> Iterator[None]:
     """Run a server until the end; it is ready when it accepts connections."""
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, **quiet, **options)
@@ -34,28 +37,54 @@ def running(port: int, *command: str, **options: Any) -> Iterator[None]:
             time.sleep(0.1)
         yield
     finally:
-        process.terminate()
+        process.send_signal(end)
         process.wait(timeout=60)
+
+
+class Postgres:
+    """A PostgreSQL server with an empty database, that can be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self.folder, self.who = free_port(), folder, dict[str, Any]()
+        if hasattr(os, "geteuid") and os.geteuid() == 0:  # it refuses to run as root
+            shutil.chown(folder, "postgres")
+            self.who = {"user": "postgres", "group": "postgres", "extra_groups": []}
+        data = ("--pgdata", folder / "data", "--username", "tester", "--auth", "trust", "--no-sync")
+        make: dict[str, Any] = {"check": True, "capture_output": True, "cwd": folder, **self.who}
+        subprocess.run(("initdb", *data), **make)
+        self.url = f"postgresql+psycopg://tester@127.0.0.1:{self.port}/postgres"
+        self.stack = ExitStack()
+
+    def start(self) -> None:
+        where = "-D", str(self.folder / "data"), "-p", str(self.port), "-k", str(self.folder)
+        command = str(shutil.which("postgres")), *where, "-c", "listen_addresses=127.0.0.1"
+        self.stack.enter_context(
+            running(self.port, *command, end=signal.SIGINT, cwd=self.folder, **self.who)
+        )
+
+    def stop(self) -> None:
+        """End it, whoever is connected."""
+        self.stack.close()
+
+
+@contextmanager
+def restartable_postgres() -> Iterator[Postgres]:
+    if not (shutil.which("initdb") and shutil.which("postgres")):
+        pytest.skip("PostgreSQL (initdb, postgres) is not on PATH")
+    with tempfile.TemporaryDirectory() as name:
+        server = Postgres(Path(name))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 @contextmanager
 def postgres() -> Iterator[str]:
     """Run PostgreSQL with an empty database; give its URL for SQLAlchemy."""
-    initdb, server = shutil.which("initdb"), shutil.which("postgres")
-    if not (initdb and server):
-        pytest.skip("PostgreSQL (initdb, postgres) is not on PATH")
-    port = free_port()
-    with tempfile.TemporaryDirectory() as name:
-        folder, who = Path(name), dict[str, Any]()
-        if hasattr(os, "geteuid") and os.geteuid() == 0:  # it refuses to run as root
-            shutil.chown(folder, "postgres")
-            who = {"user": "postgres", "group": "postgres", "extra_groups": []}
-        data = folder / "data"
-        make = initdb, "--pgdata", data, "--username", "tester", "--auth", "trust", "--no-sync"
-        subprocess.run(make, check=True, capture_output=True, cwd=folder, **who)
-        where = "-D", str(data), "-p", str(port), "-k", name, "-c", "listen_addresses=127.0.0.1"
-        with running(port, server, *where, cwd=folder, **who):
-            yield f"postgresql+psycopg://tester@127.0.0.1:{port}/postgres"
+    with restartable_postgres() as server:
+        yield server.url
 
 
 @contextmanager

@@ -1,16 +1,20 @@
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from fastapi.testclient import TestClient
 
 from {{ cookiecutter.__package_name }} import files, ingest
+from {{ cookiecutter.__package_name }}.bundle import open_bundle
 from {{ cookiecutter.__package_name }}.params import load_params
 from {{ cookiecutter.__package_name }}.schema import load_schema
+from {{ cookiecutter.__package_name }}.serve.app import create_app
 
 ROOT = Path(__file__).parent.parent
 ROWS = 8000  # of the project's own data, on which the tests work
@@ -84,3 +88,16 @@ def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("API_KEYS", raising=False)
     monkeypatch.setenv("BUNDLE", str(files.BUNDLE))
     return tmp_path / "project"
+
+
+@pytest.fixture
+def row(project: Path) -> dict[str, Any]:
+    """A row that the served bundle's contract allows."""
+    return dict(open_bundle(files.BUNDLE).manifest["example"])
+
+
+@pytest.fixture
+def client(project: Path) -> Iterator[TestClient]:
+    """A client of the API, in this process."""
+    with TestClient(create_app()) as client:
+        yield client

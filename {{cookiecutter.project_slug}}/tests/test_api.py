@@ -1,12 +1,6 @@
 import json
-import re
 import shutil
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
@@ -20,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from {{ cookiecutter.__package_name }} import cli, files, model
-from {{ cookiecutter.__package_name }}.bundle import MANIFEST, PROMOTION, open_bundle, seal
+from {{ cookiecutter.__package_name }}.bundle import MANIFEST
 from {{ cookiecutter.__package_name }}.errors import Failure
 from {{ cookiecutter.__package_name }}.schema import load_schema
 from {{ cookiecutter.__package_name }}.score import score
@@ -28,18 +22,9 @@ from {{ cookiecutter.__package_name }}.serve import log
 from {{ cookiecutter.__package_name }}.serve.app import create_app
 
 from .contract import invalid_rows, valid_rows
+from .server import SERVED, install, logged, running, until
 
 ANY = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-@pytest.fixture
-def row(project) -> dict:
-    return open_bundle(files.BUNDLE).manifest["example"]
-
-
-@pytest.fixture
-def client(project) -> TestClient:
-    return TestClient(create_app())
 
 
 def numbers(answer: dict) -> list[float]:
@@ -103,17 +88,23 @@ def test_a_refusal_names_the_column_and_echoes_nothing(client, row) -> None:
     assert (answer.status_code, "<script>" in answer.text) == (422, False)
     body = json.dumps({"rows": [row | dict.fromkeys(row, float("nan"))]})
     headers = {"Content-Type": "application/json"}
-    assert client.post("/v1/predict", content=body, headers=headers).status_code == 422
+    assert client.post("/v1/predict", content=body, headers=headers).status_code == 400
 
 
 def test_keys_are_asked_for(project, row, monkeypatch) -> None:
     monkeypatch.setenv("API_KEYS", "a:first,b:second")
-    client = TestClient(create_app())
-    for key, code in (("second", 200), ("third", 401), ("", 401), ("é", 401)):
-        headers = {"X-API-Key": key.encode()}
-        assert client.post("/v1/predict", json={"rows": [row]}, headers=headers).status_code == code
-    assert client.get("/v1/model").status_code == 401
-    assert client.get("/health/ready").status_code == 200
+    with TestClient(create_app()) as client:
+        for key, code in (("second", 200), ("third", 401), ("", 401), ("é", 401)):
+            headers = {"X-API-Key": key.encode()}
+            assert client.post("/v1/predict", json={"rows": [row]}, headers=headers).status_code == code
+        for path in (
+            "/v1/model",
+            "/v2/models/other",
+            "/no/such/path",
+        ):  # without a key all that is not open is closed
+            assert client.get(path).status_code == 401
+        assert client.get("/health/ready").status_code == 200
+    assert [line["key_name"] for line in logged()] == ["b"]
 
 
 def test_documentation_comes_from_the_contract_and_needs_no_network(client, row) -> None:
@@ -134,67 +125,6 @@ def test_serving_is_refused_without_keys_off_loopback_or_with_a_changed_bundle(p
         cli.serve()
 
 
-def test_the_model_card_is_the_first_page_and_runs_nothing(project, monkeypatch) -> None:
-    monkeypatch.setenv("API_KEYS", "a:first")
-    answer = TestClient(create_app()).get("/")
-    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
-    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
-    assert f"<title>Model card: {load_schema().name}</title>" in answer.text
-    assert '<a href="/docs">' in answer.text
-    assert '<a href="/v1/model">' in answer.text
-    assert not re.search(r'src="(?!data:)|<script|<link|url\(|@import', answer.text)
-    (files.BUNDLE / "card.html").unlink()
-    manifest = files.read_json(files.BUNDLE / MANIFEST)
-    del manifest["files"]["card.html"]
-    files.write_json(files.BUNDLE / MANIFEST, manifest)
-    assert TestClient(create_app()).get("/").status_code == 404
-
-
-SERVED = Path("served")
-
-
-def install(version: str, manifest: dict | None = None, graph: bytes | None = None) -> None:
-    """Replace the served bundle, as a promotion does."""
-    with files.writing(SERVED) as beside:
-        shutil.copytree(files.BUNDLE, beside)
-        if graph:
-            (beside / MANIFEST).unlink()
-            (beside / "model.onnx").write_bytes(graph)
-            seal(beside, manifest or {})
-        files.write_json(beside / PROMOTION, {"version": version})
-
-
-@contextmanager
-def running(*options: str) -> Iterator[str]:
-    """Run the real server on `served`; give its address."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
-    command = [sys.executable, "-m", f"{files.__package__}.cli", "serve", "--port", port, *options]
-    address = f"http://127.0.0.1:{port}"
-    with Path("server.log").open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-    try:
-        for _ in range(600):
-            with suppress(requests.ConnectionError):
-                requests.get(f"{address}/health/ready", timeout=60).raise_for_status()
-                break
-            assert process.poll() is None, Path("server.log").read_text()
-            time.sleep(0.1)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-
-
-def until(found) -> None:
-    """Wait for something that must come; the limit is for a test that would never end."""
-    for _ in range(600):
-        if found():
-            return
-        time.sleep(0.1)
-    raise AssertionError(Path("server.log").read_text())
-
-
 def test_a_running_server_follows_its_bundle_and_drops_no_request(project, row, monkeypatch) -> None:
     monkeypatch.setenv("BUNDLE", str(SERVED))
     install("1")
@@ -208,7 +138,7 @@ def test_a_running_server_follows_its_bundle_and_drops_no_request(project, row, 
     def serves(version: str) -> bool:
         return len(found) >= 20 and {seen for _, seen in found[-20:]} == {version}
 
-    with running("--workers", "2") as address:
+    with running("--workers", "2") as (address, _):
         asking = [Thread(target=ask) for _ in range(2)]
         for thread in asking:
             thread.start()

@@ -11,7 +11,7 @@ from {{ cookiecutter.__package_name }}.bundle import open_bundle
 from {{ cookiecutter.__package_name }}.errors import Failure
 from {{ cookiecutter.__package_name }}.export import columns
 from {{ cookiecutter.__package_name }}.schema import Schema, load_schema
-from {{ cookiecutter.__package_name }}.serve.scorer import Scorer
+from {{ cookiecutter.__package_name }}.serve.scorer import open_scorer
 
 from .conftest import change
 
@@ -235,7 +235,7 @@ def test_a_file_without_tests_is_no_objection_and_its_example_fits(task, folder)
 def test_the_project_s_own_model_passes_and_one_that_learned_nothing_does_not(project) -> None:
     schema, test = load_schema(), files.read_table(files.TEST)
     declared, bundle = behaviour.load_behaviour(schema), open_bundle(files.BUNDLE)
-    scorer, trained = Scorer(bundle), model.load(files.MODEL)
+    scorer, trained = open_scorer(bundle), model.load(files.MODEL)
 
     def exported(rows: pd.DataFrame) -> np.ndarray:
         return scorer.scores(columns(rows, schema))

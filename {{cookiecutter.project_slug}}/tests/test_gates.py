@@ -11,7 +11,7 @@ from {{ cookiecutter.__package_name }}.fairness import answers, differences, gro
 from {{ cookiecutter.__package_name }}.model import load
 from {{ cookiecutter.__package_name }}.params import load_params
 from {{ cookiecutter.__package_name }}.schema import Column, load_schema
-from {{ cookiecutter.__package_name }}.serve.scorer import Scorer
+from {{ cookiecutter.__package_name }}.serve.scorer import open_scorer
 from {{ cookiecutter.__package_name }}.tasks import of
 
 from .conftest import change, run_stages
@@ -23,7 +23,7 @@ SIDE = "side of the test"  # a made-up column: a row is on side a or b
 def window(project):
     """The test window's rows, truth and scores, and the bundle's manifest."""
     bundle, table = open_bundle(files.BUNDLE), files.read_table(files.TEST)
-    scored = Scorer(bundle).scores(columns(table, bundle.schema))
+    scored = open_scorer(bundle).scores(columns(table, bundle.schema))
     return table, of(bundle.schema).truth(table, bundle.schema), scored, bundle.manifest
 
 
@@ -57,7 +57,7 @@ def test_the_finished_model_passes(window) -> None:
         "fairness": lambda limits: gates.fairness(*window, schema, minimum, limits),
         "leakage": lambda limits: gates.leakage(schema, limits),
         "parity": lambda limits: gates.parity(
-            load(files.MODEL), Scorer(open_bundle(files.BUNDLE)), table, schema, limits
+            load(files.MODEL), open_scorer(open_bundle(files.BUNDLE)), table, schema, limits
         ),
         "size": lambda limits: gates.size(files.BUNDLE, limits),
     }
@@ -254,7 +254,7 @@ def test_a_training_window_that_reaches_into_the_test_is_refused(project) -> Non
 
 def test_an_export_that_differs_is_refused(window) -> None:
     table, schema, limits = window[0], load_schema(), load_params().gates.parity
-    scorer = Scorer(open_bundle(files.BUNDLE))
+    scorer = open_scorer(open_bundle(files.BUNDLE))
     change(files.PARAMS, "train", "gradient_boosting", max_iter=5)
     run_stages("train")
     assert refused(gates.parity(load(files.MODEL), scorer, table, schema, limits)) == ["parity"]

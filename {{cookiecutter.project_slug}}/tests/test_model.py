@@ -10,7 +10,7 @@ from {{ cookiecutter.__package_name }}.bundle import CARDS, MANIFEST, PROMOTION,
 from {{ cookiecutter.__package_name }}.errors import Failure, Refusal
 from {{ cookiecutter.__package_name }}.params import load_params
 from {{ cookiecutter.__package_name }}.schema import load_schema
-from {{ cookiecutter.__package_name }}.serve.scorer import Scorer
+from {{ cookiecutter.__package_name }}.serve.scorer import open_scorer
 from {{ cookiecutter.__package_name }}.tasks import of
 
 from .conftest import change, run_stages
@@ -34,7 +34,7 @@ def test_the_bundle_scores_as_the_model_does_gaps_and_unseen_categories_too(proj
     export.main()
     test = files.read_table(files.TEST)
     strange = test.assign(**dict.fromkeys(schema.categorical, "??"), **dict.fromkeys(schema.numeric, np.nan))
-    fitted, scorer = model.load(files.MODEL), Scorer(open_bundle(files.BUNDLE))
+    fitted, scorer = model.load(files.MODEL), open_scorer(open_bundle(files.BUNDLE))
     for table in (test, strange):
         assert export.difference(fitted, scorer, table, schema) < 1e-5
 
@@ -61,7 +61,7 @@ def test_an_unfaithful_export_is_refused(project) -> None:
 
 
 def test_unreviewed_types_and_unknown_parameters_are_refused(project) -> None:
-    skops.io.dump(Scorer, "other.skops")
+    skops.io.dump(open_scorer, "other.skops")
     with pytest.raises(Failure, match=r"review, then add to TRUSTED_TYPES in model\.py"):
         model.load(project / "other.skops")
     change(files.PARAMS, "train", "gradient_boosting", max_iters=20)

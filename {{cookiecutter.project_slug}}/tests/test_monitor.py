@@ -13,10 +13,10 @@ from {{ cookiecutter.__package_name }}.serve.app import create_app
 
 
 def send(table: pd.DataFrame) -> None:
-    client = TestClient(create_app())
-    for first in range(0, len(table), 500):
-        rows = json.loads(table.iloc[first : first + 500].to_json(orient="records"))
-        client.post("/v1/predict", json={"rows": rows}).raise_for_status()
+    with TestClient(create_app()) as client:
+        for first in range(0, len(table), 500):
+            rows = json.loads(table.iloc[first : first + 500].to_json(orient="records"))
+            client.post("/v1/predict", json={"rows": rows}).raise_for_status()
 
 
 def test_drift_is_seen_where_it_is_and_only_there(project) -> None:

@@ -23,7 +23,8 @@ SLOW = dict.fromkeys(("server", "latency", "behaviour", "slices", "calibration")
 def predict() -> str:
     """Return the id of a prediction of the bundle that is served."""
     example = open_bundle(Path(load_settings().bundle)).manifest["example"]
-    answer = TestClient(create_app()).post("/v1/predict", json={"rows": [example]})
+    with TestClient(create_app()) as client:
+        answer = client.post("/v1/predict", json={"rows": [example]})
     return str(answer.json()["predictions"][0]["id"])
 
 

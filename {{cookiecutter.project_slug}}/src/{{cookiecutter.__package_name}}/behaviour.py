@@ -16,7 +16,7 @@ from .config import read_yaml
 from .conform import judge
 from .files import BEHAVIOUR
 from .schema import Column, Schema
-from .serve.answers import ANSWERS
+from .serve.answers import labels
 from .verdict import Verdict
 
 Info = Any  # pydantic's ValidationInfo; its context is the Schema
@@ -367,7 +367,7 @@ def functionality(
     scores = predict(rows)
     if case.label is not None:
         facts = {"classes": schema.classes, "positive": schema.positive, "threshold": 0.5, **decision}
-        right = np.array([answer["label"] == case.label for answer in ANSWERS[schema.task][1](scores, facts)])
+        right = np.array([label == case.label for label in labels(scores, facts)])
     else:
         score = scores[:, place(case.of, schema)]
         right = np.ones(len(score), dtype=bool) if case.minimum is None else score >= case.minimum

@@ -81,16 +81,21 @@ def record(version: ModelVersion) -> dict[str, Any]:
 def install(client: MlflowClient, target: Path) -> dict[str, Any] | None:
     """Put the champion's bundle where the server looks for it; return its record."""
     while champion := registry.by_alias(client, "champion"):
-        promotion = record(champion)
-        if not holds(target, promotion):
-            with files.writing(target) as beside:
-                registry.fetch(champion, beside)
-                hashes = card.finish(beside, promotion)
-                files.write_json(beside / PROMOTION, promotion | {"files": hashes})
+        install_version(champion, target)
         newest = registry.by_alias(client, "champion")
         if newest and newest.version == champion.version:  # else it moved while we copied
             return open_bundle(target).promotion
     return None
+
+
+def install_version(version: ModelVersion, target: Path) -> None:
+    """Put a version's bundle into a folder, if it does not hold it already."""
+    promotion = record(version)
+    if not holds(target, promotion):
+        with files.writing(target) as beside:
+            registry.fetch(version, beside)
+            hashes = card.finish(beside, promotion)
+            files.write_json(beside / PROMOTION, promotion | {"files": hashes})
 
 
 def holds(target: Path, promotion: dict[str, Any]) -> bool:

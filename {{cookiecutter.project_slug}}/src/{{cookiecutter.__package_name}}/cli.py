@@ -18,6 +18,8 @@ schema_app = typer.Typer(
     help="The data contract, schema.yaml: make one, or compare two.", no_args_is_help=True
 )
 app.add_typer(schema_app, name="schema")
+log_app = typer.Typer(help="The prediction log.", no_args_is_help=True)
+app.add_typer(log_app, name="log")
 
 
 @app.command(epilog=f"{EXAMPLE} demo")
@@ -101,35 +103,66 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
     """Serve the champion's bundle over HTTP; the API's documentation is at /docs."""
-    import socket
-
-    import uvicorn
-
-    from .serve.app import create_app
     from .settings import load_settings
 
-    if host not in LOOPBACK and not load_settings().keys():
+    if host not in LOOPBACK and not load_settings().asks_for_keys:
         raise Failure(f"API_KEYS must be set to serve on {host}: anyone there could call the model")
-    create_app()  # once here, so that what is wrong is said in one line
-    try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            pass
-    except OSError as error:
-        raise Failure(f"cannot listen on {host}:{port}: {error.strerror}; try --port") from None
-    factory = f"{__package__}.serve.app:follow"
-    uvicorn.run(factory, factory=True, host=host, port=port, workers=workers)
+    from .serve.run import serve
+
+    serve(host, port, workers)
 
 
 @app.command(epilog=f"{EXAMPLE} score new.csv predictions.parquet")
 def score(
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="CSV, Parquet or JSON lines; or a URL")],
-    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A .parquet or .csv file")],
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="CSV, Parquet or JSON lines; or their folder")
+    ],
+    target: Annotated[str, typer.Argument(metavar="OUTPUT", help="A .parquet or .csv file; or a folder")],
 ) -> None:
-    """Predict every row of a file; rows that break the contract go to a file of their own."""
+    """Predict every row of a file or folder, or of a URL; goes on where it was stopped.
+
+    Rows that break the contract go to a file or folder beside OUTPUT, each with the reason.
+    """
+    from .params import shown
     from .score import score
 
     (scored, rejected), rejects = score(source, target)
-    print(f"{scored:,} rows scored: {target}\n{rejected:,} rows rejected: {rejects}")
+    print(f"{scored:,} rows scored: {shown(target)}\n{rejected:,} rows rejected: {shown(rejects)}")
+
+
+@app.command(epilog=f"{EXAMPLE} outcomes late.csv")
+def outcomes(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="CSV, Parquet or JSON lines; or a URL")],
+) -> None:
+    """Record what came true, from the columns prediction_id and value; again if it was corrected."""
+    from .outcomes import beside, outcomes
+
+    done = outcomes(file)
+    print(f"{done.recorded:,} recorded, {done.repeated:,} there already, {done.corrected:,} corrected")
+    if done.unknown:
+        print(f"{done.unknown:,} of predictions that the log has not: {beside(file, 'unknown')}")
+    if done.rejected:
+        print(f"{done.rejected:,} that break the contract: {beside(file, 'rejects')}")
+
+
+@log_app.command("prune", epilog=f"{EXAMPLE} log prune --older-than 90")
+def log_prune(
+    older_than: Annotated[int, typer.Option(min=0, max=36500, metavar="DAYS", help="Age in days.")],
+) -> None:
+    """Delete old predictions and their outcomes; the audit log stays."""
+    from datetime import UTC, datetime, timedelta
+
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from .serve import log
+    from .settings import load_settings
+
+    engine = log.open_log(load_settings().prediction_log_url)
+    try:
+        pruned = log.prune(engine, datetime.now(UTC) - timedelta(days=older_than))
+    except SQLAlchemyError as error:
+        raise log.unusable(error) from None
+    print(f"{pruned:,} predictions deleted that were older than {older_than} days")
 
 
 @app.command(epilog=f"{EXAMPLE} monitor --days 1")
@@ -145,6 +178,20 @@ def monitor(
     if found["drift"]:
         raise Refusal(f"drift: {words}")
     print(f"no drift: {words}")
+
+
+@app.command(epilog=f"{EXAMPLE} compare --days 7")
+def compare(
+    days: Annotated[int | None, typer.Option(min=1, max=3650, help="[default: monitor.days]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a document instead of tables.")] = False,
+) -> None:
+    """Say from outcomes whether a canary or shadow is better than the champion, or that nobody knows yet."""
+    import json
+
+    from .compare import compare, show
+
+    found = compare(days)
+    print(json.dumps(found, indent=2, ensure_ascii=False)) if as_json else show(found)
 
 
 @app.command(epilog=f"{EXAMPLE} tune --trials 50 --timeout 3600")

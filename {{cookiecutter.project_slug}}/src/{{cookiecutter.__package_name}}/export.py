@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline
 from . import files, tasks
 from .bundle import open_bundle, seal
 from .card import Evidence, card, page
-from .errors import Refusal, run
+from .errors import Failure, Refusal, run
 from .files import (
     BEHAVED,
     BEHAVIOUR,
@@ -34,7 +34,7 @@ from .files import (
 from .model import inputs, load, scores
 from .params import Params, load_params
 from .schema import Schema, load_schema
-from .serve.scorer import Scorer
+from .serve.scorer import Scorer, open_scorer
 
 INPUTS = SCHEMA, BEHAVIOUR, TRAIN, TEST, MODEL
 SECTIONS = {"ingest", "split", "train", "evaluate", "export"}  # of params.yaml: make the bundle
@@ -50,13 +50,26 @@ def to_onnx(model: Pipeline, schema: Schema) -> bytes:
     text, number = StringTensorType([None, 1]), FloatTensorType([None, 1])
     types = [(name, text if name in schema.categorical else number) for name in schema.features]
     options = {"zipmap": False} if schema.classes else None  # probabilities as a table
-    graph = convert_sklearn(model, schema.name, types, options=options)
+    try:
+        graph = convert_sklearn(model, schema.name, types, options=options)
+    except Exception as error:  # the converter raises many kinds
+        reason, name = str(error).strip().partition("\n")[0], type(model[-1]).__name__
+        instead = "set `export.format: skops` in params.yaml to serve it through scikit-learn"
+        raise Failure(f"the pipeline of {name} cannot become ONNX; {instead} ({reason})") from None
     # The converter lists them in the order of a set, which differs from process to process.
     imports = sorted(graph.opset_import, key=lambda opset: str(opset.domain))
     del graph.opset_import[:]
     graph.opset_import.extend(imports)
     exported: bytes = graph.SerializeToString(deterministic=True)
     return exported
+
+
+def write_model(folder: Path, model: Pipeline, schema: Schema, kind: str) -> None:
+    """Write the model as the server takes it: model.onnx or, where ONNX cannot express it, model.skops."""
+    if kind == "skops":
+        shutil.copy(MODEL, folder / "model.skops")
+    else:
+        (folder / "model.onnx").write_bytes(to_onnx(model, schema))
 
 
 def columns(table: pd.DataFrame, schema: Schema) -> dict[str, Any]:
@@ -71,6 +84,12 @@ def example(table: pd.DataFrame, schema: Schema) -> dict[str, Any]:
     row = features.loc[features.isna().sum(axis="columns").idxmin()].dropna()
     kinds: dict[str, Any] = {"number": float, "integer": int, "boolean": bool, "category": str}
     return {name: kinds[schema.features[name].type](value) for name, value in row.items()}
+
+
+def deciles(predicted: np.ndarray) -> list[float]:
+    """Return the nine values that divide predictions into tenths, for the server's metrics."""
+    edges: list[float] = np.quantile(predicted, np.linspace(0.1, 0.9, 9)).tolist()
+    return edges
 
 
 def difference(model: Pipeline, scorer: Scorer, table: pd.DataFrame, schema: Schema) -> float:
@@ -108,6 +127,8 @@ def main() -> None:
     model, metrics, task = load(MODEL), files.read_json(METRICS), tasks.of(schema)
     used = params.model_dump(mode="json", include=SECTIONS)
     test = files.read_table(TEST)
+    sample = files.read_sample(TRAIN, params.export.reference_rows)
+    predicted = task.predictions(scores(model, sample, schema), schema)
     facts = {
         **schema.model_dump(include={"name", "task", "target", "positive"}),
         "classes": schema.classes,
@@ -120,18 +141,17 @@ def main() -> None:
         "reports_sha256": reports(),
         "inputs_sha256": {path.as_posix(): files.sha256(path) for path in INPUTS},
         "example": example(test.head(1000), schema),
+        "deciles": deciles(predicted) if task.PREDICTION == "numerical" else [],
     }
-    sample = files.read_sample(TRAIN, params.export.reference_rows)
-    predicted = task.predictions(scores(model, sample, schema), schema)
     with files.writing(BUNDLE) as folder:
         folder.mkdir()
-        (folder / "model.onnx").write_bytes(to_onnx(model, schema))
+        write_model(folder, model, schema, params.export.format)
         shutil.copy(SCHEMA, folder / "schema.yaml")
         reference = sample[list(schema.features)].assign(**{schema.prediction: predicted})
         reference.to_parquet(folder / "reference.parquet", index=False)
         write_card(folder, schema, params, facts)
         seal(folder, facts)
-        scorer, limit = Scorer(open_bundle(folder)), params.gates.parity
+        scorer, limit = open_scorer(open_bundle(folder)), params.gates.parity
         parts = (test.iloc[first : first + files.BATCH] for first in range(0, len(test), files.BATCH))
         found = max(difference(model, scorer, part, schema) for part in parts)
         if limit and not found <= limit.max_difference:

@@ -74,6 +74,7 @@ class Evaluate(Section):
 
 
 class Export(Section):
+    format: Literal["onnx", "skops"]
     reference_rows: int = Field(ge=500)
 
 

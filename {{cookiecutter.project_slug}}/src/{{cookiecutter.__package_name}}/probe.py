@@ -24,8 +24,8 @@ from .errors import Failure
 from .export import columns
 from .params import Gates, LatencyGate, ServerGate
 from .schema import Column, Schema
-from .serve.app import MAX_ROWS
-from .serve.scorer import Scorer
+from .serve.rows import MAX_ROWS
+from .serve.scorer import open_scorer
 from .verdict import Verdict
 
 TOLERANCE = 1e-6  # between an answer over HTTP and the scorer's, relative to numbers beyond 1
@@ -46,18 +46,18 @@ def project() -> Path:
     raise Failure("there is no pyproject.toml with a uv.lock above this package: run it from its project")
 
 
-def interpreter() -> Path:
+def interpreter(group: str = "serve") -> Path:
     """Return the Python of the serving environment, brought in step with the lock file.
 
-    The environment is build/serving-env: what `deploy/Dockerfile` installs, and nothing else.
+    The environment is what `deploy/Dockerfile` installs of that group, and nothing else.
     """
     uv = os.environ.get("UV") or shutil.which("uv")
     if uv is None:
         raise Failure("uv is not on PATH: install it (docs.astral.sh/uv), or set UV to where it is")
     root = project()
-    place = root / "build" / "serving-env"
+    place = root / "build" / group.replace("serve", "serving-env")
     command = [uv, "sync", "--quiet", "--project", str(root), "--frozen"]
-    command += ["--no-default-groups", "--group", "serve"]
+    command += ["--no-default-groups", "--group", group]
     done = subprocess.run(
         command, env=outside() | {"UV_PROJECT_ENVIRONMENT": str(place)}, capture_output=True, text=True
     )
@@ -84,7 +84,8 @@ def server(
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    command = [str(interpreter()), "-m", f"{__package__}.cli", "serve", "--port", port]
+    group = "serve-skops" if (bundle / "model.skops").is_file() else "serve"
+    command = [str(interpreter(group)), "-m", f"{__package__}.cli", "serve", "--port", port]
     client, address = requests.Session(), f"http://127.0.0.1:{port}"
     client.trust_env = False  # no proxy
     client.headers["X-API-Key"] = key = secrets.token_urlsafe(16)
@@ -297,7 +298,7 @@ def questions(
 ) -> list[Verdict]:
     """Return the verdicts on a running server: its answers, what it does with odd requests, and its speed."""
     chosen = sample(window, bundle.schema, limits.requests)
-    expected = Scorer(bundle).score(columns(chosen, bundle.schema))
+    expected = open_scorer(bundle).score(columns(chosen, bundle.schema))
     answers, milliseconds = query(address, client, as_json(chosen, bundle.schema))
     differ = sum(not alike(answer, right) for answer, right in zip(answers, expected, strict=True))
     wrong = fuzz(address, client, bundle.schema, bundle.manifest["example"], limits.fuzz)

@@ -20,13 +20,13 @@ from rich.table import Table
 
 from . import audit, behaviour, card, files, gates, probe, registry, tasks, tracking
 from .bundle import CARDS, Bundle, open_bundle
-from .champion import SETTLED, install, record, settle, target
+from .champion import SETTLED, install, install_version, record, settle, target
 from .errors import Failure, Refusal
 from .export import SECTIONS, columns
 from .files import BUNDLE, MODEL, PARAMS, TEST, TRAIN
 from .model import load
 from .params import BehaviourGate, ChampionGate, Gates, load_params
-from .serve.scorer import Scorer
+from .serve.scorer import open_scorer
 from .settings import load_settings
 from .verdict import Verdict
 
@@ -41,7 +41,7 @@ def judge(candidate: Bundle, rival: Bundle | None, window: pd.DataFrame) -> list
     if any(verdict.passed is False and verdict.gate == "server" for verdict in started):
         others = [name for name in Gates.model_fields if name not in ("max_rows", "server", "latency")]
         return started + [Verdict(name, "the server comes first", None, "", None) for name in others]
-    task, scorer, minimum = tasks.of(schema), Scorer(candidate), params.evaluate.min_slice_rows
+    task, scorer, minimum = tasks.of(schema), open_scorer(candidate), params.evaluate.min_slice_rows
     truth, scores = task.truth(window, schema), score(candidate, window)
     usual = task.baseline(files.read_table(TRAIN), window, schema, params.evaluate.baseline_by)
     measured, naive = (
@@ -77,7 +77,7 @@ def judge(candidate: Bundle, rival: Bundle | None, window: pd.DataFrame) -> list
 
 def score(bundle: Bundle, table: pd.DataFrame) -> np.ndarray:
     """Return a bundle's scores of the rows of a table, of shape (rows, classes) or (rows, 1)."""
-    return Scorer(bundle).scores(columns(table, bundle.schema))
+    return open_scorer(bundle).scores(columns(table, bundle.schema))
 
 
 def opponent(champion: Bundle, candidate: Bundle) -> Bundle | None:
@@ -190,9 +190,11 @@ def promote() -> dict[str, Any]:
         else:
             audit.append(log, name, seen, event="promoted", **facts)
             settle(client, log)
+            shutil.rmtree(settings.challenger, ignore_errors=True)  # it was compared with the former one
         version = client.get_model_version(name, version.version)
         log_card(client, version, candidate)
         if against:
+            install_version(version, Path(settings.challenger))  # for TRAFFIC, should that be set
             more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
             raise Refusal(f"version {version.version} stays a challenger: {'; '.join(found[:SHOWN])}{more}")
         return (install(client, folder) or {}) | {"new": True}

@@ -32,6 +32,7 @@ class Column(BaseModel, extra="forbid"):
     max_shift: float | None = Field(None, gt=0, le=1)  # instead of the table's
     slice: bool = False  # whether the model is evaluated on each value
     protected: bool = False  # whether groups of people are told by it: the model must treat them alike
+    sensitive: bool = False  # whether the prediction log must not hold it: left out, or hashed
 
     @model_validator(mode="after")
     def consistent(self) -> Self:
@@ -55,6 +56,8 @@ class Column(BaseModel, extra="forbid"):
             self.type not in ("category", "boolean") or self.role in ("target", "ignored")
         ):
             raise ValueError("`protected` goes with type category or boolean, and not with the target")
+        if self.sensitive and self.role != "feature":
+            raise ValueError("`sensitive` goes with a feature: the prediction log holds nothing else")
         if "max_null" in self.model_fields_set and not self.nullable:
             raise ValueError("`max_null` goes with `nullable: true` only")
         if self.type == "integer" and floor(self.limits[1]) < ceil(self.limits[0]):

@@ -91,33 +91,49 @@ def local(source: str) -> Iterator[Path]:
     if "://" not in source:
         yield Path(source)
         return
+    reader_of(source)  # before anything is fetched
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / Path(urlsplit(source).path).name
+        with reached(source) as (system, place):
+            about(system, place)
+            with system.open(place, "rb") as remote, path.open("wb") as file:
+                shutil.copyfileobj(remote, file, BLOCK)
+        yield path
+
+
+@contextmanager
+def reached(url: str, verb: str = "read") -> Iterator[tuple[Any, str]]:
+    """Give fsspec's file system of a URL, and the path there; whatever these raise becomes a Failure."""
     import fsspec
 
-    reader_of(source)  # before anything is fetched
-    parts = urlsplit(source)
-    options = TIMEOUTS.get(parts.scheme, {})
-    if parts.scheme in ("http", "https"):
+    scheme = urlsplit(url).scheme
+    options = TIMEOUTS.get(scheme, {})
+    if scheme in ("http", "https"):
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(total=None, connect=SECONDS, sock_read=3 * SECONDS)
         options = {"client_kwargs": {"timeout": timeout, "trust_env": True}}
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs what it raises
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # it asks the server twice
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / Path(parts.path).name
-        try:
-            system, place = fsspec.url_to_fs(source, **options)
-            if system.async_impl:  # some would try again for minutes
-                fsspec.asyn.sync(system.loop, system._info, place, timeout=3 * SECONDS)
-            with system.open(place, "rb") as remote, path.open("wb") as file:
-                shutil.copyfileobj(remote, file, BLOCK)
-        except Exception as error:  # each of fsspec's file systems has its own
-            reason = first_line(error.__cause__ or error)
-            if isinstance(error, FileNotFoundError) and not error.__cause__:
-                reason = "there is no such file"
-            reason = reason or f"no answer for {3 * SECONDS} seconds"
-            raise Failure(f"{shown(source)} cannot be read: {reason}") from None
-        yield path
+    try:
+        yield fsspec.url_to_fs(url, **options)
+    except Exception as error:  # each of fsspec's file systems has its own
+        reason = first_line(error.__cause__ or error)
+        if isinstance(error, FileNotFoundError) and not error.__cause__:
+            reason = "there is no such file"
+        reason = reason or f"no answer for {3 * SECONDS} seconds"
+        raise Failure(f"{shown(url)} cannot be {verb}: {reason}") from None
+
+
+def about(system: Any, place: str) -> dict[str, Any]:
+    """Return what a file system of fsspec knows of a path, such as its "type": file or directory."""
+    if system.async_impl:  # some would try again for minutes
+        import fsspec
+
+        found = fsspec.asyn.sync(system.loop, system._info, place, timeout=3 * SECONDS)
+    else:
+        found = system.info(place)
+    return dict(found)
 
 
 def first_line(error: BaseException) -> str:

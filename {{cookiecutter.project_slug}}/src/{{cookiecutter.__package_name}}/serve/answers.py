@@ -1,54 +1,64 @@
 """Answers: what the API answers for each row, by task."""
 
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
-from pydantic import BaseModel, Field
 
 
-class Prediction(BaseModel):
-    id: str = Field(description="Names this prediction in the log; keep it to report the outcome")
+def labels(scores: np.ndarray, manifest: dict[str, Any]) -> list[str]:
+    """Return the class of each row: the positive one from the threshold on, or else the likeliest.
 
-
-class Class(Prediction):
-    label: str
-    probabilities: dict[str, float]
-
-
-class Value(Prediction):
-    value: float
-    interval: tuple[float, float] = Field(description="Made to hold the truth as often as the card says")
-
-
-def by_threshold(scores: np.ndarray, manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the positive class from the threshold on, else the other one."""
+    `scores` are probabilities, shape (rows, classes).
+    """
     classes = manifest["classes"]
+    if "threshold" not in manifest:
+        return [classes[place] for place in scores.argmax(axis=1).tolist()]
     place = classes.index(manifest["positive"])
-    names = {True: classes[place], False: classes[1 - place]}
-    return [
-        {
-            "label": names[row[place] >= manifest["threshold"]],
-            "probabilities": dict(zip(classes, row, strict=True)),
-        }
-        for row in scores.tolist()
-    ]
+    names = classes[1 - place], classes[place]
+    called = scores[:, place].astype(float) >= manifest["threshold"]
+    return [names[yes] for yes in called.tolist()]
 
 
-def likeliest(scores: np.ndarray, manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    classes = manifest["classes"]
-    return [
-        {"label": classes[place], "probabilities": dict(zip(classes, row, strict=True))}
-        for place, row in zip(scores.argmax(axis=1).tolist(), scores.tolist(), strict=True)
-    ]
+def answerer(manifest: dict[str, Any]) -> Callable[[np.ndarray], list[Any]]:
+    """Return the function that turns scores into one answer a row, as structs that msgspec writes as JSON."""
+    if not manifest["classes"]:
+        half = manifest["half_width"]
+        value_type = msgspec.defstruct("Value", [("value", float), ("interval", tuple[float, float])])
+        return lambda scores: [
+            value_type(value, (value - half, value + half)) for value in scores[:, 0].tolist()
+        ]
+    # Classes may have any name, fields may not.
+    names = {f"p{place}": name for place, name in enumerate(manifest["classes"])}
+    probabilities = msgspec.defstruct("Probabilities", [(field, float) for field in names], rename=names)
+    class_type = msgspec.defstruct("Class", [("label", str), ("probabilities", probabilities)])
+
+    def answers(scores: np.ndarray) -> list[Any]:
+        rows = zip(labels(scores, manifest), scores.tolist(), strict=True)
+        return [class_type(label, probabilities(*row)) for label, row in rows]
+
+    return answers
 
 
-def with_interval(scores: np.ndarray, manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    half = manifest["half_width"]
-    return [{"value": value, "interval": [value - half, value + half]} for value in scores[:, 0].tolist()]
+def with_ids(ids: list[str], outputs: list[Any]) -> list[dict[str, Any]]:
+    """Return the answers, structs or what the log has of them, with their ids."""
+    builtin = outputs if isinstance(outputs[0], dict) else map(msgspec.structs.asdict, outputs)
+    return [{"id": name, **output} for name, output in zip(ids, builtin, strict=True)]
 
 
-ANSWERS: dict[str, tuple[type[Prediction], Any]] = {
-    "binary-classification": (Class, by_threshold),
-    "multiclass-classification": (Class, likeliest),
-    "regression": (Value, with_interval),
-}
+def answer_schema(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON Schema of the answer to a request."""
+    number = {"type": "number"}
+    told: dict[str, Any] = {"id": {"type": "string", "description": "Keep it to report the outcome"}}
+    if manifest["classes"]:
+        told["label"] = {"type": "string", "enum": manifest["classes"]}
+        shares = dict.fromkeys(manifest["classes"], number)
+        told["probabilities"] = {"type": "object", "properties": shares, "required": manifest["classes"]}
+    else:
+        interval = {"type": "array", "items": number, "minItems": 2, "maxItems": 2}
+        told["value"] = number
+        told["interval"] = interval | {"description": "Made to hold the truth as often as the card says"}
+    prediction = {"type": "object", "properties": told, "required": list(told)}
+    properties = {"model_version": {"type": "string"}, "predictions": {"type": "array", "items": prediction}}
+    return {"type": "object", "title": "Answer", "properties": properties, "required": list(properties)}

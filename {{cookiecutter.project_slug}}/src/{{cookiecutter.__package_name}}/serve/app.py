@@ -1,208 +1,201 @@
-"""App: the HTTP API around a bundle. Its types and texts come from the bundle's contract.
+"""App: the HTTP API around a bundle. Its types and texts come from the bundle's contract."""
 
-`create_app` serves the bundle that is there; `follow` goes over to another one when that takes its place.
-"""
-
-import hmac
-import logging
-import threading
-import time
-import uuid
-from datetime import UTC, datetime
+import asyncio
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Any
 
-from fastapi import Depends, FastAPI, HTTPException, Request, Security
-from fastapi.exceptions import RequestValidationError
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse
-from fastapi.security import APIKeyHeader
 from fastapi_offline import FastAPIOffline  # /docs without a network
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, with_config
-from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
-from typing_extensions import TypedDict  # typing's is not enough for pydantic before 3.12
+from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException
 
 from .. import NAME
-from ..bundle import Bundle, open_bundle
-from ..schema import Column, Schema
 from ..settings import load_settings
-from . import log
-from .answers import ANSWERS
-from .scorer import Scorer
+from . import infer, log, metrics, observe, page
+from .answers import answer_schema, with_ids
+from .follow import watch
+from .guard import Guard
+from .keys import Keys
+from .limits import Limiter
+from .outcomes import RECORDED, outcomes_schema, read_outcomes
+from .rows import Invalid, row_schema, rows_schema
+from .service import AGAIN, Service, new_prefix, same_prefix
 
-MAX_ROWS = 1000  # in one request
-KEY = APIKeyHeader(name="X-API-Key", auto_error=False)
-PAUSE = 0.5  # seconds between two looks at the bundle's folder
-NAV = '<nav><a href="/docs">API documentation</a><a href="/v1/model">Facts of this model</a></nav>'
-# The card shows itself only: no script runs, nothing is fetched, no other site may frame it.
-CARD_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+JSON = "application/json"
+PAUSE = 1.0  # seconds between two looks at the gauges
+SHOWN = {"name", "task", "target", "classes", "threshold", "half_width", "metrics", "baseline"}
+ERROR = {"type": "object", "properties": {"detail": {}}, "required": ["detail"]}
+CODES = {
+    400: "Not JSON, or a key is there twice",
+    401: "X-API-Key is missing or wrong",
+    408: "The body came too slowly",
+    413: "The body is too large",
+    415: "Not application/json",
+    422: "The contract does not allow it",
+    429: "Too many requests with this key",
+    503: "Too busy, or the prediction log takes no more: Retry-After says when to try again",
 }
+encode = msgspec.json.Encoder().encode
 
 
-def whole(value: Any) -> Any:
-    """Return 5.0 as 5: to JSON they are the same."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def content(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"content": {JSON: {"schema": schema}}}
 
 
-def value_type(column: Column, missing: tuple[str, ...] = ("",)) -> Any:
-    """Return the type of one value: strict, within the contract's range or categories."""
-    text = f"{column.description} ({column.unit})" if column.unit else column.description
-    limits: Any = {
-        "ge": column.limits[0],
-        "le": column.limits[1],
-        "strict": True,
-    }  # no "5" for 5, no 1 for true
-    known = ", ".join(column.categories or ())
-    if column.unseen:
-        text += f" Known are {known}; others are taken as unknown."
-    checked: Any = {
-        # The pattern refuses halves of a surrogate pair, which are no text.
-        "category": Annotated[str, Field(description=text.strip(), strict=True, pattern=r"^[\s\S]+$")]
-        if column.unseen
-        else Annotated[Literal[column.categories], Field(description=text)],
-        "boolean": Annotated[bool, Field(description=text, strict=True)],
-        "integer": Annotated[int, BeforeValidator(whole), Field(description=text, **limits)],
-        "number": Annotated[float, Field(description=text, allow_inf_nan=False, **limits)],
-    }[column.type]
-    value = checked | None if column.nullable else checked
-    if column.unseen:  # any text would do, but some stand for a missing value
-        value = Annotated[value, BeforeValidator(lambda given: None if given in missing else given)]
-    return NotRequired[value] if column.nullable else value
+def refers(name: str) -> dict[str, Any]:
+    return {"schema": {"$ref": f"#/components/schemas/{name}"}}
 
 
-def request_type(schema: Schema, example: dict[str, Any]) -> type[BaseModel]:
-    """Return the type of a request body. A row is a TypedDict: any column name will do."""
-    types = {name: value_type(column, schema.missing) for name, column in schema.features.items()}
-    row: Any = with_config(extra="forbid")(TypedDict("Row", types))  # type: ignore[operator]
-    config = ConfigDict(extra="forbid", json_schema_extra={"example": {"rows": [example]}})
-    rows = Annotated[list[row], Field(min_length=1, max_length=MAX_ROWS)]
-    return create_model("Rows", __config__=config, rows=(rows, ...))
+def operation(body: str, answer: str) -> dict[str, Any]:
+    """Return what OpenAPI says of an endpoint that takes and gives JSON, and asks for a key."""
+    codes = {
+        str(code): {"description": text, "content": {JSON: refers("Error")}} for code, text in CODES.items()
+    }
+    done = {"200": {"description": "Done", "content": {JSON: refers(answer)}}}
+    return {"requestBody": {"required": True, "content": {JSON: refers(body)}}, "responses": done | codes}
 
 
-def create_app(bundle: Bundle | None = None, engine: Engine | None = None) -> FastAPI:
-    """Return the API of a bundle, by default the one in BUNDLE, with its prediction log."""
+def create_app() -> FastAPI:
+    """Return the API of the bundle in BUNDLE, with its prediction log."""
     settings = load_settings()
-    bundle = bundle or open_bundle(Path(settings.bundle))
-    engine = engine or log.open_log(settings.prediction_log_url)
-    scorer, schema, manifest = Scorer(bundle), bundle.schema, bundle.manifest
-    card = bundle.folder / "card.html"
-    page = card.read_text(encoding="utf-8").replace("<body>", f"<body>{NAV}", 1) if card.is_file() else ""
-    prediction: Any = ANSWERS[schema.task][0]
-    answer_type = create_model("Answer", model_version=(str, ...), predictions=(list[prediction], ...))
-    body_type = request_type(schema, manifest["example"])
-    keys = [key.encode() for key in settings.keys().values()]
-    about: Any = {"title": NAME, "version": bundle.version, "description": schema.description}
-    app: FastAPI = FastAPIOffline(redoc_url=None, **about)
+    service = Service(settings)
+    keys = Keys(settings)
 
-    def check(key: Annotated[str | None, Security(KEY)]) -> None:
-        # Compared with every key, in constant time each: the time taken tells nothing.
-        if keys and not sum(hmac.compare_digest((key or "").encode(), known) for known in keys):
-            raise HTTPException(401, "X-API-Key is missing or wrong")
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.writer.start()
+        look, end = watch(list(service.followers.values()))
+        with suppress(ValueError, AttributeError):  # not in the main thread, or not on Windows
+            signal.signal(signal.SIGHUP, lambda *_: look())
+        gauges = asyncio.create_task(show(service))
+        yield
+        gauges.cancel()
+        end()
+        await asyncio.to_thread(service.writer.close)
 
-    keyed: Any = {"dependencies": [Depends(check)]}
+    about: Any = {"title": NAME, "redoc_url": None, "telemetry": observe.telemetry()}
+    app: FastAPI = FastAPIOffline(lifespan=lifespan, **about)
+    limiter = Limiter(settings.rate_limit, Path(os.environ.get(metrics.FOLDER) or tempfile.mkdtemp()))
+    app.add_middleware(Guard, keys=keys, limiter=limiter, max_bytes=settings.max_body_mb * 2**20)
+    app.state.service = service
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        # An error must not echo what it was sent: neither values nor names that are not ours.
-        detail = [{"loc": e["loc"], "msg": e["msg"], "type": e["type"]} for e in error.errors()]
-        for item in detail:
-            item["loc"] = item["loc"][:-1] if item["type"] == "extra_forbidden" else item["loc"]
-        return JSONResponse({"detail": detail}, 422)
+    @app.exception_handler(Invalid)
+    async def invalid(request: Request, error: Invalid) -> JSONResponse:
+        if request.url.path.startswith("/v2"):
+            where = ", ".join(map(str, error.place[1:]))
+            return JSONResponse({"error": f"{where}: {error}" if where else str(error)}, error.status)
+        return JSONResponse({"detail": error.detail}, error.status)
 
-    @app.post("/v1/predict", responses={400: {}, 401: {}, 503: {}}, **keyed)
-    def predict(body: body_type) -> answer_type:  # type: ignore[valid-type]
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        word = "error" if request.url.path.startswith("/v2") else "detail"
+        return JSONResponse({word: error.detail}, error.status_code, error.headers)
+
+    @app.post("/v1/predict", openapi_extra=operation("Rows", "Answer"), summary="Predict")
+    async def predict(request: Request) -> Response:
         """Score the rows; every prediction is in the log before it is answered."""
-        started, rows = time.perf_counter(), body.rows  # type: ignore[attr-defined]
-        outputs = scorer.score({name: [row.get(name) for row in rows] for name in schema.features})
-        latency = (time.perf_counter() - started) * 1000
-        common = {"time": datetime.now(UTC), "model_version": bundle.version, "latency_ms": latency}
-        records = [
-            {"id": uuid.uuid4().hex, "features": row, "output": output, **common}
-            for row, output in zip(rows, outputs, strict=True)
-        ]
-        try:
-            log.write(engine, records)
-        except SQLAlchemyError:
-            raise HTTPException(503, "the prediction log is out of reach; try again") from None
-        predictions = [prediction(id=record["id"], **record["output"]) for record in records]
-        return answer_type(model_version=bundle.version, predictions=predictions)
+        body = await json_body(request)
+        model, variant = service.choose(body)
+        rows, key = model.reader.read(body), request.state.key
+        again = request.headers.get("idempotency-key")
+        prefix = new_prefix() if again is None else same_prefix(again, key, body)
+        found = await service.predict(rows, model, variant, key, prefix)
+        if again is not None:  # the first time counts, if it was asked before
+            found = await service.stored(prefix) or found
+        shadowed = settings.traffic == "shadow" and again is None
+        task = BackgroundTask(service.shadow, body, key, prefix) if shadowed else None
+        answer = {"model_version": found.version, "predictions": with_ids(found.ids, found.outputs)}
+        return Response(encode(answer), media_type=JSON, background=task)
 
-    @app.get("/v1/model", responses={401: {}}, **keyed)
-    def model() -> dict[str, Any]:
+    @app.post("/v1/outcomes", openapi_extra=operation("Outcomes", "Recorded"), summary="Outcomes")
+    async def outcomes(request: Request) -> Response:
+        """Record what really happened. A later value of the same prediction replaces the earlier one."""
+        pairs = read_outcomes(await json_body(request), service.model.bundle.schema)
+        try:
+            recorded = await asyncio.to_thread(log.record, service.writer.engine, pairs)
+        except SQLAlchemyError:
+            raise HTTPException(503, "the prediction log is out of reach; try again", AGAIN) from None
+        return JSONResponse(recorded._asdict())
+
+    app.include_router(infer.router(service))
+
+    @app.get("/v1/model", responses={401: content(ERROR), 429: content(ERROR), 503: content(ERROR)})
+    async def model() -> dict[str, Any]:
         """Say which model answers, how good it was on its test window, and who promoted it."""
-        shown = {"name", "task", "target", "classes", "threshold", "half_width", "metrics", "baseline"}
-        facts = {key: value for key, value in manifest.items() if key in shown}
+        bundle = service.model.bundle
+        facts = {key: value for key, value in bundle.manifest.items() if key in SHOWN}
         return {"version": bundle.version, "promotion": bundle.promotion, **facts}
 
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    def model_card() -> HTMLResponse:
-        if not page:
-            raise HTTPException(404, "this model has no card: it is from an older version; see /docs")
-        return HTMLResponse(page, headers=CARD_HEADERS)
-
     @app.get("/health/live")
-    def live() -> dict[str, str]:
+    async def live() -> dict[str, str]:
         return {"status": "live"}
 
-    @app.get("/health/ready")
-    def ready() -> dict[str, str]:
-        return {"status": "ready", "model_version": bundle.version}
+    @app.get("/health/ready", responses={503: content(ERROR)})
+    async def ready() -> dict[str, Any]:
+        """Say whether requests are answered; and what is not as it should be, although they are."""
+        found: dict[str, Any] = {"status": "ready", "model_version": service.model.version}
+        if refused := {name: one.refused for name, one in service.followers.items() if one.refused}:
+            found["refused"] = refused
+        return found | {"log": service.writer.status()._asdict()}
 
+    @app.get("/metrics", response_class=Response, include_in_schema=False)
+    def exposition() -> Response:
+        return Response(metrics.exposition(), media_type=metrics.TYPE)
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def first_page() -> HTMLResponse:
+        return HTMLResponse(page.html(service.model.bundle, keys.asked), headers=page.HEADERS)
+
+    @app.get("/page.js", include_in_schema=False)
+    async def script() -> Response:
+        return Response(page.SCRIPT, media_type="text/javascript")
+
+    def openapi() -> dict[str, Any]:
+        """Return the document of what is served now: a new model may come with another contract."""
+        bundle = service.model.bundle
+        about: Any = {"title": NAME, "version": bundle.version, "description": bundle.schema.description}
+        document: dict[str, Any] = get_openapi(routes=app.routes, **about)
+        parts = document.setdefault("components", {})
+        parts.setdefault("schemas", {}).update(
+            {
+                "Row": row_schema(bundle.schema),
+                "Rows": rows_schema(bundle.manifest["example"]),
+                "Answer": answer_schema(bundle.manifest),
+                "Outcomes": outcomes_schema(bundle.schema),
+                "Recorded": RECORDED,
+                "Error": ERROR,
+            }
+        )
+        parts["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
+        for path, operations in document["paths"].items():
+            for told in operations.values():
+                if not path.startswith(("/health", "/v2/health")):
+                    told["security"] = [{"key": []}]
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
     return app
 
 
-def look(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return what tells that a file in the folder was changed or replaced; nothing if it is not there."""
-    try:
-        facts = {str(path): path.stat() for path in folder.rglob("*")}
-    except FileNotFoundError:  # it is being replaced
-        return {}
-    return {path: (fact.st_ino, fact.st_size, fact.st_mtime_ns) for path, fact in facts.items()}
+async def json_body(request: Request) -> bytes:
+    """Return a request's body; raise Invalid if it does not claim to be JSON: forms of other sites do not."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != JSON:
+        raise Invalid(415, f"send the header Content-Type: {JSON}")
+    return await request.body()
 
 
-def follow() -> Any:
-    """Return an ASGI app that serves the bundle in BUNDLE, and the next one as soon as that is whole.
-
-    A request is answered by the app that is there when it comes: none is dropped, and none sees two
-    models. A bundle that cannot be served is logged, and the one before goes on.
-    """
-    settings, logger = load_settings(), logging.getLogger("uvicorn.error")
-    folder, engine = Path(settings.bundle), log.open_log(settings.prediction_log_url)
-    seen, said = look(folder), ""
-    bundle = open_bundle(folder)
-    app = create_app(bundle, engine)
-
-    async def current(scope: Any, receive: Any, send: Any) -> None:
-        await app(scope, receive, send)
-
-    def step() -> None:
-        nonlocal seen, said, bundle, app
-        if (now := look(folder)) == seen:
-            return
-        try:
-            found, problem = open_bundle(folder), ""
-            same = (found.sha256, found.promotion) == (bundle.sha256, bundle.promotion)
-            new = app if same else create_app(found, engine)
-        except Exception as error:  # of whatever kind: it must not end the following
-            problem = str(error).partition("\n")[0]
-        if look(folder) != now:
-            return  # replaced meanwhile: what was read may be of two bundles
-        seen = now
-        if problem and problem != said:
-            logger.error("version %s is served on, the new bundle cannot be: %s", bundle.version, problem)
-        elif not problem and not same:
-            bundle, app = found, new
-            logger.info("version %s is served now", bundle.version)
-        said = problem
-
-    def watch() -> None:
-        while True:
-            time.sleep(PAUSE)
-            step()
-
-    threading.Thread(target=watch, daemon=True, name="follow").start()
-    return current
+async def show(service: Service) -> None:
+    """Keep the gauges of this process up to date."""
+    while True:
+        metrics.state(service.followers, service.writer.status())
+        await asyncio.sleep(PAUSE)

@@ -1,0 +1,118 @@
+"""Batch: `score` on a million rows against mlflow's pyfunc in chunks of 100,000, same pipeline.
+
+Run in a rendered project, in its environment, when its bundle is promoted (`make bench` does that):
+
+    python batch.py PACKAGE [--rows 1000000] [--rounds 3] [--output ..]
+
+Both read and write Parquet, in turn, each in a process of its own. Rates leave imports out, CPU and
+memory do not. With --rows 10000000 only `score` is measured: for its memory.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+LARGE = 10_000_000  # rows that pandas is not asked for
+PYFUNC = """
+import sys, time, warnings
+from importlib import import_module
+from pathlib import Path
+warnings.filterwarnings("ignore")
+import mlflow, numpy as np, pyarrow as pa, pyarrow.parquet as pq
+package, source, target, folder = sys.argv[1:]
+model, schema = import_module(f"{package}.model"), import_module(f"{package}.schema").load_schema()
+fitted = model.load(import_module(f"{package}.files").MODEL)
+if not Path(folder).exists():
+    method = "predict_proba" if schema.classes else "predict"
+    options = {"serialization_format": "cloudpickle", "pyfunc_predict_fn": method}
+    mlflow.sklearn.save_model(fitted, folder, **options)
+loaded, writer, rows = mlflow.pyfunc.load_model(folder), None, 0
+begun = time.perf_counter()
+for batch in pq.ParquetFile(source).iter_batches(100_000):
+    table = batch.to_pandas()
+    found = np.asarray(loaded.predict(model.inputs(table, schema))).reshape(len(table), -1)
+    for place in range(found.shape[1]):
+        table[f"score {place}"] = found[:, place]
+    out = pa.Table.from_pandas(table, preserve_index=False)
+    writer = writer or pq.ParquetWriter(target, out.schema)
+    writer.write_table(out)
+    rows += len(out)
+writer.close()
+print(rows / (time.perf_counter() - begun))
+"""
+OURS = """
+import sys, time
+from importlib import import_module
+package, source, target, _ = sys.argv[1:]
+score = import_module(f"{package}.score").score
+begun = time.perf_counter()
+(rows, rejected), _ = score(source, target)
+print((rows + rejected) / (time.perf_counter() - begun))
+"""
+
+
+MEASURED = """
+import resource, sys
+exec(CODE)
+used = resource.getrusage(resource.RUSAGE_SELF)
+unit = 2**20 if sys.platform == "darwin" else 2**10
+print(used.ru_utime + used.ru_stime, used.ru_maxrss / unit)
+"""
+
+
+def write_rows(package: str, path: Path, rows: int) -> None:
+    """Write the test window's features again and again, until there are enough rows."""
+    features = import_module(f"{package}.schema").load_schema().features
+    table = pq.read_table("data/test.parquet", columns=list(features))
+    with pq.ParquetWriter(path, table.schema) as writer:
+        for left in range(rows, 0, -len(table)):
+            writer.write_table(table.slice(0, left))
+
+
+def measure(code: str, *words: str) -> dict[str, float]:
+    """Return rows per second, CPU seconds and peak memory in MiB of a process."""
+    command = [sys.executable, "-c", MEASURED.replace("CODE", repr(code)), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    rate, used, peak = map(float, done.stdout.split())
+    return {"rows/s": rate, "CPU seconds": used, "peak MiB": peak}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("package")
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=Path(".."))
+    given = parser.parse_args()
+    work = given.output.resolve() / "batch"
+    work.mkdir(parents=True, exist_ok=True)
+    source = work / f"{given.rows}.parquet"
+    write_rows(given.package, source, given.rows)
+    codes = {"score": OURS} if given.rows >= LARGE else {"score": OURS, "mlflow pyfunc": PYFUNC}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in codes}
+    for _ in range(given.rounds):
+        for name, code in codes.items():
+            target, model = str(work / f"{name}.parquet"), str(work / "pyfunc")
+            found[name].append(measure(code, given.package, str(source), target, model))
+    print(report(found, given.rows))
+
+
+def report(found: dict[str, list[dict[str, float]]], rows: int) -> str:
+    """Return the medians as a Markdown table."""
+    names = list(found["score"][0])
+    lines = [f"| {rows:,} rows | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for server, runs in found.items():
+        medians = [statistics.median(run[name] for run in runs) for name in names]
+        lines.append(f"| {server} | {' | '.join(f'{value:,.0f}' for value in medians)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

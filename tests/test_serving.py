@@ -1,0 +1,234 @@
+"""Drills: what a server in production lives through, and must not lose a prediction over."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import LEAKS, Project, copy, execute
+from load import Load, blast
+from servers import free_port, restartable_postgres
+
+pytestmark = pytest.mark.slow
+EVERY_ID = """
+import os, sqlalchemy as sa
+with sa.create_engine(os.environ["PREDICTION_LOG_URL"]).connect() as connection:
+    print(*connection.execute(sa.text("SELECT id FROM predictions")).scalars())
+"""
+MOST = 60  # seconds that anything may take to come
+
+
+@contextmanager
+def server(
+    project: Project, port: int, *options: str, **env: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the project's server; it is killed at the end if it still runs."""
+    command = str(project.path / ".venv/bin" / project.slug), "serve", "--port", str(port), *options
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(LEAKS)}
+    with (project.path / "server.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, cwd=project.path, stdout=log, stderr=log, env=clean | env
+        )
+    try:
+        until(lambda: answers(port))
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=MOST).is_success
+    except httpx.TransportError:
+        return False
+
+
+def until(found: Callable[[], object]) -> None:
+    end = time.monotonic() + MOST
+    while not found():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def served(pipeline: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A promoted project with an environment of its own. Its prediction log grows."""
+    project = copy(pipeline, tmp_path_factory.mktemp("served"), promoted=True)
+    project.run("uv", "sync")
+    return project
+
+
+def body(project: Project, rows: int = 1) -> bytes:
+    manifest = json.loads((project.path / "build/champion/bundle.json").read_text("utf-8"))
+    return json.dumps({"rows": [manifest["example"]] * rows}).encode()
+
+
+def logged(project: Project) -> list[str]:
+    with sqlite3.connect(project.path / "predictions.db") as database:
+        return [name for (name,) in database.execute("SELECT id FROM predictions")]
+
+
+def test_a_killed_server_has_logged_all_that_it_answered(served: Project) -> None:
+    (served.path / "predictions.db").unlink()
+    load, port, request = Load(), free_port(), body(served)
+    address = f"http://127.0.0.1:{port}"
+    with ThreadPoolExecutor() as threads:
+        with server(served, port) as process:
+            work = threads.submit(blast, load, address, request, 10_000)
+            until(lambda: len(load.ids) > 3000)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        with server(served, port):
+            work.result()
+    assert load.codes[200] == 10_000
+    assert load.codes.keys() == {0, 200}  # while nobody was there
+    found = logged(served)
+    assert len(set(load.ids)) == 10_000
+    assert set(load.ids) <= set(found)
+    assert len(found) == len(set(found)) <= 10_000 + 8  # what was logged, and not answered any more
+
+
+def test_no_prediction_is_lost_while_postgresql_is_away(served: Project) -> None:
+    load, port, request = Load(), free_port(), body(served)
+    with restartable_postgres() as database:
+        log = {"PREDICTION_LOG_URL": database.url, "PREDICTION_SPOOL": "spool-of-drill"}
+        with server(served, port, **log) as process, ThreadPoolExecutor() as threads:
+            work = threads.submit(blast, load, f"http://127.0.0.1:{port}", request, 10_000)
+            until(lambda: len(load.ids) > 2000)
+            database.stop()
+            before = len(load.ids)
+            until(lambda: len(load.ids) > min(9000, before + 2000))  # it goes on without
+            assert list((served.path / "spool-of-drill").glob("*.jsonl"))
+            database.start()
+            work.result()
+            health = f"http://127.0.0.1:{port}/health/ready"
+            until(lambda: not httpx.get(health).json()["log"]["spool_bytes"])
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(MOST) == 0
+        query = (
+            "import os, sqlalchemy as sa; e = sa.create_engine(os.environ['PREDICTION_LOG_URL']); "
+        )
+        query += "print(*e.connect().execute(sa.text('SELECT id FROM predictions')).scalars())"
+        found = served.uv("--no-sync", "python", "-c", query, env=log).stdout.split()
+    assert dict(load.codes) == {200: 10_000}
+    assert len(found) == len(set(found))
+    assert set(load.ids) == set(found)
+
+
+def test_a_hundred_new_models_under_load(served: Project, tmp_path: Path) -> None:
+    load, port, request = Load(), free_port(), body(served, 5)
+    champion, bundles = tmp_path / "champion", {}
+    for version in ("1001", "1002"):
+        bundles[version] = shutil.copytree(served.path / "build/champion", tmp_path / version)
+        promotion = json.loads((bundles[version] / "promotion.json").read_text("utf-8"))
+        promotion["version"] = version
+        (bundles[version] / "promotion.json").write_text(json.dumps(promotion), "utf-8")
+    shutil.copytree(bundles["1001"], champion)
+    address = f"http://127.0.0.1:{port}"
+    with server(served, port, BUNDLE=str(champion)) as process, ThreadPoolExecutor() as threads:
+        work = threads.submit(blast, load, address, request, 10**9, 4)
+        try:
+            for number in range(100):
+                version = list(bundles)[(number + 1) % 2]
+                shutil.copytree(bundles[version], tmp_path / "next")
+                champion.rename(tmp_path / "old")
+                (tmp_path / "next").rename(champion)
+                shutil.rmtree(tmp_path / "old")
+                process.send_signal(signal.SIGHUP)
+                until(partial(serves, address, version))
+        finally:
+            load.stop = True
+        work.result()
+        told = httpx.get(f"{address}/metrics").text
+    assert load.codes.keys() == {200}
+    assert load.versions.keys() == {"1001", "1002"}
+    assert 'model_swaps{variant="champion"} 100.0' in told
+    with sqlite3.connect(served.path / "predictions.db") as database:
+        mixed = database.execute(
+            "SELECT count(*) FROM (SELECT count(DISTINCT model_version) AS models FROM predictions"
+            " GROUP BY substr(id, 1, 28)) WHERE models > 1"
+        ).fetchone()
+    assert mixed == (0,)
+
+
+def serves(address: str, version: str) -> bool:
+    answer = httpx.get(f"{address}/health/ready", timeout=MOST)
+    return bool(answer.json()["model_version"] == version)
+
+
+def test_schemathesis_finds_no_answer_that_is_not_documented(served: Project) -> None:
+    port = free_port()
+    with server(served, port, API_KEYS="st:secret", MAX_BODY_MB="1"):
+        done = execute(
+            *(
+                "uv",
+                "run",
+                "--isolated",
+                "--no-project",
+                "--with",
+                "schemathesis>=4",
+                "schemathesis",
+            ),
+            *("run", f"http://127.0.0.1:{port}/openapi.json", "-H", "X-API-Key: secret"),
+            *("--phases", "examples,coverage,fuzzing", "--max-examples", "60"),
+            *("--seed", "1", "--generation-database", "none", "--no-color"),
+            cwd=served.path,
+            timeout=900,
+        )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def test_slow_and_large_clients_do_not_stop_others(served: Project) -> None:
+    port, request = free_port(), body(served)
+    with server(served, port):
+        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
+        for number, one in enumerate(idle):
+            if number % 3 == 0:
+                one.sendall(b"POST /v1/predict HTTP/1.1\r\nX-Slow: ")  # a head without an end
+            elif number % 3 == 1:
+                head = b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+                one.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\n" + head)
+            else:
+                head = b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+                one.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\n" + head)
+                one.sendall(b"8000\r\n" + b" " * 0x8000 + b"\r\n")
+        load = blast(Load(), f"http://127.0.0.1:{port}", request, 2000)
+        assert dict(load.codes) == {200: 2000}
+        for one in idle:
+            one.settimeout(MOST)
+            with one:
+                assert one.recv(4096)[:12] in (b"", b"HTTP/1.1 408"), (
+                    "it still waits for a slow client"
+                )
+
+
+def test_memory_stays_flat_over_200_000_requests(served: Project) -> None:
+    port, request = free_port(), body(served)
+    address = f"http://127.0.0.1:{port}"
+    with server(served, port) as process:
+
+        def megabytes() -> float:
+            status = Path(f"/proc/{process.pid}/status").read_text("utf-8")
+            return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+        if not Path(f"/proc/{process.pid}/status").exists():
+            pytest.skip("memory is read from /proc")
+        blast(Load(), address, request, 20_000, 16, keep=False)
+        before = megabytes()
+        load = blast(Load(), address, request, 200_000, 16, keep=False)
+        after = megabytes()
+    print(f"{before:.0f} MB after 20,000 requests, {after:.0f} MB after 220,000")
+    assert dict(load.codes) == {200: 200_000}
+    assert after - before < 20

@@ -1,0 +1,149 @@
+"""Guard: what every request passes before it reaches the API, and every answer on its way out.
+
+Written as plain ASGI, because it is on the way of every request. It gives each request an id, asks
+for a key, limits how large, how many and how often requests may be, and measures them.
+"""
+
+import asyncio
+import json
+import logging
+import re
+import secrets
+import time
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from . import metrics
+from .keys import Keys
+from .limits import Limiter
+from .observe import log_request
+
+OPEN = {"/", "/page.js", "/page.css", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/metrics", "/v2"}
+OPEN_UNDER = "/health/", "/v2/health/", "/static-offline-docs/"  # all else needs a key
+COUNTED = OPEN | {"/v1/predict", "/v1/outcomes", "/v1/model"}  # by name, also if they are refused
+QUEUED = 512  # requests that may wait in one process
+SECONDS = 10  # in which a request's body must come
+REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
+LOGGER = logging.getLogger("uvicorn.error")
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+HEADERS = [
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+]
+KINDS = {
+    400: "malformed",
+    401: "key",
+    408: "slow",
+    413: "size",
+    415: "type",
+    422: "contract",
+    429: "rate",
+    503: "busy",
+}
+
+
+class Guard:
+    def __init__(self, app: Any, keys: Keys, limiter: Limiter, max_bytes: int) -> None:
+        self.app, self.keys, self.limiter, self.max_bytes = app, keys, limiter, max_bytes
+        self.in_flight = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, headers, status, begun = time.perf_counter(), dict(scope["headers"]), 500, False
+        given = headers.get(b"x-request-id", b"")
+        request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16).encode()
+        state = scope.setdefault("state", {})
+        state["request_id"], state["key"] = request_id.decode(), None
+
+        async def answer(message: Any) -> None:
+            nonlocal status, begun
+            if message["type"] == "http.response.start":
+                begun, status = True, message["status"]
+                have = {name for name, _ in message["headers"]}
+                extra = [header for header in HEADERS if header[0] not in have]
+                message["headers"] = [*message["headers"], *extra, (b"x-request-id", request_id)]
+            await send(message)
+
+        self.in_flight += 1
+        metrics.IN_FLIGHT.inc()
+        try:
+            problem = self.refuse(scope, headers, state)
+            if problem:
+                await say(answer, scope["path"], *problem)
+            else:
+                await self.app(scope, self.limited(receive), answer)
+        except Exception:  # a mistake of ours: said in the log, not to the client
+            LOGGER.exception("request %s failed", state["request_id"])
+            if begun:
+                raise
+            await say(answer, scope["path"], 500, "internal error", 0)
+        finally:
+            self.in_flight -= 1
+            metrics.IN_FLIGHT.dec()
+            taken = time.perf_counter() - started
+            path = getattr(scope.get("route"), "path", "")  # the template: what is sent is no label
+            path = path or (scope["path"] if scope["path"] in COUNTED else "other")
+            self.measure(scope["method"], path, status, taken, state["request_id"])
+
+    def refuse(self, scope: Any, headers: dict[bytes, bytes], state: Any) -> tuple[int, str, int] | None:
+        """Return status, reason and seconds to wait of a request that is not let in."""
+        if scope["path"] in OPEN or scope["path"].startswith(OPEN_UNDER):
+            return None
+        if self.keys.asked:
+            given = headers.get(b"x-api-key", b"").decode("utf-8", "surrogateescape")
+            state["key"] = self.keys.name(given)
+            if state["key"] is None:
+                return 401, "X-API-Key is missing or wrong", 0
+        if seconds := self.limiter.wait(state["key"] or ""):
+            return 429, "too many requests with this key", seconds
+        if self.in_flight > QUEUED:
+            return 503, "too many requests are waiting", 1
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self.max_bytes:
+            return 413, f"the body is larger than {self.max_bytes} bytes", 0
+        return None
+
+    def limited(self, receive: Any) -> Any:
+        """Return `receive`, which gives up on a body that is too large or too slow."""
+        size, end = 0, time.monotonic() + SECONDS
+        whole = False
+
+        async def bounded() -> Any:
+            nonlocal size, whole
+            if whole:  # only the end of the connection can come, at any time
+                return await receive()
+            try:
+                async with asyncio.timeout(max(0, end - time.monotonic())):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"the body did not come within {SECONDS} seconds") from None
+            size += len(message.get("body", b""))
+            whole = not message.get("more_body")
+            if size > self.max_bytes:
+                raise HTTPException(413, f"the body is larger than {self.max_bytes} bytes")
+            return message
+
+        return bounded
+
+    def measure(self, method: str, path: str, status: int, seconds: float, request_id: str) -> None:
+        method = method if method in METHODS else "OTHER"
+        metrics.REQUESTS.labels(path, method, status).inc()
+        metrics.LATENCY.labels(path).observe(seconds)
+        if status >= 400:
+            metrics.ERRORS.labels(KINDS.get(status, "server" if status >= 500 else "other")).inc()
+        log_request(method, path, status, seconds, request_id)
+
+
+async def say(send: Any, path: str, status: int, text: str, seconds: int) -> None:
+    """Send a refusal in the words of the protocol that was asked."""
+    body = json.dumps({"error": text} if path.startswith("/v2") else {"detail": text}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if seconds:
+        headers.append((b"retry-after", str(seconds).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

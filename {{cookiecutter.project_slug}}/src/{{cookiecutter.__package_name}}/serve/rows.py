@@ -1,0 +1,224 @@
+"""Rows: what the API is sent, read and checked against the contract as fast as that can be done."""
+
+import hmac
+import json
+import re
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from math import ceil, floor
+from operator import attrgetter
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from ..schema import Column, Schema
+
+MAX_ROWS = 1000  # in one request
+EXACT = 2**53  # up to here every integer is a float, too
+TOLD = {  # msgspec's words that would echo what was sent, and ours
+    r"Object contains unknown field .*": "there is a key that the contract does not know",
+    r"Invalid enum value .*": "is none of the contract's categories",
+}
+
+
+class Invalid(Exception):
+    """A request that cannot be answered: its HTTP status, what is wrong, and where."""
+
+    def __init__(self, status: int, text: str, place: Sequence[str | int] = ()) -> None:
+        super().__init__(text)
+        self.status, self.text, self.place = status, text, ["body", *place]
+
+    @property
+    def detail(self) -> list[dict[str, Any]]:
+        return [{"loc": self.place, "msg": self.text, "type": "value_error"}]
+
+
+class Repeated(Exception):
+    """A JSON object names a key twice."""
+
+
+def value_type(column: Column) -> Any:
+    """Return the type of one value: strict, within the contract's range or categories."""
+    low, high = column.limits
+    number: Any = Annotated[float, Meta(ge=low, le=high)]
+    if column.type == "integer":  # 5.0 is one as well: to JSON they are the same
+        number = Annotated[float, Meta(ge=low, le=high, multiple_of=1)]
+        if max(-low, high) <= EXACT:
+            number = Annotated[int, Meta(ge=ceil(low), le=floor(high))] | number
+    known: Any = str if column.unseen else Literal[column.categories]
+    kinds: dict[str, Any] = {"category": known, "boolean": bool}
+    kind = kinds.get(column.type, number)
+    return kind | None | UnsetType if column.nullable else kind
+
+
+def value_schema(column: Column, missing: tuple[str, ...]) -> dict[str, Any]:
+    """Return the JSON Schema of one value."""
+    text = f"{column.description} ({column.unit})" if column.unit else column.description
+    low, high = column.limits
+    kinds: dict[str, dict[str, Any]] = {
+        "boolean": {"type": "boolean"},
+        "integer": {"type": "integer", "minimum": ceil(low), "maximum": floor(high)},
+        "number": {"type": "number", "minimum": low, "maximum": high},
+        "category": {"type": "string", "enum": list(column.categories or ())},
+    }
+    found = kinds[column.type]
+    if column.unseen:
+        text += f" Known are {', '.join(column.categories or ())}; others are taken as unknown."
+        found = {"type": "string"}
+        if not column.nullable:
+            found["not"] = {"enum": list(missing)}
+    if column.nullable:
+        found["type"] = [found["type"], "null"]
+        if "enum" in found:
+            found["enum"].append(None)
+    return {"description": text.strip(), **found}
+
+
+def row_schema(schema: Schema) -> dict[str, Any]:
+    """Return the JSON Schema of a row."""
+    features = schema.features.items()
+    return {
+        "type": "object",
+        "title": "Row",
+        "properties": {name: value_schema(column, schema.missing) for name, column in features},
+        "required": [name for name, column in features if not column.nullable],
+        "additionalProperties": False,
+    }
+
+
+def rows_schema(example: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON Schema of a request's body."""
+    rows = {
+        "type": "array",
+        "items": {"$ref": "#/components/schemas/Row"},
+        "minItems": 1,
+        "maxItems": MAX_ROWS,
+    }
+    return {
+        "type": "object",
+        "title": "Rows",
+        "properties": {"rows": rows},
+        "required": ["rows"],
+        "additionalProperties": False,
+        "example": {"rows": [example]},
+    }
+
+
+class Reader:
+    """Reads requests as the contract has them. `secret` keys the hashes of sensitive columns in the log."""
+
+    def __init__(self, schema: Schema, secret: bytes = b"") -> None:
+        # Columns may have any name, fields may not: the n-th one is f<n>.
+        features = {
+            f"f{place}": (name, column) for place, (name, column) in enumerate(schema.features.items())
+        }
+        members: list[Any] = [
+            (field, value_type(column), *([UNSET] if column.nullable else []))
+            for field, (_, column) in features.items()
+        ]
+        names = {field: name for field, (name, _) in features.items()}
+        options: Any = {"rename": names, "kw_only": True, "forbid_unknown_fields": True}
+        row: Any = msgspec.defstruct("Row", members, gc=False, **options)
+        self.rows: Any = Annotated[list[row], Meta(min_length=1, max_length=MAX_ROWS)]
+        body = msgspec.defstruct("Rows", [("rows", self.rows)], forbid_unknown_fields=True)
+        self.decoder: Any = msgspec.json.Decoder(body)
+        self.encode = msgspec.json.Encoder().encode
+        self.getters = [
+            (name, attrgetter(field), column.nullable) for field, (name, column) in features.items()
+        ]
+        self.open = [
+            (field, name, column.nullable) for field, (name, column) in features.items() if column.unseen
+        ]
+        self.missing, self.secret = set(schema.missing), secret
+        self.sensitive = [name for name, column in schema.features.items() if column.sensitive]
+
+    def read(self, body: bytes) -> list[Any]:
+        """Return the rows of a JSON body {"rows": [...]}; raise Invalid if it breaks the contract."""
+        try:
+            rows: list[Any] = self.decoder.decode(body).rows
+        except msgspec.ValidationError as error:
+            raise told(str(error)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise Invalid(400, "this is not JSON") from None
+        # Each key has one colon. Are there more, some are in texts, or a key is there twice.
+        if body.count(b":") != 1 + self.count(rows):
+            refuse_repeated(body)
+        self.take_missing(rows)
+        return rows
+
+    def from_records(self, records: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Return the rows of mappings; raise Invalid if they break the contract."""
+        try:
+            rows: list[Any] = msgspec.convert(records, self.rows)
+        except msgspec.ValidationError as error:
+            raise told(str(error), ["rows"]) from None
+        self.take_missing(rows)
+        return rows
+
+    def count(self, rows: list[Any]) -> int:
+        """Return how many values the rows have."""
+        absent = sum(list(map(get, rows)).count(UNSET) for _, get, nullable in self.getters if nullable)
+        return len(rows) * len(self.getters) - absent
+
+    def take_missing(self, rows: list[Any]) -> None:
+        """Take texts that stand for a missing value as missing, where any text is allowed."""
+        for field, name, nullable in self.open:
+            for place, row in enumerate(rows):
+                if getattr(row, field) in self.missing:
+                    if not nullable:
+                        raise Invalid(422, "is missing", ["rows", place, name])
+                    setattr(row, field, None)
+
+    def columns(self, rows: list[Any]) -> dict[str, list[Any]]:
+        """Return the rows as columns; None is a missing value."""
+        return {
+            name: [None if value is UNSET else value for value in map(get, rows)]
+            if nullable
+            else list(map(get, rows))
+            for name, get, nullable in self.getters
+        }
+
+    def dump(self, rows: list[Any], outputs: list[Any]) -> bytes:
+        """Return [[features, output], ...] as JSON, for the log.
+
+        Columns that the contract marks as sensitive are left out or, if there is a secret, hashed.
+        """
+        if self.sensitive:
+            rows = [self.without(row) for row in msgspec.to_builtins(rows)]
+        return self.encode(list(zip(rows, outputs, strict=True)))
+
+    def without(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a row as the log may have it."""
+        for name in self.sensitive:
+            if (value := row.pop(name, None)) is not None and self.secret:
+                row[name] = hmac.new(self.secret, str(value).encode(), sha256).hexdigest()
+        return row
+
+
+def refuse_repeated(body: bytes) -> None:
+    """Raise Invalid if a JSON text names a key twice in one object: readers would not agree on it."""
+    try:
+        json.loads(body, object_pairs_hook=once)
+    except Repeated:
+        raise Invalid(400, "a key is there twice in one object") from None
+
+
+def once(pairs: list[tuple[str, Any]]) -> None:
+    """Raise Repeated if an object names a key twice."""
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise Repeated
+
+
+def told(text: str, place: Sequence[str | int] = ()) -> Invalid:
+    """Return what msgspec says of a request, without echoing any of it."""
+    said, _, where = text.partition(" - at `$")
+    for pattern, instead in TOLD.items():
+        said = re.sub(pattern, instead, said, flags=re.DOTALL)
+    if number := re.match(r"(?:\.rows)?\[(\d+)\]\.?", where):
+        place = ["rows", int(number[1])]
+        where = where[number.end() :]
+    column = where.lstrip(".").rstrip("`")
+    if missing := re.fullmatch("Object missing required field `(.*)`", said, re.DOTALL):
+        said, column = "is missing", missing[1]
+    return Invalid(422, said, [*place, *([column] if column else [])])

@@ -1,0 +1,77 @@
+"""Run: the server's process or processes, from the start to an orderly end."""
+
+import asyncio
+import os
+import signal
+import socket
+import tempfile
+from contextlib import ExitStack
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from ..errors import Failure
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+GRACE = 25  # seconds to finish what is in flight; Kubernetes gives 30
+PATIENCE = 10  # seconds in which the head of a request must come
+
+
+class Protocol(HttpToolsProtocol):
+    """Uvicorn's, which also leaves clients that do not finish the head of a request."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.patience: asyncio.TimerHandle | None = self.loop.call_later(PATIENCE, self.leave)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.busy():
+            if self.patience:
+                self.patience.cancel()
+            self.patience = None
+        elif self.patience is None:
+            self.patience = self.loop.call_later(PATIENCE, self.leave)
+
+    def busy(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def leave(self) -> None:
+        self.patience = None
+        if not self.busy():
+            self.transport.close()
+
+
+def serve(host: str, port: int, workers: int) -> None:
+    """Serve until a signal ends it: then finish what is in flight, flush the log, and return."""
+    with ExitStack() as stack:
+        place = tempfile.TemporaryDirectory(prefix="serve-", ignore_cleanup_errors=True)
+        folder = stack.enter_context(place)
+        # Here the processes count together. It must be known before the metrics are imported.
+        stack.callback(os.environ.pop, FOLDER)
+        os.environ[FOLDER] = folder
+        from .app import create_app
+        from .observe import logging_config
+
+        app = create_app()  # here also with more processes, so that what is wrong is said in one line
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            with socket.create_server((host, port), family=family):
+                pass
+        except OSError as error:
+            raise Failure(f"cannot listen on {host}:{port}: {error.strerror}; try --port") from None
+        # Uvicorn raises the signal again that ended it: then the process would not end with 0.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        options: Any = {
+            "access_log": False,
+            "log_config": logging_config(),
+            "ws": "none",
+            "server_header": False,
+            "http": Protocol,
+            "timeout_graceful_shutdown": GRACE,
+        }
+        if workers > 1:
+            options |= {"workers": workers, "factory": True}
+        uvicorn.run(f"{__package__}.app:create_app" if workers > 1 else app, host=host, port=port, **options)

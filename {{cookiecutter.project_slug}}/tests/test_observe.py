@@ -1,0 +1,126 @@
+import gzip
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import requests
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from {{ cookiecutter.__package_name }} import NAME, files
+from {{ cookiecutter.__package_name }}.bundle import open_bundle
+from {{ cookiecutter.__package_name }}.serve.observe import ENDPOINTS, JsonLines
+
+from .server import running
+
+SECRET = "vulpes-vulpes"
+
+
+@contextmanager
+def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+    """A server that OpenTelemetry data can be sent to; gives its address, and (path, body) as they come."""
+    received: list[tuple[str, bytes]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            packed = self.headers.get("Content-Encoding") == "gzip"
+            received.append((self.path, gzip.decompress(body) if packed else body))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/x-protobuf")
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", received
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def ask(address: str, **headers: str) -> None:
+    """Send what must not be in any log: a key, a query, a path and a name that are the client's own."""
+    row = open_bundle(files.BUNDLE).manifest["example"]
+    headers = {"X-API-Key": SECRET, "User-Agent": SECRET, **headers}
+    body = {"rows": [row]}
+    answer = requests.post(f"{address}/v1/predict?who={SECRET}", json=body, headers=headers, timeout=60)
+    assert answer.status_code == 200
+    body = {"rows": [row | {SECRET: SECRET}]}
+    refused = requests.post(f"{address}/v1/predict", json=body, headers=headers, timeout=60)
+    assert refused.status_code == 422
+    assert requests.get(f"{address}/{SECRET}", headers=headers, timeout=60).status_code == 404
+    assert requests.get(f"{address}/v2/models/{SECRET}", headers=headers, timeout=60).status_code == 404
+
+
+def test_traces_are_sent_where_the_environment_says(project, monkeypatch) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    with collector() as (endpoint, received):
+        monkeypatch.setenv(ENDPOINTS[0], endpoint)
+        with running() as (address, _):
+            ask(address, traceparent=f"00-{trace}-b7ad6b7169203331-01")
+    assert {path for path, _ in received} == {"/v1/traces"}  # neither metrics nor logs
+    requests_ = [ExportTraceServiceRequest.FromString(body) for _, body in received]
+    resources = [resource for found in requests_ for resource in found.resource_spans]
+    for resource in resources:
+        named = {item.key: item.value.string_value for item in resource.resource.attributes}
+        assert named["service.name"] == NAME
+    spans = [span for found in resources for scope in found.scope_spans for span in scope.spans]
+    predicted = next(span for span in spans if span.name == "POST /v1/predict")
+    assert predicted.trace_id.hex() == trace
+    assert "GET /v2/models/{name}" in {span.name for span in spans}
+    assert SECRET not in str(spans)
+
+
+def test_the_log_is_json_and_names_no_client_and_nothing_that_is_not_ours(project, monkeypatch) -> None:
+    for name in ENDPOINTS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("API_KEYS", f"a:{SECRET}")
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    with running() as (address, _):
+        ask(address)
+    written = Path("server.log").read_text(encoding="utf-8")
+    assert SECRET not in written
+    imported = [line for line in written.splitlines() if line.startswith("import time:")]
+    assert any("onnxruntime" in line for line in imported)
+    assert not [line for line in imported if "opentelemetry.sdk" in line or "opentelemetry.exporter" in line]
+    lines = [json.loads(line) for line in written.splitlines() if not line.startswith("import time:")]
+    assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
+    answered = [(line["method"], line["path"], line["status"]) for line in lines if "path" in line]
+    assert answered[-4:] == [
+        ("POST", "/v1/predict", 200),
+        ("POST", "/v1/predict", 422),
+        ("GET", "other", 404),
+        ("GET", "/v2/models/{name}", 404),
+    ]
+    assert all(line["milliseconds"] > 0 for line in lines if "path" in line)
+
+
+def fail(secret: str) -> None:
+    try:
+        raise ValueError(secret)
+    except ValueError as error:
+        raise KeyError(secret) from error
+
+
+def test_an_exception_is_one_line_that_says_where_but_not_on_what(caplog) -> None:
+    try:
+        fail(SECRET)
+    except KeyError:
+        logging.getLogger("x").exception("failed to reach //user:%s@host/", SECRET)
+    line = JsonLines().format(caplog.records[-1])
+    assert "\n" not in line
+    assert SECRET not in line
+    found = json.loads(line)
+    assert (found["level"], found["message"]) == ("ERROR", "failed to reach //host/")
+    assert "builtins.ValueError" in found["exception"]
+    assert found["exception"].endswith("builtins.KeyError")
+    assert Path(__file__).name in found["exception"]

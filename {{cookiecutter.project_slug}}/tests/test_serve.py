@@ -1,0 +1,236 @@
+"""What a server owes its clients beside predictions: order, limits, patience, a log that counts."""
+
+import json
+import random
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import requests
+from fastapi.testclient import TestClient
+
+from {{ cookiecutter.__package_name }} import files
+from {{ cookiecutter.__package_name }}.schema import load_schema
+from {{ cookiecutter.__package_name }}.serve.app import create_app
+
+from .conftest import change, run_stages
+from .server import logged, running, until, value
+
+JSON = {"Content-Type": "application/json"}
+
+
+def malformed(row: dict, count: int):
+    """Give bodies that are no request: broken JSON, wrong shapes, odd numbers, keys twice, bad text."""
+    draw, good = random.Random(0), json.dumps({"rows": [row]}).encode()
+    name = next(iter(row))
+    for number in range(count):
+        place = draw.randrange(1, len(good) - 1)
+        yield [
+            good[:place],
+            good + good,
+            good[:1] + draw.randbytes(8) + good[1:],
+            good.replace(b"}", b"," + json.dumps(name).encode() + b": 1}", 1),
+            good.replace(b'"rows"', b'"rows": [], "rows"', 1),
+            b"[" * draw.randrange(1, 100_000),
+            b'{"rows": ' * draw.randrange(2, 5000) + good,
+            json.dumps({"rows": [row | {name: 10**400 * (place % 2 * 2 - 1)}]}).encode(),
+            json.dumps({"rows": [row | dict.fromkeys(row, 1e308)]}).replace("e+308", "e999").encode(),
+            json.dumps(
+                {"rows": [row | {name: draw.choice([float("nan"), float("inf"), [row], {"a": 1}])}]}
+            ).encode(),
+            good.decode().encode("utf-16"),
+            b'{"rows": [{' + json.dumps(name).encode() + b': "\\ud800"}]}',
+            b"\xef\xbb\xbf" + good,
+            json.dumps(
+                draw.choice([None, 1, "rows", [], {}, {"rows": {}}, {"rows": [None]}, {"rows": []}])
+            ).encode(),
+        ][number % 14]
+
+
+def test_a_thousand_malformed_bodies_are_the_clients_mistakes(client, row) -> None:
+    found = {}
+    for body in malformed(row, 1000):
+        answer = client.post("/v1/predict", content=body, headers=JSON)
+        found.setdefault(answer.status_code, []).append(body[:60])
+        assert 400 <= answer.status_code < 500, (answer.status_code, body[:200])
+        assert len(answer.content) < 1000
+        assert answer.json()["detail"]
+    assert {400, 422} <= set(found)
+    assert logged() == []
+
+
+def test_a_key_that_is_there_twice_is_seen_whatever_the_texts_hold(client, row) -> None:
+    name, value = next(iter(row.items()))
+    pair = f"{json.dumps(name)}: {json.dumps(value)}"
+    body = json.dumps({"rows": [row]}).replace("{", "{" + pair + ", ", 2).replace("{" + pair + ", ", "{", 1)
+    answer = client.post("/v1/predict", content=body, headers=JSON)
+    assert (answer.status_code, answer.json()["detail"][0]["msg"]) == (
+        400,
+        "a key is there twice in one object",
+    )
+
+
+def test_only_json_is_taken_and_only_so_much(client, row, monkeypatch) -> None:
+    body = json.dumps({"rows": [row]})
+    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+        answer = client.post("/v1/predict", content=body, headers={"Content-Type": kind})
+        assert answer.status_code == 415
+    assert client.post("/v1/predict", json={"rows": [row] * 1001}).status_code == 422
+    large = b" " * (9 * 2**20)
+    assert client.post("/v1/predict", content=large, headers=JSON).status_code == 413
+    chunks = (large[:100_000] for _ in range(100))
+    assert client.post("/v1/predict", content=chunks, headers=JSON).status_code == 413
+
+
+def test_every_answer_names_its_request_and_is_kept_to_itself(client, row) -> None:
+    for path in ("/", "/docs", "/health/live", "/v1/model", "/no/such/path"):
+        headers = client.get(path, headers={"X-Request-Id": "abc-1"}).headers
+        assert headers["X-Request-Id"] == "abc-1"
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["X-Frame-Options"] == "DENY"
+        assert "server" not in headers
+    for odd in ("<script>", "a" * 65, "a b"):
+        assert client.get("/health/live", headers={"X-Request-Id": odd}).headers["X-Request-Id"] != odd
+
+
+def test_a_request_that_is_sent_again_is_answered_alike_and_logged_once(client, row) -> None:
+    send = lambda body, key: client.post("/v1/predict", json=body, headers={"Idempotency-Key": key})  # noqa: E731
+    first, again = send({"rows": [row] * 3}, "k1"), send({"rows": [row] * 3}, "k1")
+    assert first.json() == again.json()
+    assert len(logged()) == 3
+    assert send({"rows": [row]}, "k1").json()["predictions"][0]["id"] != first.json()["predictions"][0]["id"]
+    assert send({"rows": [row] * 3}, "k2").json() != first.json()
+    assert send({"rows": [row]}, "é".encode()).status_code == 400
+    with ThreadPoolExecutor(8) as threads:
+        many = list(
+            threads.map(lambda _: send({"rows": [row]}, "k3").json()["predictions"][0]["id"], range(20))
+        )
+    assert len(set(many)) == 1
+    assert len(logged()) == 3 + 1 + 3 + 1
+
+
+def test_sensitive_columns_are_not_in_the_log(project, row, monkeypatch) -> None:
+    name = next(iter(row))
+    change(files.SCHEMA, "columns", name, sensitive=True)
+    run_stages("export")
+    for key, kept in (("", None), ("a secret", 64)):
+        monkeypatch.setenv("SENSITIVE_KEY", key)
+        with TestClient(create_app()) as client:
+            assert client.post("/v1/predict", json={"rows": [row]}).status_code == 200
+        features = logged()[-1]["features"]
+        assert len(features[name]) == kept if kept else name not in features
+        assert {key: value for key, value in features.items() if key != name} == {
+            key: value for key, value in row.items() if key != name
+        }
+
+
+def test_a_key_may_ask_so_often_and_no_other_pays_for_it(project, row, monkeypatch) -> None:
+    monkeypatch.setenv("API_KEYS", "a:first,b:second")
+    monkeypatch.setenv("RATE_LIMIT", "20")
+    with TestClient(create_app()) as client:
+        ask = lambda key: client.post("/v1/predict", json={"rows": [row]}, headers={"X-API-Key": key})  # noqa: E731
+        answers = [ask("first") for _ in range(30)]
+        assert [answer.status_code for answer in answers] == [200] * 20 + [429] * 10
+        assert 1 <= int(answers[-1].headers["Retry-After"]) <= 60
+        assert ask("second").status_code == 200
+        assert ask("wrong").status_code == 401
+
+
+def test_a_rate_limit_holds_over_all_processes(project, row, monkeypatch) -> None:
+    monkeypatch.setenv("RATE_LIMIT", "100")
+    with running("--workers", "2") as (address, _), ThreadPoolExecutor(8) as threads:
+
+        def ask(_: int) -> int:  # each time a new connection, so that both processes are asked
+            return requests.post(f"{address}/v1/predict", json={"rows": [row]}, timeout=60).status_code
+
+        codes = list(threads.map(ask, range(160)))
+        told = requests.get(f"{address}/metrics", timeout=60).text
+    assert 100 <= codes.count(200) <= 104  # processes that ask at once do not see each other
+    assert codes.count(200) + codes.count(429) == 160
+    assert value(told, "requests_total", 'route="/v1/predict"') == 160
+
+
+def test_keys_are_replaced_without_a_restart(project, row, monkeypatch) -> None:
+    keys = Path("keys")
+    keys.write_text("# ours\na:first\n")
+    monkeypatch.setenv("API_KEYS_FILE", str(keys))
+    monkeypatch.setattr("{{ cookiecutter.__package_name }}.serve.keys.PAUSE", 0)
+    with TestClient(create_app()) as client:
+        code = lambda key: client.get("/v1/model", headers={"X-API-Key": key}).status_code  # noqa: E731
+        assert (code("first"), code("second")) == (200, 401)
+        keys.write_text("a:first\nb:second\n")
+        assert (code("first"), code("second")) == (200, 200)
+        keys.write_text("nonsense")
+        assert (code("first"), code("second")) == (200, 200)
+        keys.write_text("b:second\n")
+        assert (code("first"), code("second")) == (401, 200)
+        keys.unlink()
+        assert code("second") == 200
+
+
+def test_metrics_tell_what_was_predicted(client, row) -> None:
+    def found(name: str, *parts: str) -> float:
+        return value(client.get("/metrics").text, name, *parts)
+
+    before = found("predicted_rows_total"), found("errors_total", 'kind="contract"')
+    client.post("/v1/predict", json={"rows": [row] * 7})
+    client.post("/v1/predict", json={"rows": [{}]})
+    assert (found("predicted_rows_total"), found("errors_total", 'kind="contract"')) == (
+        before[0] + 7,
+        before[1] + 1,
+    )
+    schema = load_schema()
+    if schema.classes:
+        assert found("predicted_labels_total", 'variant="champion"') >= 7
+    if not schema.classes or schema.positive:
+        assert found("predicted_deciles_total", 'variant="champion"') >= 7
+    assert found("request_seconds_count", 'route="/v1/predict"') >= 2
+    until(lambda: found("model_ready") == 1)
+    assert "rows" not in client.get("/metrics").text.replace("_rows", "")
+
+
+def test_a_server_ends_in_order(project, row, monkeypatch) -> None:
+    for options in ([], ["--workers", "2"]):
+        with running(*options) as (address, process), ThreadPoolExecutor(4) as threads:
+            ask = lambda _: requests.post(f"{address}/v1/predict", json={"rows": [row] * 1000}, timeout=60)  # noqa: E731
+            answers = [threads.submit(ask, number) for number in range(4)]
+            time.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+            done = [answer.result() for answer in answers if not answer.exception()]
+            assert process.wait(60) == 0
+        assert all(answer.status_code == 200 for answer in done)
+        ids = {one["id"] for answer in done for one in answer.json()["predictions"]}
+        assert ids <= {line["id"] for line in logged()}
+
+
+def test_a_client_that_is_slow_is_left_and_holds_up_nobody(project, row, monkeypatch) -> None:
+    with running() as (address, _):
+        host, port = address.removeprefix("http://").split(":")
+        slow = [socket.create_connection((host, int(port))) for _ in range(200)]
+        for one in slow:
+            one.sendall(
+                b"POST /v1/predict HTTP/1.1\r\nHost: x\r\n"
+                b"Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+            )
+        for _ in range(20):
+            assert requests.post(f"{address}/v1/predict", json={"rows": [row]}, timeout=60).status_code == 200
+        assert b" 408 " in slow[0].recv(1000)
+        for one in slow:
+            one.close()
+
+
+def test_a_mistake_of_ours_is_logged_and_not_told(project, caplog) -> None:
+    app = create_app()
+
+    @app.get("/fails")
+    async def fails() -> None:
+        raise ValueError("vulpes")
+
+    with TestClient(app) as client:
+        answer = client.get("/fails", headers={"X-Request-Id": "abc"})
+        assert (answer.status_code, answer.json()) == (500, {"detail": "internal error"})
+        assert answer.headers["X-Request-Id"] == "abc"
+        assert value(client.get("/metrics").text, "errors_total", 'kind="server"') >= 1
+    assert "request abc failed" in caplog.text
