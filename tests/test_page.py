@@ -12,9 +12,7 @@ import httpx
 import pytest
 from conftest import Project, copy, serving
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="playwright: uv sync --group browser"
-)
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )

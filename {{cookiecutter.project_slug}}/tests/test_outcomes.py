@@ -1,3 +1,4 @@
+import json
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -5,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import requests
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
@@ -13,7 +15,7 @@ from {{ cookiecutter.__package_name }}.cli import app
 from {{ cookiecutter.__package_name }}.errors import Failure
 from {{ cookiecutter.__package_name }}.outcomes import outcomes
 from {{ cookiecutter.__package_name }}.schema import Schema, load_schema
-from {{ cookiecutter.__package_name }}.serve import log, truth
+from {{ cookiecutter.__package_name }}.serve import log
 from {{ cookiecutter.__package_name }}.serve.log import OUTCOMES, PREDICTIONS, Entry
 
 URL = "sqlite:///predictions.db"
@@ -103,18 +105,24 @@ def test_a_file_of_something_else_is_refused(project: Path, text: str, words: st
         outcomes("late.csv")
 
 
-def test_outcomes_of_the_api_are_checked_before_any_is_recorded(project: Path) -> None:
-    schema, engine = load_schema(), log.open_log(URL)
-    ids, truths = predicted(3), values(schema, 3)
-    wrong = [None, True, [], {}, "no such class", float("nan"), 1e39]
-    for value in wrong:
-        pairs = [(ids[0], truths[0]), (ids[1], value)]
-        done, problems = truth.report(engine, schema, pairs)
-        assert list(problems) == [1]
-        assert done == (0, 0, 0, [])
+def test_outcomes_of_the_api_are_checked_before_any_is_recorded(client) -> None:
+    def send(*pairs: tuple[str, Any]) -> requests.Response:
+        told = [{"prediction_id": name, "value": value} for name, value in pairs]
+        content = json.dumps({"outcomes": told})
+        headers = {"Content-Type": "application/json"}
+        return client.post("/v1/outcomes", content=content, headers=headers)
+
+    ids, truths = predicted(3), values(load_schema(), 3)
+    for value in (None, True, [], {}, "no such class", 1e39, float("nan")):
+        answer = send((ids[0], truths[0]), (ids[1], value))
+        assert answer.status_code in (400, 422)
+        assert "no such class" not in answer.text
+    assert send(("no id", truths[0])).status_code == 422
+    assert send().status_code == 422
     assert recorded() == {}
-    pairs = [*zip(ids, truths, strict=True), (uuid.uuid4().hex, truths[0])]
-    assert truth.report(engine, schema, pairs) == ((3, 0, 0, [3]), {})
+    answer = send(*zip(ids, truths, strict=True), (uuid.uuid4().hex, truths[0]))
+    assert answer.json() == {"recorded": 3, "repeated": 0, "corrected": 0, "unknown": [3]}
+    assert send((ids[0], truths[0])).json() == {"recorded": 0, "repeated": 1, "corrected": 0, "unknown": []}
 
 
 def test_prune_of_the_command_line_leaves_the_audit_log_alone(project: Path) -> None:

@@ -43,7 +43,7 @@ def unworded(error: BaseException) -> str:
 def logging_config() -> dict[str, Any]:
     """Return the configuration of all logging in a server's process, as uvicorn's log_config takes it.
 
-    uvicorn's own line on each request, which names the client and the raw path, is left out: see `log_request`.
+    uvicorn's own line on each request names the client and the raw path; `log_request` writes another one.
     """
     return {
         "version": 1,
