@@ -151,16 +151,19 @@ def test_a_hundred_new_models_under_load(served: Project, tmp_path: Path) -> Non
         finally:
             load.stop = True
         work.result()
-        told = httpx.get(f"{address}/metrics").text
+        until(lambda: 'model_swaps{variant="champion"} 100.0' in metrics(address))
     assert load.codes.keys() == {200}
     assert load.versions.keys() == {"1001", "1002"}
-    assert 'model_swaps{variant="champion"} 100.0' in told
     with sqlite3.connect(served.path / "predictions.db") as database:
         mixed = database.execute(
             "SELECT count(*) FROM (SELECT count(DISTINCT model_version) AS models FROM predictions"
             " GROUP BY substr(id, 1, 28)) WHERE models > 1"
         ).fetchone()
     assert mixed == (0,)
+
+
+def metrics(address: str) -> str:
+    return httpx.get(f"{address}/metrics", timeout=MOST).text
 
 
 def serves(address: str, version: str) -> bool:

@@ -448,6 +448,7 @@ def test_what_the_pipeline_writes_is_no_source(folder) -> None:
     with pytest.raises(Failure, match="is written by the pipeline"):
         inferred("data/raw.parquet", force=True)
     assert files.sha256(files.RAW) == before
+    table().to_csv("data.csv", index=False)
     with pytest.raises(Failure, match="would be overwritten"):
         score("data.csv", Path("data.csv"))
 

@@ -1,4 +1,4 @@
-import sqlite3
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -98,8 +98,12 @@ def test_no_odd_request_breaks_the_server_and_a_5xx_is_refused(running, tmp_path
     assert probe.fuzz(address, client, *known, 300) == []
     asked = [what for what, *_ in islice(probe.requests_of(*known), 60)]
     assert len(set(asked)) > 25
-    with sqlite3.connect(tmp_path / "log.db") as log:
-        log.execute("DROP TABLE predictions")  # so no prediction can be logged, and none be answered
+    # Neither log nor spool can be written: so no prediction can be kept, and none be answered.
+    for path in tmp_path.glob("log.db*"):
+        path.unlink()
+    (tmp_path / "log.db").mkdir()
+    shutil.rmtree(tmp_path / "server.spool")
+    (tmp_path / "server.spool").write_text("")
     wrong = probe.fuzz(address, client, *known, 60)
     assert len(wrong) == 20
     assert set(wrong) == {"a row at the contract's edges: 503"}

@@ -90,6 +90,8 @@ def server(
     client.trust_env = False  # no proxy
     client.headers["X-API-Key"] = key = secrets.token_urlsafe(16)
     settings = {"API_KEYS": f"probe:{key}", "BUNDLE": str(bundle.resolve()), "PREDICTION_LOG_URL": log_url}
+    settings |= {"PREDICTION_SPOOL": str(output.with_suffix(".spool"))}
+    settings |= {"API_KEYS_FILE": "", "RATE_LIMIT": "0", "TRAFFIC": ""}  # those are for clients
     with output.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(command, env=outside() | settings, stdout=log, stderr=log)
     try:

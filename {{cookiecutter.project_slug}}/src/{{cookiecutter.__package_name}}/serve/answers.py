@@ -13,7 +13,7 @@ def labels(scores: np.ndarray, manifest: dict[str, Any]) -> list[str]:
     `scores` are probabilities, shape (rows, classes).
     """
     classes = manifest["classes"]
-    if "threshold" not in manifest:
+    if manifest.get("positive") is None:
         return [classes[place] for place in scores.argmax(axis=1).tolist()]
     place = classes.index(manifest["positive"])
     names = classes[1 - place], classes[place]

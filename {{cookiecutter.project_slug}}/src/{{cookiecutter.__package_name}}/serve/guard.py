@@ -21,6 +21,7 @@ from .observe import log_request
 
 OPEN = {"/", "/page.js", "/page.css", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/metrics", "/v2"}
 OPEN_UNDER = "/health/", "/v2/health/", "/static-offline-docs/"  # all else needs a key
+READY = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/ready")
 COUNTED = OPEN | {"/v1/predict", "/v1/outcomes", "/v1/model"}  # by name, also if they are refused
 QUEUED = 512  # requests that may wait in one process
 SECONDS = 10  # in which a request's body must come
@@ -92,7 +93,8 @@ class Guard:
 
     def refuse(self, scope: Any, headers: dict[bytes, bytes], state: Any) -> tuple[int, str, int] | None:
         """Return status, reason and seconds to wait of a request that is not let in."""
-        if scope["path"] in OPEN or scope["path"].startswith(OPEN_UNDER):
+        path = scope["path"]
+        if path in OPEN or path.startswith(OPEN_UNDER) or READY.fullmatch(path):
             return None
         if self.keys.asked:
             given = headers.get(b"x-api-key", b"").decode("utf-8", "surrogateescape")

@@ -1,0 +1,107 @@
+"""A challenger beside the champion: in the shadow, or as a canary."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from {{ cookiecutter.__package_name }} import files
+from {{ cookiecutter.__package_name }}.bundle import PROMOTION
+from {{ cookiecutter.__package_name }}.errors import Failure
+from {{ cookiecutter.__package_name }}.schema import load_schema
+from {{ cookiecutter.__package_name }}.serve.app import create_app
+from {{ cookiecutter.__package_name }}.serve.follow import differ
+from {{ cookiecutter.__package_name }}.settings import load_settings
+
+from .server import logged, until, value
+
+CHALLENGER = Path("challenger")
+
+
+@pytest.fixture
+def challenger(project, monkeypatch) -> None:
+    """A bundle of version 9 for TRAFFIC."""
+    shutil.copytree(files.BUNDLE, CHALLENGER)
+    files.write_json(CHALLENGER / PROMOTION, {"version": "9"})
+    monkeypatch.setenv("CHALLENGER", str(CHALLENGER))
+
+
+def loaded(client: TestClient, variant: str) -> bool:
+    labels = 'model_version="9"', f'variant="{variant}"'
+    return value(client.get("/metrics").text, "model_info", *labels) == 1
+
+
+def answered(client: TestClient, row: dict, rows: int) -> tuple[str, list[dict]]:
+    """Ask for so many equal rows: each number of rows is another request."""
+    answer = client.post("/v1/predict", json={"rows": [row] * rows}).json()
+    return answer["model_version"], answer["predictions"]
+
+
+def test_a_shadow_scores_what_the_champion_answers(challenger, row, monkeypatch) -> None:
+    monkeypatch.setenv("TRAFFIC", "shadow")
+    with TestClient(create_app()) as client:
+        until(lambda: loaded(client, "shadow"))
+        version, predictions = answered(client, row, 3)
+        assert version != "9"
+        until(lambda: len(logged()) == 6)
+    beside = [line for line in logged() if line["variant"] == "shadow"]
+    assert {line["model_version"] for line in beside} == {"9"}
+    assert [line["paired_with"] for line in beside] == [line["id"] for line in predictions]
+    assert [line["features"] for line in beside] == [row] * 3
+    assert all(line["paired_with"] is None for line in logged() if line["variant"] == "champion")
+
+
+def test_a_canary_answers_its_share_and_always_the_same_requests(challenger, row, monkeypatch) -> None:
+    monkeypatch.setenv("TRAFFIC", "canary:0.3")
+    with TestClient(create_app()) as client:
+        until(lambda: loaded(client, "canary"))
+        first = [answered(client, row, rows)[0] for rows in range(1, 201)]
+        again = [answered(client, row, rows)[0] for rows in range(1, 21)]
+        assert first[:20] == again
+        assert 30 <= first.count("9") <= 90  # of 200: three standard deviations are 19 either way
+        lines = logged()
+        assert {(line["model_version"] == "9", line["variant"] == "canary") for line in lines} == {
+            (True, True),
+            (False, False),
+        }
+        assert all(len({line["model_version"] for line in of}) == 1 for of in by_request(lines))
+        shutil.rmtree(CHALLENGER)  # as when it is promoted, or another model is
+        until(lambda: "9" not in {answered(client, row, rows)[0] for rows in range(1, 41)})
+
+
+def by_request(lines: list[dict]) -> list[list[dict]]:
+    prefixes = {line["id"][:28] for line in lines}
+    return [[line for line in lines if line["id"][:28] == prefix] for prefix in list(prefixes)[:50]]
+
+
+def test_a_challenger_that_cannot_be_served_leaves_the_champion_alone(challenger, row, monkeypatch) -> None:
+    monkeypatch.setenv("TRAFFIC", "canary:1")
+    (CHALLENGER / "bundle.json").write_text(json.dumps({"files": {}}))
+    with TestClient(create_app()) as client:
+        until(lambda: "canary" in client.get("/health/ready").json().get("refused", {}))
+        assert answered(client, row, 1)[0] != "9"
+        until(lambda: value(client.get("/metrics").text, "model_refused", 'variant="canary"') == 1)
+
+
+@pytest.mark.parametrize("text", ["all", "canary", "canary:2", "canary:-0.1", "shadow:0.1"])
+def test_traffic_that_means_nothing_is_refused(project, monkeypatch, text) -> None:
+    monkeypatch.setenv("TRAFFIC", text)
+    with pytest.raises(Failure, match="TRAFFIC"):
+        load_settings()
+
+
+def test_a_model_that_answers_another_question_is_no_successor() -> None:
+    schema = load_schema()
+    target = schema.columns[schema.target]
+
+    def of_target(**facts: object) -> list[str]:
+        columns = schema.columns | {schema.target: target.model_copy(update=facts)}
+        return differ(schema.model_copy(update={"columns": columns}), schema)
+
+    assert differ(schema, schema.model_copy(update={"name": "other", "description": "other"})) == []
+    assert of_target(description="other") == []
+    assert differ(schema, schema.model_copy(update={"target": "other"})) == ["target"]
+    if schema.classes:
+        assert of_target(categories=(*schema.classes, "another")) == [f"columns.{schema.target}.categories"]
