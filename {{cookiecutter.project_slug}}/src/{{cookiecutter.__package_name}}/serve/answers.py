@@ -1,6 +1,8 @@
 """Answers: what the API answers for each row, by task."""
 
 from collections.abc import Callable
+from functools import cache
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -25,14 +27,18 @@ def answerer(manifest: dict[str, Any]) -> Callable[[np.ndarray], list[Any]]:
     """Return the function that turns scores into one answer a row, as structs that msgspec writes as JSON."""
     if not manifest["classes"]:
         half = manifest["half_width"]
-        value_type = msgspec.defstruct("Value", [("value", float), ("interval", tuple[float, float])])
+        value_type = msgspec.defstruct(
+            "Value", [("value", float), ("interval", tuple[float, float])], gc=False
+        )
         return lambda scores: [
             value_type(value, (value - half, value + half)) for value in scores[:, 0].tolist()
         ]
     # Classes may have any name, fields may not.
     names = {f"p{place}": name for place, name in enumerate(manifest["classes"])}
-    probabilities = msgspec.defstruct("Probabilities", [(field, float) for field in names], rename=names)
-    class_type = msgspec.defstruct("Class", [("label", str), ("probabilities", probabilities)])
+    probabilities = msgspec.defstruct(
+        "Probabilities", [(field, float) for field in names], rename=names, gc=False
+    )
+    class_type = msgspec.defstruct("Class", [("label", str), ("probabilities", probabilities)], gc=False)
 
     def answers(scores: np.ndarray) -> list[Any]:
         rows = zip(labels(scores, manifest), scores.tolist(), strict=True)
@@ -41,10 +47,19 @@ def answerer(manifest: dict[str, Any]) -> Callable[[np.ndarray], list[Any]]:
     return answers
 
 
-def with_ids(ids: list[str], outputs: list[Any]) -> list[dict[str, Any]]:
+def with_ids(ids: list[str], outputs: list[Any]) -> list[Any]:
     """Return the answers, structs or what the log has of them, with their ids."""
-    builtin = outputs if isinstance(outputs[0], dict) else map(msgspec.structs.asdict, outputs)
-    return [{"id": name, **output} for name, output in zip(ids, builtin, strict=True)]
+    if isinstance(outputs[0], dict):
+        return [{"id": name, **output} for name, output in zip(ids, outputs, strict=True)]
+    names = outputs[0].__struct_fields__
+    kind, values = identified(names), attrgetter(*names)
+    return [kind(name, *values(output)) for name, output in zip(ids, outputs, strict=True)]
+
+
+@cache
+def identified(names: tuple[str, ...]) -> Any:
+    """Return the type of an answer with its id."""
+    return msgspec.defstruct("Prediction", [("id", str), *((name, Any) for name in names)], gc=False)
 
 
 def answer_schema(manifest: dict[str, Any]) -> dict[str, Any]:

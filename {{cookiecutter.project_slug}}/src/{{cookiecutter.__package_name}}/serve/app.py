@@ -1,6 +1,7 @@
 """App: the HTTP API around a bundle. Its types and texts come from the bundle's contract."""
 
 import asyncio
+import gc
 import os
 import signal
 import tempfile
@@ -77,6 +78,7 @@ def create_app() -> FastAPI:
         with suppress(ValueError, AttributeError):  # not in the main thread, or not on Windows
             signal.signal(signal.SIGHUP, lambda *_: look())
         gauges = asyncio.create_task(show(service))
+        gc.freeze()  # all that is there by now stays: no use in looking through it again and again
         yield
         gauges.cancel()
         end()

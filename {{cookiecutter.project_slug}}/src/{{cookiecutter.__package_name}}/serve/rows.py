@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from math import ceil, floor
 from operator import attrgetter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -105,6 +105,13 @@ def rows_schema(example: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+class Rows(NamedTuple):
+    """What was asked: the rows, and the same as columns, in which None is a missing value."""
+
+    rows: list[Any]
+    columns: dict[str, list[Any]]
+
+
 class Reader:
     """Reads requests as the contract has them. `secret` keys the hashes of sensitive columns in the log."""
 
@@ -120,20 +127,18 @@ class Reader:
         names = {field: name for field, (name, _) in features.items()}
         options: Any = {"rename": names, "kw_only": True, "forbid_unknown_fields": True}
         row: Any = msgspec.defstruct("Row", members, gc=False, **options)
-        self.rows: Any = Annotated[list[row], Meta(min_length=1, max_length=MAX_ROWS)]
-        body = msgspec.defstruct("Rows", [("rows", self.rows)], forbid_unknown_fields=True)
+        self.type: Any = Annotated[list[row], Meta(min_length=1, max_length=MAX_ROWS)]
+        body = msgspec.defstruct("Rows", [("rows", self.type)], forbid_unknown_fields=True)
         self.decoder: Any = msgspec.json.Decoder(body)
         self.encode = msgspec.json.Encoder().encode
         self.getters = [
             (name, attrgetter(field), column.nullable) for field, (name, column) in features.items()
         ]
-        self.open = [
-            (field, name, column.nullable) for field, (name, column) in features.items() if column.unseen
-        ]
+        self.open = [(name, column.nullable) for name, column in features.values() if column.unseen]
         self.missing, self.secret = set(schema.missing), secret
         self.sensitive = [name for name, column in schema.features.items() if column.sensitive]
 
-    def read(self, body: bytes) -> list[Any]:
+    def read(self, body: bytes) -> Rows:
         """Return the rows of a JSON body {"rows": [...]}; raise Invalid if it breaks the contract."""
         try:
             rows: list[Any] = self.decoder.decode(body).rows
@@ -141,43 +146,37 @@ class Reader:
             raise told(str(error)) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise Invalid(400, "this is not JSON") from None
+        columns, absent = self.columns(rows)
         # Each key has one colon. Are there more, some are in texts, or a key is there twice.
-        if body.count(b":") != 1 + self.count(rows):
+        if body.count(b":") != 1 + len(rows) * len(columns) - absent:
             refuse_repeated(body)
-        self.take_missing(rows)
-        return rows
+        return Rows(rows, columns)
 
-    def from_records(self, records: Sequence[Mapping[str, Any]]) -> list[Any]:
+    def from_records(self, records: Sequence[Mapping[str, Any]]) -> Rows:
         """Return the rows of mappings; raise Invalid if they break the contract."""
         try:
-            rows: list[Any] = msgspec.convert(records, self.rows)
+            rows: list[Any] = msgspec.convert(records, self.type)
         except msgspec.ValidationError as error:
             raise told(str(error), ["rows"]) from None
-        self.take_missing(rows)
-        return rows
+        return Rows(rows, self.columns(rows)[0])
 
-    def count(self, rows: list[Any]) -> int:
-        """Return how many values the rows have."""
-        absent = sum(list(map(get, rows)).count(UNSET) for _, get, nullable in self.getters if nullable)
-        return len(rows) * len(self.getters) - absent
+    def columns(self, rows: list[Any]) -> tuple[dict[str, list[Any]], int]:
+        """Return the rows as columns, and how many values are not there; raise Invalid for some of these.
 
-    def take_missing(self, rows: list[Any]) -> None:
-        """Take texts that stand for a missing value as missing, where any text is allowed."""
-        for field, name, nullable in self.open:
-            for place, row in enumerate(rows):
-                if getattr(row, field) in self.missing:
-                    if not nullable:
-                        raise Invalid(422, "is missing", ["rows", place, name])
-                    setattr(row, field, None)
-
-    def columns(self, rows: list[Any]) -> dict[str, list[Any]]:
-        """Return the rows as columns; None is a missing value."""
-        return {
-            name: [None if value is UNSET else value for value in map(get, rows)]
-            if nullable
-            else list(map(get, rows))
-            for name, get, nullable in self.getters
-        }
+        Where any text is allowed, some stand for a missing value.
+        """
+        found, absent = {name: list(map(get, rows)) for name, get, _ in self.getters}, 0
+        for name, _, nullable in self.getters:
+            if nullable and (gaps := found[name].count(UNSET)):
+                absent += gaps
+                found[name] = [None if value is UNSET else value for value in found[name]]
+        for name, nullable in self.open:
+            if not self.missing.isdisjoint(found[name]):
+                if not nullable:
+                    place = next(n for n, value in enumerate(found[name]) if value in self.missing)
+                    raise Invalid(422, "is missing", ["rows", place, name])
+                found[name] = [None if value in self.missing else value for value in found[name]]
+        return found, absent
 
     def dump(self, rows: list[Any], outputs: list[Any]) -> bytes:
         """Return [[features, output], ...] as JSON, for the log.

@@ -45,7 +45,8 @@ def onnx_scores(bundle: Bundle) -> Scores:
         for name, given in zip(features, inputs, strict=True):
             values, text = columns[name], name in categorical
             if text:
-                array = np.array([value or "" for value in values], dtype=object)
+                gaps = isinstance(values, list) and None in values
+                array = np.array([value or "" for value in values] if gaps else values, dtype=object)
             else:
                 array = np.asarray(values, dtype=np.float32)
             feed[given] = array.reshape(-1, 1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..bundle import Bundle, open_bundle
 from ..errors import Refusal
-from .rows import Reader
+from .rows import Reader, Rows
 from .scorer import Scorer, open_scorer
 
 
@@ -23,9 +23,9 @@ class Served:
     def version(self) -> str:
         return self.bundle.version
 
-    def score(self, rows: list[Any]) -> tuple[list[Any], np.ndarray]:
+    def score(self, rows: Rows) -> tuple[list[Any], np.ndarray]:
         """Return the answer for each row, and the scores behind them."""
-        scores = self.scorer.scores(self.reader.columns(rows))
+        scores = self.scorer.scores(rows.columns)
         return self.scorer.answers(scores), scores
 
 

@@ -17,7 +17,7 @@ from ..settings import Settings
 from . import log, metrics
 from .follow import Follower
 from .log import Entry
-from .rows import Invalid
+from .rows import Invalid, Rows
 from .served import Served, load
 from .spool import Full
 from .writer import Refused, Writer
@@ -70,7 +70,7 @@ class Service:
 
     async def predict(
         self,
-        rows: list[Any],
+        rows: Rows,
         model: Served,
         variant: str,
         key: str | None,
@@ -82,7 +82,7 @@ class Service:
         outputs, scores = model.score(rows)
         milliseconds = (time.perf_counter() - started) * 1000
         metrics.predicted(variant, model.version, outputs, scores, model.bundle.manifest)
-        logged = model.reader.dump(rows, outputs)
+        logged = model.reader.dump(rows.rows, outputs)
         try:
             async with asyncio.timeout(SECONDS):
                 await self.writer.write(
@@ -90,7 +90,7 @@ class Service:
                 )
         except (Full, Refused, TimeoutError):
             raise HTTPException(503, "the prediction log takes no more; try again", AGAIN) from None
-        return Answered(model.version, [f"{prefix}{place:04x}" for place in range(len(rows))], outputs)
+        return Answered(model.version, [f"{prefix}{place:04x}" for place in range(len(outputs))], outputs)
 
     async def stored(self, prefix: str) -> Answered | None:
         """Return what the log has of a request; None if it has nothing, or is away."""
