@@ -150,6 +150,7 @@ def test_a_rate_limit_holds_over_all_processes(project, row, monkeypatch) -> Non
     assert 100 <= codes.count(200) <= 104  # processes that ask at once do not see each other
     assert codes.count(200) + codes.count(429) == 160
     assert value(told, "requests_total", 'route="/v1/predict"') == 160
+    assert (value(told, "model_ready"), value(told, "log_up")) == (1, 1)
 
 
 def test_keys_are_replaced_without_a_restart(project, row, monkeypatch) -> None:

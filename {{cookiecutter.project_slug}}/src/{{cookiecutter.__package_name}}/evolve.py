@@ -9,10 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from .config import parse_yaml
 from .errors import Failure, Refusal
 from .files import SCHEMA
@@ -130,6 +126,10 @@ def read(place: str) -> Schema:
 
 def check(old: str, new: str) -> None:
     """Print what changed between two contracts; raise Refusal if a change breaks clients."""
+    from rich.console import Console  # here, because the server does without
+    from rich.table import Table
+    from rich.text import Text
+
     found = changes(read(old), read(new))
     table = Table("", "where", "what", title=Text(f"From {old} to {new}"), box=None)
     for change in found:

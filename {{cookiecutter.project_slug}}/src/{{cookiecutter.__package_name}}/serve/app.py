@@ -27,9 +27,10 @@ from .follow import watch
 from .guard import Guard
 from .keys import Keys
 from .limits import Limiter
+from .log import Entry
 from .outcomes import RECORDED, outcomes_schema, read_outcomes
 from .rows import Invalid, row_schema, rows_schema
-from .service import AGAIN, Service, new_prefix, same_prefix
+from .service import AGAIN, Answered, Service, new_prefix, same_prefix
 
 JSON = "application/json"
 PAUSE = 1.0  # seconds between two looks at the gauges
@@ -105,18 +106,21 @@ def create_app() -> FastAPI:
     @app.post("/v1/predict", openapi_extra=operation("Rows", "Answer"), summary="Predict")
     async def predict(request: Request) -> Response:
         """Score the rows; every prediction is in the log before it is answered."""
-        body = await json_body(request)
+        key, again = request.state.key, request.headers.get("idempotency-key")
+        # While it waits for the log, a request holds its answer and no more: not its body, nor its rows.
+        entry, text, task = score(await json_body(request), key, again)
+        await service.store(entry)
+        if again is not None and (found := await service.stored(entry.prefix)):
+            text = answer(found)  # the first time counts, if it was asked before
+        return Response(text, media_type=JSON, background=task)
+
+    def score(body: bytes, key: str | None, again: str | None) -> tuple[Entry, bytes, BackgroundTask | None]:
         model, variant = service.choose(body)
-        rows, key = model.reader.read(body), request.state.key
-        again = request.headers.get("idempotency-key")
+        rows = model.reader.read(body)
         prefix = new_prefix() if again is None else same_prefix(again, key, body)
-        found = await service.predict(rows, model, variant, key, prefix)
-        if again is not None:  # the first time counts, if it was asked before
-            found = await service.stored(prefix) or found
+        entry, found = service.score(rows, model, variant, key, prefix)
         shadowed = settings.traffic == "shadow" and again is None
-        task = BackgroundTask(service.shadow, body, key, prefix) if shadowed else None
-        answer = {"model_version": found.version, "predictions": with_ids(found.ids, found.outputs)}
-        return Response(encode(answer), media_type=JSON, background=task)
+        return entry, answer(found), BackgroundTask(service.shadow, body, key, prefix) if shadowed else None
 
     @app.post("/v1/outcomes", openapi_extra=operation("Outcomes", "Recorded"), summary="Outcomes")
     async def outcomes(request: Request) -> Response:
@@ -188,12 +192,17 @@ def create_app() -> FastAPI:
     return app
 
 
+def answer(found: Answered) -> bytes:
+    """Return the body of an answer."""
+    return encode({"model_version": found.version, "predictions": with_ids(found.ids, found.outputs)})
+
+
 async def json_body(request: Request) -> bytes:
     """Return a request's body; raise Invalid if it does not claim to be JSON: forms of other sites do not."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != JSON:
         raise Invalid(415, f"send the header Content-Type: {JSON}")
-    return await request.body()
+    return b"".join([part async for part in request.stream()])  # which the request does not keep
 
 
 async def show(service: Service) -> None:

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 
 from .. import NAME
 from . import v2
+from .log import Entry
 from .service import Service, new_prefix
 
 
@@ -47,14 +48,18 @@ def router(service: Service) -> APIRouter:
     @found.post("/models/{name}/infer", **known)
     @found.post("/models/{name}/versions/{version}/infer", **known)
     async def infer(request: Request) -> Response:
-        body = await request.body()
+        length = v2.header_length(request.headers.get(v2.HEADER))
+        entry, text, headers = score(await request.body(), length, request.state.key)
+        await service.store(entry)
+        return Response(text, headers=headers)
+
+    def score(body: bytes, length: int | None, key: str | None) -> tuple[Entry, bytes, dict[str, str]]:
         served, variant = service.choose(body)
-        length, schema = v2.header_length(request.headers.get(v2.HEADER)), served.bundle.schema
+        schema = served.bundle.schema
         inference = v2.read(body, length, schema)
         rows = served.reader.from_records(inference.records)
-        answered = await service.predict(rows, served, variant, request.state.key, new_prefix())
+        entry, answered = service.score(rows, served, variant, key, new_prefix())
         outputs = msgspec.to_builtins(answered.outputs)
-        answer, headers = v2.answer(inference, outputs, answered.ids, answered.version, schema)
-        return Response(answer, headers=headers)
+        return entry, *v2.answer(inference, outputs, answered.ids, answered.version, schema)
 
     return found

@@ -93,10 +93,15 @@ def exposition() -> bytes:
     folder = Path(os.environ[FOLDER])
     for path in folder.glob("gauge_live*_*.db"):  # of processes that were killed
         if not alive(number := int(path.stem.rpartition("_")[2])):
-            mark_process_dead(number, str(folder))  # type: ignore[no-untyped-call]
+            forget(number)
     registry = prometheus.CollectorRegistry()
     MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
     return prometheus.generate_latest(registry)
+
+
+def forget(number: int) -> None:
+    """Leave out the gauges of a process, by its id, that serves no more."""
+    mark_process_dead(number, os.environ[FOLDER])  # type: ignore[no-untyped-call]
 
 
 def alive(number: int) -> bool:

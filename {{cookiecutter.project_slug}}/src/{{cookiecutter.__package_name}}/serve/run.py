@@ -52,6 +52,7 @@ def serve(host: str, port: int, workers: int) -> None:
         stack.callback(os.environ.pop, FOLDER)
         os.environ[FOLDER] = folder
         from .app import create_app
+        from .metrics import forget
         from .observe import logging_config
 
         app = create_app()  # here also with more processes, so that what is wrong is said in one line
@@ -74,4 +75,5 @@ def serve(host: str, port: int, workers: int) -> None:
         }
         if workers > 1:
             options |= {"workers": workers, "factory": True}
+            forget(os.getpid())  # this one only starts the others
         uvicorn.run(f"{__package__}.app:create_app" if workers > 1 else app, host=host, port=port, **options)

@@ -68,7 +68,7 @@ class Service:
                 return challenger, CANARY
         return self.model, CHAMPION
 
-    async def predict(
+    def score(
         self,
         rows: Rows,
         model: Served,
@@ -76,21 +76,25 @@ class Service:
         key: str | None,
         prefix: str,
         paired: str | None = None,
-    ) -> Answered:
-        """Score rows, and return the answers when they are durable; raise a 503 if they cannot be."""
+    ) -> tuple[Entry, Answered]:
+        """Score rows; return what the log must have before the answer leaves, and the answer."""
         started, now = time.perf_counter(), datetime.now(UTC)
         outputs, scores = model.score(rows)
         milliseconds = (time.perf_counter() - started) * 1000
         metrics.predicted(variant, model.version, outputs, scores, model.bundle.manifest)
         logged = model.reader.dump(rows.rows, outputs)
+        entry = Entry(prefix, now, key, model.version, variant, paired, milliseconds, logged)
+        return entry, Answered(
+            model.version, [f"{prefix}{place:04x}" for place in range(len(outputs))], outputs
+        )
+
+    async def store(self, entry: Entry) -> None:
+        """Return when the entry is durable; raise a 503 if it cannot be."""
         try:
             async with asyncio.timeout(SECONDS):
-                await self.writer.write(
-                    Entry(prefix, now, key, model.version, variant, paired, milliseconds, logged)
-                )
+                await self.writer.write(entry)
         except (Full, Refused, TimeoutError):
             raise HTTPException(503, "the prediction log takes no more; try again", AGAIN) from None
-        return Answered(model.version, [f"{prefix}{place:04x}" for place in range(len(outputs))], outputs)
 
     async def stored(self, prefix: str) -> Answered | None:
         """Return what the log has of a request; None if it has nothing, or is away."""
@@ -110,7 +114,8 @@ class Service:
             return
         try:
             rows = model.reader.read(body)
-            await self.predict(rows, model, SHADOW, key, new_prefix(), answered)
+            entry, _ = self.score(rows, model, SHADOW, key, new_prefix(), answered)
+            await self.store(entry)
         except (Invalid, HTTPException) as error:  # its contract may be another one, the log full
             metrics.ERRORS.labels("shadow").inc()
             LOGGER.warning("the challenger did not score a request in the shadow: %s", error)
