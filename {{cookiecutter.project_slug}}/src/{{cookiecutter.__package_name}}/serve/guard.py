@@ -10,9 +10,12 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 
 from . import metrics
 from .keys import Keys
@@ -34,6 +37,7 @@ HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
 ]
+Handler = Callable[[Request], Awaitable[Response]]
 KINDS = {
     400: "malformed",
     401: "key",
@@ -47,8 +51,12 @@ KINDS = {
 
 
 class Guard:
-    def __init__(self, app: Any, keys: Keys, limiter: Limiter, max_bytes: int) -> None:
-        self.app, self.keys, self.limiter, self.max_bytes = app, keys, limiter, max_bytes
+    """`hot` has handlers by path that a POST goes to directly, and not through the app."""
+
+    def __init__(
+        self, app: Any, keys: Keys, limiter: Limiter, max_bytes: int, hot: Mapping[str, Handler]
+    ) -> None:
+        self.app, self.keys, self.limiter, self.max_bytes, self.hot = app, keys, limiter, max_bytes, hot
         self.in_flight = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -76,6 +84,9 @@ class Guard:
             problem = self.refuse(scope, headers, state)
             if problem:
                 await say(answer, scope["path"], *problem)
+            elif scope["method"] == "POST" and (handler := self.hot.get(scope["path"])):
+                response = await handler(Request(scope, self.limited(receive)))
+                await response(scope, receive, answer)
             else:
                 await self.app(scope, self.limited(receive), answer)
         except Exception:  # a mistake of ours: said in the log, not to the client
