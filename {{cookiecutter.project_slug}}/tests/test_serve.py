@@ -1,6 +1,7 @@
 """What a server owes its clients beside predictions: order, limits, patience, a log that counts."""
 
 import json
+import os
 import random
 import signal
 import socket
@@ -8,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 import requests
 from fastapi.testclient import TestClient
 
@@ -204,6 +206,71 @@ def test_a_server_ends_in_order(project, row, monkeypatch) -> None:
         assert all(answer.status_code == 200 for answer in done)
         ids = {one["id"] for answer in done for one in answer.json()["predictions"]}
         assert ids <= {line["id"] for line in logged()}
+
+
+def test_a_head_or_trailers_without_an_end_are_cut_off(project) -> None:
+    with running() as (address, _):
+        host, port = address.removeprefix("http://").split(":")
+        begins = (
+            b"GET /health/live HTTP/1.1\r\nHost: x\r\n",
+            b"POST /health/live HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+        )
+        for begin in begins:
+            with socket.create_connection((host, int(port)), timeout=60) as one:
+                one.sendall(begin)
+                with pytest.raises(OSError, match=r"."):  # reset, or broken pipe
+                    one.sendall(b"a: b\r\n" * 5_000_000)
+        assert requests.get(f"{address}/health/live", timeout=60).status_code == 200
+
+
+def test_a_client_that_goes_away_is_no_mistake_of_ours(project) -> None:
+    with running() as (address, _):
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as one:
+            one.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+            one.sendall(b"Content-Length: 1000\r\n\r\n{")
+        metrics = lambda: requests.get(f"{address}/metrics", timeout=60).text  # noqa: E731
+        until(lambda: value(metrics(), "errors_total", 'kind="gone"') == 1)
+        assert value(metrics(), "errors_total", 'kind="server"') == 0
+
+
+def test_nothing_that_a_client_writes_like_a_place_is_echoed(client, row) -> None:
+    secret = "x - at `$[5].MY SECRET 4711"
+    name = next(iter(load_schema().features))
+    bodies = [
+        ("/v1/predict", {"rows": [row | {secret: 1}]}),
+        ("/v1/predict", {"rows": [row], secret: 1}),
+        ("/v1/predict", {"rows": [row | {name: [secret]}]}),
+        ("/v1/predict", {"rows": [dict.fromkeys(row, secret)]}),
+        ("/v1/outcomes", {"outcomes": [{"prediction_id": secret, "value": secret}]}),
+        ("/v1/outcomes", {"outcomes": [{"prediction_id": "0" * 32, "value": secret, secret: 1}]}),
+    ]
+    for path, body in bodies:
+        answer = client.post(path, json=body)
+        assert answer.status_code == 422, (path, body)
+        assert "SECRET" not in answer.text
+
+
+def test_a_process_that_starts_later_serves_on_although_the_new_bundle_cannot_be(project, row) -> None:
+    with running("--workers", "2") as (address, process):
+        (files.BUNDLE / "model.onnx").write_bytes(b"no graph")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        if not children.exists():
+            pytest.skip("processes are found in /proc")
+        before = set(children.read_text().split())
+        for child in before:  # among them may be helpers of multiprocessing, which come again as well
+            os.kill(int(child), signal.SIGKILL)
+        until(lambda: not before & set(children.read_text().split()))
+
+        def answered() -> bool:
+            try:
+                asked = requests.post(f"{address}/v1/predict", json={"rows": [row]}, timeout=60)
+            except requests.ConnectionError:
+                return False
+            return asked.status_code == 200
+
+        until(answered)
+        until(lambda: "refused" in requests.get(f"{address}/health/ready", timeout=60).json())
 
 
 def test_a_client_that_is_slow_is_left_and_holds_up_nobody(project, row, monkeypatch) -> None:

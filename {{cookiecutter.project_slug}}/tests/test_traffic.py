@@ -8,13 +8,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from {{ cookiecutter.__package_name }} import files
-from {{ cookiecutter.__package_name }}.bundle import PROMOTION
+from {{ cookiecutter.__package_name }}.bundle import PROMOTION, seal
 from {{ cookiecutter.__package_name }}.errors import Failure
 from {{ cookiecutter.__package_name }}.schema import load_schema
 from {{ cookiecutter.__package_name }}.serve.app import create_app
 from {{ cookiecutter.__package_name }}.serve.follow import differ
 from {{ cookiecutter.__package_name }}.settings import load_settings
 
+from .conftest import change
 from .server import logged, until, value
 
 CHALLENGER = Path("challenger")
@@ -83,6 +84,30 @@ def test_a_challenger_that_cannot_be_served_leaves_the_champion_alone(challenger
         until(lambda: "canary" in client.get("/health/ready").json().get("refused", {}))
         assert answered(client, row, 1)[0] != "9"
         until(lambda: value(client.get("/metrics").text, "model_refused", 'variant="canary"') == 1)
+
+
+def test_a_challenger_of_another_contract_gets_no_traffic(challenger, row, monkeypatch) -> None:
+    monkeypatch.setenv("TRAFFIC", "canary:1")
+    # It would refuse rows that the champion takes.
+    name = next(name for name, column in load_schema().features.items() if column.nullable)
+    change(CHALLENGER / "schema.yaml", "columns", name, nullable=False)
+    manifest = files.read_json(CHALLENGER / "bundle.json")
+    (CHALLENGER / "bundle.json").unlink()
+    seal(CHALLENGER, {key: value for key, value in manifest.items() if key != "files"})
+    with TestClient(create_app()) as client:
+        until(lambda: client.get("/health/ready").json().get("refused"))
+        assert answered(client, row, 1)[0] != "9"
+
+
+def test_requests_that_are_sent_again_have_a_shadow_too_and_one(challenger, row, monkeypatch) -> None:
+    monkeypatch.setenv("TRAFFIC", "shadow")
+    with TestClient(create_app()) as client:
+        until(lambda: loaded(client, "shadow"))
+        for _ in range(3):
+            headers = {"Idempotency-Key": "k"}
+            assert client.post("/v1/predict", json={"rows": [row]}, headers=headers).status_code == 200
+        until(lambda: {line["variant"] for line in logged()} == {"champion", "shadow"})
+    assert len(logged()) == 2
 
 
 @pytest.mark.parametrize("text", ["all", "canary", "canary:2", "canary:-0.1", "shadow:0.1"])

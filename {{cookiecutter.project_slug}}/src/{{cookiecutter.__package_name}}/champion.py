@@ -112,6 +112,10 @@ def target() -> Path:
     folder = Path(load_settings().bundle)
     if folder.resolve() == BUNDLE.resolve():
         raise Failure(f"BUNDLE is {BUNDLE}, the candidate's own folder: name another for the champion")
+    challenger = Path(load_settings().challenger).resolve()
+    for other in (folder.resolve(), BUNDLE.resolve()):
+        if challenger == other or challenger in other.parents or other in challenger.parents:
+            raise Failure(f"CHALLENGER must be a folder of its own, apart from {folder} and {BUNDLE}")
     return folder
 
 

@@ -155,7 +155,7 @@ def audit_log() -> str:
 
 
 def secrets() -> str:
-    keys, password = load_settings().keys(), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    settings, password = load_settings(), os.environ.get("MLFLOW_TRACKING_PASSWORD")
     if os.environ.get("MLFLOW_TRACKING_USERNAME") and not password:
         raise Failure("MLFLOW_TRACKING_USERNAME is set, but not MLFLOW_TRACKING_PASSWORD: set both")
     source = load_params().ingest.source
@@ -163,7 +163,9 @@ def secrets() -> str:
         raise Failure(
             f"{source.url_env} is not set, and ingest.source in params.yaml reads the database's URL there"
         )
-    return f"{len(keys)} API keys" if keys else "no API keys: `serve` works on loopback only"
+    places = [f"{len(settings.keys())} API keys"] * bool(settings.keys())
+    places += [f"API keys in {settings.api_keys_file}"] * bool(settings.api_keys_file)
+    return ", ".join(places) or "no API keys: `serve` works on loopback only"
 
 
 def champion() -> str:

@@ -23,7 +23,12 @@ class TooFew(Failure):
 
 def definition(schema: Schema) -> dict[str, list[str]]:
     """Return the columns that are compared by their kind, as Evidently's DataDefinition takes them."""
-    kinds = {"numerical_columns": list(schema.numeric), "categorical_columns": list(schema.categorical)}
+    # What is sensitive is not in the log, or only as a hash.
+    known = {name for name, column in schema.features.items() if not column.sensitive}
+    kinds = {
+        "numerical_columns": [name for name in schema.numeric if name in known],
+        "categorical_columns": [name for name in schema.categorical if name in known],
+    }
     kinds[f"{tasks.of(schema).PREDICTION}_columns"].append(schema.prediction)
     return kinds
 
@@ -78,7 +83,8 @@ def monitor(days: int | None = None) -> dict[str, Any]:
             f"are too few to judge: monitor.min_rows in params.yaml asks for {params.min_rows}"
         )
     schema, task = bundle.schema, tasks.of(bundle.schema)
-    current = pd.DataFrame([row["features"] for row in rows], columns=list(schema.features))
+    known = [name for name, column in schema.features.items() if not column.sensitive]
+    current = pd.DataFrame([row["features"] for row in rows], columns=known)
     current[schema.prediction] = [task.logged(row["output"], schema) for row in rows]
     reference = files.read_table(bundle.folder / "reference.parquet")
     snapshot = compare(current, reference, schema)

@@ -8,6 +8,8 @@ from pydantic_settings import BaseSettings
 from . import NAME
 from .errors import Failure
 
+LONGEST = 64  # letters of a key's name, which the prediction log holds
+
 
 class Settings(BaseSettings, env_file=".env", extra="forbid"):
     mlflow_tracking_uri: str = "sqlite:///mlflow.db"
@@ -44,9 +46,10 @@ class Settings(BaseSettings, env_file=".env", extra="forbid"):
 def parse_keys(text: str, where: str) -> dict[str, str]:
     """Return keys as name -> key, from name:key parts that commas or line breaks divide."""
     pairs = [pair.strip() for pair in re.split(r"[,\n]", text) if pair.strip()]
-    keys = dict(pair.partition(":")[::2] for pair in pairs if not pair.startswith("#"))
-    if not all([*keys, *keys.values()]):
-        raise Failure(f"{where} must look like name:key,name:key")
+    parts = [pair.partition(":")[::2] for pair in pairs if not pair.startswith("#")]
+    keys = {name.strip(): key.strip() for name, key in parts}
+    if not all([*keys, *keys.values()]) or any(len(name) > LONGEST for name in keys):
+        raise Failure(f"{where} must look like name:key,name:key, a name of at most {LONGEST} letters")
     return keys
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from .rows import ODD
+
 
 def labels(scores: np.ndarray, manifest: dict[str, Any]) -> list[str]:
     """Return the class of each row: the positive one from the threshold on, or else the likeliest.
@@ -34,11 +36,14 @@ def answerer(manifest: dict[str, Any]) -> Callable[[np.ndarray], list[Any]]:
             value_type(value, (value - half, value + half)) for value in scores[:, 0].tolist()
         ]
     # Classes may have any name, fields may not.
-    names = {f"p{place}": name for place, name in enumerate(manifest["classes"])}
-    probabilities = msgspec.defstruct(
-        "Probabilities", [(field, float) for field in names], rename=names, gc=False
-    )
-    class_type = msgspec.defstruct("Class", [("label", str), ("probabilities", probabilities)], gc=False)
+    classes = manifest["classes"]
+    names = {f"p{place}": name for place, name in enumerate(classes)}
+    probabilities: Any = lambda *row: dict(zip(classes, row, strict=True))  # noqa: E731
+    if not any(map(ODD.search, classes)):
+        probabilities = msgspec.defstruct(
+            "Probabilities", [(field, float) for field in names], rename=names, gc=False
+        )
+    class_type = msgspec.defstruct("Class", [("label", str), ("probabilities", Any)], gc=False)
 
     def answers(scores: np.ndarray) -> list[Any]:
         rows = zip(labels(scores, manifest), scores.tolist(), strict=True)

@@ -30,7 +30,7 @@ from .limits import Limiter
 from .log import Entry
 from .outcomes import RECORDED, outcomes_schema, read_outcomes
 from .rows import Invalid, row_schema, rows_schema
-from .service import AGAIN, Answered, Service, new_prefix, same_prefix
+from .service import AGAIN, Answered, Service
 
 JSON = "application/json"
 PAUSE = 1.0  # seconds between two looks at the gauges
@@ -105,21 +105,16 @@ def create_app() -> FastAPI:
     @app.post("/v1/predict", openapi_extra=operation("Rows", "Answer"), summary="Predict")
     async def predict(request: Request) -> Response:
         """Score the rows; every prediction is in the log before it is answered."""
-        key, again = request.state.key, request.headers.get("idempotency-key")
+        again = request.headers.get("idempotency-key")
         # While it waits for the log, a request holds its answer and no more: not its body, nor its rows.
-        entry, text, task = score(await json_body(request), key, again)
-        await service.store(entry)
-        if again is not None and (found := await service.stored(entry.prefix)):
-            text = answer(found)  # the first time counts, if it was asked before
+        entry, text, task = score(await json_body(request), request.state.key, again)
+        if before := await service.finish(entry, again):
+            text = answer(before)  # the first time counts
         return Response(text, media_type=JSON, background=task)
 
     def score(body: bytes, key: str | None, again: str | None) -> tuple[Entry, bytes, BackgroundTask | None]:
-        model, variant = service.choose(body)
-        rows = model.reader.read(body)
-        prefix = new_prefix() if again is None else same_prefix(again, key, body)
-        entry, found = service.score(rows, model, variant, key, prefix)
-        shadowed = settings.traffic == "shadow" and again is None
-        return entry, answer(found), BackgroundTask(service.shadow, body, key, prefix) if shadowed else None
+        entry, found, task = service.begin(body, lambda model: model.reader.read(body), key, again)
+        return entry, answer(found), task
 
     @app.post("/v1/outcomes", openapi_extra=operation("Outcomes", "Recorded"), summary="Outcomes")
     async def outcomes(request: Request) -> Response:
@@ -156,6 +151,8 @@ def create_app() -> FastAPI:
     @app.get("/health/ready", responses={503: content(ERROR)})
     async def ready() -> dict[str, Any]:
         """Say whether requests are answered; and what is not as it should be, although they are."""
+        if service.writer.full:
+            raise HTTPException(503, "the prediction log takes no more", AGAIN)
         found: dict[str, Any] = {"status": "ready", "model_version": service.model.version}
         if refused := {name: one.refused for name, one in service.followers.items() if one.refused}:
             found["refused"] = refused

@@ -18,7 +18,7 @@ def look(folder: Path) -> dict[str, tuple[int, ...]]:
     """Return what tells that a file in the folder was changed or replaced; nothing if it is not there."""
     try:
         facts = {str(path): path.stat() for path in folder.rglob("*")}
-    except FileNotFoundError:  # it is being replaced
+    except OSError:  # it is being replaced, or out of reach
         return {}
     return {path: (fact.st_ino, fact.st_size, fact.st_mtime_ns) for path, fact in facts.items()}
 
@@ -26,32 +26,38 @@ def look(folder: Path) -> dict[str, tuple[int, ...]]:
 class Follower:
     """The model of a folder: `model` is what is served now, `refused` why a newer one is not.
 
-    Without a model to begin with, there need not be any: none is served when the folder is gone.
+    With `beside`, the follower of another folder, it is that one's challenger: it need not be there, and must
+    take and answer what the other one does.
     """
 
-    def __init__(self, folder: Path, model: Served | None, secret: bytes) -> None:
-        self.folder, self.model, self.secret, self.optional = folder, model, secret, model is None
+    def __init__(self, folder: Path, secret: bytes, beside: "Follower | None" = None) -> None:
+        self.folder, self.secret, self.beside = folder, secret, beside
         self.refused, self.swaps, self.since = "", 0, time.time()
-        self.versions = {model.version} if model else set()  # all that were served, for the metrics
-        self.seen = {} if model is None else look(folder)
+        self.seen = look(folder)
+        self.against: Schema | None = None  # the contract that it was judged by
+        self.model = None if beside else load(folder, secret)
+        self.versions = {self.model.version} if self.model else set()  # all that were served, for the metrics
 
     def step(self) -> None:
         """Look once: a new bundle is loaded and warmed, and then takes over."""
-        if (now := look(self.folder)) == self.seen:
+        other = self.beside.model.bundle.schema if self.beside and self.beside.model else None
+        now = look(self.folder)
+        if now == self.seen and other is self.against:
             return
         model, problem = None, ""
-        if self.optional and not now:
-            self.seen, self.model, self.refused = now, None, ""
+        if self.beside and not now:
+            self.seen, self.against, self.model, self.refused = now, other, None, ""
             return
         try:
             model = load(self.folder, self.secret)
-            if self.model and (broken := differ(self.model.bundle.schema, model.bundle.schema)):
-                problem = f"it answers another question ({broken[0]}): start the server anew"
+            problem = objection(self.model, model, other)
         except Exception as error:  # of whatever kind: it must not end the following
             problem = str(error).partition("\n")[0]
         if look(self.folder) != now:
             return  # replaced meanwhile: what was read may be of two bundles
-        self.seen = now
+        self.seen, self.against = now, other
+        if self.beside and problem:
+            self.model = None  # an older one may not go with the champion either
         if problem and problem != self.refused:
             served = f"version {self.model.version} is served on" if self.model else "none is served"
             LOGGER.error("%s, the new bundle in %s cannot be: %s", served, self.folder, problem)
@@ -61,6 +67,15 @@ class Follower:
             self.versions.add(model.version)
             LOGGER.info("version %s in %s is served now", model.version, self.folder)
         self.refused = problem
+
+
+def objection(old: Served | None, new: Served, champion: Schema | None) -> str:
+    """Return why a model must not take over, or stand beside the champion."""
+    if champion:
+        found = [change.where for change in changes(champion, new.bundle.schema) if change.kind == BREAK]
+        return f"it differs from the champion in {found[0]}" if found else ""
+    broken = differ(old.bundle.schema, new.bundle.schema) if old else []
+    return f"it answers another question ({broken[0]}): start the server anew" if broken else ""
 
 
 def differ(old: Schema, new: Schema) -> list[str]:
@@ -84,7 +99,10 @@ def watch(followers: list[Follower]) -> tuple[Callable[[], None], Callable[[], N
             now.wait(PAUSE)
             now.clear()
             for follower in followers:
-                follower.step()
+                try:
+                    follower.step()
+                except Exception:  # of whatever kind: the next look may find it mended
+                    LOGGER.exception("%s cannot be followed", follower.folder)
 
     thread = threading.Thread(target=run, daemon=True, name="follow")
     thread.start()
@@ -92,6 +110,6 @@ def watch(followers: list[Follower]) -> tuple[Callable[[], None], Callable[[], N
     def end() -> None:
         ended.set()
         now.set()
-        thread.join()
+        thread.join(1)
 
     return now.set, end

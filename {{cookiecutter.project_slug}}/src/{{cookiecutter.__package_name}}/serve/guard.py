@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from . import metrics
@@ -46,6 +46,7 @@ KINDS = {
     415: "type",
     422: "contract",
     429: "rate",
+    499: "gone",
     503: "busy",
 }
 
@@ -89,6 +90,8 @@ class Guard:
                 await response(scope, receive, answer)
             else:
                 await self.app(scope, self.limited(receive), answer)
+        except ClientDisconnect:  # in the middle of its body
+            status = 499  # as nginx has it
         except Exception:  # a mistake of ours: said in the log, not to the client
             LOGGER.exception("request %s failed", state["request_id"])
             if begun:

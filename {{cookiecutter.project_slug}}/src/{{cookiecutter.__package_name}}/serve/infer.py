@@ -4,12 +4,18 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
 from .. import NAME
 from . import v2
 from .log import Entry
-from .service import Service, new_prefix
+from .rows import Invalid, Rows
+from .served import Served
+from .service import Answered, Service
+
+# What a page of another site can send without asking.
+FORMS = "text/plain", "multipart/form-data", "application/x-www-form-urlencoded"
 
 
 def router(service: Service) -> APIRouter:
@@ -47,19 +53,30 @@ def router(service: Service) -> APIRouter:
 
     @found.post("/models/{name}/infer", **known)
     @found.post("/models/{name}/versions/{version}/infer", **known)
-    async def infer(request: Request) -> Response:
-        length = v2.header_length(request.headers.get(v2.HEADER))
-        entry, text, headers = score(await request.body(), length, request.state.key)
-        await service.store(entry)
-        return Response(text, headers=headers)
+    async def infer(request: Request, version: str | None = None) -> Response:
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() in FORMS:
+            raise Invalid(415, "send JSON, or JSON and binary tensors")
+        length, again = (
+            v2.header_length(request.headers.get(v2.HEADER)),
+            request.headers.get("idempotency-key"),
+        )
+        body, key = await request.body(), request.state.key
+        entry, inference, answered, task = score(body, length, key, again, version)
+        answered = await service.finish(entry, again) or answered
+        schema, outputs = service.model.bundle.schema, msgspec.to_builtins(answered.outputs)
+        text, headers = v2.answer(inference, outputs, answered.ids, answered.version, schema)
+        return Response(text, headers=headers, background=task)
 
-    def score(body: bytes, length: int | None, key: str | None) -> tuple[Entry, bytes, dict[str, str]]:
-        served, variant = service.choose(body)
-        schema = served.bundle.schema
-        inference = v2.read(body, length, schema)
-        rows = served.reader.from_records(inference.records)
-        entry, answered = service.score(rows, served, variant, key, new_prefix())
-        outputs = msgspec.to_builtins(answered.outputs)
-        return entry, *v2.answer(inference, outputs, answered.ids, answered.version, schema)
+    def score(
+        body: bytes, length: int | None, key: str | None, again: str | None, version: str | None
+    ) -> tuple[Entry, v2.Inference, Answered, BackgroundTask | None]:
+        asked: list[v2.Inference] = []
+
+        def read(model: Served) -> Rows:
+            asked.append(v2.read(body, length, model.bundle.schema))
+            return model.reader.from_records(asked[-1].records)
+
+        entry, answered, task = service.begin(body, read, key, again, version)
+        return entry, asked[0], answered, task
 
     return found

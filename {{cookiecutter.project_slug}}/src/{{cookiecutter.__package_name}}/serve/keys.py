@@ -1,14 +1,15 @@
 """Keys: who may ask. Read again when their file changes, so that a key is replaced without a restart."""
 
 import hmac
+import logging
 import time
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 from ..errors import Failure
 from ..settings import Settings, parse_keys
 
+LOGGER = logging.getLogger("uvicorn.error")
 PAUSE = 1.0  # seconds between two looks at the file
 
 
@@ -18,7 +19,7 @@ class Keys:
     def __init__(self, settings: Settings) -> None:
         self.fixed = settings.keys()
         self.file = Path(settings.api_keys_file) if settings.api_keys_file else None
-        self.seen, self.looked = (0, 0), 0.0
+        self.seen, self.looked, self.said = (0, 0), 0.0, ""
         self.digests: dict[str, bytes] = {}
         self.look()
         self.asked = bool(self.digests) or self.file is not None
@@ -31,8 +32,8 @@ class Keys:
             fact = self.file.stat()
             if (fact.st_mtime_ns, fact.st_ino) == self.seen:
                 return
-            more = parse_keys(self.file.read_text(encoding="utf-8"), str(self.file))
-            self.seen = fact.st_mtime_ns, fact.st_ino
+            more = parse_keys(self.file.read_text(encoding="utf-8", errors="replace"), str(self.file))
+            self.said, self.seen = "", (fact.st_mtime_ns, fact.st_ino)
         self.digests = {name: digest(key) for name, key in (self.fixed | more).items()}
 
     def name(self, given: str) -> str | None:
@@ -41,8 +42,12 @@ class Keys:
         It is compared with every key, in constant time each: the time taken tells nothing.
         """
         if self.file and time.monotonic() - self.looked > PAUSE:
-            with suppress(OSError, Failure, UnicodeDecodeError):  # half written, or away: it comes back
+            try:
                 self.look()
+            except (OSError, Failure) as error:  # half written, or away: it comes back
+                if str(error) != self.said:
+                    LOGGER.error("the API keys stay as they were: %s", error)
+                self.said = str(error)
         found, mine = None, digest(given)
         for name, known in self.digests.items():
             if hmac.compare_digest(mine, known):

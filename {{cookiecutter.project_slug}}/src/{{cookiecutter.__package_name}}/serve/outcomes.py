@@ -39,7 +39,7 @@ def read_outcomes(body: bytes, schema: Schema) -> list[tuple[str, Any]]:
     try:
         outcomes = msgspec.json.decode(body, type=Outcomes).outcomes
     except msgspec.ValidationError as error:
-        raise told(str(error)) from None
+        raise told(str(error), names={name: name for name in ("prediction_id", "value")}) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Invalid(400, "this is not JSON") from None
     refuse_repeated(body)

@@ -15,6 +15,8 @@ from msgspec import UNSET, Meta, UnsetType
 from ..schema import Column, Schema
 
 MAX_ROWS = 1000  # in one request
+LENGTH = Meta(min_length=1, max_length=MAX_ROWS)
+ODD = re.compile(r'[\\"\x00-\x1f]')  # msgspec takes no such names
 EXACT = 2**53  # up to here every integer is a float, too
 TOLD = {  # msgspec's words that would echo what was sent, and ours
     r"Object contains unknown field .*": "there is a key that the contract does not know",
@@ -125,10 +127,17 @@ class Reader:
             for field, (_, column) in features.items()
         ]
         names = {field: name for field, (name, _) in features.items()}
-        options: Any = {"rename": names, "kw_only": True, "forbid_unknown_fields": True}
+        # Where a name cannot be a field's, rows are read as mappings first, and their keys are replaced.
+        self.fields = (
+            {name: field for field, name in names.items()} if any(map(ODD.search, names.values())) else {}
+        )
+        self.names = names if self.fields else {name: name for name in names.values()}  # as errors call them
+        options: Any = {"rename": None if self.fields else names, "kw_only": True}
+        options |= {"forbid_unknown_fields": True}
         row: Any = msgspec.defstruct("Row", members, gc=False, **options)
-        self.type: Any = Annotated[list[row], Meta(min_length=1, max_length=MAX_ROWS)]
-        body = msgspec.defstruct("Rows", [("rows", self.type)], forbid_unknown_fields=True)
+        self.type: Any = Annotated[list[row], LENGTH]
+        kind = Annotated[list[dict[str, Any]], LENGTH] if self.fields else self.type
+        body = msgspec.defstruct("Rows", [("rows", kind)], forbid_unknown_fields=True)
         self.decoder: Any = msgspec.json.Decoder(body)
         self.encode = msgspec.json.Encoder().encode
         self.getters = [
@@ -142,8 +151,10 @@ class Reader:
         """Return the rows of a JSON body {"rows": [...]}; raise Invalid if it breaks the contract."""
         try:
             rows: list[Any] = self.decoder.decode(body).rows
+            if self.fields:
+                rows = msgspec.convert(self.translated(rows), self.type)
         except msgspec.ValidationError as error:
-            raise told(str(error)) from None
+            raise told(str(error), names=self.names) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise Invalid(400, "this is not JSON") from None
         columns, absent = self.columns(rows)
@@ -155,9 +166,10 @@ class Reader:
     def from_records(self, records: Sequence[Mapping[str, Any]]) -> Rows:
         """Return the rows of mappings; raise Invalid if they break the contract."""
         try:
-            rows: list[Any] = msgspec.convert(records, self.type)
+            given = self.translated(records) if self.fields else records
+            rows: list[Any] = msgspec.convert(given, self.type)
         except msgspec.ValidationError as error:
-            raise told(str(error), ["rows"]) from None
+            raise told(str(error), ["rows"], self.names) from None
         return Rows(rows, self.columns(rows)[0])
 
     def columns(self, rows: list[Any]) -> tuple[dict[str, list[Any]], int]:
@@ -178,11 +190,17 @@ class Reader:
                 found[name] = [None if value in self.missing else value for value in found[name]]
         return found, absent
 
+    def translated(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return mappings with the fields' names; keys that are not known stay unknown."""
+        return [{self.fields.get(key, ""): value for key, value in row.items()} for row in records]
+
     def dump(self, rows: list[Any], outputs: list[Any]) -> bytes:
         """Return [[features, output], ...] as JSON, for the log.
 
         Columns that the contract marks as sensitive are left out or, if there is a secret, hashed.
         """
+        if self.fields:
+            rows = [{self.names[key]: row[key] for key in row} for row in msgspec.to_builtins(rows)]
         if self.sensitive:
             rows = [self.without(row) for row in msgspec.to_builtins(rows)]
         return self.encode(list(zip(rows, outputs, strict=True)))
@@ -209,15 +227,15 @@ def once(pairs: list[tuple[str, Any]]) -> None:
         raise Repeated
 
 
-def told(text: str, place: Sequence[str | int] = ()) -> Invalid:
-    """Return what msgspec says of a request, without echoing any of it."""
-    said, _, where = text.partition(" - at `$")
+def told(text: str, place: Sequence[str | int] = (), names: Mapping[str, str] = {}) -> Invalid:
+    """Return what msgspec says of a request, without echoing any of it: `names` are those we know."""
+    said, _, where = text.rpartition(" - at `$") if " - at `$" in text else (text, "", "")
     for pattern, instead in TOLD.items():
         said = re.sub(pattern, instead, said, flags=re.DOTALL)
-    if number := re.match(r"(?:\.rows)?\[(\d+)\]\.?", where):
-        place = ["rows", int(number[1])]
+    if number := re.match(r"(?:\.(rows|outcomes))?\[(\d+)\]\.?", where):
+        place = [*(place or [number[1] or "rows"]), int(number[2])]
         where = where[number.end() :]
     column = where.lstrip(".").rstrip("`")
     if missing := re.fullmatch("Object missing required field `(.*)`", said, re.DOTALL):
         said, column = "is missing", missing[1]
-    return Invalid(422, said, [*place, *([column] if column else [])])
+    return Invalid(422, said, [*place, *([names[column]] if column in names else [])])

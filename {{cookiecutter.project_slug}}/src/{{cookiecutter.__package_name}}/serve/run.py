@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import tempfile
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -14,20 +16,33 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from ..errors import Failure
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-GRACE = 25  # seconds to finish what is in flight; Kubernetes gives 30
+GRACE = 15  # seconds to finish what is in flight; the log has 11 more, and Kubernetes gives 30
 PATIENCE = 10  # seconds in which the head of a request must come
+HEAD = 256 * 1024  # bytes of a request besides its body
 
 
 class Protocol(HttpToolsProtocol):
-    """Uvicorn's, which also leaves clients that do not finish the head of a request."""
+    """Uvicorn's, which also leaves clients that send a head without an end, or too slowly."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.extra = 0  # bytes that are no body: head, trailers, what divides chunks
         self.patience: asyncio.TimerHandle | None = self.loop.call_later(PATIENCE, self.leave)
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.extra = 0
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self.extra -= len(body)
+
     def data_received(self, data: bytes) -> None:
+        self.extra += len(data)
         super().data_received(data)
-        if self.busy():
+        if self.extra > HEAD:
+            self.transport.close()
+        elif self.busy():
             if self.patience:
                 self.patience.cancel()
             self.patience = None
@@ -54,6 +69,7 @@ def serve(host: str, port: int, workers: int) -> None:
         from .app import create_app
         from .metrics import forget
         from .observe import logging_config
+        from .service import AT_START
 
         app = create_app()  # here also with more processes, so that what is wrong is said in one line
         try:
@@ -75,5 +91,9 @@ def serve(host: str, port: int, workers: int) -> None:
         }
         if workers > 1:
             options |= {"workers": workers, "factory": True}
+            # A process that is started later may find a bundle that cannot be served.
+            shutil.copytree(app.state.service.model.bundle.folder, Path(folder) / "bundle")
+            os.environ[AT_START] = str(Path(folder) / "bundle")
+            stack.callback(os.environ.pop, AT_START)
             forget(os.getpid())  # this one only starts the others
         uvicorn.run(f"{__package__}.app:create_app" if workers > 1 else app, host=host, port=port, **options)

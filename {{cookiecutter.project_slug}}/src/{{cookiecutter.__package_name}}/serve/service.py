@@ -2,26 +2,32 @@
 
 import asyncio
 import logging
+import os
 import re
 import secrets
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
+from ..errors import Failure
 from ..settings import Settings
 from . import log, metrics
 from .follow import Follower
 from .log import Entry
 from .rows import Invalid, Rows
-from .served import Served, load
+from .served import Served
 from .spool import Full
 from .writer import Refused, Writer
 
+AT_START = "BUNDLE_AT_START"  # in the environment of processes that `serve --workers` starts
+Read = Callable[[Served], Rows]
 CHAMPION, CANARY, SHADOW = "champion", "canary", "shadow"  # variants
 SECONDS = 30  # that an answer may wait for the log
 AGAIN = {"Retry-After": "5"}
@@ -41,17 +47,23 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         secret, folder = settings.sensitive_key.get_secret_value().encode(), Path(settings.bundle)
         self.settings = settings
-        self.champion = Follower(folder, load(folder, secret), secret)
-        self.challenger = Follower(Path(settings.challenger), None, secret)
+        try:
+            self.champion = Follower(folder, secret)
+        except Failure:
+            if AT_START not in os.environ:
+                raise
+            self.champion = Follower(Path(os.environ[AT_START]), secret)
+            self.champion.folder, self.champion.seen = folder, {}
+        self.challenger = Follower(Path(settings.challenger), secret, self.champion)
         spool = Path(settings.prediction_spool)
         self.writer = Writer(settings.prediction_log_url, spool, settings.prediction_spool_mb * 2**20)
 
     @property
     def model(self) -> Served:
         """The champion, of this moment: a request asks once, so that it sees one model."""
-        if self.champion.model is None:
-            raise HTTPException(503, "no model is served", AGAIN)
-        return self.champion.model
+        model = self.champion.model
+        assert model is not None  # noqa: S101 - without one there is no service
+        return model
 
     @property
     def followers(self) -> dict[str, Follower]:
@@ -96,27 +108,56 @@ class Service:
         except (Full, Refused, TimeoutError):
             raise HTTPException(503, "the prediction log takes no more; try again", AGAIN) from None
 
-    async def stored(self, prefix: str) -> Answered | None:
-        """Return what the log has of a request; None if it has nothing, or is away."""
+    def begin(
+        self, body: bytes, read: Read, key: str | None, again: str | None, version: str | None = None
+    ) -> tuple[Entry, Answered, BackgroundTask | None]:
+        """Score a request; return what must be stored, the answer, and what is to be done after it has left.
+
+        `read` gives the rows as a model takes them. `again` is the Idempotency-Key, if there is one; a client
+        that names a `version` gets no other.
+        """
+        model, variant = self.choose(body)
+        if version is not None:
+            model, variant = self.model, CHAMPION
+            if model.version != version:
+                raise HTTPException(404, "this version is not served")
+        prefix = new_prefix() if again is None else self.same_prefix(again, key, body, model)
+        entry, answered = self.score(read(model), model, variant, key, prefix)
+        if self.settings.traffic != "shadow":
+            return entry, answered, None
+        beside = new_prefix() if again is None else sha256(prefix.encode()).hexdigest()[:28]
+        return entry, answered, BackgroundTask(self.shadow, read, key, prefix, beside)
+
+    def same_prefix(self, again: str, key: str | None, body: bytes, model: Served) -> str:
+        """Return the digits of a request that may be sent again: they are the same each time.
+
+        While the log is away, nobody can look up what was answered: then each version has its own.
+        """
+        if not IDEMPOTENCY_KEY.fullmatch(again):
+            raise Invalid(400, "Idempotency-Key must be 1 to 200 printable ASCII characters")
+        version = "" if self.writer.answers else model.version
+        return sha256(f"{key or ''}\n{again}\n{version}\n".encode() + body).hexdigest()[:28]
+
+    async def finish(self, entry: Entry, again: str | None) -> Answered | None:
+        """Return when the entry is durable; for a request that was sent before, what was answered then."""
+        await self.store(entry)
+        if again is None:
+            return None
         try:
-            found = await asyncio.to_thread(log.answers, self.writer.engine, prefix)
+            found = await asyncio.to_thread(log.answers, self.writer.engine, entry.prefix)
         except SQLAlchemyError:
             return None
-        if not found:
-            return None
-        return Answered(
-            found[0]["model_version"], [row["id"] for row in found], [row["output"] for row in found]
-        )
+        rows = [row["id"] for row in found], [row["output"] for row in found]
+        return Answered(found[0]["model_version"], *rows) if found else None
 
-    async def shadow(self, body: bytes, key: str | None, answered: str) -> None:
+    async def shadow(self, read: Read, key: str | None, answered: str, prefix: str) -> None:
         """Let the challenger score a request that was answered; nobody waits for it."""
         if (model := self.challenger.model) is None:
             return
         try:
-            rows = model.reader.read(body)
-            entry, _ = self.score(rows, model, SHADOW, key, new_prefix(), answered)
+            entry, _ = self.score(read(model), model, SHADOW, key, prefix, answered)
             await self.store(entry)
-        except (Invalid, HTTPException) as error:  # its contract may be another one, the log full
+        except (Invalid, HTTPException) as error:  # the log may be full
             metrics.ERRORS.labels("shadow").inc()
             LOGGER.warning("the challenger did not score a request in the shadow: %s", error)
 
@@ -124,11 +165,3 @@ class Service:
 def new_prefix() -> str:
     """Return the 28 hex digits of a request, which its row numbers follow. They grow with time."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
-
-
-def same_prefix(idempotency_key: str, key: str | None, body: bytes) -> str:
-    """Return the digits of a request that may be sent again: they are the same each time."""
-    if not IDEMPOTENCY_KEY.fullmatch(idempotency_key):
-        raise Invalid(400, "Idempotency-Key must be 1 to 200 printable ASCII characters")
-    told = f"{key or ''}\n{idempotency_key}\n".encode() + body
-    return sha256(told).hexdigest()[:28]

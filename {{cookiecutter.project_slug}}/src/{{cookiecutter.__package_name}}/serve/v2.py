@@ -133,8 +133,9 @@ def read(body: bytes, header_length: int | None, schema: Schema) -> Inference:
     if header_length is not None and not 0 < header_length <= len(body):
         raise Invalid(400, f"{HEADER} does not fit the body")
     header, rest = body[:header_length], body[len(body) if header_length is None else header_length :]
-    request = decode(header)
-    count, known = rows_of(request), list(schema.features)
+    known = list(schema.features)
+    request = decode(header, len(known) + 1)  # one more, so that it is told which
+    count = rows_of(request)
     given: dict[str, list[Any]] = {}
     for place, tensor in enumerate(request.inputs):
         if tensor.name not in known:
@@ -151,10 +152,12 @@ def read(body: bytes, header_length: int | None, schema: Schema) -> Inference:
     return Inference(request.id, *wanted(request, list(output_tensors(schema))), records)
 
 
-def decode(header: bytes) -> Request:
+def decode(header: bytes, most: int) -> Request:
     """Return the JSON of a request; the tensors' data are left as they are."""
     try:
         request = REQUEST.decode(header)
+        if len(request.inputs) > most:
+            raise Invalid(422, f"the model has {most} inputs")
         for tensor in request.inputs:  # json finds names that are there twice, but is slow with the data
             if len(tensor.data) > 64:
                 header = header.replace(bytes(tensor.data), b"0", 1)

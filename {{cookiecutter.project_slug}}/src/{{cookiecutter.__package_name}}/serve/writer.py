@@ -83,6 +83,7 @@ class Writer:
         self.current: list[Waiting] = []
         self.given = self.taken = 0  # bytes, each counted by one thread
         self.answers, self.closing, self.ended = True, False, threading.Event()
+        self.full = False  # whether the spool takes no more while the database is away
         self.transactions = self.failures = 0  # the latter of the replay, one after the other
         self.threads = [
             threading.Thread(target=target, daemon=True, name=name)
@@ -184,7 +185,9 @@ class Writer:
                 rows += count
         try:
             self.spool.append(lines, rows)
+            self.full = False
         except Full as error:
+            self.full = not self.answers
             failed = {entry.prefix: error for entry in entries} | failed
         return failed
 
@@ -232,7 +235,7 @@ class Writer:
             self.engine.dispose()  # old connections
             log.prepare(self.engine)
             self.probe()
-            self.answers = True
+            self.answers, self.full = True, False
             logger.info("the prediction log answers again")
         self.spool.rotate()
         for path in sorted(self.spool.folder.glob("*.jsonl")):
