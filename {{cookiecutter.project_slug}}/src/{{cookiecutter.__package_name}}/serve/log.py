@@ -24,7 +24,9 @@ PREDICTIONS = sa.Table(
 def open_log(url: str) -> sa.Engine:
     """Return an engine on the log's database, with the table made if need be."""
     try:
-        engine = sa.create_engine(url, pool_pre_ping=True)
+        # Seconds to wait for others that write to the same file: the audit log, other requests.
+        waiting = {"timeout": 30} if url.startswith("sqlite") else {}
+        engine = sa.create_engine(url, pool_pre_ping=True, connect_args=waiting)
         PREDICTIONS.metadata.create_all(engine)
         return engine
     except (SQLAlchemyError, ImportError) as error:
