@@ -29,9 +29,8 @@ def challenger(project, monkeypatch) -> None:
     monkeypatch.setenv("CHALLENGER", str(CHALLENGER))
 
 
-def loaded(client: TestClient, variant: str) -> bool:
-    labels = 'model_version="9"', f'variant="{variant}"'
-    return value(client.get("/metrics").text, "model_info", *labels) == 1
+def loaded(client: TestClient) -> bool:
+    return client.get("/health/ready").json().get("challenger") == "9"
 
 
 def answered(client: TestClient, row: dict, rows: int) -> tuple[str, list[dict]]:
@@ -43,7 +42,7 @@ def answered(client: TestClient, row: dict, rows: int) -> tuple[str, list[dict]]
 def test_a_shadow_scores_what_the_champion_answers(challenger, row, monkeypatch) -> None:
     monkeypatch.setenv("TRAFFIC", "shadow")
     with TestClient(create_app()) as client:
-        until(lambda: loaded(client, "shadow"))
+        until(lambda: loaded(client))
         version, predictions = answered(client, row, 3)
         assert version != "9"
         until(lambda: len(logged()) == 6)
@@ -57,7 +56,7 @@ def test_a_shadow_scores_what_the_champion_answers(challenger, row, monkeypatch)
 def test_a_canary_answers_its_share_and_always_the_same_requests(challenger, row, monkeypatch) -> None:
     monkeypatch.setenv("TRAFFIC", "canary:0.3")
     with TestClient(create_app()) as client:
-        until(lambda: loaded(client, "canary"))
+        until(lambda: loaded(client))
         first = [answered(client, row, rows)[0] for rows in range(1, 201)]
         again = [answered(client, row, rows)[0] for rows in range(1, 21)]
         assert first[:20] == again
@@ -102,7 +101,7 @@ def test_a_challenger_of_another_contract_gets_no_traffic(challenger, row, monke
 def test_requests_that_are_sent_again_have_a_shadow_too_and_one(challenger, row, monkeypatch) -> None:
     monkeypatch.setenv("TRAFFIC", "shadow")
     with TestClient(create_app()) as client:
-        until(lambda: loaded(client, "shadow"))
+        until(lambda: loaded(client))
         for _ in range(3):
             headers = {"Idempotency-Key": "k"}
             assert client.post("/v1/predict", json={"rows": [row]}, headers=headers).status_code == 200

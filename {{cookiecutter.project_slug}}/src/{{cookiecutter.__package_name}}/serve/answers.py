@@ -29,11 +29,9 @@ def answerer(manifest: dict[str, Any]) -> Callable[[np.ndarray], list[Any]]:
     """Return the function that turns scores into one answer a row, as structs that msgspec writes as JSON."""
     if not manifest["classes"]:
         half = manifest["half_width"]
-        value_type = msgspec.defstruct(
-            "Value", [("value", float), ("interval", tuple[float, float])], gc=False
-        )
+        value_type = msgspec.defstruct("Value", [("value", float), ("interval", list[float])], gc=False)
         return lambda scores: [
-            value_type(value, (value - half, value + half)) for value in scores[:, 0].tolist()
+            value_type(value, [value - half, value + half]) for value in scores[:, 0].tolist()
         ]
     # Classes may have any name, fields may not.
     classes = manifest["classes"]

@@ -154,6 +154,8 @@ def create_app() -> FastAPI:
         if service.writer.full:
             raise HTTPException(503, "the prediction log takes no more", AGAIN)
         found: dict[str, Any] = {"status": "ready", "model_version": service.model.version}
+        if challenger := service.challenger.model:
+            found["challenger"] = challenger.version
         if refused := {name: one.refused for name, one in service.followers.items() if one.refused}:
             found["refused"] = refused
         return found | {"log": service.writer.status()._asdict()}
