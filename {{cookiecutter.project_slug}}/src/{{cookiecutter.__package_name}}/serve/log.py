@@ -21,12 +21,17 @@ PREDICTIONS = sa.Table(
 )
 
 
+def connect(url: str) -> sa.Engine:
+    """Return an engine on the database that the predictions share with the audit log."""
+    # Seconds to wait for others that write to the same file.
+    waiting = {"timeout": 30} if url.startswith("sqlite") else {}
+    return sa.create_engine(url, pool_pre_ping=True, connect_args=waiting)
+
+
 def open_log(url: str) -> sa.Engine:
     """Return an engine on the log's database, with the table made if need be."""
     try:
-        # Seconds to wait for others that write to the same file: the audit log, other requests.
-        waiting = {"timeout": 30} if url.startswith("sqlite") else {}
-        engine = sa.create_engine(url, pool_pre_ping=True, connect_args=waiting)
+        engine = connect(url)
         PREDICTIONS.metadata.create_all(engine)
         return engine
     except (SQLAlchemyError, ImportError) as error:
