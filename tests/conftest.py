@@ -200,9 +200,11 @@ def serving(project: Project, *command: str, **env: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def pipeline(bake: Bake) -> Project:
-    """Return a default project that was trained and promoted. Leave it as it is."""
+def pipeline(bake: Bake) -> Iterator[Project]:
+    """Give a default project that was trained and promoted. Leave it as it is."""
     project = bake(lock=True)
     project.uv("dvc", "repro", timeout=1200)
     project.uv(project.slug, "promote")
-    return project
+    yield project
+    on_record = project.uv(project.slug, "audit", "--json").stdout.splitlines()
+    assert len(on_record) == 1, "a test left its traces in the shared project"

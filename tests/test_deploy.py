@@ -232,7 +232,9 @@ class TestCompose:
         self, stack: Stack, tmp_path: Path
     ) -> None:
         bundle = tmp_path / "champion"
+        # An audit log of its own too: other tests read the project's.
         env = {"MLFLOW_TRACKING_URI": stack.mlflow, "BUNDLE": str(bundle)}
+        env["PREDICTION_LOG_URL"] = f"sqlite:///{tmp_path}/audit.db"
         stack.project.uv(stack.project.slug, "promote", env=env)
         assert (bundle / "promotion.json").is_file()
         url = f"{stack.mlflow}/api/2.0/mlflow/registered-models/alias"

@@ -192,6 +192,7 @@ def test_groups_that_fare_differently_are_refused(window) -> None:
     truth, scores = np.concatenate([truth, truth]), np.concatenate([scores, scores])
     assert schema.protected == [SIDE]
     found = gates.fairness(table, truth, scores, decision, schema, 1, limits)
+    assert found
     assert all(line.passed for line in found)
     unfair, on_a = scores.copy(), (table[SIDE] == "a").to_numpy()
     if schema.classes:  # side a always gets the last class, side b never

@@ -17,13 +17,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from .errors import Failure, Refusal, redacted
+from .serve.log import connect
 
-MOVES = (
-    "promoted",
-    "rolled back",
-    "returned",
-    "restored",
-)  # the events after which another version is champion
+# The events after which another version is champion.
+MOVES = ("promoted", "rolled back", "returned", "restored")
 MEND = "restore that database from a backup, or begin anew under another MLFLOW_EXPERIMENT_NAME"
 LINES = sa.Table(
     "audit",
@@ -66,15 +63,13 @@ for dialect, statement in (
 def open_audit(url: str) -> sa.Engine:
     """Return an engine on the database of the prediction log, with the audit's table made if need be."""
     try:
-        # Seconds to wait for the server, which writes to the same database.
-        waiting = {"timeout": 30} if url.startswith("sqlite") else {}
-        engine = sa.create_engine(url, pool_pre_ping=True, connect_args=waiting)
+        engine = connect(url)
         try:
             LINES.metadata.create_all(engine)
         except SQLAlchemyError:  # another process may have made it just now
             LINES.metadata.create_all(engine)
         return engine
-    except (SQLAlchemyError, ImportError) as error:
+    except SQLAlchemyError as error:
         raise unusable(error) from None
 
 

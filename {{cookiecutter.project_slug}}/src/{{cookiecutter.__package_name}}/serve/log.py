@@ -112,7 +112,10 @@ def reason(error: Exception) -> str:
 
 
 def connect(url: str, seconds: float = READING) -> sa.Engine:
-    """Return an engine that connects when it is used; raise Failure for a wrong URL or missing driver."""
+    """Return an engine on the database of the predictions, in which the audit log is too.
+
+    It connects when it is used. Raises Failure for a wrong URL or a missing driver.
+    """
     try:
         engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
     except (SQLAlchemyError, ImportError) as error:
@@ -188,13 +191,8 @@ def be_patient(engine: sa.Engine, seconds: float) -> None:
 def prepare(engine: sa.Engine) -> None:
     """Make the tables, and add columns that the table of an older version lacks."""
     with engine.connect() as connection:
-        absent = missing(connection)
-        if not absent:
+        if not missing(connection):
             return
-    if engine.dialect.name == "sqlite" and PREDICTIONS.c.id in absent:
-        # A file that the audit log began gets auto_vacuum only so; without, it is just never made smaller.
-        with suppress(OperationalError), engine.connect() as connection:
-            connection.exec_driver_sql("VACUUM")
     with engine.begin() as connection:
         alone(connection)
         LOG.create_all(connection)
