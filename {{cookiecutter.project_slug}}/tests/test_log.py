@@ -397,6 +397,7 @@ def test_postgresql_may_crash_and_come_back_under_load(server: Postgres, tmp_pat
             one = entry(2)
             await writer.write(one)
             told.append(one)
+            await asyncio.sleep(0.005)  # the database may take its time to start
 
     async def crash(writer: Writer) -> None:
         stopped = asyncio.Event()
