@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,7 @@ import os, sqlalchemy as sa
 with sa.create_engine(os.environ["PREDICTION_LOG_URL"]).connect() as connection:
     print(*connection.execute(sa.text("SELECT id FROM predictions")).scalars())
 """
+HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 MOST = 60  # seconds that anything may take to come
 
 
@@ -117,11 +118,7 @@ def test_no_prediction_is_lost_while_postgresql_is_away(served: Project) -> None
             until(lambda: not httpx.get(health).json()["log"]["spool_bytes"])
             process.send_signal(signal.SIGTERM)
             assert process.wait(MOST) == 0
-        query = (
-            "import os, sqlalchemy as sa; e = sa.create_engine(os.environ['PREDICTION_LOG_URL']); "
-        )
-        query += "print(*e.connect().execute(sa.text('SELECT id FROM predictions')).scalars())"
-        found = served.uv("--no-sync", "python", "-c", query, env=log).stdout.split()
+        found = served.uv("--no-sync", "python", "-c", EVERY_ID, env=log).stdout.split()
     assert dict(load.codes) == {200: 10_000}
     assert len(found) == len(set(found))
     assert set(load.ids) == set(found)
@@ -195,26 +192,42 @@ def test_schemathesis_finds_no_answer_that_is_not_documented(served: Project) ->
 
 def test_slow_and_large_clients_do_not_stop_others(served: Project) -> None:
     port, request = free_port(), body(served)
-    with server(served, port):
+    with server(served, port, MAX_BODY_MB="1"), ThreadPoolExecutor() as threads:
         idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
         for number, one in enumerate(idle):
             if number % 3 == 0:
                 one.sendall(b"POST /v1/predict HTTP/1.1\r\nX-Slow: ")  # a head without an end
             elif number % 3 == 1:
-                head = b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
-                one.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\n" + head)
+                one.sendall(HEAD + b"Content-Length: 1000\r\n\r\n{")
             else:
-                head = b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-                one.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\n" + head)
-                one.sendall(b"8000\r\n" + b" " * 0x8000 + b"\r\n")
+                one.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk(0x8000))
+        large = [threads.submit(upload, port, told=number % 2 == 0) for number in range(40)]
         load = blast(Load(), f"http://127.0.0.1:{port}", request, 2000)
         assert dict(load.codes) == {200: 2000}
+        assert {answer.result() for answer in large} == {b"HTTP/1.1 413"}
         for one in idle:
             one.settimeout(MOST)
             with one:
                 assert one.recv(4096)[:12] in (b"", b"HTTP/1.1 408"), (
                     "it still waits for a slow client"
                 )
+
+
+def chunk(size: int) -> bytes:
+    return b"%x\r\n" % size + b" " * size + b"\r\n"
+
+
+def upload(port: int, *, told: bool) -> bytes:
+    """Send four megabytes, their length told before or not; return the beginning of the answer."""
+    with socket.create_connection(("127.0.0.1", port), MOST) as one:
+        with suppress(ConnectionError):  # it need not be read to its end
+            if told:
+                one.sendall(HEAD + b"Content-Length: 4194304\r\n\r\n" + b" " * 0x8000)
+            else:
+                one.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+                for _ in range(64):
+                    one.sendall(chunk(0x10000))
+        return one.recv(4096)[:12]
 
 
 def test_memory_stays_flat_over_200_000_requests(served: Project) -> None:

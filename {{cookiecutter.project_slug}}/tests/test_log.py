@@ -6,6 +6,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from {{ cookiecutter.__package_name }}.errors import Failure
 from {{ cookiecutter.__package_name }}.serve import log, spool
 from {{ cookiecutter.__package_name }}.serve.log import OUTCOMES, PREDICTIONS, Entry
 from {{ cookiecutter.__package_name }}.serve.spool import Full
-from {{ cookiecutter.__package_name }}.serve.writer import Refused, Status, Writer
+from {{ cookiecutter.__package_name }}.serve.writer import TURNS, Refused, Status, Writer
 
 from . import databases
 from .databases import Postgres
@@ -213,7 +214,7 @@ def test_predictions_are_spooled_while_the_folder_is_gone(file: Path, tmp_path: 
         until(lambda: writer.status() == (0, 0, 0, True))
         assert send(writer, after) == [None] * 20
     assert sorted(stored(url)) == sorted(ids(before + during + after, 2))
-    assert list((tmp_path / "spool").iterdir()) == []
+    assert [path.name for path in (tmp_path / "spool").iterdir()] == [TURNS]
 
 
 def test_predictions_are_spooled_while_another_program_locks_the_file(
@@ -421,6 +422,23 @@ def test_postgresql_may_crash_and_come_back_under_load(server: Postgres, tmp_pat
     found = stored(server.url)
     assert set(ids(told, 2)) <= set(found)
     assert len(found) == len(set(found))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no flock")
+def test_processes_write_to_sqlite_in_turns(tmp_path: Path) -> None:
+    import fcntl
+
+    with (
+        writing(f"sqlite:///{tmp_path}/log.db", tmp_path) as writer,
+        (tmp_path / "spool" / TURNS).open("ab") as another,
+        ThreadPoolExecutor() as threads,
+    ):
+        fcntl.flock(another, fcntl.LOCK_EX)
+        sent = threads.submit(send, writer, [entry()])
+        time.sleep(0.3)
+        assert not sent.done()
+        fcntl.flock(another, fcntl.LOCK_UN)
+        assert sent.result() == [None]
 
 
 def test_a_server_starts_without_its_database(server: Postgres, tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ database then, and replays the spool.
 import asyncio
 import logging
 import queue
+import sys
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +23,10 @@ from . import log, spool
 from .log import Entry
 from .spool import Full, Spool
 
+if sys.platform != "win32":
+    import fcntl
+
+TURNS = "turns"  # a file in the spool
 BATCH = 2 << 20  # bytes of rows in one transaction
 QUEUE = 64 << 20  # bytes of rows that may wait
 REQUESTS = 10_000  # that may wait
@@ -46,6 +52,23 @@ class Status(NamedTuple):
 
 class Lost(Exception):
     """The file of a SQLite database is gone: what was written to it is not kept."""
+
+
+@contextmanager
+def turn(file: FileIO | None) -> Iterator[None]:
+    """Let processes that write to one SQLite file do so one after the other; they share `file`.
+
+    SQLite itself lets those who wait sleep longer and longer, and one process writes while the others starve.
+    The turn of a process that hangs ends when the parent process ends it.
+    """
+    if file is None or sys.platform == "win32":
+        yield
+        return
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def store(
@@ -78,6 +101,10 @@ class Writer:
     def __init__(self, url: str, folder: Path, limit: int) -> None:
         self.engine = log.connect(url, SECONDS)
         self.spool = Spool(folder, limit)
+        self.turns: FileIO | None = None
+        if self.engine.dialect.name == "sqlite":
+            with suppress(OSError):  # then SQLite sees to it alone
+                self.turns = FileIO(folder / TURNS, "a")
         self.connection: sa.Connection | None = None  # of the thread that writes
         self.queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
         self.current: list[Waiting] = []
@@ -133,6 +160,8 @@ class Writer:
         self.threads[1].join(PAUSE)
         self.spool.rotate()
         self.engine.dispose()
+        if self.turns:
+            self.turns.close()
 
     def work(self) -> None:
         """Write what is queued, until the end: while one transaction is on, the next one gathers."""
@@ -166,7 +195,8 @@ class Writer:
             try:
                 self.connection = self.connection or self.engine.connect()
                 self.transactions += 1
-                refused = store(self.connection, entries)
+                with turn(self.turns):
+                    refused = store(self.connection, entries)
                 return {prefix: Refused(reason) for prefix, reason in refused.items()}
             except Exception as error:
                 self.lose(error)
