@@ -13,7 +13,7 @@ class Load:
 
     codes: Counter[int] = field(default_factory=Counter)
     ids: list[str] = field(default_factory=list)
-    versions: Counter[str] = field(default_factory=Counter)
+    answers: Counter[tuple[str, str]] = field(default_factory=Counter)  # by version, without ids
     stop: bool = False
 
 
@@ -41,8 +41,9 @@ async def ask(load: Load, address: str, body: bytes, count: int, keep: bool) -> 
         load.codes[status] += 1
         if status == 200 and keep:
             found = json.loads(text)
-            load.versions[found["model_version"]] += 1
-            load.ids += [line["id"] for line in found["predictions"]]
+            for line in found["predictions"]:
+                load.ids.append(line.pop("id"))
+                load.answers[found["model_version"], json.dumps(line)] += 1
     if stream:
         stream.close()
 

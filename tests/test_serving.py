@@ -26,7 +26,25 @@ import os, sqlalchemy as sa
 with sa.create_engine(os.environ["PREDICTION_LOG_URL"]).connect() as connection:
     print(*connection.execute(sa.text("SELECT id FROM predictions")).scalars())
 """
-HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+TWO_MODELS = """
+import shutil, sys
+from importlib import import_module
+from pathlib import Path
+import onnx
+bundle, files = (import_module(f"{sys.argv[1]}.{name}") for name in ("bundle", "files"))
+for version, share in (("1001", 1), ("1002", 0.5)):
+    folder = Path(shutil.copytree(files.BUNDLE, Path(sys.argv[2]) / version))
+    model = onnx.load(folder / "model.onnx")
+    parts = [part for node in model.graph.node for part in node.attribute]
+    (weights,) = (part for part in parts if part.name == "class_weights")
+    weights.floats[:] = [share * weight for weight in weights.floats]
+    onnx.save(model, folder / "model.onnx")
+    manifest = files.read_json(folder / bundle.MANIFEST)
+    (folder / bundle.MANIFEST).unlink()
+    bundle.seal(folder, manifest)
+    files.write_json(folder / bundle.PROMOTION, {"version": version})
+"""
 MOST = 60  # seconds that anything may take to come
 
 
@@ -101,6 +119,32 @@ def test_a_killed_server_has_logged_all_that_it_answered(served: Project) -> Non
     assert len(found) == len(set(found)) <= 10_000 + 8  # what was logged, and not answered any more
 
 
+def test_killed_processes_of_a_server_have_logged_all_that_they_answered(served: Project) -> None:
+    load, port, request = Load(), free_port(), body(served)
+    log = {"PREDICTION_LOG_URL": "sqlite:///killed.db", "PREDICTION_SPOOL": "spool-of-killed"}
+    with server(served, port, "--workers", "2", **log) as process, ThreadPoolExecutor() as threads:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        if not children.exists():
+            pytest.skip("processes are found in /proc")
+        work = threads.submit(blast, load, f"http://127.0.0.1:{port}", request, 10_000)
+        for answered in (2000, 5000):
+            until(partial(answered_more, load, answered))
+            for child in children.read_text().split():
+                os.kill(int(child), signal.SIGKILL)
+        work.result()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(MOST) == 0
+    assert load.codes[200] == 10_000
+    assert load.codes.keys() == {0, 200}
+    found = served.uv("--no-sync", "python", "-c", EVERY_ID, env=log).stdout.split()
+    assert set(load.ids) <= set(found)
+    assert len(found) == len(set(found))
+
+
+def answered_more(load: Load, count: int) -> bool:
+    return len(load.ids) > count
+
+
 def test_no_prediction_is_lost_while_postgresql_is_away(served: Project) -> None:
     load, port, request = Load(), free_port(), body(served)
     with restartable_postgres() as database:
@@ -126,20 +170,17 @@ def test_no_prediction_is_lost_while_postgresql_is_away(served: Project) -> None
 
 def test_a_hundred_new_models_under_load(served: Project, tmp_path: Path) -> None:
     load, port, request = Load(), free_port(), body(served, 5)
-    champion, bundles = tmp_path / "champion", {}
-    for version in ("1001", "1002"):
-        bundles[version] = shutil.copytree(served.path / "build/champion", tmp_path / version)
-        promotion = json.loads((bundles[version] / "promotion.json").read_text("utf-8"))
-        promotion["version"] = version
-        (bundles[version] / "promotion.json").write_text(json.dumps(promotion), "utf-8")
-    shutil.copytree(bundles["1001"], champion)
-    address = f"http://127.0.0.1:{port}"
-    with server(served, port, BUNDLE=str(champion)) as process, ThreadPoolExecutor() as threads:
+    served.uv("--no-sync", "python", "-c", TWO_MODELS, served.package, str(tmp_path))
+    champion, versions = tmp_path / "champion", ("1001", "1002")
+    shutil.copytree(tmp_path / "1001", champion)
+    address, env = f"http://127.0.0.1:{port}", {"PREDICTION_LOG_URL": "sqlite:///two-models.db"}
+    env["BUNDLE"] = str(champion)
+    with server(served, port, **env) as process, ThreadPoolExecutor() as threads:
         work = threads.submit(blast, load, address, request, 10**9, 4)
         try:
             for number in range(100):
-                version = list(bundles)[(number + 1) % 2]
-                shutil.copytree(bundles[version], tmp_path / "next")
+                version = versions[(number + 1) % 2]
+                shutil.copytree(tmp_path / version, tmp_path / "next")
                 champion.rename(tmp_path / "old")
                 (tmp_path / "next").rename(champion)
                 shutil.rmtree(tmp_path / "old")
@@ -150,13 +191,16 @@ def test_a_hundred_new_models_under_load(served: Project, tmp_path: Path) -> Non
         work.result()
         until(lambda: 'model_swaps{variant="champion"} 100.0' in metrics(address))
     assert load.codes.keys() == {200}
-    assert load.versions.keys() == {"1001", "1002"}
-    with sqlite3.connect(served.path / "predictions.db") as database:
-        mixed = database.execute(
-            "SELECT count(*) FROM (SELECT count(DISTINCT model_version) AS models FROM predictions"
-            " GROUP BY substr(id, 1, 28)) WHERE models > 1"
-        ).fetchone()
-    assert mixed == (0,)
+    # All rows are the same one: each version has one answer to it, and its own.
+    assert {version for version, _ in load.answers} == set(versions)
+    assert len(load.answers) == len({answer for _, answer in load.answers}) == 2
+    with sqlite3.connect(served.path / "two-models.db") as database:
+        found = database.execute(
+            "SELECT DISTINCT model_version, output FROM predictions"
+        ).fetchall()
+    assert {(version, json.dumps(json.loads(output))) for version, output in found} == set(
+        load.answers
+    )
 
 
 def metrics(address: str) -> str:
@@ -193,11 +237,11 @@ def test_schemathesis_finds_no_answer_that_is_not_documented(served: Project) ->
 def test_slow_and_large_clients_do_not_stop_others(served: Project) -> None:
     port, request = free_port(), body(served)
     with server(served, port, MAX_BODY_MB="1"), ThreadPoolExecutor() as threads:
-        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
+        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(700)]
         for number, one in enumerate(idle):
-            if number % 3 == 0:
+            if number < 100:
                 one.sendall(b"POST /v1/predict HTTP/1.1\r\nX-Slow: ")  # a head without an end
-            elif number % 3 == 1:
+            elif number < 400:
                 one.sendall(HEAD + b"Content-Length: 1000\r\n\r\n{")
             else:
                 one.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk(0x8000))

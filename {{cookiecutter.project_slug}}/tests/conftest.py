@@ -99,5 +99,5 @@ def row(project: Path) -> dict[str, Any]:
 @pytest.fixture
 def client(project: Path) -> Iterator[TestClient]:
     """A client of the API, in this process."""
-    with TestClient(create_app()) as client:
+    with TestClient(create_app(), "http://127.0.0.1") as client:
         yield client

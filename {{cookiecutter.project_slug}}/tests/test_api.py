@@ -93,7 +93,7 @@ def test_a_refusal_names_the_column_and_echoes_nothing(client, row) -> None:
 
 def test_keys_are_asked_for(project, row, monkeypatch) -> None:
     monkeypatch.setenv("API_KEYS", "a:first,b:second")
-    with TestClient(create_app()) as client:
+    with TestClient(create_app(), "http://127.0.0.1") as client:
         for key, code in (("second", 200), ("third", 401), ("", 401), ("é", 401)):
             headers = {"X-API-Key": key.encode()}
             assert client.post("/v1/predict", json={"rows": [row]}, headers=headers).status_code == code

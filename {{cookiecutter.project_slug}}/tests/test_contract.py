@@ -22,7 +22,7 @@ def places() -> dict[str, set[str]]:
     """The columns that each place knows that follows from the contract."""
     schema = load_schema()
     suite = validate.expectations(schema, list(schema.used))
-    shapes = TestClient(create_app()).get("/openapi.json").json()["components"]["schemas"]
+    shapes = TestClient(create_app(), "http://127.0.0.1").get("/openapi.json").json()["components"]["schemas"]
     graph = onnxruntime.InferenceSession(files.BUNDLE / "model.onnx")
     with registry.session(load_settings()) as client:
         run = client.get_run(tracking.record_training(client))
@@ -50,7 +50,11 @@ def test_one_line_is_followed_everywhere(project) -> None:
     run_stages(*STAGES)
     before = places()
     assert {place for place, columns in before.items() if names[0] not in columns} == set()
-    text = TestClient(create_app()).get("/openapi.json").json()["components"]["schemas"]["Row"]
+    text = (
+        TestClient(create_app(), "http://127.0.0.1")
+        .get("/openapi.json")
+        .json()["components"]["schemas"]["Row"]
+    )
     assert text["properties"][names[0]]["description"].startswith("What <it> is")
 
     change(files.SCHEMA, "columns", names[0], role="ignored")

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -439,6 +439,23 @@ def test_processes_write_to_sqlite_in_turns(tmp_path: Path) -> None:
         assert not sent.done()
         fcntl.flock(another, fcntl.LOCK_UN)
         assert sent.result() == [None]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no flock")
+def test_processes_that_wait_for_a_locked_file_do_not_wait_one_after_the_other(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(log, "BUSY", 2)
+    url = f"sqlite:///{file.as_posix()}"
+    with ExitStack() as stack:
+        writers = [stack.enter_context(writing(url, tmp_path)) for _ in range(4)]
+        blocker = stack.enter_context(closing(sqlite3.connect(file, isolation_level=None)))
+        blocker.execute("BEGIN EXCLUSIVE")
+        threads = stack.enter_context(ThreadPoolExecutor())
+        sent = [threads.submit(send, writer, [entry()]) for writer in writers]
+        assert [one.result() for one in sent] == [[None]] * 4
+        blocker.execute("ROLLBACK")
+    assert caplog.text.count("another process waits for its file") >= 2
 
 
 def test_a_server_starts_without_its_database(server: Postgres, tmp_path: Path) -> None:

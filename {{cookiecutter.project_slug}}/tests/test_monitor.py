@@ -13,7 +13,7 @@ from {{ cookiecutter.__package_name }}.serve.app import create_app
 
 
 def send(table: pd.DataFrame) -> None:
-    with TestClient(create_app()) as client:
+    with TestClient(create_app(), "http://127.0.0.1") as client:
         for first in range(0, len(table), 500):
             rows = json.loads(table.iloc[first : first + 500].to_json(orient="records"))
             client.post("/v1/predict", json={"rows": rows}).raise_for_status()

@@ -142,7 +142,7 @@ def test_nothing_that_a_contract_says_becomes_part_of_the_page(project) -> None:
 
 
 def test_the_page_asks_nobody_else_and_runs_its_own_script_only(bundle) -> None:
-    client = TestClient(create_app())  # without its log, which a page does not need
+    client = TestClient(create_app(), "http://127.0.0.1")  # without its log, which a page does not need
     answer, script = client.get("/"), client.get("/page.js")
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
     assert (
@@ -170,7 +170,7 @@ def test_a_key_is_asked_for_only_where_there_are_keys(bundle, monkeypatch) -> No
         (place,) = [made for made in read(bundle, keyed).all("div") if made.get("id") == "with-key"]
         assert ("hidden" in place) != keyed
     monkeypatch.setenv("API_KEYS", "a:first")
-    assert TestClient(create_app()).get("/").text == page.html(bundle, True)
+    assert TestClient(create_app(), "http://127.0.0.1").get("/").text == page.html(bundle, True)
 
 
 def test_the_card_is_on_the_page_and_an_older_bundle_without_one_is_served(bundle) -> None:

@@ -84,7 +84,7 @@ def test_what_onnx_cannot_express_is_served_by_skops_with_the_same_answers(roots
     gaps[optional] = None  # whole columns of them
     for table in (test, gaps):
         rows = probe.as_json(table, schema)
-        with TestClient(create_app()) as client:
+        with TestClient(create_app(), "http://127.0.0.1") as client:
             answers = client.post("/v1/predict", json={"rows": rows}).json()["predictions"]
         trained = model.scores(model.load(files.MODEL), pd.DataFrame(rows), schema)
         assert np.array_equal(np.array([numbers(answer) for answer in answers]), trained)

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,12 +14,13 @@ import pytest
 import requests
 from fastapi.testclient import TestClient
 
-from {{ cookiecutter.__package_name }} import files
+from {{ cookiecutter.__package_name }} import NAME, files
 from {{ cookiecutter.__package_name }}.schema import load_schema
+from {{ cookiecutter.__package_name }}.serve import log
 from {{ cookiecutter.__package_name }}.serve.app import create_app
 
 from .conftest import change, run_stages
-from .server import logged, running, until, value
+from .server import SERVED, install, logged, running, until, value
 
 JSON = {"Content-Type": "application/json"}
 
@@ -51,15 +53,18 @@ def malformed(row: dict, count: int):
         ][number % 14]
 
 
-def test_a_thousand_malformed_bodies_are_the_clients_mistakes(client, row) -> None:
-    found = {}
-    for body in malformed(row, 1000):
-        answer = client.post("/v1/predict", content=body, headers=JSON)
-        found.setdefault(answer.status_code, []).append(body[:60])
-        assert 400 <= answer.status_code < 500, (answer.status_code, body[:200])
-        assert len(answer.content) < 1000
-        assert answer.json()["detail"]
-    assert {400, 422} <= set(found)
+def test_a_thousand_malformed_bodies_are_the_clients_mistakes(project, row) -> None:
+    found, said = set(), ("detail", "detail", "error")
+    paths = "/v1/predict", "/v1/outcomes", f"/v2/models/{NAME}/infer"
+    with running() as (address, _), requests.Session() as session:
+        for body in malformed(row, 1000):
+            for path, word in zip(paths, said, strict=True):
+                answer = session.post(address + path, data=body, headers=JSON, timeout=60)
+                found.add((path, answer.status_code))
+                assert 400 <= answer.status_code < 500, (path, answer.status_code, body[:200])
+                assert len(answer.content) < 1000
+                assert answer.json()[word]
+    assert {(path, code) for path in paths for code in (400, 422)} <= found
     assert logged() == []
 
 
@@ -79,7 +84,11 @@ def test_only_json_is_taken_and_only_so_much(client, row, monkeypatch) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
         answer = client.post("/v1/predict", content=body, headers={"Content-Type": kind})
         assert answer.status_code == 415
-    assert client.post("/v1/predict", json={"rows": [row] * 1001}).status_code == 422
+    packed = client.post("/v1/predict", content=b"", headers=JSON | {"Content-Encoding": "gzip"})
+    assert packed.status_code == 415
+    assert client.post("/v1/predict", json={"rows": [row] * 1001}).status_code == 413
+    many = [{"prediction_id": "0" * 32, "value": 1}] * 10_001
+    assert client.post("/v1/outcomes", json={"outcomes": many}).status_code == 413
     large = b" " * (9 * 2**20)
     assert client.post("/v1/predict", content=large, headers=JSON).status_code == 413
     chunks = (large[:100_000] for _ in range(100))
@@ -113,13 +122,51 @@ def test_a_request_that_is_sent_again_is_answered_alike_and_logged_once(client, 
     assert len(logged()) == 3 + 1 + 3 + 1
 
 
+def test_a_request_is_logged_once_also_if_the_log_goes_away_between(project, row, monkeypatch) -> None:
+    folder, away = Path("database"), Path("away")
+    folder.mkdir()
+    monkeypatch.setenv("PREDICTION_LOG_URL", f"sqlite:///{folder}/log.db")
+    with TestClient(create_app(), "http://127.0.0.1") as client:
+
+        def send(key: str) -> dict:
+            headers = {"Idempotency-Key": key}
+            return client.post("/v1/predict", json={"rows": [row]}, headers=headers).json()
+
+        there = lambda: client.get("/health/ready").json()["log"]  # noqa: E731
+        first = send("a")
+        folder.rename(away)
+        send("x")  # which finds out
+        assert not there()["answers"]
+        second = send("b")
+        assert send("a") == first
+        away.rename(folder)
+        until(lambda: there()["answers"] and not there()["spool_bytes"])
+        assert (send("a"), send("b")) == (first, second)
+    with log.open_log(f"sqlite:///{folder}/log.db").connect() as connection:
+        assert len(connection.execute(log.PREDICTIONS.select()).all()) == 3
+
+
+def test_without_keys_pages_of_other_sites_get_nothing(client, row) -> None:
+    def code(**headers: str) -> int:
+        return client.post("/v1/predict", json={"rows": [row]}, headers=headers).status_code
+
+    for host in ("127.0.0.1", "localhost:8000", "[::1]:8000", "127.0.0.2"):
+        assert code(Host=host) == 200
+    assert code(Host="localhost:8000", Origin="http://localhost:8000") == 200
+    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "192.168.0.7"):
+        assert code(Host=host) == 403
+    assert code(Host="localhost:8000", Origin="http://evil.example") == 403
+    assert code(Host="localhost:8000", Origin="null") == 403
+    assert len(logged()) == 5
+
+
 def test_sensitive_columns_are_not_in_the_log(project, row, monkeypatch) -> None:
     name = next(iter(row))
     change(files.SCHEMA, "columns", name, sensitive=True)
     run_stages("export")
     for key, kept in (("", None), ("a secret", 64)):
         monkeypatch.setenv("SENSITIVE_KEY", key)
-        with TestClient(create_app()) as client:
+        with TestClient(create_app(), "http://127.0.0.1") as client:
             assert client.post("/v1/predict", json={"rows": [row]}).status_code == 200
         features = logged()[-1]["features"]
         assert len(features[name]) == kept if kept else name not in features
@@ -131,7 +178,7 @@ def test_sensitive_columns_are_not_in_the_log(project, row, monkeypatch) -> None
 def test_a_key_may_ask_so_often_and_no_other_pays_for_it(project, row, monkeypatch) -> None:
     monkeypatch.setenv("API_KEYS", "a:first,b:second")
     monkeypatch.setenv("RATE_LIMIT", "20")
-    with TestClient(create_app()) as client:
+    with TestClient(create_app(), "http://127.0.0.1") as client:
         ask = lambda key: client.post("/v1/predict", json={"rows": [row]}, headers={"X-API-Key": key})  # noqa: E731
         answers = [ask("first") for _ in range(30)]
         assert [answer.status_code for answer in answers] == [200] * 20 + [429] * 10
@@ -160,7 +207,7 @@ def test_keys_are_replaced_without_a_restart(project, row, monkeypatch) -> None:
     keys.write_text("# ours\na:first\n")
     monkeypatch.setenv("API_KEYS_FILE", str(keys))
     monkeypatch.setattr("{{ cookiecutter.__package_name }}.serve.keys.PAUSE", 0)
-    with TestClient(create_app()) as client:
+    with TestClient(create_app(), "http://127.0.0.1") as client:
         code = lambda key: client.get("/v1/model", headers={"X-API-Key": key}).status_code  # noqa: E731
         assert (code("first"), code("second")) == (200, 401)
         keys.write_text("a:first\nb:second\n")
@@ -212,8 +259,8 @@ def test_a_head_or_trailers_without_an_end_are_cut_off(project) -> None:
     with running() as (address, _):
         host, port = address.removeprefix("http://").split(":")
         begins = (
-            b"GET /health/live HTTP/1.1\r\nHost: x\r\n",
-            b"POST /health/live HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+            b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n",
+            b"POST /health/live HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
         )
         for begin in begins:
             with socket.create_connection((host, int(port)), timeout=60) as one:
@@ -227,7 +274,7 @@ def test_a_client_that_goes_away_is_no_mistake_of_ours(project) -> None:
     with running() as (address, _):
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as one:
-            one.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+            one.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
             one.sendall(b"Content-Length: 1000\r\n\r\n{")
         metrics = lambda: requests.get(f"{address}/metrics", timeout=60).text  # noqa: E731
         until(lambda: value(metrics(), "errors_total", 'kind="gone"') == 1)
@@ -254,32 +301,18 @@ def test_nothing_that_a_client_writes_like_a_place_is_echoed(client, row) -> Non
 def test_a_process_that_starts_later_serves_on_although_the_new_bundle_cannot_be(project, row) -> None:
     with running("--workers", "2") as (address, process):
         (files.BUNDLE / "model.onnx").write_bytes(b"no graph")
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        if not children.exists():
-            pytest.skip("processes are found in /proc")
-        before = set(children.read_text().split())
-        for child in before:  # among them may be helpers of multiprocessing, which come again as well
-            os.kill(int(child), signal.SIGKILL)
-        until(lambda: not before & set(children.read_text().split()))
-
-        def answered() -> bool:
-            try:
-                asked = requests.post(f"{address}/v1/predict", json={"rows": [row]}, timeout=60)
-            except requests.ConnectionError:
-                return False
-            return asked.status_code == 200
-
-        until(answered)
+        restart(process, address)
+        assert requests.post(f"{address}/v1/predict", json={"rows": [row]}, timeout=60).ok
         until(lambda: "refused" in requests.get(f"{address}/health/ready", timeout=60).json())
 
 
 def test_a_client_that_is_slow_is_left_and_holds_up_nobody(project, row, monkeypatch) -> None:
     with running() as (address, _):
         host, port = address.removeprefix("http://").split(":")
-        slow = [socket.create_connection((host, int(port))) for _ in range(200)]
+        slow = [socket.create_connection((host, int(port))) for _ in range(600)]
         for one in slow:
             one.sendall(
-                b"POST /v1/predict HTTP/1.1\r\nHost: x\r\n"
+                b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\n"
                 b"Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
             )
         for _ in range(20):
@@ -289,6 +322,63 @@ def test_a_client_that_is_slow_is_left_and_holds_up_nobody(project, row, monkeyp
             one.close()
 
 
+def test_a_client_that_does_not_read_is_left(project, row) -> None:
+    body = json.dumps({"rows": [row] * 1000}).encode()
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    request = f"{head}Content-Type: application/json\r\n\r\n".encode() + body
+    with running() as (address, _):
+        host, port = address.removeprefix("http://").split(":")
+        with socket.socket() as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            one.connect((host, int(port)))
+            one.settimeout(60)
+            with pytest.raises(ConnectionError):
+                one.sendall(request * 1000)
+        told = lambda: requests.get(f"{address}/metrics", timeout=60).text  # noqa: E731
+        until(lambda: value(told(), "requests_in_flight") == 1)  # this one
+
+
+def test_a_new_model_comes_on_sighup_and_stays_also_with_more_processes(project, row, monkeypatch) -> None:
+    if not hasattr(signal, "SIGHUP"):
+        pytest.skip("there is no SIGHUP")
+    install("1")
+    monkeypatch.setenv("BUNDLE", str(SERVED))
+    with running("--workers", "2") as (address, process):
+
+        def versions() -> set[str]:  # each time a new connection, so that both processes are asked
+            ready = [requests.get(f"{address}/health/ready", timeout=60).json() for _ in range(12)]
+            return {one["model_version"] for one in ready}
+
+        assert versions() == {"1"}
+        install("2")
+        process.send_signal(signal.SIGHUP)
+        until(lambda: versions() == {"2"})
+        (SERVED / "model.onnx").write_bytes(b"no graph")
+        process.send_signal(signal.SIGHUP)
+        until(lambda: "refused" in requests.get(f"{address}/health/ready", timeout=60).json())
+        restart(process, address)
+        assert versions() == {"2"}
+
+
+def restart(process: subprocess.Popen, address: str) -> None:
+    """Kill all that a server has started, and wait until it is there again."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        pytest.skip("processes are found in /proc")
+    before = set(children.read_text().split())
+    for child in before:  # among them may be helpers of multiprocessing, which come again as well
+        os.kill(int(child), signal.SIGKILL)
+    until(lambda: not before & set(children.read_text().split()))
+    until(lambda: answers(address))
+
+
+def answers(address: str) -> bool:
+    try:
+        return requests.get(f"{address}/health/ready", timeout=60).ok
+    except requests.ConnectionError:
+        return False
+
+
 def test_a_mistake_of_ours_is_logged_and_not_told(project, caplog) -> None:
     app = create_app()
 
@@ -296,7 +386,7 @@ def test_a_mistake_of_ours_is_logged_and_not_told(project, caplog) -> None:
     async def fails() -> None:
         raise ValueError("vulpes")
 
-    with TestClient(app) as client:
+    with TestClient(app, "http://127.0.0.1") as client:
         answer = client.get("/fails", headers={"X-Request-Id": "abc"})
         assert (answer.status_code, answer.json()) == (500, {"detail": "internal error"})
         assert answer.headers["X-Request-Id"] == "abc"

@@ -23,7 +23,7 @@ SLOW = dict.fromkeys(("server", "latency", "behaviour", "slices", "calibration")
 def predict() -> str:
     """Return the id of a prediction of the bundle that is served."""
     example = open_bundle(Path(load_settings().bundle)).manifest["example"]
-    with TestClient(create_app()) as client:
+    with TestClient(create_app(), "http://127.0.0.1") as client:
         answer = client.post("/v1/predict", json={"rows": [example]})
     return str(answer.json()["predictions"][0]["id"])
 

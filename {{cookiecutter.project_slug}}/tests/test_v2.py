@@ -189,7 +189,7 @@ def test_metadata_and_health_are_those_of_the_bundle(client) -> None:
 
 def test_keys_are_asked_for(project, row, monkeypatch) -> None:
     monkeypatch.setenv("API_KEYS", "a:first")
-    with TestClient(create_app()) as client:
+    with TestClient(create_app(), "http://127.0.0.1") as client:
         answer = infer(client, tensors([row]))
         assert (answer.status_code, list(answer.json())) == (401, ["error"])
         assert client.get(f"/v2/models/{NAME}").status_code == 401

@@ -26,6 +26,7 @@ from .conform import fit, judge
 from .errors import Failure
 from .params import shown
 from .schema import Schema
+from .serve.answers import chosen
 from .serve.scorer import Scorer, open_scorer
 from .settings import load_settings
 from .source import batches, first_line, local, reader_of
@@ -61,12 +62,7 @@ def answers(scores: np.ndarray, schema: Schema, manifest: dict[str, Any]) -> pa.
     if not schema.classes:
         value, half = scores[:, 0], manifest["half_width"]
         return pa.table({name: value, f"{name}, low": value - half, f"{name}, high": value + half})
-    if schema.positive is None:
-        chosen = scores.argmax(axis=1)
-    else:
-        place = schema.classes.index(schema.positive)
-        chosen = np.where(scores[:, place] >= manifest["threshold"], place, 1 - place)
-    labels = pa.array(schema.classes).take(pa.array(chosen))
+    labels = pa.array(schema.classes).take(pa.array(chosen(scores, manifest)))
     chances = {f"probability of {each}": scores[:, place] for place, each in enumerate(schema.classes)}
     return pa.table({name: labels, **chances})
 

@@ -11,18 +11,22 @@ import numpy as np
 from .rows import ODD
 
 
-def labels(scores: np.ndarray, manifest: dict[str, Any]) -> list[str]:
-    """Return the class of each row: the positive one from the threshold on, or else the likeliest.
+def chosen(scores: np.ndarray, manifest: dict[str, Any]) -> np.ndarray:
+    """Return the place of each row's class: the positive one from the threshold on, or else the likeliest.
 
     `scores` are probabilities, shape (rows, classes).
     """
+    places: np.ndarray = scores.argmax(axis=1)
+    if manifest.get("positive") is not None:
+        place = manifest["classes"].index(manifest["positive"])
+        places = np.where(scores[:, place].astype(float) >= manifest["threshold"], place, 1 - place)
+    return places
+
+
+def labels(scores: np.ndarray, manifest: dict[str, Any]) -> list[str]:
+    """Return the class of each row."""
     classes = manifest["classes"]
-    if manifest.get("positive") is None:
-        return [classes[place] for place in scores.argmax(axis=1).tolist()]
-    place = classes.index(manifest["positive"])
-    names = classes[1 - place], classes[place]
-    called = scores[:, place].astype(float) >= manifest["threshold"]
-    return [names[yes] for yes in called.tolist()]
+    return [classes[place] for place in chosen(scores, manifest).tolist()]
 
 
 def answerer(manifest: dict[str, Any]) -> Callable[[np.ndarray], list[Any]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import tempfile
@@ -28,8 +29,9 @@ from .guard import Guard
 from .keys import Keys
 from .limits import Limiter
 from .log import Entry
-from .outcomes import RECORDED, outcomes_schema, read_outcomes
+from .outcomes import ANY_ID, RECORDED, outcomes_schema, read_outcomes
 from .rows import Invalid, row_schema, rows_schema
+from .served import Served
 from .service import AGAIN, Answered, Service
 
 JSON = "application/json"
@@ -39,13 +41,15 @@ ERROR = {"type": "object", "properties": {"detail": {}}, "required": ["detail"]}
 CODES = {
     400: "Not JSON, or a key is there twice",
     401: "X-API-Key is missing or wrong",
+    403: "There are no API keys, and the request does not come from this machine",
     408: "The body came too slowly",
-    413: "The body is too large",
-    415: "Not application/json",
+    413: "Too many bytes or rows",
+    415: "Not application/json, or compressed",
     422: "The contract does not allow it",
     429: "Too many requests with this key",
     503: "Too busy, or the prediction log takes no more: Retry-After says when to try again",
 }
+LOGGER = logging.getLogger("uvicorn.error")
 encode = msgspec.json.Encoder().encode
 
 
@@ -151,7 +155,7 @@ def create_app() -> FastAPI:
     @app.get("/health/ready", responses={503: content(ERROR)})
     async def ready() -> dict[str, Any]:
         """Say whether requests are answered; and what is not as it should be, although they are."""
-        if service.writer.full:
+        if not service.ready:
             raise HTTPException(503, "the prediction log takes no more", AGAIN)
         found: dict[str, Any] = {"status": "ready", "model_version": service.model.version}
         if challenger := service.challenger.model:
@@ -182,7 +186,7 @@ def create_app() -> FastAPI:
             {
                 "Row": row_schema(bundle.schema),
                 "Rows": rows_schema(bundle.manifest["example"]),
-                "Answer": answer_schema(bundle.manifest),
+                "Answer": answer_schema(bundle.manifest) | {"example": example(service.model)},
                 "Outcomes": outcomes_schema(bundle.schema),
                 "Recorded": RECORDED,
                 "Error": ERROR,
@@ -202,6 +206,13 @@ def create_app() -> FastAPI:
     return app
 
 
+def example(model: Served) -> dict[str, Any]:
+    """Return the answer to the contract's example, as the model gives it."""
+    rows = model.reader.from_records([model.bundle.manifest["example"]])
+    predictions = with_ids([ANY_ID], model.score(rows)[0])
+    return {"model_version": model.version, "predictions": msgspec.to_builtins(predictions)}
+
+
 def answer(found: Answered) -> bytes:
     """Return the body of an answer."""
     return encode({"model_version": found.version, "predictions": with_ids(found.ids, found.outputs)})
@@ -218,5 +229,8 @@ async def json_body(request: Request) -> bytes:
 async def show(service: Service) -> None:
     """Keep the gauges of this process up to date."""
     while True:
-        metrics.state(service.followers, service.writer.status())
+        try:
+            metrics.state(service.followers, service.writer.status(), service.ready)
+        except Exception:  # of whatever kind: the next look may be better
+            LOGGER.exception("the gauges are old")
         await asyncio.sleep(PAUSE)

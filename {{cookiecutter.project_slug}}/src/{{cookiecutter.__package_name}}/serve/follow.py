@@ -1,11 +1,14 @@
 """Follow: load a new bundle beside the one that is served, and go over to it between two requests."""
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from .. import files
 from ..evolve import BREAK, TABLE, changes
 from ..schema import Schema
 from .served import Served, load
@@ -36,6 +39,7 @@ class Follower:
         self.seen = look(folder)
         self.against: Schema | None = None  # the contract that it was judged by
         self.model = None if beside else load(folder, secret)
+        self.kept: Path | None = None  # where a copy of what is served is kept
         self.versions = {self.model.version} if self.model else set()  # all that were served, for the metrics
 
     def step(self) -> None:
@@ -65,8 +69,18 @@ class Follower:
             self.model = model
             self.swaps, self.since = self.swaps + 1, time.time()
             self.versions.add(model.version)
+            self.keep(now)
             LOGGER.info("version %s in %s is served now", model.version, self.folder)
         self.refused = problem
+
+    def keep(self, now: dict[str, tuple[int, ...]]) -> None:
+        """Copy what is served, for a process that starts later and cannot serve what is there then."""
+        if self.kept is None:
+            return
+        with suppress(OSError), files.writing(self.kept) as beside:  # another process may do it, too
+            shutil.copytree(self.folder, beside)
+            if look(self.folder) != now:
+                raise OSError("replaced meanwhile")
 
 
 def objection(old: Served | None, new: Served, champion: Schema | None) -> str:

@@ -11,6 +11,8 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
+from ipaddress import ip_address
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -26,7 +28,9 @@ OPEN = {"/", "/page.js", "/page.css", "/docs", "/docs/oauth2-redirect", "/openap
 OPEN_UNDER = "/health/", "/v2/health/", "/static-offline-docs/"  # all else needs a key
 READY = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/ready")
 COUNTED = OPEN | {"/v1/predict", "/v1/outcomes", "/v1/model"}  # by name, also if they are refused
-QUEUED = 512  # requests that may wait in one process
+QUEUED = 512  # requests that may be worked on in one process
+HELD = 256 << 20  # bytes of bodies; above, only small ones are taken
+SMALL = 64 << 10
 SECONDS = 10  # in which a request's body must come
 REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 LOGGER = logging.getLogger("uvicorn.error")
@@ -37,11 +41,13 @@ HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
 ]
+AGAIN = {"Retry-After": "1"}
 Handler = Callable[[Request], Awaitable[Response]]
 KINDS = {
     400: "malformed",
     401: "key",
     408: "slow",
+    403: "foreign",
     413: "size",
     415: "type",
     422: "contract",
@@ -58,7 +64,7 @@ class Guard:
         self, app: Any, keys: Keys, limiter: Limiter, max_bytes: int, hot: Mapping[str, Handler]
     ) -> None:
         self.app, self.keys, self.limiter, self.max_bytes, self.hot = app, keys, limiter, max_bytes, hot
-        self.in_flight = 0
+        self.working = self.held = 0  # whole requests, and bytes of all
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -79,17 +85,17 @@ class Guard:
                 message["headers"] = [*message["headers"], *extra, (b"x-request-id", request_id)]
             await send(message)
 
-        self.in_flight += 1
+        body = Body(self, receive)
         metrics.IN_FLIGHT.inc()
         try:
             problem = self.refuse(scope, headers, state)
             if problem:
                 await say(answer, scope["path"], *problem)
             elif scope["method"] == "POST" and (handler := self.hot.get(scope["path"])):
-                response = await handler(Request(scope, self.limited(receive)))
+                response = await handler(Request(scope, body.receive))
                 await response(scope, receive, answer)
             else:
-                await self.app(scope, self.limited(receive), answer)
+                await self.app(scope, body.receive, answer)
         except ClientDisconnect:  # in the middle of its body
             status = 499  # as nginx has it
         except Exception:  # a mistake of ours: said in the log, not to the client
@@ -98,7 +104,7 @@ class Guard:
                 raise
             await say(answer, scope["path"], 500, "internal error", 0)
         finally:
-            self.in_flight -= 1
+            body.forget()
             metrics.IN_FLIGHT.dec()
             taken = time.perf_counter() - started
             path = getattr(scope.get("route"), "path", "")  # the template: what is sent is no label
@@ -110,6 +116,8 @@ class Guard:
         path = scope["path"]
         if path in OPEN or path.startswith(OPEN_UNDER) or READY.fullmatch(path):
             return None
+        if not self.keys.asked and not local(headers):
+            return 403, "without API keys only this machine is answered", 0
         if self.keys.asked:
             given = headers.get(b"x-api-key", b"").decode("utf-8", "surrogateescape")
             state["key"] = self.keys.name(given)
@@ -117,34 +125,12 @@ class Guard:
                 return 401, "X-API-Key is missing or wrong", 0
         if seconds := self.limiter.wait(state["key"] or ""):
             return 429, "too many requests with this key", seconds
-        if self.in_flight > QUEUED:
-            return 503, "too many requests are waiting", 1
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            return 415, "send the body as it is, without a Content-Encoding", 0
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.max_bytes:
             return 413, f"the body is larger than {self.max_bytes} bytes", 0
         return None
-
-    def limited(self, receive: Any) -> Any:
-        """Return `receive`, which gives up on a body that is too large or too slow."""
-        size, end = 0, time.monotonic() + SECONDS
-        whole = False
-
-        async def bounded() -> Any:
-            nonlocal size, whole
-            if whole:  # only the end of the connection can come, at any time
-                return await receive()
-            try:
-                async with asyncio.timeout(max(0, end - time.monotonic())):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(408, f"the body did not come within {SECONDS} seconds") from None
-            size += len(message.get("body", b""))
-            whole = not message.get("more_body")
-            if size > self.max_bytes:
-                raise HTTPException(413, f"the body is larger than {self.max_bytes} bytes")
-            return message
-
-        return bounded
 
     def measure(self, method: str, path: str, status: int, seconds: float, request_id: str) -> None:
         method = method if method in METHODS else "OTHER"
@@ -153,6 +139,59 @@ class Guard:
         if status >= 400:
             metrics.ERRORS.labels(KINDS.get(status, "server" if status >= 500 else "other")).inc()
         log_request(method, path, status, seconds, request_id)
+
+
+class Body:
+    """The body of a request as it comes: too large, too slow or too many are given up."""
+
+    def __init__(self, guard: Guard, receive: Any) -> None:
+        self.guard, self.given = guard, receive
+        self.size, self.whole, self.end = 0, False, time.monotonic() + SECONDS
+
+    async def receive(self) -> Any:
+        """Return the next part, as ASGI has it; raise a 408, 413 or 503."""
+        if self.whole:  # only the end of the connection can come, at any time
+            return await self.given()
+        try:
+            async with asyncio.timeout(max(0, self.end - time.monotonic())):
+                message = await self.given()
+        except TimeoutError:
+            raise HTTPException(408, f"the body did not come within {SECONDS} seconds") from None
+        guard, part = self.guard, len(message.get("body", b""))
+        self.size, guard.held = self.size + part, guard.held + part
+        if self.size > guard.max_bytes:
+            raise HTTPException(413, f"the body is larger than {guard.max_bytes} bytes")
+        if guard.held > HELD and self.size > SMALL:
+            raise HTTPException(503, "too much is being sent", AGAIN)
+        if not message.get("more_body"):
+            if guard.working >= QUEUED:
+                raise HTTPException(503, "too many requests are waiting", AGAIN)
+            self.whole, guard.working = True, guard.working + 1
+        return message
+
+    def forget(self) -> None:
+        self.guard.held -= self.size
+        self.guard.working -= self.whole
+
+
+def local(headers: Mapping[bytes, bytes]) -> bool:
+    """Return whether a request is for this machine by a name of its own, and not sent by another site's page.
+
+    Browsers send what any page tells them to, also to this machine.
+    """
+    host, origin = headers.get(b"host", b"").lower(), headers.get(b"origin", b"").lower()
+    return loopback(host) and (not origin or origin.partition(b"://")[2] == host)
+
+
+@lru_cache(64)
+def loopback(host: bytes) -> bool:
+    name = re.sub(r":\d+$", "", host.decode("latin-1")).strip("[]")
+    if name in ("", "localhost"):
+        return True
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 async def say(send: Any, path: str, status: int, text: str, seconds: int) -> None:

@@ -12,7 +12,7 @@ from . import v2
 from .log import Entry
 from .rows import Invalid, Rows
 from .served import Served
-from .service import Answered, Service
+from .service import AGAIN, Answered, Service
 
 # What a page of another site can send without asking.
 FORMS = "text/plain", "multipart/form-data", "application/x-www-form-urlencoded"
@@ -27,6 +27,11 @@ def router(service: Service) -> APIRouter:
         if name != NAME or version not in (None, served):
             raise HTTPException(404, f"the model that is served is {NAME}, version {served}")
 
+    def available() -> bool:
+        if not service.ready:
+            raise HTTPException(503, "the prediction log takes no more", AGAIN)
+        return True
+
     known: Any = {"dependencies": [Depends(named)]}
 
     @found.get("")
@@ -39,12 +44,12 @@ def router(service: Service) -> APIRouter:
 
     @found.get("/health/ready")
     async def ready() -> dict[str, bool]:
-        return {"ready": bool(service.model)}
+        return {"ready": available()}
 
     @found.get("/models/{name}/ready", **known)
     @found.get("/models/{name}/versions/{version}/ready", **known)
     async def model_ready() -> dict[str, Any]:
-        return {"name": NAME, "ready": True}
+        return {"name": NAME, "ready": available()}
 
     @found.get("/models/{name}", **known)
     @found.get("/models/{name}/versions/{version}", **known)

@@ -9,7 +9,7 @@ from zlib import crc32
 
 WINDOW = 60  # seconds
 PAUSE = 0.1  # seconds between two looks for new processes
-SLOTS = 1024  # keys share a slot only by accident
+SLOTS = 1 << 20  # so many that two keys hardly share one; the files have no content where none is used
 SLOT = struct.Struct("qqq")  # window, requests in it, requests in the one before
 
 
@@ -25,7 +25,8 @@ class Limiter:
         self.files: dict[str, mmap.mmap] = {}
         self.looked = 0.0
         if limit:
-            (folder / self.mine).write_bytes(bytes(SLOTS * SLOT.size))
+            with (folder / self.mine).open("wb") as file:
+                file.truncate(SLOTS * SLOT.size)
 
     def look(self) -> None:
         """Open the files of processes that are new."""

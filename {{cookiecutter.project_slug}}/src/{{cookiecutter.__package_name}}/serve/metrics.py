@@ -35,7 +35,7 @@ MODEL = Gauge(
     ["variant", "model_version"],
     multiprocess_mode="livemax",
 )
-READY = Gauge("model_ready", "1 if a model is served", multiprocess_mode="livemin")
+READY = Gauge("model_ready", "1 if predictions are answered", multiprocess_mode="livemin")
 REFUSED = Gauge(
     "model_refused", "1 if a newer bundle cannot be served", ["variant"], multiprocess_mode="livemax"
 )
@@ -71,14 +71,14 @@ def predicted(
             SCORES.labels(variant, decile + 1).inc(int(counts[decile]))
 
 
-def state(followers: Mapping[str, Follower], log: Status) -> None:
+def state(followers: Mapping[str, Follower], log: Status, ready: bool) -> None:
     """Set the gauges of this process."""
-    READY.set(any(one.model is not None for one in followers.values()))
+    READY.set(ready)
     for variant, one in followers.items():
         REFUSED.labels(variant).set(bool(one.refused))
         SWAPS.labels(variant).set(one.swaps)
         LOADED.labels(variant).set(one.since)
-        for version in one.versions:
+        for version in tuple(one.versions):  # a thread may add to them
             MODEL.labels(variant, version).set(one.model is not None and version == one.model.version)
     LOG_QUEUE.set(log.queue)
     LOG_UP.set(log.answers)

@@ -9,6 +9,7 @@ from ..schema import LARGEST, Schema
 from .rows import Invalid, refuse_repeated, told
 
 MOST = 10_000  # in one request
+ANY_ID = "019a7c3e51d0f4b28c6e9d2a7b150000"  # in examples
 COUNTS = "recorded", "repeated", "corrected"
 RECORDED = {
     "type": "object",
@@ -22,6 +23,7 @@ RECORDED = {
         }
     },
     "required": [*COUNTS, "unknown"],
+    "example": {"recorded": 1, "repeated": 0, "corrected": 0, "unknown": []},
 }
 
 
@@ -61,6 +63,7 @@ def outcomes_schema(schema: Schema) -> dict[str, Any]:
     """Return the JSON Schema of a request's body."""
     column = schema.columns[schema.target]
     kind = "integer" if column.type == "integer" else "number"
+    example = schema.classes[0] if schema.classes else 1
     value: dict[str, Any] = {"type": kind, "minimum": -LARGEST, "maximum": LARGEST}
     if schema.classes:
         value = {"type": "string", "enum": schema.classes}
@@ -80,4 +83,5 @@ def outcomes_schema(schema: Schema) -> dict[str, Any]:
         "properties": {"outcomes": {"type": "array", "items": item, "minItems": 1, "maxItems": MOST}},
         "required": ["outcomes"],
         "additionalProperties": False,
+        "example": {"outcomes": [{"prediction_id": ANY_ID, "value": example}]},
     }

@@ -238,4 +238,5 @@ def told(text: str, place: Sequence[str | int] = (), names: Mapping[str, str] = 
     column = where.lstrip(".").rstrip("`")
     if missing := re.fullmatch("Object missing required field `(.*)`", said, re.DOTALL):
         said, column = "is missing", missing[1]
-    return Invalid(422, said, [*place, *([names[column]] if column in names else [])])
+    status = 413 if re.match("Expected `array` of length <=", said) else 422
+    return Invalid(status, said, [*place, *([names[column]] if column in names else [])])

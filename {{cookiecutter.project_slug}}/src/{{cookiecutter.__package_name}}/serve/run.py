@@ -6,26 +6,28 @@ import shutil
 import signal
 import socket
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.supervisors import Multiprocess
 
 from ..errors import Failure
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 GRACE = 15  # seconds to finish what is in flight; the log has 11 more, and Kubernetes gives 30
-PATIENCE = 10  # seconds in which the head of a request must come
+PATIENCE = 10  # seconds in which the head of a request must come, and in which an answer must move on
 HEAD = 256 * 1024  # bytes of a request besides its body
 
 
 class Protocol(HttpToolsProtocol):
-    """Uvicorn's, which also leaves clients that send a head without an end, or too slowly."""
+    """Uvicorn's, which also leaves clients that send a head without an end or too slowly, or do not read."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.unread: asyncio.TimerHandle | None = None
         self.extra = 0  # bytes that are no body: head, trailers, what divides chunks
         self.patience: asyncio.TimerHandle | None = self.loop.call_later(PATIENCE, self.leave)
 
@@ -49,6 +51,21 @@ class Protocol(HttpToolsProtocol):
         elif self.patience is None:
             self.patience = self.loop.call_later(PATIENCE, self.leave)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.unread = self.loop.call_later(PATIENCE, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self.unread:
+            self.unread.cancel()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self.patience, self.unread):
+            if timer:
+                timer.cancel()
+        super().connection_lost(exc)
+
     def busy(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
@@ -56,6 +73,15 @@ class Protocol(HttpToolsProtocol):
         self.patience = None
         if not self.busy():
             self.transport.close()
+
+
+class Processes(Multiprocess):
+    """Uvicorn's, which on SIGHUP does not start all anew, but passes it on: they look for a new model."""
+
+    def handle_hup(self) -> None:
+        for process in self.processes:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid or 0, signal.SIGHUP)
 
 
 def serve(host: str, port: int, workers: int) -> None:
@@ -69,7 +95,7 @@ def serve(host: str, port: int, workers: int) -> None:
         from .app import create_app
         from .metrics import forget
         from .observe import logging_config
-        from .service import AT_START
+        from .service import KEPT
 
         app = create_app()  # here also with more processes, so that what is wrong is said in one line
         try:
@@ -89,11 +115,15 @@ def serve(host: str, port: int, workers: int) -> None:
             "http": Protocol,
             "timeout_graceful_shutdown": GRACE,
         }
-        if workers > 1:
-            options |= {"workers": workers, "factory": True}
+        options |= {"host": host, "port": port}
+        if workers == 1:
+            uvicorn.run(app, **options)
+        else:
             # A process that is started later may find a bundle that cannot be served.
             shutil.copytree(app.state.service.model.bundle.folder, Path(folder) / "bundle")
-            os.environ[AT_START] = str(Path(folder) / "bundle")
-            stack.callback(os.environ.pop, AT_START)
+            os.environ[KEPT] = str(Path(folder) / "bundle")
+            stack.callback(os.environ.pop, KEPT)
             forget(os.getpid())  # this one only starts the others
-        uvicorn.run(f"{__package__}.app:create_app" if workers > 1 else app, host=host, port=port, **options)
+            options |= {"workers": workers, "factory": True}
+            config = uvicorn.Config(f"{__package__}.app:create_app", **options)
+            Processes(config, sockets=[config.bind_socket()]).run()

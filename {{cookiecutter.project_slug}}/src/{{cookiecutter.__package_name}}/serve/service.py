@@ -26,7 +26,7 @@ from .served import Served
 from .spool import Full
 from .writer import Refused, Writer
 
-AT_START = "BUNDLE_AT_START"  # in the environment of processes that `serve --workers` starts
+KEPT = "BUNDLE_KEPT"  # in the environment of processes that `serve --workers` starts: what is served now
 Read = Callable[[Served], Rows]
 CHAMPION, CANARY, SHADOW = "champion", "canary", "shadow"  # variants
 SECONDS = 30  # that an answer may wait for the log
@@ -47,13 +47,15 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         secret, folder = settings.sensitive_key.get_secret_value().encode(), Path(settings.bundle)
         self.settings = settings
+        kept = Path(os.environ[KEPT]) if KEPT in os.environ else None
         try:
             self.champion = Follower(folder, secret)
         except Failure:
-            if AT_START not in os.environ:
+            if kept is None:
                 raise
-            self.champion = Follower(Path(os.environ[AT_START]), secret)
+            self.champion = Follower(kept, secret)
             self.champion.folder, self.champion.seen = folder, {}
+        self.champion.kept = kept
         self.challenger = Follower(Path(settings.challenger), secret, self.champion)
         spool = Path(settings.prediction_spool)
         self.writer = Writer(settings.prediction_log_url, spool, settings.prediction_spool_mb * 2**20)
@@ -70,6 +72,10 @@ class Service:
         """The followers by variant; the challenger is looked after only if it gets traffic."""
         variant = SHADOW if self.settings.share is None else CANARY
         return {CHAMPION: self.champion} | ({variant: self.challenger} if self.settings.traffic else {})
+
+    @property
+    def ready(self) -> bool:
+        return not self.writer.full
 
     def choose(self, body: bytes) -> tuple[Served, str]:
         """Return the model for a request, and its variant: the same for the same request."""
@@ -121,27 +127,20 @@ class Service:
             model, variant = self.model, CHAMPION
             if model.version != version:
                 raise HTTPException(404, "this version is not served")
-        prefix = new_prefix() if again is None else self.same_prefix(again, key, body, model)
+        prefix = new_prefix() if again is None else same_prefix(again, key, body)
         entry, answered = self.score(read(model), model, variant, key, prefix)
         if self.settings.traffic != "shadow":
             return entry, answered, None
         beside = new_prefix() if again is None else sha256(prefix.encode()).hexdigest()[:28]
         return entry, answered, BackgroundTask(self.shadow, read, key, prefix, beside)
 
-    def same_prefix(self, again: str, key: str | None, body: bytes, model: Served) -> str:
-        """Return the digits of a request that may be sent again: they are the same each time.
-
-        While the log is away, nobody can look up what was answered: then each version has its own.
-        """
-        if not IDEMPOTENCY_KEY.fullmatch(again):
-            raise Invalid(400, "Idempotency-Key must be 1 to 200 printable ASCII characters")
-        version = "" if self.writer.answers else model.version
-        return sha256(f"{key or ''}\n{again}\n{version}\n".encode() + body).hexdigest()[:28]
-
     async def finish(self, entry: Entry, again: str | None) -> Answered | None:
-        """Return when the entry is durable; for a request that was sent before, what was answered then."""
+        """Return when the entry is durable; for a request that was sent before, what was answered then.
+
+        While the log is away, nobody can look that up: the answer may be another version's.
+        """
         await self.store(entry)
-        if again is None:
+        if again is None or not self.writer.answers:
             return None
         try:
             found = await asyncio.to_thread(log.answers, self.writer.engine, entry.prefix)
@@ -165,3 +164,10 @@ class Service:
 def new_prefix() -> str:
     """Return the 28 hex digits of a request, which its row numbers follow. They grow with time."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+
+
+def same_prefix(again: str, key: str | None, body: bytes) -> str:
+    """Return the digits of a request that may be sent again: they are the same each time."""
+    if not IDEMPOTENCY_KEY.fullmatch(again):
+        raise Invalid(400, "Idempotency-Key must be 1 to 200 printable ASCII characters")
+    return sha256(f"{key or ''}\n{again}\n".encode() + body).hexdigest()[:28]

@@ -17,7 +17,7 @@ import numpy as np
 from .. import NAME
 from ..bundle import Bundle
 from ..schema import Column, Schema
-from .rows import MAX_ROWS, Invalid
+from .rows import MAX_ROWS, Invalid, Repeated, once
 
 HEADER = "Inference-Header-Content-Length"  # bytes of JSON, after which binary tensors follow
 CONTENT_TYPES = (None, "np", "pd", "str")  # MLServer's, of which none changes how a tensor is read
@@ -164,15 +164,10 @@ def decode(header: bytes, most: int) -> Request:
         json.loads(header, object_pairs_hook=once)
     except msgspec.ValidationError as error:
         raise Invalid(422, f"the request is not one of this protocol: {error}") from None
-    except (ValueError, RecursionError):  # MsgspecError and UnicodeDecodeError are ValueErrors
+    except (ValueError, RecursionError, Repeated):  # MsgspecError and UnicodeDecodeError are ValueErrors
         raise Invalid(400, "the body is not valid JSON, with each name once") from None
     check_content_type(request.parameters, "the request")
     return request
-
-
-def once(pairs: list[tuple[str, Any]]) -> None:
-    if len(dict(pairs)) != len(pairs):
-        raise ValueError("a name is there twice")
 
 
 def check_content_type(parameters: dict[str, Any] | None, where: str) -> None:

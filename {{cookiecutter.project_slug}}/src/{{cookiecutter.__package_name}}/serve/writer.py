@@ -9,6 +9,7 @@ import logging
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -59,13 +60,17 @@ def turn(file: FileIO | None) -> Iterator[None]:
     """Let processes that write to one SQLite file do so one after the other; they share `file`.
 
     SQLite itself lets those who wait sleep longer and longer, and one process writes while the others starve.
-    The turn of a process that hangs ends when the parent process ends it.
+    The turn of a process that hangs ends when the parent process ends it. Raises TimeoutError if another one
+    kept its turn for long, because it waits for the file: all would wait, one after the other.
     """
     if file is None or sys.platform == "win32":
         yield
         return
+    begun = time.monotonic()
     fcntl.flock(file, fcntl.LOCK_EX)
     try:
+        if time.monotonic() - begun > log.BUSY / 2:
+            raise TimeoutError("another process waits for its file")
         yield
     finally:
         fcntl.flock(file, fcntl.LOCK_UN)
