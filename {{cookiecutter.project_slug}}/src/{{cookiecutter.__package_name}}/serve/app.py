@@ -141,7 +141,7 @@ def create_app() -> FastAPI:
 
     app.include_router(infer.router(service))
 
-    @app.get("/v1/model", responses={401: content(ERROR), 429: content(ERROR), 503: content(ERROR)})
+    @app.get("/v1/model", responses=dict.fromkeys((401, 403, 429), content(ERROR)))
     async def model() -> dict[str, Any]:
         """Say which model answers, how good it was on its test window, and who promoted it."""
         bundle = service.model.bundle

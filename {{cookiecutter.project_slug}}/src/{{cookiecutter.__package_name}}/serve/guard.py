@@ -46,8 +46,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 KINDS = {
     400: "malformed",
     401: "key",
-    408: "slow",
     403: "foreign",
+    408: "slow",
     413: "size",
     415: "type",
     422: "contract",
