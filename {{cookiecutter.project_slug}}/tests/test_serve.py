@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 
 from {{ cookiecutter.__package_name }} import NAME, files
 from {{ cookiecutter.__package_name }}.schema import load_schema
-from {{ cookiecutter.__package_name }}.serve import log
+from {{ cookiecutter.__package_name }}.serve import guard, log
 from {{ cookiecutter.__package_name }}.serve.app import create_app
 
 from .conftest import change, run_stages
@@ -146,6 +146,24 @@ def test_a_request_is_logged_once_also_if_the_log_goes_away_between(project, row
         assert len(connection.execute(log.PREDICTIONS.select()).all()) == 3
 
 
+def test_too_much_at_once_is_refused_for_the_moment(client, row, monkeypatch) -> None:
+    ask = lambda rows: client.post("/v1/predict", json={"rows": [row] * rows})  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr(guard, "QUEUED", 0)
+        assert (ask(1).status_code, ask(1).headers["Retry-After"]) == (503, "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(guard, "HELD", 0)
+        assert (ask(1).status_code, ask(1000).status_code) == (200, 503)
+    assert ask(1000).status_code == 200
+
+
+def test_ready_is_said_only_if_predictions_are_answered(client, monkeypatch) -> None:
+    paths = "/health/ready", "/v2/health/ready", f"/v2/models/{NAME}/ready"
+    assert [client.get(path).status_code for path in paths] == [200] * 3
+    monkeypatch.setattr(client.app.state.service.writer, "full", True)
+    assert [client.get(path).status_code for path in paths] == [503] * 3
+
+
 def test_without_keys_pages_of_other_sites_get_nothing(client, row) -> None:
     def code(**headers: str) -> int:
         return client.post("/v1/predict", json={"rows": [row]}, headers=headers).status_code
@@ -176,7 +194,7 @@ def test_sensitive_columns_are_not_in_the_log(project, row, monkeypatch) -> None
 
 
 def test_a_key_may_ask_so_often_and_no_other_pays_for_it(project, row, monkeypatch) -> None:
-    monkeypatch.setenv("API_KEYS", "a:first,b:second")
+    monkeypatch.setenv("API_KEYS", "web:first,team-c:second")
     monkeypatch.setenv("RATE_LIMIT", "20")
     with TestClient(create_app(), "http://127.0.0.1") as client:
         ask = lambda key: client.post("/v1/predict", json={"rows": [row]}, headers={"X-API-Key": key})  # noqa: E731
