@@ -1,5 +1,6 @@
 """Command line: every verb. Heavy libraries are imported by the verb that needs them."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from .tasks import Task
 HELP = "Train, promote, serve and watch the model. The pipeline itself is `uv run dvc repro`."
 CODES = "Exit codes: 0 fine, 1 error, 2 wrong usage, 3 the check ran and says no."
 EXAMPLE = f"Example: uv run {NAME}"
+DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 app = typer.Typer(name=NAME, help=HELP, epilog=CODES, no_args_is_help=True, add_completion=False)
 schema_app = typer.Typer(
@@ -22,12 +24,12 @@ log_app = typer.Typer(help="The prediction log.", no_args_is_help=True)
 app.add_typer(log_app, name="log")
 
 
-@app.command(epilog=f"{EXAMPLE} demo")
-def demo() -> None:
-    """Run the whole way: pipeline, promotion, server, traffic and monitor."""
+@app.command(epilog=f"{EXAMPLE} demo --fast")
+def demo(fast: Annotated[bool, typer.Option("--fast", help="Fewer months, for CI.")] = False) -> None:
+    """Run the whole way: pipeline, promotion, server, traffic, monitor; of the example, a year of it."""
     from .demo import demo
 
-    demo()
+    demo(fast)
 
 
 @app.command(epilog=f"{EXAMPLE} promote")
@@ -168,16 +170,26 @@ def log_prune(
 @app.command(epilog=f"{EXAMPLE} monitor --days 1")
 def monitor(
     days: Annotated[int | None, typer.Option(min=1, max=3650, help="[default: monitor.days]")] = None,
+    until: Annotated[datetime | None, typer.Option(formats=DATES, help="In UTC. [default: now]")] = None,
 ) -> None:
-    """Compare recent predictions with the training sample; exit code 3 if they drifted."""
-    from .monitor import monitor
+    """Look at a window of the prediction log; exit code 3 with a verdict: drift, quality or decay."""
+    from .monitor import monitor, show
 
-    found = monitor(days)
-    words = "{drift_share:.0%} of the columns drifted in {rows:,} predictions, the limit is "
-    words = (words + "{drift_share_limit:.0%}; see {report}").format(**found)
-    if found["drift"]:
-        raise Refusal(f"drift: {words}")
-    print(f"no drift: {words}")
+    show(monitor(days, until))
+
+
+@app.command(epilog=f"{EXAMPLE} retrain --until 2013-07-01")
+def retrain(
+    until: Annotated[
+        datetime | None, typer.Option(formats=DATES, help="Learn from what is earlier. [default: now]")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Whatever the evidence says.")] = False,
+    reason: Annotated[str, typer.Option(help="For the record.")] = "",
+) -> None:
+    """Decide from evidence whether to retrain; if so run the pipeline, ask the gates, promote or refuse."""
+    from .retrain import retrain
+
+    retrain(until, force, reason)
 
 
 @app.command(epilog=f"{EXAMPLE} compare --days 7")

@@ -3,7 +3,7 @@
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, NaiveDatetime, field_serializer, model_validator
+from pydantic import BaseModel, Field, NaiveDatetime, field_serializer, field_validator, model_validator
 
 from .config import read_yaml
 from .files import PARAMS
@@ -145,10 +145,53 @@ class Gates(Section):
     latency: LatencyGate | None
 
 
+class Quality(Section):
+    max_refused: float = Field(ge=0, lt=1)
+    max_nulls: float = Field(ge=0, lt=1)
+    max_unseen: float = Field(ge=0, lt=1)
+    max_outside: float = Field(ge=0, lt=1)
+    volume: tuple[float, float]
+
+    @field_validator("volume")
+    @classmethod
+    def in_order(cls, volume: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= volume[0] < 1 < volume[1]:
+            raise ValueError("give two factors, of which 1 lies between")
+        return volume
+
+
+class Decay(Section):
+    min_labels: int = Field(ge=100)
+    confidence: float = Field(ge=0.5, lt=1)
+    max_drop: float = Field(ge=0)
+    max_calibration_error: float = Field(gt=0)
+
+
 class Monitor(Section):
     days: int = Field(ge=1, le=3650)
     min_rows: int = Field(ge=500)
-    drift_share: float = Field(gt=0, le=1)
+    max_rows: int = Field(ge=500)
+    resamples: int = Field(ge=100, le=10_000)
+    false_alarms: float = Field(gt=0, lt=0.5)
+    min_distance: float = Field(ge=0)
+    drift_columns: int = Field(ge=1)
+    quality: Quality
+    decay: Decay
+
+
+class Budget(Section):
+    runs: int = Field(ge=1)
+    days: int = Field(ge=1)
+
+
+class Retrain(Section):
+    validation_days: int = Field(ge=1)
+    test_days: int = Field(ge=1)
+    window_days: int | None = Field(ge=1)
+    every_days: int = Field(ge=1)
+    new_rows: int = Field(ge=1)
+    cooldown_days: int = Field(ge=0)
+    budget: Budget
 
 
 class Params(Section):
@@ -159,6 +202,7 @@ class Params(Section):
     export: Export
     gates: Gates
     monitor: Monitor
+    retrain: Retrain
 
 
 def load_params() -> Params:

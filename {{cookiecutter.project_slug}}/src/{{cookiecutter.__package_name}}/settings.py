@@ -1,6 +1,7 @@
 """Settings: what the environment (or a .env file) may change. Unknown keys in .env are refused."""
 
 import re
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings
@@ -27,6 +28,9 @@ class Settings(BaseSettings, env_file=".env", extra="forbid"):
     rate_limit: int = Field(default=0, ge=0)  # requests a minute of each key; 0 is no limit
     max_body_mb: int = Field(default=8, ge=1)
     sensitive_key: SecretStr = SecretStr("")  # with which sensitive columns are hashed in the log
+    alert_webhook: SecretStr = SecretStr("")  # URL that is told of what the monitor finds
+    alert_format: Literal["json", "slack", "teams"] = "json"  # of what is posted there
+    alert_file: str = "reports/monitor/alerts.jsonl"
     postgres_password: SecretStr = SecretStr("")  # read by deploy/compose.yaml alone
 
     def keys(self) -> dict[str, str]:

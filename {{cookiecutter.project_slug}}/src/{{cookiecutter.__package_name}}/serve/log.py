@@ -36,6 +36,25 @@ OUTCOMES = sa.Table(
     sa.Column("value", sa.JSON, nullable=False),  # a class or a number
     sa.Column("time", sa.DateTime(timezone=True), nullable=False),  # UTC, when it was recorded
 )
+REFUSALS = sa.Table(
+    "refusals",  # requests that were not answered, added up over some seconds
+    LOG,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("time", sa.DateTime(timezone=True), nullable=False, index=True),  # UTC, of the last of them
+    sa.Column("kind", sa.String(32), nullable=False),  # as the metric `errors` has it: contract, size, ...
+    sa.Column("place", sa.String(128), nullable=False),  # the column that broke the contract, if one did
+    sa.Column("requests", sa.Integer, nullable=False),
+)
+WINDOWS = sa.Table(
+    "windows",  # what `monitor` found, one row for each model and window
+    LOG,
+    sa.Column("model", sa.String(250), primary_key=True),
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("start", sa.DateTime(timezone=True), nullable=False),  # UTC
+    sa.Column("end", sa.DateTime(timezone=True), nullable=False),  # UTC, exclusive
+    sa.Column("made", sa.DateTime(timezone=True), nullable=False),  # UTC
+    sa.Column("summary", sa.JSON, nullable=False),  # as in summary.json
+)
 CHUNK = 5000  # rows that one statement names
 READING = 300  # seconds until a statement is given up that reads many rows
 WAITING = 5  # seconds until a connection, or a lock of PostgreSQL, is given up
