@@ -1,8 +1,6 @@
 """Demo: the whole way on real data - pipeline, promotion, server, traffic, monitor."""
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,10 @@ from rich.table import Column, Table
 
 from . import NAME, files
 from .bundle import open_bundle
-from .errors import Failure, Refusal
+from .errors import Refusal
 from .files import BUNDLE, METRICS, REPORTS, TEST
 from .monitor import TooFew, monitor
+from .pipeline import reproduce
 from .probe import server
 from .promote import promote
 from .schema import load_schema
@@ -26,22 +25,6 @@ from .settings import load_settings
 ROWS, BATCH = 2000, 100  # held-out rows sent as traffic, and rows in a request
 LOG = Path("build/demo-server.log")
 console = Console(highlight=False)
-
-
-def reproduce() -> dict[str, float]:
-    """Run the pipeline, showing what it says; return the seconds that each stage took."""
-    command, both = [sys.executable, "-m", "dvc", "repro"], subprocess.STDOUT
-    started, refused = dict[str, float](), False
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=both, text=True) as dvc:
-        for line in dvc.stdout or ():
-            console.print(line.rstrip(), style="dim", markup=False, soft_wrap=True)
-            refused |= "exited with 3" in line
-            if line.startswith("Running stage '"):
-                started[line.split("'")[1]] = time.monotonic()
-    if dvc.returncode:
-        raise (Refusal if refused else Failure)("the pipeline stopped, see above")
-    ends = [*started.values(), time.monotonic()][1:]
-    return {stage: end - begin for (stage, begin), end in zip(started.items(), ends, strict=False)}
 
 
 def traffic(address: str, client: requests.Session) -> list[dict[str, Any]]:
