@@ -33,6 +33,7 @@ from .files import (
 )
 from .model import inputs, load, scores
 from .params import Params, load_params
+from .pipeline import code
 from .schema import Schema, load_schema
 from .serve.scorer import Scorer, open_scorer
 
@@ -139,6 +140,7 @@ def main() -> None:
         "params_sha256": sha256(json.dumps(used, sort_keys=True).encode()).hexdigest(),
         "data_sha256": {path.name: files.sha256(path) for path in (TRAIN, TEST)},
         "reports_sha256": reports(),
+        "code_sha256": code(),
         "inputs_sha256": {path.as_posix(): files.sha256(path) for path in INPUTS},
         "example": example(test.head(1000), schema),
         "deciles": deciles(predicted) if task.PREDICTION == "numerical" else [],

@@ -12,6 +12,7 @@ from typing import Any
 from .errors import Failure
 
 SCHEMA, PARAMS, BEHAVIOUR = Path("schema.yaml"), Path("params.yaml"), Path("behaviour.yaml")
+DVC, LOCK = Path("dvc.yaml"), Path("dvc.lock")
 RAW, TRAIN = Path("data/raw.parquet"), Path("data/train.parquet")
 VALIDATION, TEST = Path("data/validation.parquet"), Path("data/test.parquet")
 OUTPUTS = RAW, TRAIN, VALIDATION, TEST

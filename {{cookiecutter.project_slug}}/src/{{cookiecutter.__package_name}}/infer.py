@@ -23,7 +23,7 @@ from .behaviour import load_behaviour, without_tests
 from .config import edited, parse_yaml
 from .conform import conform, judge, latest_now
 from .errors import Failure
-from .files import BEHAVIOUR, PARAMS, SCHEMA
+from .files import BEHAVIOUR, DVC, PARAMS, SCHEMA
 from .params import Params, Split, Sql, shown
 from .schema import LARGEST, Column, Schema
 from .source import batches, local, plain
@@ -43,7 +43,6 @@ from .survey import (
 )
 from .tasks import Task
 
-DVC = Path("dvc.yaml")
 MIN_ROWS = 50
 FEWEST = 3  # rows of a class
 MAX_CATEGORIES = 100  # of a text column; of one with more, only the most frequent are named
@@ -380,6 +379,9 @@ def new_pipeline(source: str | Sql, schema: Schema) -> str:
     def change(pipeline: Any) -> None:
         deps = pipeline["stages"]["ingest"]["deps"]
         deps[:] = [str(SCHEMA), *local_file, *modules]
+        exported, example = pipeline["stages"]["export"]["deps"], (package / "flights.py").as_posix()
+        if example in exported:  # it may be deleted now
+            exported.remove(example)
         if pipeline["plots"] != (plots := tasks.of(schema).PLOTS):
             pipeline["plots"] = YAML().load(yaml.safe_dump(plots, default_flow_style=None, sort_keys=False))
 

@@ -116,7 +116,8 @@ def freeze(pipeline: Any) -> None:
     for stage in pipeline["stages"].values():
         outs = {out if isinstance(out, str) else next(iter(out)) for out in stage.get("outs", [])}
         if RAW.as_posix() in outs:
-            stage["frozen"], stage["deps"] = True, []
+            code = [dep for dep in stage.get("deps", []) if str(dep).startswith("src/")]
+            stage["frozen"], stage["deps"] = True, code  # of which the manifest holds the hashes
 
 
 def build(folder: Path) -> dict[str, Any]:
