@@ -22,6 +22,12 @@ from .serve.log import connect
 # The events after which another version is champion.
 MOVES = ("promoted", "rolled back", "returned", "restored")
 MEND = "restore that database from a backup, or begin anew under another MLFLOW_EXPERIMENT_NAME"
+
+
+class Overtaken(Failure):
+    """Another process has added a line that changes what this one builds on."""
+
+
 LINES = sa.Table(
     "audit",
     sa.MetaData(),
@@ -131,16 +137,19 @@ def last(engine: sa.Engine, model: str, *events: str) -> dict[str, Any] | None:
     return parsed(*row) if row else None
 
 
-def append(engine: sa.Engine, model: str, seen: dict[str, Any] | None, **facts: Any) -> dict[str, Any]:
-    """Add a line; return it. `seen` is the last move that it builds on.
+def append(
+    engine: sa.Engine, model: str, seen: dict[str, Any] | None, after: tuple[str, ...] = MOVES, **facts: Any
+) -> dict[str, Any]:
+    """Add a line; return it. `seen` is the last line of the events `after`, which it builds on.
 
-    Raises a Failure if another process has moved the champion since: then what was found no longer holds.
+    Raises Overtaken if another process has added one of these since: then what was found no longer holds.
     """
     while True:
-        end, move = newest(engine, model, 1), last(engine, model, *MOVES)
-        if move != seen:
-            version = move["version"] if move else "none"
-            raise Failure(f"meanwhile another process made version {version} champion: run this again")
+        end, newer = newest(engine, model, 1), last(engine, model, *after)
+        if newer != seen:
+            version = newer["version"] if newer and newer["event"] in MOVES else "none"
+            moved = f"another process made version {version} champion: run this again"
+            raise Overtaken(f"meanwhile {moved if after == MOVES else 'another process began to retrain'}")
         entry = {
             "model": model,
             "number": end[0]["number"] + 1 if end else 1,

@@ -27,6 +27,7 @@ from .params import (
     Evaluate,
     FairnessGate,
     Gates,
+    LabelsGate,
     LeakageGate,
     ParityGate,
     SizeGate,
@@ -37,7 +38,7 @@ from .serve.scorer import Scorer
 from .verdict import Verdict
 
 RESAMPLES = 200  # for what is judged by its interval or by chance
-RELATIONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt}
+RELATIONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
 def judge(judges: dict[str, Callable[[Any], list[Verdict]]], gates: Gates) -> list[Verdict]:
@@ -97,6 +98,29 @@ def champion(
     low = resample(gain, days(table, schema), limits.resamples)["gain"].quantile(1 - limits.confidence)
     measure = f"gain in {name} {point:+.4g}, with {limits.confidence:.0%} confidence at least"
     return [verdict("champion", measure, low, ">", limits.min_gain)]
+
+
+def labels(
+    shown: dict[str, float],
+    naive: dict[str, float],
+    promised: dict[str, Any],
+    better: dict[str, bool],
+    limits: LabelsGate,
+) -> list[Verdict]:
+    """Judge whether the window's labels can be trusted, by how well the champion, of all, does on them.
+
+    `shown` are its metrics on this window, `promised` is its manifest: those on its own test window. The value
+    is the share of its gain over the naive baseline, in the first metric, that is left. A model loses some
+    of that as the world changes; if it is nearly all gone, the labels may be wrong, and a person must look.
+    """
+    name, more = next(iter(better.items()))
+    sign = 1 if more else -1
+    before = sign * (promised["metrics"][name] - promised["baseline"][name])
+    now = sign * (shown[name] - naive[name])
+    if not before > 0:
+        return [Verdict("labels", f"the champion never had a gain in {name}", None, "", None)]
+    measure = f"share of the champion's gain in {name} that is left, {now:+.4g} of {before:+.4g}:"
+    return [verdict("labels", measure, now / before, ">=", limits.min_skill)]
 
 
 def slices(

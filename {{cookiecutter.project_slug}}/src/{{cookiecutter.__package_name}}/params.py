@@ -110,6 +110,10 @@ class BehaviourGate(Section):
     rows: int = Field(ge=1)
 
 
+class LabelsGate(Section):
+    min_skill: float = Field(gt=0, lt=1)
+
+
 class ParityGate(Section):
     max_difference: float = Field(gt=0)
 
@@ -138,6 +142,7 @@ class Gates(Section):
     calibration: CalibrationGate | None
     fairness: FairnessGate | None
     leakage: LeakageGate | None
+    labels: LabelsGate | None
     behaviour: BehaviourGate | None
     parity: ParityGate | None
     size: SizeGate | None

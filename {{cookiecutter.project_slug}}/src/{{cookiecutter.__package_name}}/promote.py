@@ -25,7 +25,7 @@ from .errors import Failure, Refusal
 from .export import SECTIONS, columns
 from .files import BUNDLE, MODEL, PARAMS, TEST, TRAIN
 from .model import load
-from .params import BehaviourGate, ChampionGate, Gates, load_params
+from .params import BehaviourGate, ChampionGate, Gates, LabelsGate, load_params
 from .serve.scorer import open_scorer
 from .settings import load_settings
 from .verdict import Verdict
@@ -48,11 +48,18 @@ def judge(candidate: Bundle, rival: Bundle | None, window: pd.DataFrame) -> list
         task.measure(truth, found, decision, schema, params.evaluate) for found in (scores, usual)
     )
     judged = window, truth, scores
+    rivals = score(rival, window) if rival else None
 
     def champion(limits: ChampionGate) -> list[Verdict]:
-        if rival is None:
+        if rivals is None:
             return [Verdict("champion", "there is none of this target", None, "", None)]
-        return gates.champion(*judged, score(rival, window), decision, schema, limits)
+        return gates.champion(*judged, rivals, decision, schema, limits)
+
+    def labels(limits: LabelsGate) -> list[Verdict]:
+        if rival is None or rivals is None:
+            return [Verdict("labels", "there is no champion of this target to tell", None, "", None)]
+        shown = task.measure(truth, rivals, rival.manifest, schema, params.evaluate)
+        return gates.labels(shown, naive, rival.manifest, task.GATES, limits)
 
     def behaves(limits: BehaviourGate) -> list[Verdict]:
         declared = behaviour.load_behaviour(schema)
@@ -61,6 +68,7 @@ def judge(candidate: Bundle, rival: Bundle | None, window: pd.DataFrame) -> list
 
     judges: dict[str, Callable[[Any], list[Verdict]]] = {
         "leakage": lambda limits: gates.leakage(schema, limits),
+        "labels": labels,
         "parity": lambda limits: gates.parity(load(MODEL), scorer, window, schema, limits),
         "size": lambda limits: gates.size(candidate.folder, limits),
         "baseline": lambda limits: gates.baseline(measured, naive, task.GATES, limits),
