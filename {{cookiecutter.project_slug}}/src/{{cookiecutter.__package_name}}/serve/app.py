@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 
 from .. import NAME
 from ..settings import load_settings
-from . import infer, log, metrics, observe, page
+from . import infer, log, metrics, observe, page, status
 from .answers import answer_schema, with_ids
 from .follow import watch
 from .guard import Guard
@@ -30,7 +30,7 @@ from .keys import Keys
 from .limits import Limiter
 from .log import Entry
 from .outcomes import ANY_ID, RECORDED, outcomes_schema, read_outcomes
-from .rows import Invalid, row_schema, rows_schema
+from .rows import NOT_A_COLUMN, Invalid, row_schema, rows_schema
 from .served import Served
 from .service import AGAIN, Answered, Service
 
@@ -75,10 +75,12 @@ def create_app() -> FastAPI:
     settings = load_settings()
     service = Service(settings)
     keys = Keys(settings)
+    recorder = status.Recorder(service)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.writer.start()
+        recorder.start()
         look, end = watch(list(service.followers.values()))
         with suppress(ValueError, AttributeError):  # not in the main thread, or not on Windows
             signal.signal(signal.SIGHUP, lambda *_: look())
@@ -87,6 +89,7 @@ def create_app() -> FastAPI:
         yield
         gauges.cancel()
         end()
+        recorder.end()
         await asyncio.to_thread(service.writer.close)
 
     about: Any = {"title": NAME, "redoc_url": None, "telemetry": observe.telemetry()}
@@ -96,6 +99,8 @@ def create_app() -> FastAPI:
 
     @app.exception_handler(Invalid)
     async def invalid(request: Request, error: Invalid) -> JSONResponse:
+        if error.column in service.model.bundle.schema.features or error.column == NOT_A_COLUMN:
+            request.state.column = error.column  # which the guard counts
         if request.url.path.startswith("/v2"):
             where = ", ".join(map(str, error.place[1:]))
             return JSONResponse({"error": f"{where}: {error}" if where else str(error)}, error.status)
@@ -172,6 +177,10 @@ def create_app() -> FastAPI:
     async def first_page() -> HTMLResponse:
         return HTMLResponse(page.html(service.model.bundle, keys.asked), headers=page.HEADERS)
 
+    @app.get("/status", response_class=HTMLResponse, include_in_schema=False)
+    def status_page() -> HTMLResponse:
+        return HTMLResponse(status.html(service, recorder), headers=page.HEADERS)
+
     @app.get("/page.js", include_in_schema=False)
     async def script() -> Response:
         return Response(page.SCRIPT, media_type="text/javascript")
@@ -202,7 +211,7 @@ def create_app() -> FastAPI:
     app.openapi = openapi  # type: ignore[method-assign]
     hot = {} if observe.telemetry()["tracing"] else {"/v1/predict": direct}  # a span is the framework's
     limits: Any = {"limiter": limiter, "max_bytes": settings.max_body_mb * 2**20}
-    app.add_middleware(Guard, keys=keys, hot=hot, **limits)
+    app.add_middleware(Guard, keys=keys, hot=hot, refused=service.writer.refuse, **limits)
     return app
 
 

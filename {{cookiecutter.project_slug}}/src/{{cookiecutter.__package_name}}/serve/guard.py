@@ -24,7 +24,7 @@ from .keys import Keys
 from .limits import Limiter
 from .observe import log_request
 
-OPEN = {"/", "/page.js", "/page.css", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/metrics", "/v2"}
+OPEN = {"/", "/page.js", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/metrics", "/status", "/v2"}
 OPEN_UNDER = "/health/", "/v2/health/", "/static-offline-docs/"  # all else needs a key
 READY = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/ready")
 COUNTED = OPEN | {"/v1/predict", "/v1/outcomes", "/v1/model"}  # by name, also if they are refused
@@ -32,6 +32,7 @@ QUEUED = 512  # requests that may be worked on in one process
 HELD = 256 << 20  # bytes of bodies; above, only small ones are taken
 SMALL = 64 << 10
 SECONDS = 10  # in which a request's body must come
+ASKED = re.compile(r"/v1/predict|/v2/models/[^/]+(/versions/[^/]+)?/infer")  # for predictions
 REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 LOGGER = logging.getLogger("uvicorn.error")
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -43,6 +44,7 @@ HEADERS = [
 ]
 AGAIN = {"Retry-After": "1"}
 Handler = Callable[[Request], Awaitable[Response]]
+REFUSED = {400, 413, 415, 422}  # for what was sent: the prediction log counts these
 KINDS = {
     400: "malformed",
     401: "key",
@@ -58,12 +60,22 @@ KINDS = {
 
 
 class Guard:
-    """`hot` has handlers by path that a POST goes to directly, and not through the app."""
+    """`hot` has handlers by path that a POST goes to directly, and not through the app.
+
+    `refused` is told the kind of each request for predictions that is refused, and the column, if it has one.
+    """
 
     def __init__(
-        self, app: Any, keys: Keys, limiter: Limiter, max_bytes: int, hot: Mapping[str, Handler]
+        self,
+        app: Any,
+        keys: Keys,
+        limiter: Limiter,
+        max_bytes: int,
+        hot: Mapping[str, Handler],
+        refused: Callable[[str, str], None],
     ) -> None:
         self.app, self.keys, self.limiter, self.max_bytes, self.hot = app, keys, limiter, max_bytes, hot
+        self.refused = refused
         self.working = self.held = 0  # whole requests, and bytes of all
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -74,7 +86,7 @@ class Guard:
         given = headers.get(b"x-request-id", b"")
         request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16).encode()
         state = scope.setdefault("state", {})
-        state["request_id"], state["key"] = request_id.decode(), None
+        state["request_id"], state["key"], state["column"] = request_id.decode(), None, ""
 
         async def answer(message: Any) -> None:
             nonlocal status, begun
@@ -110,6 +122,8 @@ class Guard:
             path = getattr(scope.get("route"), "path", "")  # the template: what is sent is no label
             path = path or (scope["path"] if scope["path"] in COUNTED else "other")
             self.measure(scope["method"], path, status, taken, state["request_id"])
+            if status in REFUSED and ASKED.fullmatch(scope["path"]) and scope["method"] == "POST":
+                self.refused(KINDS[status], state["column"])
 
     def refuse(self, scope: Any, headers: dict[bytes, bytes], state: Any) -> tuple[int, str, int] | None:
         """Return status, reason and seconds to wait of a request that is not let in."""

@@ -2,11 +2,12 @@
 
 import sqlite3
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import msgspec
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from sqlalchemy.schema import CreateColumn
 from ..errors import Failure, redacted
 
 LOG = sa.MetaData()
+PLACE = 128  # letters of a place that the table of refusals keeps
 PREDICTIONS = sa.Table(
     "predictions",
     LOG,
@@ -42,7 +44,7 @@ REFUSALS = sa.Table(
     sa.Column("id", sa.String(32), primary_key=True),
     sa.Column("time", sa.DateTime(timezone=True), nullable=False, index=True),  # UTC, of the last of them
     sa.Column("kind", sa.String(32), nullable=False),  # as the metric `errors` has it: contract, size, ...
-    sa.Column("place", sa.String(128), nullable=False),  # the column that broke the contract, if one did
+    sa.Column("place", sa.String(PLACE), nullable=False),  # the column that broke the contract, if one did
     sa.Column("requests", sa.Integer, nullable=False),
 )
 WINDOWS = sa.Table(
@@ -264,6 +266,41 @@ def insert_rows(connection: sa.Connection, entries: Sequence[Entry]) -> None:
         connection.execute(sa.insert(PREDICTIONS), new)
 
 
+def refusals(counts: Mapping[tuple[str, str], tuple[int, datetime]]) -> list[dict[str, Any]]:
+    """Return the table's rows for requests that were refused: (kind, place) -> how many, and the last."""
+    return [
+        {"id": uuid4().hex, "time": time, "kind": kind, "place": place[:PLACE], "requests": requests}
+        for (kind, place), (requests, time) in counts.items()
+    ]
+
+
+def refuse(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows of refused requests; those whose ids are there already stay as they are."""
+    there = chosen(connection, REFUSALS.c.id, [row["id"] for row in rows])
+    if new := [row for row in rows if row["id"] not in there]:
+        connection.execute(sa.insert(REFUSALS), new)
+
+
+def refused(engine: sa.Engine, start: datetime, end: datetime) -> dict[tuple[str, str], int]:
+    """Return how many requests were refused from `start` on and before `end`, by kind and place."""
+    kind, place, number = REFUSALS.c.kind, REFUSALS.c.place, sa.func.sum(REFUSALS.c.requests)
+    wanted = (REFUSALS.c.time >= start) & (REFUSALS.c.time < end)
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(kind, place, number).where(wanted).group_by(kind, place))
+        return {(row[0], row[1]): int(row[2]) for row in rows}
+
+
+def windows(engine: sa.Engine, model: str, count: int) -> list[dict[str, Any]]:
+    """Return what `monitor` found in the last windows of a model, oldest first; times are UTC."""
+    columns = WINDOWS.c
+    query = sa.select(WINDOWS).where(columns.model == model).order_by(columns.end.desc(), columns.made.desc())
+    with engine.connect() as connection:
+        found = [dict(row) for row in connection.execute(query.limit(count)).mappings()]
+    for row in found:  # SQLite keeps no zone
+        row |= {name: row[name].replace(tzinfo=UTC) for name in ("start", "end", "made")}
+    return found[::-1]
+
+
 def chosen(connection: sa.Connection, key: sa.Column[Any], ids: Sequence[str], *more: Any) -> dict[str, Any]:
     """Return the rows of a table that have these ids, as id -> the columns in `more`."""
     found: dict[str, Any] = {}
@@ -337,21 +374,31 @@ def record(engine: sa.Engine, pairs: Sequence[tuple[str, Any]]) -> Recorded:
 
 
 def prune(engine: sa.Engine, before: datetime) -> int:
-    """Delete the predictions made before then, and their outcomes; return how many predictions."""
-    pruned, column = 0, PREDICTIONS.c
+    """Delete the predictions made before then, their outcomes, and the refusals of that time.
+
+    Returns how many predictions.
+    """
+    pruned = prune_table(engine, PREDICTIONS, before)
+    prune_table(engine, REFUSALS, before)
+    if engine.dialect.name == "sqlite":
+        shrink(engine)
+    return pruned
+
+
+def prune_table(engine: sa.Engine, table: sa.Table, before: datetime) -> int:
+    """Delete the rows of a table from before then, with the outcomes that belong to them."""
+    pruned, column = 0, table.c
     query = sa.select(column.id).where(column.time < before).order_by(column.time).limit(CHUNK)
     while True:
         with engine.begin() as connection:  # short ones: the server writes to the same tables
             alone(connection)
             ids = connection.scalars(query).all()
-            connection.execute(sa.delete(OUTCOMES).where(OUTCOMES.c.prediction_id.in_(ids)))
-            connection.execute(sa.delete(PREDICTIONS).where(column.id.in_(ids)))
+            if table is PREDICTIONS:
+                connection.execute(sa.delete(OUTCOMES).where(OUTCOMES.c.prediction_id.in_(ids)))
+            connection.execute(sa.delete(table).where(column.id.in_(ids)))
         pruned += len(ids)
         if len(ids) < CHUNK:
-            break
-    if engine.dialect.name == "sqlite":
-        shrink(engine)
-    return pruned
+            return pruned
 
 
 def shrink(engine: sa.Engine) -> None:

@@ -2,7 +2,9 @@
 
 import os
 from collections import Counter as Count
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import prometheus_client as prometheus
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from ..schema import Schema
 from .follow import Follower
 from .writer import Status
 
@@ -48,12 +51,38 @@ LOADED = Gauge(
     ["variant"],
     multiprocess_mode="livemax",
 )
+PROMOTED = Gauge(
+    "model_promoted_timestamp_seconds",
+    "When the served bundle was promoted; 0 if it never was",
+    ["variant"],
+    multiprocess_mode="livemostrecent",
+)
 LOG_QUEUE = Gauge("log_queue", "Requests that wait for the prediction log", multiprocess_mode="livesum")
 LOG_UP = Gauge("log_up", "1 if the log's database takes predictions", multiprocess_mode="livemin")
 SPOOL_ROWS = Gauge(
     "log_spool_rows", "Rows that wait on disk for the log's database", multiprocess_mode="livesum"
 )
 SPOOL_BYTES = Gauge("log_spool_bytes", "Size of what waits on disk", multiprocess_mode="livemax")
+
+# What `monitor` found in its newest window. Each process reads it: the last one to do so is right.
+NEWEST: Any = {"multiprocess_mode": "livemostrecent"}
+VERDICTS = "drift", "quality", "decay"
+BOUNDS = "value", "low", "high", "reference"
+RUN = Gauge("monitor_last_run_timestamp_seconds", "When `monitor` last ran; 0 if it never did", **NEWEST)
+WINDOW_END = Gauge("monitor_window_end_timestamp_seconds", "End of the newest window", **NEWEST)
+VERDICT = Gauge("monitor_verdict", "1 if that is the newest window's verdict", ["verdict"], **NEWEST)
+DRIFT = Gauge("monitor_drift_share", "Share of the columns that drifted", **NEWEST)
+COLUMN = Gauge("monitor_column_score", "How far a column is from the reference", ["column"], **NEWEST)
+LIMIT = Gauge("monitor_column_threshold", "From which score on a column drifted", ["column"], **NEWEST)
+METRIC = Gauge(
+    "monitor_metric",
+    "How good the predictions were whose outcome is known: value, interval, and that of the test window",
+    ["metric", "bound"],
+    **NEWEST,
+)
+KNOWN: dict[str, set[str]] = {}  # metrics, and which of BOUNDS some window had
+COVERAGE = Gauge("monitor_coverage", "Share of the predictions whose outcome is known", **NEWEST)
+WINDOW_ROWS = Gauge("monitor_rows", "Predictions in the newest window", **NEWEST)
 
 
 def predicted(
@@ -78,6 +107,7 @@ def state(followers: Mapping[str, Follower], log: Status, ready: bool) -> None:
         REFUSED.labels(variant).set(bool(one.refused))
         SWAPS.labels(variant).set(one.swaps)
         LOADED.labels(variant).set(one.since)
+        PROMOTED.labels(variant).set(promoted(one.model.bundle.promotion) if one.model else 0)
         for version in tuple(one.versions):  # a thread may add to them
             MODEL.labels(variant, version).set(one.model is not None and version == one.model.version)
     LOG_QUEUE.set(log.queue)
@@ -86,17 +116,73 @@ def state(followers: Mapping[str, Follower], log: Status, ready: bool) -> None:
     SPOOL_BYTES.set(log.spool_bytes)
 
 
+def promoted(promotion: Mapping[str, Any]) -> float:
+    """Return when a bundle was promoted, in seconds; 0 if it never was, or nobody knows."""
+    try:
+        return datetime.fromisoformat(promotion["promoted_at"]).timestamp()
+    except (KeyError, TypeError, ValueError):
+        return 0
+
+
+def found(made: datetime, end: datetime, summary: Mapping[str, Any], schema: Schema) -> None:
+    """Set the gauges of what `monitor` found in its newest window, as its summary has it.
+
+    Where it found nothing this time, they are NaN: no value of another window may stay.
+    """
+    RUN.set(made.timestamp())
+    WINDOW_END.set(end.timestamp())
+    for name in VERDICTS:
+        VERDICT.labels(name).set(name in (summary.get("verdicts") or ()))
+    DRIFT.set(number(summary, "drift", "share"))
+    for name in (*schema.features, schema.prediction):  # and no other: a label for each
+        COLUMN.labels(name).set(number(summary, "drift", "columns", name, "score"))
+        LIMIT.labels(name).set(number(summary, "drift", "columns", name, "threshold"))
+    for name, values in measured(summary).items():
+        KNOWN.setdefault(name, set()).update(values)
+    for name, bounds in KNOWN.items():
+        for bound in bounds:
+            METRIC.labels(name, bound).set(measured(summary).get(name, {}).get(bound, nan))
+    COVERAGE.set(number(summary, "performance", "coverage"))
+    WINDOW_ROWS.set(number(summary, "rows"))
+
+
+def measured(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the metrics of the labelled predictions, each with those of BOUNDS that it has."""
+    part = summary.get("performance") or {}
+    metrics = (part.get("metrics") or {}) | {"calibration_error": part.get("calibration_error")}
+    given = {name: {bound: number(facts, bound) for bound in BOUNDS} for name, facts in metrics.items()}
+    filled = {name: {k: v for k, v in values.items() if v == v} for name, values in given.items()}
+    return {name: values for name, values in filled.items() if "value" in values}
+
+
+def number(facts: Any, *place: str) -> float:
+    """Return the number that stands at a place in nested mappings; NaN if there is none."""
+    for key in place:
+        facts = facts.get(key) if isinstance(facts, Mapping) else None
+    return float(facts) if isinstance(facts, int | float) else nan
+
+
+def collect() -> Iterable[prometheus.Metric]:
+    """Return all metrics, added up over the processes."""
+    return registry().collect()
+
+
 def exposition() -> bytes:
     """Return all metrics as Prometheus reads them."""
+    return prometheus.generate_latest(registry())
+
+
+def registry() -> prometheus.CollectorRegistry:
+    """Return what holds the metrics of this process, or of all that serve together."""
     if FOLDER not in os.environ:
-        return prometheus.generate_latest()
+        return prometheus.REGISTRY
     folder = Path(os.environ[FOLDER])
     for path in folder.glob("gauge_live*_*.db"):  # of processes that were killed
         if not alive(number := int(path.stem.rpartition("_")[2])):
             forget(number)
-    registry = prometheus.CollectorRegistry()
-    MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
-    return prometheus.generate_latest(registry)
+    together = prometheus.CollectorRegistry()
+    MultiProcessCollector(together, str(folder))  # type: ignore[no-untyped-call]
+    return together
 
 
 def forget(number: int) -> None:

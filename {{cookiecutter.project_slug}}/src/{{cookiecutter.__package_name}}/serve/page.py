@@ -29,7 +29,8 @@ PAGE = """<!doctype html>
 <header>
 <h1>{name}</h1>
 <p>{description}</p>
-<nav><a href="#card">Model card</a><a href="docs">API documentation</a>{facts}</nav>
+<nav><a href="#card">Model card</a>
+<a href="status">Status</a><a href="docs">API documentation</a>{facts}</nav>
 </header>
 <main>
 <section id="status" aria-label="Status" data-version="{version}">

@@ -18,18 +18,28 @@ MAX_ROWS = 1000  # in one request
 LENGTH = Meta(min_length=1, max_length=MAX_ROWS)
 ODD = re.compile(r'[\\"\x00-\x1f]')  # msgspec takes no such names
 EXACT = 2**53  # up to here every integer is a float, too
+UNKNOWN = "there is a key that the contract does not know"
+NOT_A_COLUMN = "(unknown column)"  # stands for one that a client made up
 TOLD = {  # msgspec's words that would echo what was sent, and ours
-    r"Object contains unknown field .*": "there is a key that the contract does not know",
+    r"Object contains unknown field .*": UNKNOWN,
     r"Invalid enum value .*": "is none of the contract's categories",
 }
 
 
 class Invalid(Exception):
-    """A request that cannot be answered: its HTTP status, what is wrong, and where."""
+    """A request that cannot be answered: its HTTP status, what is wrong, and where.
 
-    def __init__(self, status: int, text: str, place: Sequence[str | int] = ()) -> None:
+    `column` is the one that broke the contract, if one did; it is never the client's text.
+    """
+
+    def __init__(self, status: int, text: str, place: Sequence[str | int] = (), column: str = "") -> None:
         super().__init__(text)
-        self.status, self.text, self.place = status, text, ["body", *place]
+        self.status, self.text, self.place, self.column = status, text, ["body", *place], column
+        match place:
+            case ["rows", int(), str(name)]:
+                self.column = name
+            case ["rows", int()] if text == UNKNOWN:
+                self.column = NOT_A_COLUMN
 
     @property
     def detail(self) -> list[dict[str, Any]]:

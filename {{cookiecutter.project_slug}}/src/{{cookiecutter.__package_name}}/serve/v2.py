@@ -17,7 +17,7 @@ import numpy as np
 from .. import NAME
 from ..bundle import Bundle
 from ..schema import Column, Schema
-from .rows import MAX_ROWS, Invalid, Repeated, once
+from .rows import MAX_ROWS, NOT_A_COLUMN, Invalid, Repeated, once
 
 HEADER = "Inference-Header-Content-Length"  # bytes of JSON, after which binary tensors follow
 CONTENT_TYPES = (None, "np", "pd", "str")  # MLServer's, of which none changes how a tensor is read
@@ -139,15 +139,20 @@ def read(body: bytes, header_length: int | None, schema: Schema) -> Inference:
     given: dict[str, list[Any]] = {}
     for place, tensor in enumerate(request.inputs):
         if tensor.name not in known:
-            raise Invalid(422, f"inputs[{place}] is not an input of the model: {', '.join(known)}")
+            wrong = f"inputs[{place}] is not an input of the model: {', '.join(known)}"
+            raise Invalid(422, wrong, column=NOT_A_COLUMN)
         if tensor.name in given:
-            raise Invalid(422, f"{tensor.name} is there twice")
-        given[tensor.name], rest = read_tensor(tensor, count, schema.features[tensor.name], rest)
+            raise Invalid(422, f"{tensor.name} is there twice", column=tensor.name)
+        try:
+            given[tensor.name], rest = read_tensor(tensor, count, schema.features[tensor.name], rest)
+        except Invalid as error:
+            error.column = tensor.name
+            raise
     if rest:
         raise Invalid(400, f"{len(rest)} bytes after the last binary tensor belong to none")
     needed = [name for name, column in schema.features.items() if not column.nullable]
     if missing := [name for name in needed if name not in given]:
-        raise Invalid(422, f"inputs are missing: {', '.join(missing)}")
+        raise Invalid(422, f"inputs are missing: {', '.join(missing)}", column=missing[0])
     records = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
     return Inference(request.id, *wanted(request, list(output_tensors(schema))), records)
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -33,6 +33,7 @@ QUEUE = 64 << 20  # bytes of rows that may wait
 REQUESTS = 10_000  # that may wait
 SECONDS = 5  # until a statement of PostgreSQL counts as failed
 PAUSE = 1  # seconds between two attempts to reach the database
+FLUSH = 5  # seconds between two writes of what was refused: so much of it a `kill -9` may lose
 ATTEMPTS = 5  # to replay a file, until its lines are tried one by one
 PROBE = Entry("", datetime(2000, 1, 1, tzinfo=UTC), None, "", "", None, 0)  # has no rows
 
@@ -117,6 +118,8 @@ class Writer:
         self.answers, self.closing, self.ended = True, False, threading.Event()
         self.full = False  # whether the spool takes no more while the database is away
         self.transactions = self.failures = 0  # the latter of the replay, one after the other
+        self.refusals: dict[tuple[str, str], tuple[int, datetime]] = {}  # kind, place: how many, the last
+        self.counting, self.counted = threading.Lock(), list[dict[str, Any]]()  # the latter are to be written
         self.threads = [
             threading.Thread(target=target, daemon=True, name=name)
             for target, name in ((self.work, "log"), (self.watch, "spool"))
@@ -146,6 +149,12 @@ class Writer:
         self.queue.put((entry, future))
         await future
 
+    def refuse(self, kind: str, place: str) -> None:
+        """Count a request that is refused; `place` is the column that broke the contract, if one did."""
+        with self.counting:
+            before = self.refusals.get((kind, place), (0,))[0]
+            self.refusals[kind, place] = before + 1, datetime.now(UTC)
+
     def status(self) -> Status:
         size = spool.size(self.spool.folder)
         return Status(self.queue.qsize(), self.spool.rows(), size, self.answers)
@@ -163,6 +172,8 @@ class Writer:
         if rest:
             self.settle(rest, self.put_aside([entry for entry, _ in rest]))
         self.threads[1].join(PAUSE)
+        if not any(thread.is_alive() for thread in self.threads):  # else the database hangs
+            self.flush()
         self.spool.rotate()
         self.engine.dispose()
         if self.turns:
@@ -256,13 +267,42 @@ class Writer:
         self.answers = False
 
     def watch(self) -> None:
+        flushed = time.monotonic()
         while True:
             try:
                 self.mend()
             except Exception as error:
                 self.lose(error)
+            if time.monotonic() - flushed >= FLUSH:
+                self.flush()
+                flushed = time.monotonic()
             if self.ended.wait(PAUSE):
                 return
+
+    def flush(self) -> None:
+        """Write what was refused to the database; what it does not take now waits, and is counted once.
+
+        A failure is no reason to spool predictions: those who write them find out themselves.
+        """
+        if not self.answers:
+            return
+        if not self.counted:
+            with self.counting:
+                counts, self.refusals = self.refusals, {}
+            self.counted = log.refusals(counts)
+        if not self.counted:
+            return
+        try:
+            with self.engine.connect() as connection:
+                with connection.begin():
+                    log.refuse(connection, self.counted)
+                if log.lost(connection):
+                    connection.invalidate()
+                    raise Lost("its file was moved or replaced")
+        except Exception as error:  # of whatever kind: this thread must go on
+            logger.warning("what was refused is not in the prediction log yet: %s", log.reason(error))
+        else:
+            self.counted = []
 
     def mend(self) -> None:
         """Try the database if it was away, and bring it what the spool holds."""
