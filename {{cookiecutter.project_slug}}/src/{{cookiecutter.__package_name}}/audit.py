@@ -138,14 +138,19 @@ def last(engine: sa.Engine, model: str, *events: str) -> dict[str, Any] | None:
 
 
 def append(
-    engine: sa.Engine, model: str, seen: dict[str, Any] | None, after: tuple[str, ...] = MOVES, **facts: Any
+    engine: sa.Engine,
+    model: str,
+    seen: dict[str, Any] | None,
+    after: tuple[str, ...] = MOVES,
+    /,
+    **facts: Any,
 ) -> dict[str, Any]:
-    """Add a line; return it. `seen` is the last line of the events `after`, which it builds on.
+    """Add a line; return it. `seen` is the last line of the events `after`, which it builds on, if any.
 
     Raises Overtaken if another process has added one of these since: then what was found no longer holds.
     """
     while True:
-        end, newer = newest(engine, model, 1), last(engine, model, *after)
+        end, newer = newest(engine, model, 1), last(engine, model, *after) if after else None
         if newer != seen:
             version = newer["version"] if newer and newer["event"] in MOVES else "none"
             moved = f"another process made version {version} champion: run this again"

@@ -109,9 +109,10 @@ def labels(
 ) -> list[Verdict]:
     """Judge whether the window's labels can be trusted, by how well the champion, of all, does on them.
 
-    `shown` are its metrics on this window, `promised` is its manifest: those on its own test window. The value
-    is the share of its gain over the naive baseline, in the first metric, that is left. A model loses some
-    of that as the world changes; if it is nearly all gone, the labels may be wrong, and a person must look.
+    `shown` are its metrics on this window, `promised` is its manifest, with those on its own test window.
+    The value is the share of its gain over the naive baseline, in the first metric, that is left. A model
+    loses some of that as the world changes; if nearly all is gone, the labels may be wrong: a person
+    must look.
     """
     name, more = next(iter(better.items()))
     sign = 1 if more else -1
