@@ -1,5 +1,6 @@
 """The GitHub workflows: valid, pinned, with least permissions, and really run."""
 
+import json
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ WORKFLOWS = sorted(path.name for path in (TREE / ".github/workflows").glob("*.ym
 WRITES = {
     ("cd", "build"): {"packages"},
     ("monitor", "monitor"): {"actions"},
-    ("retrain", "retrain"): {"actions"},
+    ("retrain", "retrain"): {"actions", "contents", "pull-requests"},
 }
 
 
@@ -36,11 +37,23 @@ def scripts() -> str:
     return "\n".join(step.get("run", "") for _, _, job in jobs() for step in job["steps"])
 
 
+def steps(name: str) -> list[dict[str, Any]]:
+    """Return the steps of a workflow's only job."""
+    (body,) = workflow(name)["jobs"].values()
+    return list(body["steps"])
+
+
 def step(name: str, which: str) -> str:
     """Return the script of the step with this id or name."""
-    (body,) = workflow(name)["jobs"].values()
-    (script,) = (s["run"] for s in body["steps"] if which in (s.get("id"), s.get("name")))
+    (script,) = (s["run"] for s in steps(name) if which in (s.get("id"), s.get("name")))
     return str(script)
+
+
+def stand_in(folder: Path, command: str, script: str) -> str:
+    """Make a command that does this instead; return the PATH on which it is found first."""
+    (folder / command).write_text(f"#!/bin/sh\n{script}\n", "utf-8")
+    (folder / command).chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
 def bash(script: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -49,6 +62,17 @@ def bash(script: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]
     env |= {key: str(cwd / value) for key, value in files.items()}
     command = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script)
     return execute(*command, cwd=cwd, env={"CLI": "cli"} | env)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+
+
+def output(folder: Path) -> str:
+    """Return what a script gave to the steps after it."""
+    path = folder / "output"
+    return path.read_text("utf-8") if path.exists() else ""
 
 
 def actions_text(project: Project) -> str:
@@ -119,7 +143,7 @@ def test_scripts_parse(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_verb_exists(project: Project) -> None:
     verbs = set(re.findall(r'uv run "\$CLI" (\S+)', scripts()))
-    assert verbs == {"promote", "monitor", "schema"}
+    assert verbs == {"promote", "monitor", "retrain", "schema"}
     for verb in verbs:
         project.uv(project.slug, verb, "--help")
 
@@ -127,36 +151,130 @@ def test_every_verb_exists(project: Project) -> None:
 @pytest.mark.parametrize(("code", "ends"), [(0, 0), (3, 0), (1, 1), (2, 2), (137, 137)])
 @pytest.mark.parametrize("name", ["monitor.yml", "retrain.yml"])
 def test_a_crash_is_never_a_verdict(tmp_path: Path, name: str, code: int, ends: int) -> None:
-    (tmp_path / "uv").write_text(f"#!/bin/sh\necho said\nexit {code}\n", "utf-8")
-    (tmp_path / "uv").chmod(0o755)
-    done = bash(step(name, "verdict"), tmp_path, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    write(tmp_path / "reports/monitor/latest.json", '{"verdicts": ["drift"]}')
+    path = stand_in(tmp_path, "uv", f"echo said; exit {code}")
+    done = bash(step(name, "verdict"), tmp_path, PATH=path)
     assert done.returncode == ends
-    assert (tmp_path / "output").read_text("utf-8") == f"code={code}\n"
+    assert "true" not in output(tmp_path)
     assert (tmp_path / "summary").read_text("utf-8") == "said\n"
 
 
+def test_a_refusal_without_a_verdict_is_a_failure(tmp_path: Path) -> None:
+    """Such as of an audit log that was tampered with: then nothing was judged."""
+    path = stand_in(tmp_path, "uv", "exit 3")
+    assert bash(step("monitor.yml", "verdict"), tmp_path, PATH=path).returncode != 0
+    assert output(tmp_path) == ""
+
+
 @pytest.mark.parametrize(
-    ("said", "delivered"),
+    ("verdicts", "decay"),
     [
-        ("version 3 is the new champion", True),
-        ("version 3 is champion already", False),
-        ("refused: version 3 stays a challenger", False),
+        (["drift"], False),
+        (["quality"], False),
+        (["drift", "quality"], False),
+        (["decay"], True),
+        (["drift", "quality", "decay"], True),
     ],
 )
-def test_only_a_new_champion_is_delivered(tmp_path: Path, said: str, delivered: bool) -> None:
-    (tmp_path / "said").write_text(said, "utf-8")
-    (tmp_path / "gh").write_text("#!/bin/sh\ntouch started\n", "utf-8")
-    (tmp_path / "gh").chmod(0o755)
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    done = bash(step("retrain.yml", "Deliver a new champion"), tmp_path, PATH=path)
+def test_only_decay_starts_the_retraining(tmp_path: Path, verdicts: list[str], decay: bool) -> None:
+    write(tmp_path / "reports/monitor/latest.json", json.dumps({"verdicts": verdicts}))
+    path = stand_in(tmp_path, "uv", "exit 3")
+    assert bash(step("monitor.yml", "verdict"), tmp_path, PATH=path).returncode == 0
+    assert output(tmp_path) == f"decay={str(decay).lower()}\n"
+    (start,) = (s for s in steps("monitor.yml") if "gh workflow run" in s.get("run", ""))
+    assert start["if"] == "steps.verdict.outputs.decay == 'true'"
+
+
+def test_the_retraining_is_started_with_a_reason(tmp_path: Path) -> None:
+    path = stand_in(tmp_path, "gh", 'printf "%s\\n" "$@" > asked')
+    script = step("monitor.yml", "Start the retraining")
+    bash(script, tmp_path, PATH=path, REASON="decay: $(touch ran) https://example.com/1")
+    asked = (tmp_path / "asked").read_text("utf-8").splitlines()
+    reason = "reason=decay: $(touch ran) https://example.com/1"
+    assert asked == ["workflow", "run", "retrain.yml", "-f", reason]
+    assert not (tmp_path / "ran").exists()
+    assert "reason" in workflow("retrain.yml")[True]["workflow_dispatch"]["inputs"]
+
+
+@pytest.mark.parametrize(
+    ("force", "reason", "options"),
+    [
+        ("", "", ["--reason="]),
+        ("false", "monthly", ["--reason=monthly"]),
+        ("true", '"; --x $(touch ran)', ['--reason="; --x $(touch ran)', "--force"]),
+    ],
+)
+def test_what_the_retraining_is_told(
+    tmp_path: Path, force: str, reason: str, options: list[str]
+) -> None:
+    path = stand_in(tmp_path, "uv", 'printf "%s\\n" "$@" > asked')
+    script = step("retrain.yml", "verdict")
+    done = bash(script, tmp_path, PATH=path, FORCE=force, REASON=reason)
     assert done.returncode == 0
-    assert (tmp_path / "started").exists() == delivered
+    asked = (tmp_path / "asked").read_text("utf-8").splitlines()
+    assert asked == ["run", "cli", "retrain", *options]
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "ends", "new"),
+    [
+        ("version 3 is the new champion", 0, 0, True),
+        ("nothing to do", 0, 0, False),
+        ("version 3 is champion already", 0, 0, False),
+        ("refused: version 3 stays a challenger", 3, 0, False),
+        ("version 3 is the new champion", 1, 1, False),  # and then it crashed
+    ],
+)
+def test_only_a_new_champion_is_delivered(
+    tmp_path: Path, said: str, code: int, ends: int, new: bool
+) -> None:
+    write(tmp_path / "reports/retrain/summary.md", "| table |\n")
+    path = stand_in(tmp_path, "uv", f"echo {said}; exit {code}")
+    done = bash(step("retrain.yml", "verdict"), tmp_path, PATH=path)
+    assert done.returncode == ends
+    assert output(tmp_path) == ("new=true\n" if new else "")
+    assert (tmp_path / "summary").read_text("utf-8") == f"{said}\n\n| table |\n"
+
+
+def test_what_becomes_of_a_new_champion(tmp_path: Path) -> None:
+    """It is delivered before anything that may fail; then data and pull request follow."""
+    found = steps("retrain.yml")
+    (at,) = (number for number, s in enumerate(found) if s.get("id") == "verdict")
+    _, deliver, push, propose = found[at + 1 :]
+    new = "steps.verdict.outputs.new == 'true'"
+    conditions = [step["if"] for step in (deliver, push, propose)]
+    assert conditions == [new, f"{new} && vars.DVC_REMOTE != ''", new]
+    asking = 'echo "$0 $@" >> asked'
+    for command in ("gh", "uv"):
+        path = stand_in(tmp_path, command, asking)
+    for script in (deliver["run"], push["run"]):
+        assert bash(script, tmp_path, PATH=path, REMOTE="a storage").returncode == 0
+    asked = (tmp_path / "asked").read_text("utf-8").replace(f"{tmp_path}/", "").splitlines()
+    assert asked == ["gh workflow run cd.yml", "uv run dvc push --remote a storage"]
+    assert propose["uses"].startswith("peter-evans/create-pull-request@")
+    assert propose["with"]["body-path"] == "reports/retrain/summary.md"
+
+
+def test_the_pull_request_holds_what_git_takes(rendered: Project, tmp_path: Path) -> None:
+    """None of its files is ignored: `git add` would refuse all of them."""
+    (propose,) = (s for s in steps("retrain.yml") if "add-paths" in s.get("with", {}))
+    paths = propose["with"]["add-paths"].split()
+    for name in (".gitignore", *paths):
+        source = rendered.path / name
+        write(tmp_path / name, source.read_text("utf-8") if source.exists() else "{}")
+    assert execute("git", "init", "-q", cwd=tmp_path).returncode == 0
+    done = execute("git", "add", "--", *paths, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_secrets_and_inputs_never_become_code() -> None:
+    assert "${{" not in scripts()
 
 
 def test_ci_compares_the_contract_with_the_one_it_would_be_merged_into(tmp_path: Path) -> None:
     """The checkout of a pull request is a merge commit, here as shallow as ci.yml asks for."""
-    (body,) = workflow("ci.yml")["jobs"].values()
-    checkout = next(step for step in body["steps"] if "actions/checkout" in step.get("uses", ""))
+    checkout = next(s for s in steps("ci.yml") if "actions/checkout" in s.get("uses", ""))
 
     origin, clone = tmp_path / "origin", tmp_path / "clone"
 
@@ -175,11 +293,9 @@ def test_ci_compares_the_contract_with_the_one_it_would_be_merged_into(tmp_path:
     git("merge", "-q", "--no-ff", "-s", "ours", "-m", "merge", "pull")
     depth = f"--depth={checkout['with']['fetch-depth']}"
     git("clone", "-q", depth, origin.as_uri(), str(clone), cwd=tmp_path)
-    (tmp_path / "uv").write_text('#!/bin/sh\ngit show "$5:./schema.yaml"\n', "utf-8")
-    (tmp_path / "uv").chmod(0o755)
+    path = stand_in(tmp_path, "uv", 'git show "$5:./schema.yaml"')
     name = "The contract breaks no API client (the label breaking-change allows it)"
-    done = bash(step("ci.yml", name), clone, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    assert done.stdout == "base"
+    assert bash(step("ci.yml", name), clone, PATH=path).stdout == "base"
 
 
 @pytest.mark.slow
