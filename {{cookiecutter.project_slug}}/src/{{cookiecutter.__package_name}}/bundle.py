@@ -11,6 +11,7 @@ from .schema import Schema
 
 MANIFEST = "bundle.json"
 PROMOTION = "promotion.json"  # joins the bundle when it is promoted: version, commit, person
+REFERENCE, HELD_OUT = "reference.parquet", "held_out.parquet"  # what the monitor compares with
 CARDS = {"card.md", "card.html"}  # what a promotion completes: it then holds their new hashes
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from . import NAME
-from .errors import Failure, Refusal, run
+from .errors import Failure, run
 from .tasks import Task
 
 HELP = "Train, promote, serve and watch the model. The pipeline itself is `uv run dvc repro`."
@@ -173,9 +173,9 @@ def monitor(
     until: Annotated[datetime | None, typer.Option(formats=DATES, help="In UTC. [default: now]")] = None,
 ) -> None:
     """Look at a window of the prediction log; exit code 3 with a verdict: drift, quality or decay."""
-    from .monitor import monitor, show
+    from .monitor import show
 
-    show(monitor(days, until))
+    show(days, until)
 
 
 @app.command(epilog=f"{EXAMPLE} retrain --until 2013-07-01")

@@ -13,7 +13,7 @@ from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 from sklearn.pipeline import Pipeline
 
 from . import files, tasks
-from .bundle import open_bundle, seal
+from .bundle import HELD_OUT, REFERENCE, open_bundle, seal
 from .card import Evidence, card, page
 from .errors import Failure, Refusal, run
 from .files import (
@@ -100,6 +100,19 @@ def difference(model: Pipeline, scorer: Scorer, table: pd.DataFrame, schema: Sch
     return float(np.abs(exported - trained).max() / max(np.abs(trained).max(), 1e-30))
 
 
+def reference(sample: pd.DataFrame, predicted: np.ndarray, schema: Schema) -> pd.DataFrame:
+    """Return what the model learned from, for the monitor: features, time, its predictions."""
+    when = [schema.timestamp] if schema.timestamp else []
+    return sample[[*schema.features, *when]].assign(**{schema.prediction: predicted})
+
+
+def held_out(judged: pd.DataFrame, scored: np.ndarray, schema: Schema) -> pd.DataFrame:
+    """Return how it did on rows it had not seen: truth, time, and each score in a column of its own."""
+    when = [schema.timestamp] if schema.timestamp else []
+    found = judged[[schema.target, *when]]
+    return found.assign(**{f"score {place}": scored[:, place] for place in range(scored.shape[1])})
+
+
 def reports() -> dict[str, str]:
     """Return the SHA-256 of each report that the card and the gates rest on, by its path in reports/."""
     paths = [*EVIDENCE, *sorted(PLOTS.glob("*.csv"))]
@@ -149,8 +162,9 @@ def main() -> None:
         folder.mkdir()
         write_model(folder, model, schema, params.export.format)
         shutil.copy(SCHEMA, folder / "schema.yaml")
-        reference = sample[list(schema.features)].assign(**{schema.prediction: predicted})
-        reference.to_parquet(folder / "reference.parquet", index=False)
+        reference(sample, predicted, schema).to_parquet(folder / REFERENCE, index=False)
+        judged = files.read_sample(TEST, params.export.reference_rows)
+        held_out(judged, scores(model, judged, schema), schema).to_parquet(folder / HELD_OUT, index=False)
         write_card(folder, schema, params, facts)
         seal(folder, facts)
         scorer, limit = open_scorer(open_bundle(folder)), params.gates.parity

@@ -154,7 +154,6 @@ class Quality(Section):
     max_refused: float = Field(ge=0, lt=1)
     max_nulls: float = Field(ge=0, lt=1)
     max_unseen: float = Field(ge=0, lt=1)
-    max_outside: float = Field(ge=0, lt=1)
     volume: tuple[float, float]
 
     @field_validator("volume")

@@ -75,12 +75,12 @@ def outside() -> dict[str, str]:
 
 @contextmanager
 def server(
-    bundle: Path, log_url: str, output: Path, timeout: float = 60
+    bundle: Path, log_url: str, output: Path, timeout: float = 60, **more: str
 ) -> Iterator[tuple[str, requests.Session]]:
     """Run the real server with a bundle on a free loopback port; give its address and a client with a key.
 
-    Predictions are logged at `log_url`; what the server prints goes to the file `output`. Raises
-    Unready, with the last line of that, if the server is not ready within `timeout` seconds.
+    Predictions are logged at `log_url`; what the server prints goes to the file `output`; `more` are settings
+    of the environment. Raises Unready, with the last line of that, if the server is not ready within `timeout` seconds.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
@@ -92,6 +92,7 @@ def server(
     settings = {"API_KEYS": f"probe:{key}", "BUNDLE": str(bundle.resolve()), "PREDICTION_LOG_URL": log_url}
     settings |= {"PREDICTION_SPOOL": str(output.with_suffix(".spool"))}
     settings |= {"API_KEYS_FILE": "", "RATE_LIMIT": "0", "TRAFFIC": ""}  # those are for clients
+    settings |= more
     with output.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(command, env=outside() | settings, stdout=log, stderr=log)
     try:

@@ -1,0 +1,176 @@
+"""Drift: how far a window's columns are from the reference, and how far that may be when nothing is wrong.
+
+Evidently measures; the thresholds are learned. Stretches of the reference's own time, as long as the window
+and of as many rows, are compared with the rest of it: that is how far apart windows are by weekday, weather
+and chance. A column has drifted if it is farther. The thresholds are set for all columns together, so that no
+more than the wanted share of such stretches would be called drifted.
+Sources: Ramdas, Garcia Trillos and Cuturi, On Wasserstein two-sample testing, Entropy 2017; Lin, Divergence
+measures based on the Shannon entropy, IEEE Transactions on Information Theory 1991; and for thresholds of
+many tests at once Westfall and Young, Resampling-based multiple testing, 1993.
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.spatial.distance import jensenshannon
+
+from . import tasks
+from .schema import Schema
+from .window import logged
+
+METHODS = {"num_method": "wasserstein", "cat_method": "jensenshannon"}
+SMALLEST = 0.001  # standard deviation by which Evidently divides a distance at least
+PARTS = 4  # of the reference's days; a stretch is one of them at most
+
+
+@dataclass(frozen=True)
+class Values:
+    """A column of the reference as numbers: the place of each row's value in `known`, -1 if it is missing."""
+
+    codes: np.ndarray  # shape (rows,)
+    known: np.ndarray | None  # the values in order; None for categories
+
+    @property
+    def size(self) -> int:
+        return int(self.codes.max(initial=-1)) + 1
+
+
+def encode(values: pd.Series, numeric: bool) -> Values:
+    if not numeric:
+        return Values(pd.factorize(values)[0], None)
+    numbers = values.to_numpy("float64", na_value=np.nan)
+    known, codes = np.unique(numbers[np.isfinite(numbers)], return_inverse=True)
+    places = np.full(len(numbers), -1)
+    places[np.isfinite(numbers)] = codes
+    return Values(places, known)
+
+
+def distance(reference: np.ndarray, current: np.ndarray, known: np.ndarray | None) -> float:
+    """Return the distance of two columns as Evidently measures it, from how often each value occurs.
+
+    Of numbers it is Wasserstein's, in standard deviations of the reference; of categories Jensen-Shannon's.
+    NaN if one of them has no value.
+    """
+    if not reference.sum() or not current.sum():
+        return float("nan")
+    first, second = reference / reference.sum(), current / current.sum()
+    if known is None:
+        return float(jensenshannon(first, second))
+    apart = np.abs(np.cumsum(first - second))[:-1] @ np.diff(known)
+    deviation = np.sqrt(first @ (known - first @ known) ** 2)
+    return float(apart / max(deviation, SMALLEST))
+
+
+def stretches(
+    when: pd.Series | None, rows: int, days: float, draws: np.random.Generator, count: int
+) -> Iterator[np.ndarray]:
+    """Give the rows of random stretches of time, (rows,) bool; without time or of few days, all rows."""
+    places = np.arange(rows) if when is None else pd.factorize(when.dt.floor("D"), sort=True)[0]
+    last = int(places.max()) + 1
+    length = max(1, min(round(days), last // PARTS))
+    for _ in range(count):
+        if when is None or last < 2 * PARTS:
+            yield np.ones(rows, dtype=bool)
+        else:
+            start = draws.integers(last - length + 1)
+            yield (places >= start) & (places < start + length)
+
+
+def undisturbed(
+    columns: dict[str, Values], when: pd.Series | None, rows: int, days: float, count: int, seed: int = 0
+) -> pd.DataFrame:
+    """Return distances of random stretches of the reference from its rest: a row each, columns by name.
+
+    A column called as a feature with `nulls` has by how much the share of missing values is higher there.
+    """
+    draws = np.random.default_rng(seed)
+    total = len(next(iter(columns.values())).codes)
+    everything = {name: counts(column, column.codes) for name, column in columns.items()}
+    found = []
+    for inside in stretches(when, total, days, draws, count):
+        here = np.flatnonzero(inside)
+        drawn, line = here[draws.integers(len(here), size=rows)], {}
+        for name, column in columns.items():
+            rest = everything[name] - (0 if inside.all() else counts(column, column.codes[here]))
+            current = counts(column, column.codes[drawn])
+            line[name] = distance(rest[1:], current[1:], column.known)
+            line[nulls_of(name)] = current[0] / current.sum() - rest[0] / rest.sum()
+        found.append(line)
+    return pd.DataFrame(found)
+
+
+def counts(column: Values, codes: np.ndarray) -> np.ndarray:
+    """Return how often there is no value, and how often each one: shape (1 + values,)."""
+    return np.bincount(codes + 1, minlength=column.size + 1)
+
+
+def nulls_of(name: str) -> str:
+    return f"{name}: nulls"
+
+
+def thresholds(found: pd.DataFrame, least: pd.Series, rate: float) -> pd.Series:
+    """Return a threshold for each column: of all rows of `found` a share of `rate` exceeds any of them.
+
+    None is below `least`.
+    """
+    usual = found.quantile(0.95).fillna(0).clip(lower=least)
+    usual = usual.mask(usual <= 0, 1e-9)
+    factor = found.div(usual).max(axis="columns").quantile(1 - rate)
+    return usual * max(1.0, float(factor))
+
+
+def kinds(schema: Schema) -> dict[str, bool]:
+    """Return the columns that are compared, and whether they are numbers: features, and the prediction."""
+    found = {name: name in schema.numeric for name in logged(schema)}
+    return found | {schema.prediction: tasks.of(schema).PREDICTION == "numerical"}
+
+
+def compare(
+    current: pd.DataFrame,
+    reference: pd.DataFrame,
+    schema: Schema,
+    limits: dict[str, float],
+    drift_columns: int = 1,
+) -> tuple[Any, dict[str, dict[str, Any]]]:
+    """Return Evidently's report, and for each column its method, score, threshold and whether it drifted.
+
+    A column without any value, here or in the reference, cannot be compared; it has drifted if it had some.
+    """
+    with warnings.catch_warnings(action="ignore"):
+        from evidently import DataDefinition, Dataset, Report
+        from evidently.presets import DataDriftPreset
+
+        numeric = kinds(schema)
+        types = {name: "float64" if number else "str" for name, number in numeric.items()}
+        tables = [table[list(types)].astype(types) for table in (current, reference)]
+        filled = [{name for name in types if table[name].notna().any()} for table in tables]
+        named = [name for name in types if name in filled[0] & filled[1]]  # Evidently would guess
+        given = {name: limits[name] for name in named}
+        defined = DataDefinition(
+            numerical_columns=[name for name in named if numeric[name]],
+            categorical_columns=[name for name in named if not numeric[name]],
+        )
+        share = min(1, drift_columns / len(named))  # for the headline of its report
+        preset = DataDriftPreset(columns=named, per_column_threshold=given, drift_share=share, **METHODS)
+        data = (Dataset.from_pandas(table[named], data_definition=defined) for table in tables)
+        report = Report([preset], include_tests=True).run(*data)
+    nothing = {"method": "no value at all", "score": None, "threshold": None}
+    judged = {name: {**nothing, "drifted": name in filled[1]} for name in types}
+    return report, judged | judge(report.dict())
+
+
+def judge(snapshot: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return for each column how Evidently judged it: method, score, threshold and drifted."""
+    # Distances drift above their threshold, p-values below it: only the test's status tells.
+    tests = {test["metric_config"]["params"].get("column"): test for test in snapshot["tests"]}
+    judged = {}
+    for metric in snapshot["metrics"][1:]:  # the first counts the drifted columns
+        name, score = metric["config"]["column"], float(metric["value"])
+        drifted = str(tests[name]["status"]).endswith("FAIL")
+        facts = {"method": metric["config"]["method"], "score": score}
+        judged[name] = {**facts, "threshold": float(metric["config"]["threshold"]), "drifted": drifted}
+    return judged
