@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from {{ cookiecutter.__package_name }}.alerts import Told, tell
 from {{ cookiecutter.__package_name }}.errors import Failure
 from {{ cookiecutter.__package_name }}.serve import log
 from {{ cookiecutter.__package_name }}.settings import Settings
+
+from . import databases
 
 SECRET = "/services/a-secret"
 DECAY = "decay: roc_auc", "roc_auc 0.645 (0.637 to 0.653); on the test window it was 0.712"
@@ -74,6 +76,8 @@ def receiver() -> Iterator[Receiver]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(alerts, "PAUSE", 0.01)
+    for name in ("ALERT_WEBHOOK", "ALERT_FORMAT", "ALERT_FILE"):  # nobody else is told of what is tested
+        monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
@@ -122,6 +126,20 @@ def stored(engine: sa.Engine) -> dict[str, dict[str, Any]]:
     with engine.connect() as connection:
         rows = connection.execute(sa.select(alerts.ALERTS)).mappings().all()
     return {row["rule"]: dict(row) for row in rows}
+
+
+def many(url: sa.URL, settings: Settings, found: dict[str, Any]) -> list[int]:
+    """Tell of the same window eight times at once; return how many lines each has to print."""
+
+    def run(_: int) -> int:
+        own = log.connect(url.render_as_string(hide_password=False))
+        try:
+            return len(tell(own, settings, found).lines)
+        finally:
+            own.dispose()
+
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(run, range(8)))
 
 
 def test_a_quiet_window_is_no_news(engine: sa.Engine, settings: Settings, receiver: Receiver) -> None:
@@ -400,12 +418,13 @@ def test_a_file_that_cannot_be_written_is_told_later(engine: sa.Engine) -> None:
     assert [line["rule"] for line in lines()] == [DECAY[0]]
 
 
-def test_without_any_channel_it_is_printed(engine: sa.Engine, receiver: Receiver) -> None:
-    """And a webhook that is set later hears of what is open."""
-    told_to_nobody = tell(engine, Settings(alert_file=""), window(5, DECAY, DRIFT))
-    assert len(told_to_nobody.lines) == 2
-    assert not list(Path().rglob("*.jsonl"))
-    tell(engine, Settings(alert_file="", alert_webhook=receiver.url), window(6, DECAY))
+@pytest.mark.parametrize("file", ["", "out/alerts.jsonl"])
+def test_a_webhook_that_is_set_later_hears_of_what_is_open(
+    engine: sa.Engine, receiver: Receiver, file: str
+) -> None:
+    assert len(tell(engine, Settings(alert_file=file), window(5, DECAY, DRIFT)).lines) == 2
+    assert Path("out").exists() == bool(file)
+    tell(engine, Settings(alert_file=file, alert_webhook=receiver.url), window(6, DECAY))
     assert told(receiver.got) == [[("firing", DECAY[0])]]
 
 
@@ -419,17 +438,22 @@ def test_two_at_once_tell_once(engine: sa.Engine, settings: Settings, receiver: 
         receiver.block.set()
         assert len(first.result().lines) == 1
 
-    def run(_: int) -> Told:
-        own = log.open_log("sqlite:///predictions.db")
-        try:
-            return tell(own, settings, window(6, DECAY, DRIFT))
-        finally:
-            own.dispose()
-
-    with ThreadPoolExecutor(8) as pool:
-        assert sum(len(found.lines) for found in pool.map(run, range(8))) == 1
+    assert sum(many(engine.url, settings, window(6, DECAY, DRIFT))) == 1
     assert told(receiver.got) == [[("firing", DECAY[0])], [("firing", DRIFT[0])]]
     assert [line["rule"] for line in lines()] == [DECAY[0], DRIFT[0]]
+
+
+def test_on_postgresql(settings: Settings, receiver: Receiver) -> None:
+    months = [DECAY], [DECAY, DRIFT], [], [DECAY]
+    with databases.postgres() as server:
+        log.open_log(server.url).dispose()
+        url = sa.make_url(server.url)
+        found = [many(url, settings, window(month, *alarms)) for month, alarms in enumerate(months, 5)]
+    assert [sum(counts) for counts in found] == [1, 1, 2, 1]
+    both = {("resolved", DECAY[0]), ("resolved", DRIFT[0])}
+    first, second, third, fourth = told(receiver.got)
+    assert (first, second, set(third)) == ([("firing", DECAY[0])], [("firing", DRIFT[0])], both)
+    assert fourth == first
 
 
 def test_what_changes_while_it_is_told_is_told_next(
@@ -444,6 +468,22 @@ def test_what_changes_while_it_is_told_is_told_next(
         first.result()
     tell(engine, settings, window(7))
     assert told(receiver.got) == [[("firing", DECAY[0])], [("resolved", DECAY[0])]]
+
+
+def test_one_that_took_too_long_leaves_it_to_the_one_that_took_over(
+    engine: sa.Engine, settings: Settings, receiver: Receiver
+) -> None:
+    receiver.block.clear()
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(tell, engine, settings, window(5, DECAY))
+        assert receiver.came.wait(60)
+        now = datetime.now(UTC)
+        with engine.begin() as connection:
+            connection.execute(sa.update(alerts.ALERTS).values(claimed=now))
+        receiver.block.set()
+        first.result()
+    alert = stored(engine)[DECAY[0]]
+    assert (alerts.moment(alert["claimed"]), alert["webhook"]) == (now, "")
 
 
 def test_one_that_dies_while_it_tells_is_followed_by_another(
