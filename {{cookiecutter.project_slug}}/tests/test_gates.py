@@ -117,6 +117,31 @@ def test_no_better_than_the_naive_baseline_is_refused(window) -> None:
     assert (nan.value, nan.passed) == (None, False)
 
 
+def test_labels_of_which_the_champion_knows_nothing_are_refused(window) -> None:
+    table, truth, scores, manifest = window
+    schema, params = load_schema(), load_params()
+    task, limits = of(schema), gates.LabelsGate(min_skill=0.2)
+    naive = task.baseline(files.read_table(files.TRAIN), table, schema, params.evaluate.baseline_by)
+
+    def judged(scores, promised=manifest):
+        shown, usual = (
+            task.measure(truth, found, promised, schema, params.evaluate) for found in (scores, naive)
+        )
+        (found,) = gates.labels(shown, usual, promised, task.GATES, limits)
+        return found
+
+    assert judged(scores).value == pytest.approx(1, abs=0.2)
+    assert judged(scores).passed
+    assert not judged(turned_round(scores, schema)).passed
+    assert not judged(scores[np.random.default_rng(0).permutation(len(scores))]).passed
+    never = judged(scores, manifest | {"metrics": manifest["baseline"]})
+    assert never.passed is None
+    name = next(iter(task.GATES))
+    nan = {name: float("nan")}
+    (lost,) = gates.labels(nan, manifest["baseline"], manifest, task.GATES, limits)
+    assert (lost.value, lost.passed) == (None, False)
+
+
 def test_only_a_surely_better_candidate_passes_the_champion(window) -> None:
     table, truth, scores, decision = window
     schema, limits = load_schema(), gates.ChampionGate(min_gain=0, confidence=0.95, resamples=200)

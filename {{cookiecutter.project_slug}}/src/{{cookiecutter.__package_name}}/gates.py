@@ -120,7 +120,7 @@ def labels(
     now = sign * (shown[name] - naive[name])
     if not before > 0:
         return [Verdict("labels", f"the champion never had a gain in {name}", None, "", None)]
-    measure = f"share of the champion's gain in {name} that is left, {now:+.4g} of {before:+.4g}:"
+    measure = f"gain of the champion in {name} {now:+.4g}, which was {before:+.4g}, a share of"
     return [verdict("labels", measure, now / before, ">=", limits.min_skill)]
 
 

@@ -302,7 +302,7 @@ def retrain(until: datetime | None, force: bool, reason: str) -> dict[str, Any]:
     try:
         held = FileLock(BUSY).acquire(timeout=0)
     except Timeout:
-        return decline(facts, RUNNING)
+        return facts | decline(facts, RUNNING)
     with held:
         return carry_out(day, reason if force else None, facts)
 
@@ -312,7 +312,7 @@ def decline(facts: dict[str, Any], why: str) -> dict[str, Any]:
     log = audit.open_audit(load_settings().prediction_log_url)
     audit.append(log, registry.name(), None, (), event=DECLINED, reason=why, **facts)
     print(f"{DECLINED}: {why}")
-    return {"result": "declined", "reason": why, **facts}
+    return {"result": "declined", "reason": why}
 
 
 def carry_out(day: datetime, demand: str | None, facts: dict[str, Any]) -> dict[str, Any]:
@@ -370,7 +370,7 @@ def carry_out(day: datetime, demand: str | None, facts: dict[str, Any]) -> dict[
     try:
         line = audit.append(log, name, seen, (STARTED,), event=STARTED, **facts)
     except audit.Overtaken:  # on another machine
-        return decline({key: facts[key] for key in ("until", "reasons")}, RUNNING)
+        return found | decline({key: facts[key] for key in ("until", "reasons")}, RUNNING)
     for text in decision.reasons:
         print(f"retraining for {text}")
     found |= {"windows": dates}

@@ -119,7 +119,7 @@ def evidence(found: dict[str, Any]) -> str:
 
 
 def metrics(measured: dict[str, dict[str, float]]) -> str:
-    names = [name for name in measured["candidate"] if name in measured["naive baseline"]]
+    names = [name for name in measured["candidate"] if name in measured["naive baseline"] and name != "rows"]
     rows = [[name, *(number(of.get(name)) for of in measured.values())] for name in names]
     return table(["metric", *measured], rows)
 
