@@ -55,7 +55,8 @@ def write(found: dict[str, Any]) -> None:
 def markdown(found: dict[str, Any]) -> str:
     """Return the summary for people: why, on what, how good, what the gates say, and how to undo it."""
     parts = [
-        f"# Retraining of {found['model']} until {found['until']}: {HEADLINES[found['result']]}",
+        f"# Retraining of {found['model']} until {found['until']}: "
+        + HEADLINES[found["result"]].format(version=found.get("version")),
         headline(found),
         "## Why",
         "\n".join(f"- {side}: {text}" for side in ("for", "against") for text in sides(found)[side])
