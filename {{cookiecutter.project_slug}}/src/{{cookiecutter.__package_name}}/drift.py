@@ -24,6 +24,7 @@ from .window import logged
 
 METHODS = {"num_method": "wasserstein", "cat_method": "jensenshannon"}
 SMALLEST = 0.001  # standard deviation by which Evidently divides a distance at least
+MOST = 5000  # rows that are drawn of a stretch: with more, chance hardly matters
 PARTS = 4  # of the reference's days; a stretch is one of them at most
 
 
@@ -87,7 +88,7 @@ def undisturbed(
 
     A column called as a feature with `nulls` has by how much the share of missing values is higher there.
     """
-    draws = np.random.default_rng(seed)
+    draws, rows = np.random.default_rng(seed), min(rows, MOST)
     total = len(next(iter(columns.values())).codes)
     everything = {name: counts(column, column.codes) for name, column in columns.items()}
     found = []
@@ -115,12 +116,11 @@ def nulls_of(name: str) -> str:
 def thresholds(found: pd.DataFrame, least: pd.Series, rate: float) -> pd.Series:
     """Return a threshold for each column: of all rows of `found` a share of `rate` exceeds any of them.
 
-    None is below `least`.
+    Each is as improbable in its own column as the others are in theirs; none is below `least`.
     """
-    usual = found.quantile(0.95).fillna(0).clip(lower=least)
-    usual = usual.mask(usual <= 0, 1e-9)
-    factor = found.div(usual).max(axis="columns").quantile(1 - rate)
-    return usual * max(1.0, float(factor))
+    improbable = found.rank(ascending=False, method="max", pct=True)
+    share = improbable.min(axis="columns").quantile(rate)
+    return found.quantile(1 - share).fillna(0).clip(lower=least)
 
 
 def kinds(schema: Schema) -> dict[str, bool]:

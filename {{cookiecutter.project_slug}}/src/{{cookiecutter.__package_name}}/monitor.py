@@ -258,6 +258,8 @@ def monitor(days: float | None = None, until: datetime | None = None) -> dict[st
     if not (bundle.folder / HELD_OUT).is_file():
         raise Failure(f"{bundle.folder} is of an older version of this project: promote a new one")
     end = (until or datetime.now(UTC)).replace(tzinfo=UTC)
+    if end > datetime.now(UTC) + timedelta(minutes=1):
+        raise Failure(f"--until {end:%Y-%m-%d %H:%M} is in the future: that window has not passed yet")
     start, engine = (
         end - timedelta(days=days or params.monitor.days),
         log.open_log(settings.prediction_log_url),

@@ -80,7 +80,8 @@ def server(
     """Run the real server with a bundle on a free loopback port; give its address and a client with a key.
 
     Predictions are logged at `log_url`; what the server prints goes to the file `output`; `more` are settings
-    of the environment. Raises Unready, with the last line of that, if the server is not ready within `timeout` seconds.
+    of its environment. Raises Unready, with the last line of that, if the server is not ready within
+    `timeout` seconds.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
