@@ -103,7 +103,7 @@ def write_window(folder: Path, summary: Summary, schema: Schema, report: Any) ->
     parts = [
         STYLE,
         f'<p><a href="../index.html">All windows</a> · {escape(version)} · {escape(times)} · '
-        f"{summary['rows']:,} predictions in {summary['requests']:,} requests, {summary['sampled']:,} read</p>",
+        f"{summary['rows']:,} predictions in {summary['requests']:,} requests</p>",
         f"<p>{badges(summary['verdicts'])}</p>",
     ]
     if summary["alarms"]:

@@ -7,7 +7,7 @@ the log of a demonstration.
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import requests
@@ -36,24 +36,17 @@ def post(client: requests.Session, address: str, body: Any) -> requests.Response
     return answer
 
 
-def send(
-    address: str,
-    client: requests.Session,
-    rows: Sequence[dict[str, Any]],
-    batch: int = BATCH,
-    done: Callable[[int], object] = lambda _: None,
-) -> Sent:
-    """Ask for predictions. Rows of a refused request are sent again one by one; `done` hears how many went."""
+def send(address: str, client: requests.Session, rows: Sequence[dict[str, Any]], batch: int = BATCH) -> Sent:
+    """Ask for predictions; the rows of a refused request are sent again one by one."""
     ids, refused = list[str | None](), 0
     for first in range(0, len(rows), batch):
         part = rows[first : first + batch]
         answer = post(client, f"{address}/v1/predict", {"rows": part})
         if answer.ok:
             ids += [prediction["id"] for prediction in answer.json()["predictions"]]
-        elif refused := refused + 1:
-            again = Sent([None], 0) if len(part) == 1 else send(address, client, part, 1)
-            ids, refused = ids + again.ids, refused + again.refused
-        done(len(part) if batch > 1 else 0)
+            continue
+        again = Sent([None], 0) if len(part) == 1 else send(address, client, part, 1)
+        ids, refused = ids + again.ids, refused + again.refused + 1
     return Sent(ids, refused)
 
 

@@ -1,0 +1,242 @@
+"""Yearbook: the year as one page with pictures, and as a table for the terminal."""
+
+from html import escape
+from os.path import relpath
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from . import files
+from .files import REPORTS
+from .pages import COLOURS, STYLE, badges, picture, shown, table
+from .year import FOLDER, Month, Story
+
+PAGE = REPORTS / "demo.html"
+MARKS = {"promoted": ("^", "#1a7f37"), "refused": ("x", "#cf222e")}
+
+
+def brief(rules: list[dict[str, Any]]) -> str:
+    """Return what the alarms are about, by verdict."""
+    about: dict[str, list[str]] = {}
+    for alarm in rules:
+        about.setdefault(alarm["verdict"], []).append(alarm["rule"].partition(": ")[2])
+    return "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in about.items()) or "none"
+
+
+def decided(month: Month) -> str:
+    """Return in a few words what was decided after a month."""
+    found, result = month.decision, month.decision["result"]
+    why = "; ".join(found.get("decision", {}).get("reasons", ()))
+    if result == "promoted":
+        return f"version {found['version']} promoted"
+    if result == "refused":
+        return f"version {found.get('version', '?')} refused"
+    against = "; ".join(found.get("decision", {}).get("against", ()))
+    return f"not retrained ({against.partition(':')[0]})" if why and against else "not retrained"
+
+
+def worth(story: Story) -> str:
+    """Return what the loop was worth, in a sentence."""
+    results = [month.result for month in story.months if month.result]
+    gains = [result.gain for result in results]
+    sure = sum(result.low > 0 for result in results)
+    worse = sum(result.high < 0 for result in results)
+    return (
+        f"In {story.metric} the served champion gained {sum(gains) / len(gains):+.3f} on average over the frozen "
+        f"first model, {min(gains):+.3f} to {max(gains):+.3f} a month; surely better in {sure} of {len(gains)} "
+        f"months, surely worse in {worse}"
+    )
+
+
+def terminal(story: Story) -> Table:
+    """Return the table that the demo ends with."""
+    heads = ("month", "rows", "drift", story.metric, "frozen", "alarms", "decision")
+    found = Table(*heads, title="The year")
+    for month in story.months:
+        drift = (month.summary["drift"] or {}).get("share")
+        numbers = ("-", "-")
+        if month.result:
+            numbers = f"{month.result.champion:.3f}", f"{month.result.frozen:.3f}"
+        row = (month.name, f"{month.rows:,}", shown(drift), *numbers, brief(month.summary["alarms"]))
+        found.add_row(*row, decided(month))
+    return found
+
+
+def incidents(story: Story) -> Table:
+    found = Table(
+        "incident", "month", "caught by", "on the month as it was", title="Incidents, in their first window"
+    )
+    for seen in story.seen:
+        caught = (
+            f"{seen.incident.rule.partition(':')[0]}: {seen.text}" if seen.text else "[bold red]NOT CAUGHT"
+        )
+        found.add_row(seen.incident.what, seen.month, caught, "fired as well" if seen.before else "silent")
+    for naive in story.naive:
+        new, now, frozen = naive.metrics
+        found.add_row(
+            f"a candidate from the last three months alone: {new:.3f}",
+            naive.month,
+            "the gates: " + ("refused" if "stays a challenger" in naive.verdict else naive.verdict),
+            f"champion {now:.3f}, frozen {frozen:.3f}",
+        )
+    for swap in story.swaps:
+        wrong = sum(count for status, count in swap.statuses.items() if status != 200)
+        found.add_row(
+            swap.what,
+            "",
+            f"{swap.statuses.total():,} requests meanwhile, {wrong} not answered",
+            " then ".join(f"version {version}" for version in swap.versions),
+        )
+    return found
+
+
+def write(story: Story) -> Path:
+    """Write the page of the year to reports/demo.html; return its path."""
+    months = [month for month in story.months if month.result]
+    names = [month.name for month in months]
+
+    def axis(axes: Any) -> list[int]:
+        places = list(range(len(months)))
+        axes.set_xticks(places, [name[5:] for name in names])
+        axes.tick_params(labelsize=8)
+        return places
+
+    def metric(axes: Any) -> None:
+        places = axis(axes)
+        values = [month.result.champion for month in months]
+        axes.plot(places, values, "o-", color=COLOURS["now"], label="champion")
+        frozen = [month.result.frozen for month in months]
+        axes.plot(places, frozen, "o--", color=COLOURS["before"], label="frozen first model")
+        for place, month in zip(places, months, strict=True):
+            if mark := MARKS.get(month.decision["result"]):
+                axes.plot(place + 0.5, values[place], mark[0], color=mark[1])
+        for name, (mark, colour) in MARKS.items():
+            axes.plot([], [], mark, color=colour, label=f"a candidate {name} after the month")
+        for naive in story.naive:
+            if naive.month in names:
+                axes.plot(names.index(naive.month), naive.metrics[0], "v", color=COLOURS["estimate"])
+        if story.naive:
+            axes.plot([], [], "v", color=COLOURS["estimate"], label="naive candidate, on its test window")
+        axes.legend(fontsize=7, frameon=False)
+
+    def gain(axes: Any) -> None:
+        for place, month in zip(axis(axes), months, strict=True):
+            axes.vlines(
+                place, month.result.low, month.result.high, color=COLOURS["now"], linewidth=3, alpha=0.3
+            )
+            axes.plot(place, month.result.gain, "o", color=COLOURS["now"])
+        axes.axhline(0, color=COLOURS["before"], linewidth=1)
+
+    def calibration(axes: Any) -> None:
+        places = axis(axes)
+        axes.plot(
+            places, [month.result.error for month in months], "o-", color=COLOURS["now"], label="champion"
+        )
+        frozen = [month.result.frozen_error for month in months]
+        axes.plot(places, frozen, "o--", color=COLOURS["before"], label="frozen first model")
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=7, frameon=False)
+
+    def drift(axes: Any) -> None:
+        shares = [(month.summary["drift"] or {}).get("share", 0) for month in months]
+        axes.bar(axis(axes), shares, color=COLOURS["estimate"])
+        axes.set_ylim(0, 1)
+
+    def link(path: str, text: str) -> str:
+        return f'<a href="{escape(relpath(FOLDER / path, PAGE.parent))}">{escape(text)}</a>'
+
+    lines = []
+    for month in months:
+        result, share = month.result, (month.summary["drift"] or {}).get("share")
+        reasons = "; ".join(month.decision.get("decision", {}).get("reasons", ())) or "nothing asked for it"
+        against = "; ".join(month.decision.get("decision", {}).get("against", ()))
+        reason = month.decision.get("reason", "") if month.decision["result"] == "refused" else against
+        lines.append(
+            (
+                link(month.summary["report"], month.name),
+                month.rows,
+                f"version {month.version}",
+                share,
+                result.champion,
+                result.frozen,
+                f"<span>{badges(month.summary['verdicts'])}</span>",
+                brief(month.summary["alarms"]),
+                decided(month),
+                f"for: {reasons}" + (f". Against: {reason}" if reason else ""),
+            )
+        )
+    heads = (
+        "month",
+        "rows",
+        "answered by",
+        "drifted",
+        story.metric,
+        "frozen",
+        "",
+        "alarms",
+        "decision",
+        "why",
+    )
+    happened = [
+        (
+            s.incident.what,
+            s.month,
+            f"<span>{badges(s.verdicts)}</span>",
+            s.text or "NOT CAUGHT",
+            "fired as well" if s.before else "silent",
+            link(s.page, "report"),
+        )
+        for s in story.seen
+    ]
+    naive = [
+        (n.month, *n.metrics, "refused" if "stays a challenger" in n.verdict else n.verdict, n.verdict)
+        for n in story.naive
+    ]
+    swaps = [
+        (
+            s.what,
+            s.statuses.total(),
+            sum(count for status, count in s.statuses.items() if status != 200),
+            " then ".join(s.versions),
+        )
+        for s in story.swaps
+    ]
+    first = ", ".join(f"{name} {shown(value)}" for name, value in story.first.items())
+    parts = [
+        STYLE,
+        f"<p><b>What the loop was worth.</b> {escape(worth(story))}.</p>",
+        "<p>Real flights of 2013. The first model learned from January to the beginning of March, was judged on the rest "
+        f"of March ({escape(first)}), and went on in the shadow, frozen: it is the control. Each month's flights were "
+        "sent to the real server over HTTP; what came true arrived three days later. After each month the monitor "
+        "looked, and the evidence decided whether to retrain; a candidate learned from all but the newest month, on "
+        "which it was compared with the champion.</p>",
+        f"<main>{picture(metric, f'{story.metric}, by month', 3.4)}{picture(gain, 'Gain over the frozen model', 3.4)}"
+        f"{picture(calibration, 'Calibration error')}{picture(drift, 'Share of columns that drifted')}</main>",
+        "<h2>Month by month</h2>",
+        table(heads, lines),
+        '<p class="quiet">Drift says that the months differ from what was learned, mostly by their weather. Only decay, '
+        "which outcomes show, or new data justify another model; and only the gates crown it.</p>",
+        "<h2>Incidents, each in its first window</h2>",
+        table(
+            ("what", "month", "verdict", "what the alarm said", "the same rule on the month as it was", ""),
+            happened,
+        ),
+    ]
+    if naive:
+        heads = ("month", "naive candidate", "champion", "frozen", "verdict", "why")
+        parts += [
+            "<h2>A naive sliding window</h2>",
+            "<p>A candidate that learned from the last three months alone, compared on the newest weeks.</p>",
+            table(heads, naive),
+        ]
+    parts += [
+        "<h2>Requests while models changed</h2>",
+        table(("what", "requests", "not answered", "versions that answered"), swaps),
+        "<h2>Look further</h2>",
+        f"<p>{link('reports/monitor/index.html', 'What the monitor found in each month')}, "
+        f"{link('incidents/reports/monitor/index.html', 'in the incidents')}, "
+        f"{link('reports/retrain/summary.md', 'the last retraining')}, {link('alerts.jsonl', 'the alerts')}.</p>",
+    ]
+    files.write_page(PAGE, "A year of flights", *parts)
+    return PAGE
