@@ -15,7 +15,10 @@ from typing import Any
 # (question, answer) -> paths that only this answer needs; any other answer removes them.
 ONLY = {
     ("ci", "github"): [".github"],
-    ("platform", "docker-compose"): ["deploy/compose.yaml", "deploy/release.sh", "deploy/smoke.py"],
+    ("platform", "docker-compose"): [
+        *("deploy/compose.yaml", "deploy/release.sh", "deploy/smoke.py", "deploy/observe"),
+        "tests/test_rules.py",
+    ],
 }
 
 ANSWERS = ".cookiecutter.json"
