@@ -232,6 +232,54 @@ def test_predictions_are_spooled_while_another_program_locks_the_file(
     assert sorted(stored(url)) == sorted(ids(entries))
 
 
+def refused(url: str) -> dict[tuple[str, str], int]:
+    engine = log.open_log(url)
+    found = log.refused(engine, datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC) + timedelta(hours=1))
+    engine.dispose()
+    return found
+
+
+@movable
+def test_refusals_wait_while_the_database_is_away(file: Path, tmp_path: Path) -> None:
+    url, away = f"sqlite:///{file.as_posix()}", tmp_path / "away"
+    with writing(url, tmp_path) as writer:
+        writer.refuse("contract", "carrier")
+        file.parent.rename(away)
+        writer.flush()  # is not sure of anything: what was written there, nobody would find
+        assert writer.counted
+        assert writer.answers  # those who write predictions find out themselves
+        assert send(writer, [entry()]) == [None]
+        assert not writer.answers
+        writer.refuse("contract", "carrier")
+        writer.refuse("size", "")
+        writer.flush()
+        away.rename(file.parent)
+        until(lambda: writer.status().answers)
+        until(lambda: refused(url) == {("contract", "carrier"): 2, ("size", ""): 1})
+        writer.refuse("contract", "carrier")
+    assert refused(url) == {("contract", "carrier"): 3, ("size", ""): 1}  # the last one when it was closed
+
+
+def test_a_refusal_that_cannot_be_counted_stops_no_prediction(url: str, tmp_path: Path) -> None:
+    engine = log.open_log(url)
+    before, one = refused(url).get(("contract", "dest"), 0), entry()
+    with writing(url, tmp_path) as writer:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE refusals RENAME TO taken_away")
+        try:
+            writer.refuse("contract", "dest")
+            writer.flush()
+            assert writer.counted
+            assert send(writer, [one]) == [None]
+            assert writer.status() == (0, 0, 0, True)
+        finally:
+            with engine.begin() as connection:
+                connection.exec_driver_sql("ALTER TABLE taken_away RENAME TO refusals")
+    assert refused(url)["contract", "dest"] == before + 1
+    assert set(ids([one])) <= set(stored(url))
+    engine.dispose()
+
+
 @movable
 def test_a_full_spool_refuses_and_loses_nothing(file: Path, tmp_path: Path) -> None:
     url, entries = f"sqlite:///{file.as_posix()}", [entry() for _ in range(30)]

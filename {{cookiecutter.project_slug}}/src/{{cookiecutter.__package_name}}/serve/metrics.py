@@ -53,7 +53,7 @@ LOADED = Gauge(
 )
 PROMOTED = Gauge(
     "model_promoted_timestamp_seconds",
-    "When the served bundle was promoted; 0 if it never was",
+    "When the served bundle was promoted; NaN if it never was",
     ["variant"],
     multiprocess_mode="livemostrecent",
 )
@@ -107,7 +107,7 @@ def state(followers: Mapping[str, Follower], log: Status, ready: bool) -> None:
         REFUSED.labels(variant).set(bool(one.refused))
         SWAPS.labels(variant).set(one.swaps)
         LOADED.labels(variant).set(one.since)
-        PROMOTED.labels(variant).set(promoted(one.model.bundle.promotion) if one.model else 0)
+        PROMOTED.labels(variant).set(promoted(one.model.bundle.promotion) if one.model else nan)
         for version in tuple(one.versions):  # a thread may add to them
             MODEL.labels(variant, version).set(one.model is not None and version == one.model.version)
     LOG_QUEUE.set(log.queue)
@@ -117,11 +117,11 @@ def state(followers: Mapping[str, Follower], log: Status, ready: bool) -> None:
 
 
 def promoted(promotion: Mapping[str, Any]) -> float:
-    """Return when a bundle was promoted, in seconds; 0 if it never was, or nobody knows."""
+    """Return when a bundle was promoted, in seconds; NaN if it never was, or nobody knows."""
     try:
         return datetime.fromisoformat(promotion["promoted_at"]).timestamp()
     except (KeyError, TypeError, ValueError):
-        return 0
+        return nan
 
 
 def found(made: datetime, end: datetime, summary: Mapping[str, Any], schema: Schema) -> None:

@@ -23,7 +23,7 @@ SPAN = 3600  # seconds that are shown
 RATE = 6  # samples over which a rate is taken
 LOOK = 3  # samples between two looks at what the monitor found
 WINDOWS = 12  # that are shown
-COLUMNS = 8  # that are shown, those which drifted most
+COLUMNS = 5  # that are shown, those which drifted most
 ASKED = re.compile(r"/v1/(predict|outcomes)|/v2/models/.*/infer")  # routes whose requests count here
 WIDTH, HEIGHT = 300, 80  # of a picture, in units of its own
 STYLE = page.STYLE + Path(__file__).with_name("status.css").read_text(encoding="utf-8")
@@ -67,6 +67,7 @@ class Sample(NamedTuple):
     refused: float  # for which the client is
     rows: float
     in_flight: float
+    waiting: float  # rows on disk, for the log's database
     buckets: dict[float, float]  # seconds: how many requests took no longer
 
 
@@ -82,6 +83,7 @@ class Point(NamedTuple):
     p99: float | None
     rows: float  # a second
     in_flight: float
+    waiting: float
 
 
 class Recorder:
@@ -131,8 +133,8 @@ def sample() -> Sample:
         for name, labels, value, *_ in family.samples:
             if name == "predicted_rows_total" and labels["variant"] != "shadow":
                 counts["rows"] += value
-            elif name == "requests_in_flight":
-                counts["in_flight"] += value
+            elif name in ("requests_in_flight", "log_spool_rows"):
+                counts[name] += value
             elif not ASKED.fullmatch(labels.get("route", "")):
                 continue
             elif name == "requests_total":
@@ -140,9 +142,16 @@ def sample() -> Sample:
                 counts[labels["status"][0]] += value
             elif name == "request_seconds_bucket":
                 buckets[float(labels["le"])] += value
-    requests, failed, refused = counts["requests"], counts["5"], counts["4"]
-    ordered = dict(sorted(buckets.items()))
-    return Sample(time.time(), requests, failed, refused, counts["rows"], counts["in_flight"], ordered)
+    return Sample(
+        time=time.time(),
+        requests=counts["requests"],
+        failed=counts["5"],
+        refused=counts["4"],
+        rows=counts["rows"],
+        in_flight=counts["requests_in_flight"],
+        waiting=counts["log_spool_rows"],
+        buckets=dict(sorted(buckets.items())),
+    )
 
 
 def point(old: Sample, new: Sample) -> Point:
@@ -159,6 +168,7 @@ def point(old: Sample, new: Sample) -> Point:
         p99=quantile(counts, 0.99),
         rows=(new.rows - old.rows) / seconds,
         in_flight=new.in_flight,
+        waiting=new.waiting,
     )
 
 
@@ -215,7 +225,7 @@ def line(xs: Sequence[float], ys: Sequence[float | None], kind: str) -> str:
         elif part:
             parts.append("M" + "L".join(part if len(part) > 1 else part * 2))
             part = []
-    return f'<path class="{kind}" d="{" ".join(parts)}"/>' if parts else ""
+    return f'<path class="{kind}" d="{" ".join(parts)}"></path>' if parts else ""
 
 
 def band(xs: Sequence[float], low: Sequence[float | None], high: Sequence[float | None]) -> str:
@@ -225,7 +235,7 @@ def band(xs: Sequence[float], low: Sequence[float | None], high: Sequence[float 
         return ""
     edge = [f"{x * WIDTH:.1f} {(1 - b) * HEIGHT:.1f}" for x, _, b in there]
     edge += [f"{x * WIDTH:.1f} {(1 - a) * HEIGHT:.1f}" for x, a, _ in reversed(there)]
-    return f'<path class="band" d="M{"L".join(edge)}Z"/>'
+    return f'<path class="band" d="M{"L".join(edge)}Z"></path>'
 
 
 def picture(label: str, inside: str) -> str:
@@ -265,7 +275,8 @@ def trend(title: str, unit: str, past: Sequence[Point], now: Point | None, **nam
         drawn += line(xs, [None if value is None else value / top for value in values], kind)
     texts = [shown(getattr(now, field) if now else None, unit) for field in names]
     said = ", ".join(f"{name} {text}" for name, text in zip(names.values(), texts, strict=True))
-    big = " <small>/</small> ".join(map(escape, texts))
+    big = " <small>/</small> ".join(escape(text.removesuffix(f" {unit}")) for text in texts)
+    big += f" <small>{escape(unit)}</small>"
     lines_said = legend(*zip(kinds, names.values(), strict=True))
     ends, scale = ("an hour ago", "now"), ("0", shown(top, unit))
     return figure(title, big, picture(said, drawn), ends, scale, lines_said)
@@ -278,10 +289,11 @@ def charts(samples: Sequence[Sample]) -> str:
     return "".join(
         (
             trend("Requests a second", "", past, now, requests="requests"),
-            trend("Requests that failed", "%", past, now, failed="failed (5xx)", refused="refused (4xx)"),
+            trend("Requests, share of", "%", past, now, failed="failed (5xx)", refused="refused (4xx)"),
             trend("Time to answer", "ms", past, now, p50="half", p95="95 %", p99="99 %"),
             trend("Rows predicted a second", "", past, now, rows="rows"),
             trend("Requests in flight", "", past, now, in_flight="in flight"),
+            trend("Rows on disk that wait for the log", "", past, now, waiting="rows"),
         )
     )
 
@@ -409,12 +421,13 @@ def state(service: Service) -> tuple[str, str, dict[str, str]]:
     if not service.ready:
         word, said = "bad", "Not ready: the prediction log takes no more"
     since = metrics.promoted(bundle.promotion)
-    promoted = f"{at(datetime.fromtimestamp(since, UTC))}, {ago(time.time() - since)}" if since else "never"
+    promoted = "never"
+    if isfinite(since):
+        promoted = f"{at(datetime.fromtimestamp(since, UTC))}, {ago(time.time() - since)}"
     details = {"promoted": promoted, "log queue": shown(status.queue)}
     if (challenger := service.challenger.model) and service.settings.traffic:
         details["challenger"] = f"{challenger.version} ({service.settings.traffic})"
-    details["rows on disk"] = shown(status.spool_rows)
-    details["spool"] = shown(status.spool_bytes / 2**20, "MB")
+    details["on disk"] = shown(status.spool_bytes / 2**20, "MB")
     return word, said, details
 
 
@@ -422,7 +435,8 @@ def html(service: Service, recorder: Recorder) -> str:
     """Return the page. All texts are escaped."""
     samples = list(recorder.samples)
     word, said, details = state(service)
-    told = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in details.items())
+    pairs = ((escape(name), escape(text)) for name, text in details.items())
+    told = "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in pairs)
     return PAGE.format(
         style=STYLE,
         name=escape(service.model.bundle.schema.name),
