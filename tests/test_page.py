@@ -243,6 +243,22 @@ def test_nothing_is_wider_than_the_screen_and_texts_can_be_read(
     shoot(page, f"{viewport['width']}-{scheme}")
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [PHONE, DESK])
+def test_the_status_is_a_click_away_and_can_be_read(
+    visit: Any, viewport: dict[str, int], scheme: str
+) -> None:
+    page = visit(viewport=viewport, color_scheme=scheme)
+    page.get_by_role("link", name="Status").click()
+    playwright.expect(page.get_by_role("heading", level=1)).to_have_text("Status: flights")
+    playwright.expect(page.locator("#status")).to_contain_text("Version 1 is ready")
+    assert page.locator("svg").count() == 6
+    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+    for place in ("a", "h2", "#status p", "dt", "dd", "figcaption", ".now", ".hint", ".plot span"):
+        assert contrast(page, place) >= 4.5, place
+    shoot(page, f"status-{viewport['width']}-{scheme}")
+
+
 def contrast(page: Any, place: str) -> float:
     """Return the contrast of a text to what is behind it, from 1 to 21, as WCAG defines it."""
     colours = page.locator(place).first.evaluate(

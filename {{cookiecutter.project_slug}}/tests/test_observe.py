@@ -1,20 +1,28 @@
 import gzip
 import json
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from math import isnan, nan
 from pathlib import Path
 from threading import Thread
 
+import pytest
 import requests
+import sqlalchemy as sa
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from {{ cookiecutter.__package_name }} import NAME, files
-from {{ cookiecutter.__package_name }}.bundle import open_bundle
+from {{ cookiecutter.__package_name }}.bundle import PROMOTION, open_bundle
+from {{ cookiecutter.__package_name }}.schema import load_schema
+from {{ cookiecutter.__package_name }}.serve import log, metrics
 from {{ cookiecutter.__package_name }}.serve.observe import ENDPOINTS, JsonLines
+from {{ cookiecutter.__package_name }}.settings import load_settings
 
-from .server import running
+from .server import SERVED, install, running, until, value
 
 SECRET = "vulpes-vulpes"
 
@@ -124,3 +132,66 @@ def test_an_exception_is_one_line_that_says_where_but_not_on_what(caplog) -> Non
     assert "builtins.ValueError" in found["exception"]
     assert found["exception"].endswith("builtins.KeyError")
     assert Path(__file__).name in found["exception"]
+
+
+def window(days: int, summary: dict, model: str = "") -> None:
+    """Put a window into the log, as the monitor does: one that ended so many days ago, seen just now."""
+    now = datetime.now(UTC)
+    row = {"model": model or load_settings().mlflow_experiment_name, "name": str(days), "made": now}
+    row |= {"start": now - timedelta(days + 1), "end": now - timedelta(days), "summary": summary}
+    with log.open_log("sqlite:///predictions.db").begin() as connection:
+        connection.execute(sa.insert(log.WINDOWS), row)
+
+
+def test_the_metrics_tell_what_the_monitor_found_and_when_the_champion_was_promoted(
+    project, monkeypatch
+) -> None:
+    name, *_, last = load_schema().features
+    monkeypatch.setenv("BUNDLE", str(SERVED))
+    promoted = {"version": "1", "promoted_at": "2013-05-01T00:00:00+00:00"}
+    install("1")
+    files.write_json(SERVED / PROMOTION, promoted)
+    drift = {"share": 0.5, "columns": {name: {"score": 1.5, "threshold": 0.5}, SECRET: {"score": 1}}}
+    metric = {"value": 0.7, "low": 0.6, "high": None, "reference": 0.8}
+    performance = {"coverage": 0.25, "metrics": {"roc_auc": metric, "not_known": {"value": None}}}
+    found = {"rows": 1000, "verdicts": ["drift", "decay"], "drift": drift, "performance": performance}
+    window(8, {"rows": 1, "verdicts": ["quality"]})  # an earlier one
+    window(1, found)
+    window(0, {"rows": 2, "verdicts": ["quality"]}, model="another")
+    started = time.time()
+    with running("--workers", "2") as (address, _):
+        tell = lambda: requests.get(f"{address}/metrics", timeout=60).text  # noqa: E731
+        until(lambda: value(tell(), "monitor_rows") == 1000)
+        text = tell()
+        assert value(text, "model_promoted_timestamp_seconds", 'variant="champion"') == 1367366400
+        assert abs(value(text, "monitor_last_run_timestamp_seconds") - started) < 60
+        assert abs(value(text, "monitor_window_end_timestamp_seconds") - started + 86400) < 60
+        told = {verdict: value(text, "monitor_verdict", f'"{verdict}"') for verdict in metrics.VERDICTS}
+        assert told == {"drift": 1, "quality": 0, "decay": 1}
+        assert value(text, "monitor_drift_share") == 0.5
+        assert value(text, "monitor_coverage") == 0.25
+        assert value(text, "monitor_column_score", f'"{name}"') == 1.5
+        assert value(text, "monitor_column_threshold", f'"{name}"') == 0.5
+        assert isnan(value(text, "monitor_column_score", f'"{last}"'))  # was not compared
+        assert SECRET not in text  # no column of the contract
+        bounds = {bound: value(text, "monitor_metric", f'"{bound}"') for bound in metrics.BOUNDS}
+        assert bounds == {"value": 0.7, "low": 0.6, "high": 0, "reference": 0.8}
+        assert 'bound="high"' not in text
+        assert "not_known" not in text
+        install("2")  # without a date
+        until(lambda: isnan(value(tell(), "model_promoted_timestamp_seconds")))
+
+
+def test_what_a_newer_window_lacks_is_not_told_of_an_older_one(project) -> None:
+    schema, end = load_schema(), datetime.now(UTC)
+    name = next(iter(schema.features))
+    drift = {"share": 0.5, "columns": {name: {"score": 1.5, "threshold": 0.5}}}
+    performance = {"coverage": 0.25, "metrics": {"f1": {"value": 0.7}}}
+    for summary, one in (({"drift": drift, "performance": performance}, 0.7), ({"rows": 5}, nan)):
+        metrics.found(end, end, summary, schema)
+        text = metrics.exposition().decode()
+        assert value(text, "monitor_metric", '"f1"') == pytest.approx(one, nan_ok=True)
+        assert isnan(value(text, "monitor_column_score", f'"{name}"')) == isnan(one)
+        assert isnan(value(text, "monitor_drift_share")) == isnan(one)
+    for promotion in ({}, {"promoted_at": None}, {"promoted_at": "yesterday"}):
+        assert isnan(metrics.promoted(promotion))
