@@ -85,7 +85,8 @@ def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     shutil.copytree(finished, tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
     use_registry(monkeypatch, tmp_path / "project")
-    monkeypatch.delenv("API_KEYS", raising=False)
+    for name in ("API_KEYS", "ALERT_WEBHOOK"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("BUNDLE", str(files.BUNDLE))
     return tmp_path / "project"
 

@@ -1,37 +1,297 @@
-import json
-from pathlib import Path
+"""The monitor: each alarm is red on what it is for, and silent where nothing is wrong."""
 
+import json
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
 import pandas as pd
 import pytest
-from fastapi.testclient import TestClient
 
-from {{ cookiecutter.__package_name }} import files
-from {{ cookiecutter.__package_name }}.errors import Failure
-from {{ cookiecutter.__package_name }}.monitor import monitor
+from {{ cookiecutter.__package_name }} import drift, files, monitor, tasks
+from {{ cookiecutter.__package_name }}.bundle import REFERENCE
+from {{ cookiecutter.__package_name }}.errors import Failure, Refusal
+from {{ cookiecutter.__package_name }}.params import load_params
 from {{ cookiecutter.__package_name }}.schema import load_schema
-from {{ cookiecutter.__package_name }}.serve.app import create_app
+from {{ cookiecutter.__package_name }}.serve import log
+from {{ cookiecutter.__package_name }}.window import read_window
+
+from .conftest import change
+from .databases import postgres
+from .traffic import END, come_true, engine, log_rows, promised, wrong
+
+ROWS = 1500
+KEYS = {
+    *("schema_version", "window", "start", "end", "made", "model", "model_version", "rows", "sampled"),
+    *("requests", "versions", "verdicts", "alarms", "not_judged", "drift", "quality", "performance"),
+    *("estimate", "report"),
+}
 
 
-def send(table: pd.DataFrame) -> None:
-    with TestClient(create_app(), "http://127.0.0.1") as client:
-        for first in range(0, len(table), 500):
-            rows = json.loads(table.iloc[first : first + 500].to_json(orient="records"))
-            client.post("/v1/predict", json={"rows": rows}).raise_for_status()
+@pytest.fixture
+def learned(project: Path) -> pd.DataFrame:
+    """Rows like those that the model learned from."""
+    return files.read_table(files.TRAIN).sample(ROWS, replace=True, random_state=1)
 
 
-def test_drift_is_seen_where_it_is_and_only_there(project) -> None:
-    features = load_schema().features
-    same = files.read_table(files.TRAIN)[list(features)].sample(1500, random_state=1, replace=True)
-    empty = next((name for name, column in features.items() if column.nullable), None)
-    same = same if empty is None else same.assign(**{empty: None})
-    send(same.head(20))
-    with pytest.raises(Failure, match=r"20 predictions .* are too few to judge"):
-        monitor()
-    send(same)
-    found = monitor()
-    assert not found["drift"]
-    assert empty is None or found["columns"][empty] == {"method": "no value at all", "drifted": True}
-    assert files.read_json(Path(found["report"]).parent / "summary.json") == found
-    assert 'src="http' not in Path(found["report"]).read_text(encoding="utf-8")
-    send(pd.concat([same.head(1)] * 5000))
-    assert monitor()["drift"]
+def look(days: int = 7, end=END) -> dict:
+    return monitor.monitor(days, end)
+
+
+def rules(found: dict, verdict: str = "") -> set[str]:
+    """The rules that fired, less what is said of the prediction: on rows that it knows, a model is surer."""
+    prediction = f"drift: {load_schema().prediction}"
+    return {alarm["rule"] for alarm in found["alarms"] if alarm["rule"].startswith(verdict)} - {prediction}
+
+
+def refuse(kind: str, place: str, requests: int) -> None:
+    row = {"id": uuid4().hex, "time": END - timedelta(days=1), "kind": kind, "place": place}
+    with engine().begin() as connection:
+        connection.execute(log.REFUSALS.insert(), [row | {"requests": requests}])
+
+
+# What it says of nothing
+
+
+def test_nothing_is_wrong(learned, capsys) -> None:
+    log_rows(learned)
+    found = look()
+    assert rules(found) == set()
+    assert found["drift"]["share"] <= 1 / len(found["drift"]["columns"])
+    assert (found["rows"], found["sampled"], found["requests"]) == (ROWS, ROWS, ROWS / 50)
+    assert set(found["not_judged"]) == {"quality: volume", "decay"}
+    if not found["verdicts"]:
+        monitor.show(7, END)
+        assert "nothing to report" in capsys.readouterr().out
+
+
+def test_too_few_rows_are_not_judged(learned) -> None:
+    log_rows(learned.head(20))
+    found = look()
+    assert found["drift"] is None
+    assert found["estimate"] is None
+    assert "20 predictions are too few: monitor.min_rows asks for 500" in found["not_judged"]["drift"]
+    assert found["verdicts"] == []
+
+
+def test_a_window_that_has_not_passed_is_refused(project) -> None:
+    with pytest.raises(Failure, match="is in the future"):
+        monitor.monitor(7, END.replace(year=2999))
+
+
+# Drift
+
+
+@pytest.mark.parametrize("days", [1, 7, 30])
+def test_false_alarms_are_rare(project, days) -> None:
+    """On fresh stretches of the reference; the share is printed."""
+    schema, params = load_schema(), load_params().monitor
+    reference = files.read_table(files.BUNDLE / REFERENCE)
+    columns = {name: drift.encode(reference[name], name in schema.numeric) for name in drift.logged(schema)}
+    when = reference[schema.timestamp] if schema.timestamp else None
+    quiet = drift.undisturbed(columns, when, ROWS, days, params.resamples)
+    least = pd.Series({name: 0.0 for name in quiet})
+    limits = drift.thresholds(quiet, least, params.false_alarms)
+    fresh = drift.undisturbed(columns, when, ROWS, days, 500, seed=1)
+    share = (fresh > limits).any(axis="columns").mean()
+    print(f"false alarms in windows of {days} days: {share:.1%}")
+    assert share <= 0.05
+
+
+def test_evidently_measures_what_the_thresholds_are_of(learned) -> None:
+    schema, other = load_schema(), learned.tail(ROWS // 3).assign(**{load_schema().prediction: 0.5})
+    first = learned.head(ROWS // 3).assign(**{schema.prediction: 0.5})
+    numeric = drift.kinds(schema)
+    _, judged = drift.compare(other, first, schema, dict.fromkeys(numeric, 0.1))
+    both = pd.concat([first, other])
+    for name in drift.logged(schema):
+        column = drift.encode(both[name], numeric[name])
+        parts = [drift.counts(column, codes)[1:] for codes in np.split(column.codes, [len(first)])]
+        score = judged[name]["score"]
+        if score is not None:
+            assert drift.distance(*parts, column.known) == pytest.approx(score, abs=1e-9), name
+            assert judged[name]["drifted"] == (score >= 0.1)
+
+
+def test_drift_is_seen(learned) -> None:
+    log_rows(pd.concat([learned.head(1)] * ROWS))
+    found = look()
+    assert "drift" in found["verdicts"]
+    drifted = {name for name, column in found["drift"]["columns"].items() if column["drifted"]}
+    assert {f"drift: {name}" for name in drifted} == {a["rule"] for a in found["alarms"] if a["verdict"] == "drift"}
+    with pytest.raises(Refusal, match="drift"):
+        monitor.show(7, END)
+    change(files.PARAMS, "monitor", drift_columns=len(drifted) + 1)
+    assert "drift" not in look()["verdicts"]
+
+
+# Data quality
+
+
+def test_missing_values_are_seen(learned) -> None:
+    names = [name for name, column in load_schema().features.items() if column.nullable]
+    if not names:
+        pytest.skip("nothing may be missing in this contract")
+    log_rows(learned.assign(**{names[0]: None}))
+    found = look()
+    assert f"quality: nulls in {names[0]}" in rules(found) or learned[names[0]].isna().mean() > 0.98
+    assert found["quality"]["nulls"][names[0]]["share"] == 1
+
+
+def test_refused_requests_are_seen(learned) -> None:
+    log_rows(learned)
+    name = next(iter(load_schema().features))
+    refuse("contract", name, 9)  # however large their share: these may be anybody's typing errors
+    assert rules(look(), "quality") == set()
+    refuse("contract", name, 3)
+    refuse("malformed", "", 1)
+    found = look()
+    assert rules(found, "quality") == {"quality: refused requests"}
+    assert found["quality"]["refused"]["places"] == {name: 12, "malformed": 1}
+
+
+@pytest.mark.parametrize(("share", "red"), [(1.0, False), (0.7, False), (0.4, True)])
+def test_the_volume_is_compared_with_the_windows_before(learned, share, red) -> None:
+    for weeks in (1, 2, 3):
+        log_rows(learned, END - timedelta(weeks=weeks))
+    log_rows(learned.head(round(ROWS * share)))
+    found = look()
+    assert ("quality: volume" in rules(found)) == red
+    assert found["quality"]["volume"]["usual"] == ROWS
+
+
+def test_no_traffic_at_all_is_seen(learned) -> None:
+    for weeks in (1, 2, 3):
+        log_rows(learned, END - timedelta(weeks=weeks))
+    found = look()
+    assert found["rows"] == 0
+    assert rules(found) == {"quality: volume"}
+
+
+# Performance
+
+
+def test_promises_that_hold_are_no_decay_and_the_estimate_is_right(learned) -> None:
+    logged = log_rows(learned)
+    come_true(logged, promised(logged))
+    found = look()
+    assert rules(found, "decay") == set()
+    assert "decay" not in found["not_judged"]
+    name = next(iter(tasks.of(load_schema()).GATES))
+    measured, guess = found["performance"]["metrics"][name], found["estimate"][name]
+    assert measured["low"] <= measured["value"] <= measured["high"]
+    assert guess["value"] == pytest.approx(measured["value"], rel=0.25)
+    assert found["performance"]["coverage"] == 1
+    assert found["performance"]["delay_days"]["median"] == pytest.approx(2)
+
+
+def test_decay_is_seen_and_the_estimate_cannot_see_it(learned) -> None:
+    logged = log_rows(learned)
+    before = look()["estimate"]
+    come_true(logged, wrong(logged))
+    found = look()
+    names = tasks.of(load_schema()).GATES
+    assert "decay" in found["verdicts"]
+    assert {f"decay: {name}" for name in names} <= rules(found, "decay")
+    assert found["estimate"] == before
+    with pytest.raises(Refusal, match="decay"):
+        monitor.show(7, END)
+
+
+def test_labels_that_are_late_missing_repeated_contradictory_or_unknown(learned) -> None:
+    logged = log_rows(learned)
+    truth = promised(logged)
+    early = logged.head(900)
+    come_true(early, truth[:900])
+    found = look()
+    assert found["performance"]["labelled"] == 900
+    assert found["performance"]["coverage"] == pytest.approx(0.6)
+    assert "900 outcomes of version" in found["not_judged"]["decay"]
+    assert "metrics" not in found["performance"]
+    assert come_true(early, truth[:900]).repeated == 900
+    stranger = pd.DataFrame({"id": [uuid4().hex]})
+    assert come_true(stranger, truth[:1]).unknown == [0]
+    assert look()["performance"]["labelled"] == 900
+    come_true(logged, truth)
+    first = look()["performance"]
+    assert first["labelled"] == ROWS
+    assert come_true(early, wrong(early)).corrected > 0  # the later value counts
+    second = look()["performance"]
+    assert second["labelled"] == ROWS
+    assert second["metrics"] != first["metrics"]
+
+
+def test_another_version_s_answers_are_traffic_but_not_the_champion_s_performance(learned) -> None:
+    logged = log_rows(learned, version="before")
+    come_true(logged, wrong(logged))
+    found = look()
+    assert found["versions"] == {"before": ROWS}
+    assert rules(found, "decay") == set()
+    assert "0 outcomes" in found["not_judged"]["decay"]
+
+
+# What is read and written
+
+
+def read(url: str, most: int = 100) -> tuple:
+    database, start = log.open_log(url), END - timedelta(days=7)
+    return read_window(database, start, END, "unpromoted", load_schema(), most)
+
+
+def test_a_sample_is_read_that_is_the_same_each_time_and_on_each_database(learned, monkeypatch) -> None:
+    logged = log_rows(learned)
+    come_true(logged, promised(logged))
+    url = "sqlite:///predictions.db"
+    first, second = read(url), read(url)
+    assert (first.rows, len(first.answered), first.known) == (ROWS, 100, ROWS)
+    assert first.answered.equals(second.answered)
+    assert first.answered["time"].is_monotonic_increasing
+    everything = read(url, 10_000)
+    assert len(everything.answered) == ROWS
+    with postgres() as server:
+        monkeypatch.setenv("PREDICTION_LOG_URL", server.url)
+        database = engine()
+        with log.open_log(url).connect() as old, database.begin() as new:
+            for table in (log.PREDICTIONS, log.OUTCOMES):
+                new.execute(table.insert(), [dict(row) for row in old.execute(table.select()).mappings()])
+        there = read(server.url)
+        assert (there.rows, there.requests, there.versions) == (first.rows, first.requests, first.versions)
+        features = [name for name in first.answered if name.startswith("feature")]
+        assert there.answered[features].equals(first.answered[features])
+        assert look()["rows"] == ROWS
+
+
+def test_the_summary_and_the_pages(learned) -> None:
+    logged = log_rows(learned)
+    come_true(logged, promised(logged))
+    found = look()
+    assert set(found) == KEYS
+    folder = Path("reports/monitor")
+    assert files.read_json(folder / found["window"] / "summary.json") == found
+    assert files.read_json(folder / "latest.json") == found
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    (stored,) = monitor.stored(engine(), monitor.load_settings())
+    assert stored == found
+    for page in (folder / "index.html", Path(found["report"])):
+        text = page.read_text(encoding="utf-8")
+        assert "<svg" in text
+        assert 'src="http' not in text
+        assert 'href="http' not in text
+    assert f"{found['window']}/index.html" in (folder / "index.html").read_text(encoding="utf-8")
+    script = next(folder.glob("evidently-*.js"))
+    assert f'src="../{script.name}"' in (folder / found["window"] / "evidently.html").read_text(encoding="utf-8")
+
+
+def test_the_index_goes_over_all_windows_and_stays_small(learned) -> None:
+    change(files.PARAMS, "monitor", resamples=100)
+    for weeks in range(8):
+        log_rows(learned.head(600), END - timedelta(weeks=weeks))
+    for weeks in reversed(range(8)):
+        look(end=END - timedelta(weeks=weeks))
+    folder = Path("reports/monitor")
+    assert len(list(folder.glob("*/summary.json"))) == 8
+    assert len(list(folder.glob("*/evidently.html"))) == 6
+    assert len(list(folder.glob("evidently-*.js"))) == 1
+    assert (folder / "index.html").read_text(encoding="utf-8").count("/index.html") == 8
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 15e6

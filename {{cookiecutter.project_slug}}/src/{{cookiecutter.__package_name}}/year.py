@@ -87,7 +87,7 @@ class Month(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """An incident in its first window: what fired, and whether the same rule had fired on the month itself."""
+    """An incident in its first window: what fired, and whether that rule fired on the month itself, too."""
 
     incident: Incident
     month: str

@@ -203,20 +203,26 @@ def write(story: Story) -> Path:
         for s in story.swaps
     ]
     first = ", ".join(f"{name} {shown(value)}" for name, value in story.first.items())
+    about = (
+        "Real flights of 2013. The first model learned from January and February, was judged on March "
+        f"({first}), and went on in the shadow, frozen: it is the control. Each month's flights were sent to the "
+        "real server over HTTP; what came true arrived three days later. After each month the monitor looked, and "
+        "the evidence decided whether to retrain. A candidate learned from all but the newest weeks, on which it "
+        "was compared with the champion."
+    )
+    season = (
+        "Drift says that a month differs from what was learned, mostly by its weather. Only decay, which outcomes "
+        "show, or new data justify another model, and only the gates crown it."
+    )
     parts = [
         STYLE,
         f"<p><b>What the loop was worth.</b> {escape(worth(story))}.</p>",
-        "<p>Real flights of 2013. The first model learned from January to the beginning of March, was judged on the rest "
-        f"of March ({escape(first)}), and went on in the shadow, frozen: it is the control. Each month's flights were "
-        "sent to the real server over HTTP; what came true arrived three days later. After each month the monitor "
-        "looked, and the evidence decided whether to retrain; a candidate learned from all but the newest month, on "
-        "which it was compared with the champion.</p>",
+        f"<p>{escape(about)}</p>",
         f"<main>{picture(metric, f'{story.metric}, by month', 3.4)}{picture(gain, 'Gain over the frozen model', 3.4)}"
         f"{picture(calibration, 'Calibration error')}{picture(drift, 'Share of columns that drifted')}</main>",
         "<h2>Month by month</h2>",
         table(heads, lines),
-        '<p class="quiet">Drift says that the months differ from what was learned, mostly by their weather. Only decay, '
-        "which outcomes show, or new data justify another model; and only the gates crown it.</p>",
+        f'<p class="quiet">{season}</p>',
         "<h2>Incidents, each in its first window</h2>",
         table(
             ("what", "month", "verdict", "what the alarm said", "the same rule on the month as it was", ""),
