@@ -73,7 +73,7 @@ TABLE = {
         ["cool-down", "budget"],
     ),
     "it was retrained until later": (DECAY | {"retrained": (NOW + DAY,)}, False, ["decay"], ["order"]),
-    "no new data": (DECAY | {"rows": 0, "newest": None}, False, ["decay"], ["no new data"]),
+    "no new data": (DECAY | {"rows": 0}, False, ["decay"], ["no new data"]),
     "new code needs none": ({"changed": ("model.py",), "rows": 0}, True, ["code"], []),
     "nor does a first champion": ({"champion": None, "rows": 0}, True, ["no champion"], []),
     "nor does demand": ({"demand": "", "rows": 0}, True, ["on demand"], []),
@@ -422,3 +422,12 @@ def test_windows_without_dates_only_move_their_ends(served) -> None:
     retrain.write_windows({"ingest": dates})
     assert load_params().ingest.start == later() - back * DAY
     assert retrain.next_windows(load_params(), replace(evidence, newest=None)) == {}
+
+
+def test_nothing_later_than_asked_for_is_used(served) -> None:
+    day = later() - 9 * DAY
+    rows, newest, oldest = retrain.labelled(load_schema(), load_params(), later(), day)
+    assert (rows, oldest) == (0, times().min())
+    assert newest == times()[times() < pd.Timestamp(day)].max()
+    dates = retrain.next_windows(load_params(), Evidence(day, "1", later(), newest=newest))
+    assert datetime.fromisoformat(dates["ingest"]["end"]) <= day

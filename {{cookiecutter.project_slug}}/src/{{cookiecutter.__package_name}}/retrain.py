@@ -55,8 +55,8 @@ class Evidence:
     retrained: tuple[datetime, ...] = ()  # `until` of all retrainings, the last one last
     decay: tuple[str, ...] = ()  # what the monitor said of the champion since
     rows: int | None = None  # labelled ones since; None if the contract has no time
-    newest: datetime | None = None  # of these rows
-    oldest: datetime | None = None  # of all labelled rows
+    newest: datetime | None = None  # of all labelled rows until then
+    oldest: datetime | None = None
     changed: tuple[str, ...] = ()  # files since
     demand: str | None = None  # why it is wanted whatever the rest says
 
@@ -156,24 +156,21 @@ def learned_to(last: dict[str, Any] | None, champion: Bundle | None) -> datetime
 def labelled(
     schema: Schema, params: Params, since: datetime | None, until: datetime
 ) -> tuple[int | None, datetime | None, datetime | None]:
-    """Read the source up to `until`; return how many labelled rows are new, the newest, the oldest of all."""
+    """Read the source up to `until`; return how many labelled rows are new; the newest and oldest of all."""
     name, as_text = schema.timestamp, set[str]()
     if not name:
         return None, None, None
     window = params.ingest.model_copy(update={"end": until})
     rows, times = 0, list[datetime]()
-    newer = list[datetime]()
     for table in ingest.read(schema, window):
         part = ingest.select(table, schema, window, as_text)
         lacking = [key for key in (name, schema.target) if key not in part.column_names or key in as_text]
         if lacking:
             raise Failure(f"{shown(window.source)} has no column {lacking[0]!r} that fits schema.yaml")
         when = part[name].filter(pc.and_(pc.is_valid(part[name]), pc.is_valid(part[schema.target])))
-        new = when.filter(pc.greater_equal(when, since)) if since else when
-        rows += len(new)
-        times += [pc.min(when).as_py()] if len(when) else []
-        newer += [pc.max(new).as_py()] if len(new) else []
-    return rows, max(newer, default=None), min(times, default=None)
+        rows += len(when.filter(pc.greater_equal(when, since)) if since else when)
+        times += [pc.min(when).as_py(), pc.max(when).as_py()] if len(when) else []
+    return rows, max(times, default=None), min(times, default=None)
 
 
 def history(settings: Settings, until: datetime) -> list[dict[str, Any]]:
@@ -214,7 +211,7 @@ def find_champion(settings: Settings, log: sa.Engine, schema: Schema) -> Bundle 
 
 
 def next_windows(params: Params, evidence: Evidence) -> dict[str, dict[str, str | None]]:
-    """Return the dates that params.yaml shall have, by section; none if there are no newer rows.
+    """Return the dates that params.yaml shall have, by section; none if no labelled row has a time.
 
     They end with the day of the newest labelled row. Raises a Failure if nothing would be left to learn from.
     """

@@ -106,7 +106,7 @@ def evidence(found: dict[str, Any]) -> str:
     times = [datetime.fromisoformat(day) for day in known["retrained"]]
     recent = [time for time in times if (until - time).days < budget["days"]]
     rows = "not known" if known["rows"] is None else f"{known['rows']:,}"
-    newest = f", the newest of {known['newest']}" if known["newest"] else ""
+    newest = f"; the newest is of {known['newest']}" if known["newest"] else ""
     lines = [
         ["alarms of decay since", str(len(known["decay"])), "any"],
         ["labelled rows since", rows + newest, f"{limits['new_rows']:,}"],
