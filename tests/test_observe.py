@@ -1,4 +1,4 @@
-"""The rules and routes, in the programs that read them: each rule is seen red, and silent when all is well."""
+"""The rules and routes, in the programs that read them: each rule is seen red, and silent."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ OBSERVE = "deploy/observe"
 
 
 def program(name: str) -> Callable[..., str]:
-    """Return a function that runs a program in the folder of the rules; skip the test without it."""
+    """Return a function that runs a program; skip the test without it."""
     if not shutil.which(name):
         pytest.skip(f"{name} is not installed (packages prometheus, prometheus-alertmanager)")
 
@@ -44,7 +44,7 @@ def test_each_rule_is_red_on_its_trouble_and_silent_without(rendered: Project) -
 
 
 def test_a_rule_that_is_blunted_is_noticed(rendered: Project, tmp_path: Path) -> None:
-    """The tests of the rules are worth something: they fail if any one of them can no longer fire."""
+    """The tests of the rules are worth something: they fail if one of them cannot fire."""
     promtool = program("promtool")
     folder = copy(rendered, tmp_path).path / OBSERVE
     text = (folder / "rules.yml").read_text("utf-8")

@@ -10,6 +10,7 @@ from {{ cookiecutter.__package_name }}.export import columns
 from {{ cookiecutter.__package_name }}.fairness import answers, differences, groups
 from {{ cookiecutter.__package_name }}.model import load
 from {{ cookiecutter.__package_name }}.params import load_params
+from {{ cookiecutter.__package_name }}.promote import skill
 from {{ cookiecutter.__package_name }}.schema import Column, load_schema
 from {{ cookiecutter.__package_name }}.serve.scorer import open_scorer
 from {{ cookiecutter.__package_name }}.tasks import of
@@ -119,26 +120,23 @@ def test_no_better_than_the_naive_baseline_is_refused(window) -> None:
 
 def test_labels_of_which_the_champion_knows_nothing_are_refused(window) -> None:
     table, truth, scores, manifest = window
-    schema, params = load_schema(), load_params()
+    schema, params = load_schema(), load_params().evaluate
     task, limits = of(schema), gates.LabelsGate(min_skill=0.2)
-    naive = task.baseline(files.read_table(files.TRAIN), table, schema, params.evaluate.baseline_by)
+    before = skill(table, truth, scores, manifest, schema, params)
 
-    def judged(scores, promised=manifest):
-        shown, usual = (
-            task.measure(truth, found, promised, schema, params.evaluate) for found in (scores, naive)
-        )
-        (found,) = gates.labels(shown, usual, promised, task.GATES, limits)
+    def judged(scores, before=before):
+        now = skill(table, truth, scores, manifest, schema, params)
+        (found,) = gates.labels(now, before, task.GATES, limits)
         return found
 
-    assert judged(scores).value == pytest.approx(1, abs=0.2)
+    assert judged(scores).value == pytest.approx(1)
     assert judged(scores).passed
     assert not judged(turned_round(scores, schema)).passed
     assert not judged(scores[np.random.default_rng(0).permutation(len(scores))]).passed
-    never = judged(scores, manifest | {"metrics": manifest["baseline"]})
+    never = judged(scores, (before[1], before[1]))
     assert never.passed is None
-    name = next(iter(task.GATES))
-    nan = {name: float("nan")}
-    (lost,) = gates.labels(nan, manifest["baseline"], manifest, task.GATES, limits)
+    nan = dict.fromkeys(task.GATES, float("nan")), before[1]
+    (lost,) = gates.labels(nan, before, task.GATES, limits)
     assert (lost.value, lost.passed) == (None, False)
 
 

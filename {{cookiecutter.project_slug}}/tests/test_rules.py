@@ -20,7 +20,7 @@ from .server import running, until, value
 
 OBSERVE = ROOT / "deploy/observe"
 DASHBOARDS = sorted((OBSERVE / "grafana/dashboards").glob("*.json"))
-WORDS = set("and or unless by without on ignoring group_left group_right bool offset".split())  # of PromQL
+WORDS = {"and", "or", "unless", "bool", "offset", "group_left", "group_right"}  # of PromQL, but functions
 UNTYPED = {"up"}  # Prometheus' own
 
 

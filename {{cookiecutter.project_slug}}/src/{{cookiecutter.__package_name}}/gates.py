@@ -101,27 +101,26 @@ def champion(
 
 
 def labels(
-    shown: dict[str, float],
-    naive: dict[str, float],
-    promised: dict[str, Any],
+    now: tuple[dict[str, float], dict[str, float]],
+    before: tuple[dict[str, float], dict[str, float]],
     better: dict[str, bool],
     limits: LabelsGate,
 ) -> list[Verdict]:
     """Judge whether the window's labels can be trusted, by how well the champion, of all, does on them.
 
-    `shown` are its metrics on this window, `promised` is its manifest, with those on its own test window.
-    The value is the share of its gain over the naive baseline, in the first metric, that is left. A model
-    loses some of that as the world changes; if nearly all is gone, the labels may be wrong: a person
-    must look.
+    `now` are metrics on this window, of the champion and of the constant answer that suits it best; `before`
+    are those on the champion's own test window. The value is the share of its gain that is left, in a metric
+    that a changed rate alone does not spoil if the task has one. A model loses some of it as the world
+    changes; if nearly all is gone, the labels may be wrong: a person must look.
     """
-    name, more = next(iter(better.items()))
-    sign = 1 if more else -1
-    before = sign * (promised["metrics"][name] - promised["baseline"][name])
-    now = sign * (shown[name] - naive[name])
-    if not before > 0:
+    name, more = max(better.items(), key=lambda metric: metric[1])
+    gains = [(1 if more else -1) * (model[name] / constant[name] - 1) for model, constant in (now, before)]
+    if not gains[1] > 0:
         return [Verdict("labels", f"the champion never had a gain in {name}", None, "", None)]
-    measure = f"gain of the champion in {name} {now:+.4g}, which was {before:+.4g}, a share of"
-    return [verdict("labels", measure, now / before, ">=", limits.min_skill)]
+    measure = (
+        f"gain of the champion in {name} over a constant {gains[0]:+.1%}, was {gains[1]:+.1%}, a share of"
+    )
+    return [verdict("labels", measure, gains[0] / gains[1], ">=", limits.min_skill)]
 
 
 def slices(

@@ -19,13 +19,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import audit, behaviour, card, files, gates, probe, registry, tasks, tracking
-from .bundle import CARDS, Bundle, open_bundle
+from .bundle import CARDS, HELD_OUT, Bundle, open_bundle
 from .champion import SETTLED, install, install_version, record, settle, target
 from .errors import Failure, Refusal
 from .export import SECTIONS, columns
 from .files import BUNDLE, MODEL, PARAMS, TEST, TRAIN
 from .model import load
-from .params import BehaviourGate, ChampionGate, Gates, LabelsGate, load_params
+from .params import BehaviourGate, ChampionGate, Evaluate, Gates, LabelsGate, load_params
+from .performance import record as held_out_record
+from .schema import Schema
 from .serve.scorer import open_scorer
 from .settings import load_settings
 from .verdict import Verdict
@@ -56,10 +58,12 @@ def judge(candidate: Bundle, rival: Bundle | None, window: pd.DataFrame) -> list
         return gates.champion(*judged, rivals, decision, schema, limits)
 
     def labels(limits: LabelsGate) -> list[Verdict]:
-        if rival is None or rivals is None:
+        if rival is None or rivals is None or not (rival.folder / HELD_OUT).is_file():
             return [Verdict("labels", "there is no champion of this target to tell", None, "", None)]
-        shown = task.measure(truth, rivals, rival.manifest, schema, params.evaluate)
-        return gates.labels(shown, naive, rival.manifest, task.GATES, limits)
+        held_out = files.read_table(rival.folder / HELD_OUT)
+        windows = (window, truth, rivals), (held_out, *held_out_record(held_out, schema))
+        now, before = (skill(*known, rival.manifest, schema, params.evaluate) for known in windows)
+        return gates.labels(now, before, task.GATES, limits)
 
     def behaves(limits: BehaviourGate) -> list[Verdict]:
         declared = behaviour.load_behaviour(schema)
@@ -81,6 +85,21 @@ def judge(candidate: Bundle, rival: Bundle | None, window: pd.DataFrame) -> list
         "behaviour": behaves,
     }
     return [*started, *gates.judge(judges, params.gates)]
+
+
+def skill(
+    table: pd.DataFrame,
+    truth: np.ndarray,
+    scores: np.ndarray,
+    decision: dict[str, Any],
+    schema: Schema,
+    params: Evaluate,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the metrics of scores, and of the constant answer that suits these rows best."""
+    task = tasks.of(schema)
+    constant = task.baseline(table, table, schema, None)
+    both = (task.measure(truth, found, decision, schema, params) for found in (scores, constant))
+    return next(both), next(both)
 
 
 def score(bundle: Bundle, table: pd.DataFrame) -> np.ndarray:
