@@ -289,7 +289,7 @@ def charts(samples: Sequence[Sample]) -> str:
     return "".join(
         (
             trend("Requests a second", "", past, now, requests="requests"),
-            trend("Requests, share of", "%", past, now, failed="failed (5xx)", refused="refused (4xx)"),
+            trend("Requests not answered", "%", past, now, failed="failed (5xx)", refused="refused (4xx)"),
             trend("Time to answer", "ms", past, now, p50="half", p95="95 %", p99="99 %"),
             trend("Rows predicted a second", "", past, now, rows="rows"),
             trend("Requests in flight", "", past, now, in_flight="in flight"),
