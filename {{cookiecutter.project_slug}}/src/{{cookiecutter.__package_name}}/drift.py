@@ -10,7 +10,6 @@ many tests at once Westfall and Young, Resampling-based multiple testing, 1993.
 """
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,17 +67,21 @@ def distance(reference: np.ndarray, current: np.ndarray, known: np.ndarray | Non
 
 def stretches(
     when: pd.Series | None, rows: int, days: float, draws: np.random.Generator, count: int
-) -> Iterator[np.ndarray]:
-    """Give the rows of random stretches of time, (rows,) bool; without time or of few days, all rows."""
-    places = np.arange(rows) if when is None else pd.factorize(when.dt.floor("D"), sort=True)[0]
+) -> list[tuple[int, np.ndarray]]:
+    """Return random stretches of time: the number of each one's first day, and its rows.
+
+    Without time, or of few days, each has all rows.
+    """
+    places = np.zeros(rows) if when is None else pd.factorize(when.dt.floor("D"), sort=True)[0]
     last = int(places.max()) + 1
-    length = max(1, min(round(days), last // PARTS))
-    for _ in range(count):
-        if when is None or last < 2 * PARTS:
-            yield np.ones(rows, dtype=bool)
-        else:
-            start = draws.integers(last - length + 1)
-            yield (places >= start) & (places < start + length)
+    length = max(1, min(round(days), last // PARTS)) if last >= 2 * PARTS else last
+    parts: dict[int, np.ndarray] = {}
+    found = []
+    for start in draws.integers(last - length + 1, size=count).tolist():
+        if start not in parts:
+            parts[start] = np.flatnonzero((places >= start) & (places < start + length))
+        found.append((start, parts[start]))
+    return found
 
 
 def undisturbed(
@@ -90,17 +93,19 @@ def undisturbed(
     """
     draws, rows = np.random.default_rng(seed), min(rows, MOST)
     total = len(next(iter(columns.values())).codes)
-    everything = {name: counts(column, column.codes) for name, column in columns.items()}
-    found = []
-    for inside in stretches(when, total, days, draws, count):
-        here = np.flatnonzero(inside)
-        drawn, line = here[draws.integers(len(here), size=rows)], {}
-        for name, column in columns.items():
-            rest = everything[name] - (0 if inside.all() else counts(column, column.codes[here]))
-            current = counts(column, column.codes[drawn])
-            line[name] = distance(rest[1:], current[1:], column.known)
-            line[nulls_of(name)] = current[0] / current.sum() - rest[0] / rest.sum()
-        found.append(line)
+    chosen = stretches(when, total, days, draws, count)
+    samples = [here[draws.integers(len(here), size=rows)] for _, here in chosen]
+    found: dict[str, list[float]] = {}
+    for name, column in columns.items():
+        everything, rests = counts(column, column.codes), dict[int, np.ndarray]()
+        apart, missing = found.setdefault(name, []), found.setdefault(nulls_of(name), [])
+        for (start, here), drawn in zip(chosen, samples, strict=True):
+            if start not in rests:
+                whole = len(here) == total
+                rests[start] = everything - (0 if whole else counts(column, column.codes[here]))
+            rest, current = rests[start], counts(column, column.codes[drawn])
+            apart.append(distance(rest[1:], current[1:], column.known))
+            missing.append(current[0] / current.sum() - rest[0] / rest.sum())
     return pd.DataFrame(found)
 
 

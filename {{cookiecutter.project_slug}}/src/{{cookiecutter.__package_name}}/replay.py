@@ -51,11 +51,12 @@ def send(address: str, client: requests.Session, rows: Sequence[dict[str, Any]],
 
 
 def wait_for(found: Callable[[], bool], what: str) -> None:
+    """Return when it is found; raise a Failure if that takes too long."""
     end = time.monotonic() + PATIENCE
     while not found():
         if time.monotonic() > end:
-            raise Failure(f"{what} are not in the log after {PATIENCE} seconds")
-        time.sleep(0.05)
+            raise Failure(f"after {PATIENCE} seconds there still is no sign of {what}")
+        time.sleep(0.1)
 
 
 def redate(engine: sa.Engine, since: datetime, sent: Sent, times: pd.Series, shadowed: bool) -> None:
@@ -70,10 +71,10 @@ def redate(engine: sa.Engine, since: datetime, sent: Sent, times: pd.Series, sha
 
     if shadowed:
         shadows = sa.select(sa.func.count()).where(mine)
-        wait_for(lambda: count(shadows) >= len(pairs), "the shadow's predictions")
+        wait_for(lambda: count(shadows) >= len(pairs), "the shadow's predictions in the log")
     if sent.refused:
         requests = sa.select(sa.func.sum(REFUSALS.c.requests)).where(refused)
-        wait_for(lambda: count(requests) >= sent.refused, "the refused requests")
+        wait_for(lambda: count(requests) >= sent.refused, "the refused requests in the log")
     change = sa.update(PREDICTIONS).where(COLUMNS.id == sa.bindparam("key")).values(time=sa.bindparam("at"))
     answered = PREDICTIONS.alias()
     at_once = sa.select(answered.c.time).where(answered.c.id == COLUMNS.paired_with).scalar_subquery()

