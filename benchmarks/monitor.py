@@ -4,9 +4,10 @@ Run in a rendered project, in its environment, when its bundle is promoted (`mak
 
     python monitor.py PACKAGE [--rows 1000000] [--rounds 3]
 
-A log of SQLite is filled with the rows of the test window over seven days, half of them with outcomes. `monitor` and
-what one would write instead - read_sql, Evidently's drift preset on every row, scikit-learn's ROC AUC - look at it in turn,
-each in a process of its own. Printed are the medians of seconds, the largest peak of memory, and the ratios.
+A log of SQLite is filled with the rows of the test window over seven days, half of them with
+outcomes. `monitor` and what one would write instead - read_sql, Evidently's drift preset on every
+row, scikit-learn's ROC AUC - look at it in turn, each in a process of its own. Printed are the
+medians of seconds, the largest peak of memory, and the ratios.
 """
 
 import argparse
@@ -39,7 +40,8 @@ numbers = [name for name in current if pd.api.types.is_numeric_dtype(reference[n
 texts = [name for name in current if name not in numbers]
 types = dict.fromkeys(numbers, "float64") | dict.fromkeys(texts, "str")
 defined = DataDefinition(numerical_columns=numbers, categorical_columns=texts)
-parts = [Dataset.from_pandas(t.astype(types), data_definition=defined) for t in (current, reference)]
+tables = (current.astype(types), reference.astype(types))
+parts = [Dataset.from_pandas(table, data_definition=defined) for table in tables]
 report = Report([DataDriftPreset(columns=list(current))]).run(*parts)
 report.save_html("bench-plain.html")
 known = rows[rows["value"].notna()]
@@ -55,7 +57,11 @@ package, log = sys.argv[1:]
 found = import_module(f"{package}.monitor").monitor(7)
 print(found["performance"]["metrics"]["roc_auc"]["value"], found["rows"])
 """
-MEASURED = "import resource, sys; exec(sys.argv.pop(1)); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+MEASURED = """
+import resource, sys
+exec(sys.argv.pop(1))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
 
 
 def fill(package: str, rows: int) -> None:

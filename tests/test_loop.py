@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import Bake, Project
+from conftest import LEAKS, Bake, Project
 from test_docs import README, same, steps
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,9 @@ def cells(said: str, title: str) -> list[list[str]]:
             if found[0] and (not rows or re.match(r"\d{4}-\d\d", found[0])):
                 rows.append(found)
             else:
-                rows[-1] = [f"{old} {new}".strip() for old, new in zip(rows[-1], found, strict=True)]
+                rows[-1] = [
+                    f"{old} {new}".strip() for old, new in zip(rows[-1], found, strict=True)
+                ]
     return rows
 
 
@@ -55,7 +57,8 @@ def test_it_is_the_whole_year(year: Year) -> None:
 
 def test_retraining_is_worth_something_and_the_frozen_model_is_the_control(year: Year) -> None:
     gain = {
-        name: float(month["roc_auc"]) - float(month["frozen"]) for name, month in year.months.items()
+        name: float(month["roc_auc"]) - float(month["frozen"])
+        for name, month in year.months.items()
     }
     print(gain)
     assert gain["2013-04"] == gain["2013-05"] == 0  # there is no other model yet
@@ -137,15 +140,15 @@ def test_what_the_readme_quotes(year: Year) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
 def test_interrupted_it_stops_its_server_and_begins_anew(year: Year) -> None:
-    project = year.project
-    command = [project.path / ".venv/bin" / project.slug, "demo", "--fast"]
-    with subprocess.Popen(
-        list(map(str, command)), cwd=project.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env=os.environ | {"PATH": f"{project.path}/.venv/bin:{os.environ['PATH']}"},
-    ) as demo:  # fmt: skip
-        log = project.path / "build/demo/server.log"
-        before = log.stat().st_ino
-        while not log.exists() or log.stat().st_ino == before or '"/v1/predict' not in text(log):
+    project, place = year.project, year.project.path / ".venv/bin"
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(LEAKS)}
+    env = clean | {"PATH": f"{place}{os.pathsep}{os.environ['PATH']}"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = [str(place / project.slug), "demo", "--fast"]
+    log = project.path / "build/demo/server.log"
+    before = log.stat().st_ino
+    with subprocess.Popen(command, cwd=project.path, env=env, **quiet) as demo:
+        while not log.exists() or log.stat().st_ino == before or "/v1/predict" not in text(log):
             assert demo.poll() is None
             time.sleep(0.2)
         demo.send_signal(signal.SIGINT)

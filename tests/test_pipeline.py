@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from conftest import Bake, Project, copy, files, serving
+from conftest import Project, copy, files, serving
 
 pytestmark = pytest.mark.slow
 
@@ -255,7 +255,7 @@ def test_the_serving_environment_is_small_and_serves(pipeline: Project, tmp_path
     assert "nothing to report" in project.uv(project.slug, "monitor").stdout
     found = latest(project)
     assert (found["rows"], found["verdicts"]) == (1000, [])
-    assert "src=\"http" not in (project.path / found["report"]).read_text("utf-8")
+    assert 'src="http' not in (project.path / found["report"]).read_text("utf-8")
     edit(project, "monitor", min_rows=5000)
     few = project.uv(project.slug, "monitor").stdout
     assert "not judged, drift: 1,000 predictions are too few" in few
@@ -350,8 +350,8 @@ def test_the_tree_stays_clean(pipeline: Project) -> None:
 
 # fmt: off
 VERBS = [
-    "audit", "card", "demo", "doctor", "monitor", "promote", "reproduce", "retrain", "rollback", "score",
-    "schema check", "schema infer", "serve", "trace", "tune",
+    "audit", "card", "demo", "doctor", "monitor", "promote", "reproduce", "retrain", "rollback",
+    "score", "schema check", "schema infer", "serve", "trace", "tune",
 ]
 # fmt: on
 

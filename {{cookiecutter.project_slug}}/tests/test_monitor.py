@@ -125,7 +125,8 @@ def test_drift_is_seen(learned) -> None:
     found = look()
     assert "drift" in found["verdicts"]
     drifted = {name for name, column in found["drift"]["columns"].items() if column["drifted"]}
-    assert {f"drift: {name}" for name in drifted} == {a["rule"] for a in found["alarms"] if a["verdict"] == "drift"}
+    fired = {alarm["rule"] for alarm in found["alarms"] if alarm["verdict"] == "drift"}
+    assert fired == {f"drift: {name}" for name in drifted}
     change(files.PARAMS, "monitor", drift_columns=len(drifted) + 1)
     assert "drift" not in look()["verdicts"]
 
@@ -293,7 +294,8 @@ def test_the_summary_and_the_pages(learned) -> None:
         assert 'href="http' not in text
     assert f"{found['window']}/index.html" in (folder / "index.html").read_text(encoding="utf-8")
     script = next(folder.glob("evidently-*.js"))
-    assert f'src="../{script.name}"' in (folder / found["window"] / "evidently.html").read_text(encoding="utf-8")
+    page = folder / found["window"] / "evidently.html"
+    assert f'src="../{script.name}"' in page.read_text(encoding="utf-8")
 
 
 def test_the_index_goes_over_all_windows_and_stays_small(learned) -> None:

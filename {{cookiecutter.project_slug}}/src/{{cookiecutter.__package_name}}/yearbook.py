@@ -214,11 +214,11 @@ def write(story: Story) -> Path:
     ]
     first = ", ".join(f"{name} {shown(value)}" for name, value in story.first.items())
     about = (
-        f"Real flights of 2013. The first model learned from January and February, was judged on March ({first}), "
-        "and went on in the shadow, frozen: it is the control. Each month's flights were sent to the real server "
-        "over HTTP; what came true arrived three days later. After each month the monitor looked, and the evidence "
-        "decided whether to learn again. A candidate learned from all but the newest weeks, on which it was "
-        "compared with the champion."
+        f"Real flights of 2013. The first model learned from January and February, was judged on March "
+        f"({first}), and went on in the shadow, frozen: it is the control. Each month's flights were sent to "
+        "the real server over HTTP; what came true arrived three days later. After each month the monitor "
+        "looked, and the evidence decided whether to learn again. A candidate learned from all but the "
+        "newest weeks, on which it was compared with the champion."
     )
     season = (
         "Drift says that a month differs from what was learned, mostly by its weather. Only decay, which "
