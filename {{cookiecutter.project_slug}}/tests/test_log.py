@@ -233,8 +233,8 @@ def test_predictions_are_spooled_while_another_program_locks_the_file(
 
 
 def refused(url: str) -> dict[tuple[str, str], int]:
-    engine = log.open_log(url)
-    found = log.refused(engine, datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC) + timedelta(hours=1))
+    engine, now, hour = log.open_log(url), datetime.now(UTC), timedelta(hours=1)
+    found = log.refused(engine, now - hour, now + hour)
     engine.dispose()
     return found
 

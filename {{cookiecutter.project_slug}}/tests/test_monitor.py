@@ -97,7 +97,7 @@ def test_false_alarms_are_rare(project, days) -> None:
     columns = {name: drift.encode(reference[name], name in schema.numeric) for name in drift.logged(schema)}
     when = reference[schema.timestamp] if schema.timestamp else None
     quiet = drift.undisturbed(columns, when, ROWS, days, params.resamples)
-    least = pd.Series({name: 0.0 for name in quiet})
+    least = pd.Series(0.0, index=quiet.columns)
     limits = drift.thresholds(quiet, least, params.false_alarms)
     fresh = drift.undisturbed(columns, when, ROWS, days, 500, seed=1)
     share = (fresh > limits).any(axis="columns").mean()

