@@ -13,16 +13,19 @@ import pytest
 import sqlalchemy as sa
 from filelock import FileLock
 
-from {{ cookiecutter.__package_name }} import audit, champion, cli, files, pipeline, registry, retrain, summary
+from {{ cookiecutter.__package_name }} import audit, cli, files, registry, retrain
 from {{ cookiecutter.__package_name }}.bundle import open_bundle
+from {{ cookiecutter.__package_name }}.champion import roll_back
 from {{ cookiecutter.__package_name }}.errors import Failure, Refusal
 from {{ cookiecutter.__package_name }}.params import Budget, load_params
 from {{ cookiecutter.__package_name }}.params import Retrain as Limits
+from {{ cookiecutter.__package_name }}.pipeline import code, reproduce
 from {{ cookiecutter.__package_name }}.promote import promote
 from {{ cookiecutter.__package_name }}.retrain import Evidence, decide
 from {{ cookiecutter.__package_name }}.schema import load_schema
 from {{ cookiecutter.__package_name }}.serve.log import WINDOWS, open_log
 from {{ cookiecutter.__package_name }}.settings import load_settings
+from {{ cookiecutter.__package_name }}.summary import FOLDER
 
 from .conftest import ROOT, SERVER, change, run_stages, use_registry
 
@@ -160,7 +163,7 @@ def later() -> datetime:
 
 
 def written(name="summary.md"):
-    return (summary.FOLDER / name).read_text(encoding="utf-8")
+    return (FOLDER / name).read_text(encoding="utf-8")
 
 
 def never() -> None:
@@ -226,7 +229,7 @@ def test_a_retraining_moves_the_windows_and_promotes(served, monkeypatch, capsys
     assert retrain.retrain(later() - 2 * DAY, True, "")["result"] == "nothing new"
     assert events()[3:] == ["not retrained", "retraining"]
     assert load_params() == params
-    champion.roll_back(None, "to see")
+    roll_back(None, "to see")
     assert open_bundle(SERVED).version == "1"
     cli.audit()
 
@@ -332,7 +335,7 @@ def test_decay_of_the_champion_is_a_reason_and_drift_is_not(served, monkeypatch)
 
 
 def test_data_that_is_refused_leaves_everything_as_it_was(served, monkeypatch) -> None:
-    monkeypatch.setattr(retrain, "reproduce", pipeline.reproduce)  # in processes of dvc, as it is in use
+    monkeypatch.setattr(retrain, "reproduce", reproduce)  # in processes of dvc, as it is in use
     shutil.copy(ROOT / "dvc.yaml", ".")
     Path("src").symlink_to(ROOT / "src")
     subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], check=True)
@@ -396,7 +399,7 @@ def test_new_code_is_what_the_model_comes_from(tmp_path, monkeypatch) -> None:
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
-    before, package = pipeline.code(), Path("src") / str(files.__package__)
+    before, package = code(), Path("src") / str(files.__package__)
     names = {Path(path).name for path in before}
     assert {"model.py", "ingest.py", "train.py", "split.py", "regression.py"} <= names
     assert not {"card.py", "export.py", "app.py"} & names
@@ -404,7 +407,7 @@ def test_new_code_is_what_the_model_comes_from(tmp_path, monkeypatch) -> None:
         with (package / name).open("a") as text:
             text.write("# changed\n")
     last = {"made_of": before}
-    assert retrain.changes(last, None, pipeline.code()) == ("model.py",)
+    assert retrain.changes(last, None, code()) == ("model.py",)
     assert retrain.changes(last, None, before) == ()
     assert retrain.changes(None, None, before) == ()
 

@@ -95,8 +95,9 @@ def sample(
     """Return columns of at most `most` rows, in order of time."""
     chosen = sa.select(COLUMNS.id).select_from(source).where(wanted)
     chosen = chosen.order_by(sa.func.md5(COLUMNS.id)).limit(most)
-    query = sa.select(*columns).select_from(source).where(COLUMNS.id.in_(chosen)).order_by(COLUMNS.time)
-    return pd.DataFrame(list(connection.execute(query)), columns=[column.name for column in columns])
+    query = sa.select(*columns).select_from(source).where(COLUMNS.id.in_(chosen))
+    rows = list(connection.execute(query.order_by(COLUMNS.time, COLUMNS.id)))
+    return pd.DataFrame(rows, columns=[column.name for column in columns])
 
 
 def table(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:

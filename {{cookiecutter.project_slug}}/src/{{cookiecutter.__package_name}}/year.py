@@ -124,7 +124,8 @@ class Swap(NamedTuple):
 
 class Story(NamedTuple):
     metric: str
-    first: dict[str, Any]  # metrics of the first model on its test window
+    start: int  # the first month that the first model did not know
+    first: dict[str, Any]  # its metrics on its test window
     months: list[Month]
     seen: list[Seen]
     naive: list[Candidate]
@@ -197,17 +198,23 @@ def windows(month: int, recent: int | None = None) -> dict[str, dict[str, str | 
     return retrain.next_windows(params, retrain.Evidence(day(month), None, None, newest=newest))
 
 
+def leave(*_: object) -> None:
+    """End what a process is doing, once and without a word: it stops what it has started."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(130)
+
+
 @contextlib.contextmanager
 def helper() -> Iterator[ProcessPoolExecutor]:
     """Give a process for work that can be done meanwhile; it ends with what needs it."""
-    pool = ProcessPoolExecutor(1, get_context("spawn"))
+    pool = ProcessPoolExecutor(1, get_context("spawn"), signal.signal, (signal.SIGINT, leave))
     try:
         yield pool
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in active_children():
             if process.pid and os.name != "nt":
-                os.kill(process.pid, signal.SIGINT)  # as Ctrl-C does: it stops what it has started
+                os.kill(process.pid, signal.SIGINT)  # as Ctrl-C does
         raise
     finally:
         pool.shutdown()
@@ -404,13 +411,23 @@ def judge(world: World, month: int) -> Result:
     return Result(new(every)[name], old(every)[name], gain(every)["gain"], *drawn, *errors)
 
 
-def begin(root: Path, month: int) -> dict[str, Any]:
-    """Train the first model on what is earlier than the month, ask the gates, keep a copy that stays."""
-    retrain.write_windows(windows(month))
-    reproduce()
-    promote()
+def begin(root: Path, last: int) -> tuple[int, dict[str, Any]]:
+    """Train a first model that the gates let pass, on what is earlier than some month; keep a copy of it.
+
+    Return that month, at the earliest FIRST, and the metrics on its test window. One that is refused has to
+    wait for the next month's data; Refusal if that is so to the last.
+    """
+    for month in range(FIRST, last + 1):
+        retrain.write_windows(windows(month))
+        reproduce()
+        try:
+            promote()
+            break
+        except Refusal:
+            if month == last:
+                raise
     shutil.copytree(root / CHAMPION, root / FROZEN)
-    return dict(open_bundle(CHAMPION).manifest["metrics"])
+    return month, dict(open_bundle(CHAMPION).manifest["metrics"])
 
 
 @contextlib.contextmanager
@@ -444,7 +461,7 @@ def watch(story: Future[Story]) -> Story:
 
 def tell(root: Path, fast: bool) -> Story:
     """Let the year pass, from the first model to the last month; return what came of it."""
-    months, found, swaps = FAST if fast else MONTHS, list[Month](), list[Swap]()
+    months, found, swaps = list(FAST if fast else MONTHS), list[Month](), list[Swap]()
     steps = iter(range(1, 100))
 
     def now(text: str) -> None:
@@ -453,7 +470,8 @@ def tell(root: Path, fast: bool) -> Story:
 
     now("the first model: train, ask the gates")
     with inside(root, root), quiet(root / "story.log"), helper() as pool:
-        schema, first = load_schema(), begin(root, FIRST)
+        schema, (start, first) = load_schema(), begin(root, months[-1])
+        months = [month for month in months if month >= start]
         (root / "incidents").mkdir()
         for name in ("schema.yaml", "params.yaml"):
             shutil.copy(name, root / "incidents")
@@ -497,7 +515,7 @@ def tell(root: Path, fast: bool) -> Story:
             pairs = zip(months, found, strict=True)
             found = [month._replace(result=judge(world, number)) for number, month in pairs]
         metric = next(iter(tasks.of(schema).GATES))
-        return Story(metric, first, found, [one.result() for one in seen], naive, swaps)
+        return Story(metric, start, first, found, [one.result() for one in seen], naive, swaps)
 
 
 def other_project(root: Path, month: int) -> Path:

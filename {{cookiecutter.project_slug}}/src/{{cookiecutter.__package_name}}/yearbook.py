@@ -10,7 +10,7 @@ from rich.table import Table
 from . import files
 from .files import REPORTS
 from .pages import COLOURS, STYLE, badges, picture, shown, table
-from .year import FOLDER, Month, Seen, Story
+from .year import FOLDER, Month, Seen, Story, day
 
 PAGE = REPORTS / "demo.html"
 MARKS = {"promoted": ("^", "#1a7f37"), "refused": ("x", "#cf222e")}
@@ -212,11 +212,12 @@ def write(story: Story) -> Path:
     ]
     first = ", ".join(f"{name} {shown(value)}" for name, value in story.first.items())
     about = (
-        f"Real flights of 2013. The first model learned from January and February, was judged on March "
-        f"({first}), and went on in the shadow, frozen: it is the control. Each month's flights were sent to "
-        "the real server over HTTP; what came true arrived three days later. After each month the monitor "
-        "looked, and the evidence decided whether to learn again. A candidate learned from all but the "
-        "newest weeks, on which it was compared with the champion."
+        "Real flights of 2013. The first model that passed the gates was judged on the last weeks of "
+        f"{day(story.start - 1):%B} ({first}), learned from what was earlier, and went on in the shadow, "
+        "frozen: it is the control. Each month's flights were sent to the real server over HTTP; what came "
+        "true arrived three days later. After each month the monitor looked, and the evidence decided "
+        "whether to learn again. A candidate learned from all but the newest weeks, on which it was compared "
+        "with the champion."
     )
     season = (
         "Drift says that a month differs from what was learned, mostly by its weather. Only decay, which "
