@@ -7,10 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import requests
+import sqlalchemy as sa
 
 from {{ cookiecutter.__package_name }} import files
 from {{ cookiecutter.__package_name }}.bundle import MANIFEST, PROMOTION, seal
@@ -70,6 +72,14 @@ def logged() -> list[dict]:
     """Every row of the prediction log."""
     with log.open_log("sqlite:///predictions.db").connect() as connection:
         return [dict(row) for row in connection.execute(log.PREDICTIONS.select()).mappings()]
+
+
+def read_log(engine: sa.Engine, since: datetime, version: str) -> list[dict]:
+    """What one version answered since then."""
+    column = log.PREDICTIONS.c
+    wanted = (column.time >= since) & (column.model_version == version) & (column.variant != "shadow")
+    with engine.connect() as connection:
+        return [dict(row) for row in connection.execute(sa.select(log.PREDICTIONS).where(wanted)).mappings()]
 
 
 def value(text: str, name: str, *parts: str) -> float:

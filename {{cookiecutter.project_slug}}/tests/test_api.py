@@ -22,7 +22,7 @@ from {{ cookiecutter.__package_name }}.serve import log
 from {{ cookiecutter.__package_name }}.serve.app import create_app
 
 from .contract import invalid_rows, valid_rows
-from .server import SERVED, install, logged, running, until
+from .server import SERVED, install, logged, read_log, running, until
 
 ANY = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -40,7 +40,7 @@ def test_predictions_are_answered_and_logged(client, row) -> None:
     rows = [row, {key: value for key, value in row.items() if key not in optional}]
     rows += [row | dict.fromkeys(optional)]
     answer = client.post("/v1/predict", json={"rows": rows}).json()
-    stored = log.read(log.open_log("sqlite:///predictions.db"), start, answer["model_version"])
+    stored = read_log(log.open_log("sqlite:///predictions.db"), start, answer["model_version"])
     assert [line["features"] for line in stored] == rows
     for line, prediction in zip(stored, answer["predictions"], strict=True):
         assert {"id": line["id"], **line["output"]} == prediction

@@ -7,8 +7,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from {{ cookiecutter.__package_name }} import files, registry, tracking, validate
+from {{ cookiecutter.__package_name }}.drift import kinds
 from {{ cookiecutter.__package_name }}.errors import Failure
-from {{ cookiecutter.__package_name }}.monitor import definition
 from {{ cookiecutter.__package_name }}.schema import load_schema
 from {{ cookiecutter.__package_name }}.serve.app import create_app
 from {{ cookiecutter.__package_name }}.settings import load_settings
@@ -32,7 +32,7 @@ def places() -> dict[str, set[str]]:
         "Great Expectations": {rule.column for rule in suite if hasattr(rule, "column")},
         "request type": set(shapes["Row"]["properties"]),
         "example": set(shapes["Rows"]["example"]["rows"][0]),
-        "Evidently": {name for names in definition(schema).values() for name in names},
+        "Evidently": set(kinds(schema)),
         "MLflow": set(signature.inputs.input_names()),
         "ONNX": {given.name for given in graph.get_inputs()},
         "slices": set(pd.read_csv(files.SLICES)["column"]),

@@ -24,6 +24,7 @@ from {{ cookiecutter.__package_name }}.serve.writer import TURNS, Refused, Statu
 
 from . import databases
 from .databases import Postgres
+from .server import read_log
 
 LIMIT = 10_000_000
 movable = pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be moved there")
@@ -132,8 +133,8 @@ def test_a_row_is_stored_as_it_was_given(url: str, tmp_path: Path) -> None:
     assert rows[0]["time"].replace(tzinfo=UTC) == answered.time
     assert [row["paired_with"] for row in log.answers(engine, shadow.prefix)] == ids([answered], 2)
     since = answered.time - timedelta(seconds=1)
-    assert set(ids([answered], 2)) <= {row["id"] for row in log.read(engine, since, "1")}
-    assert not set(ids([shadow], 2)) & {row["id"] for row in log.read(engine, since, "2")}
+    assert set(ids([answered], 2)) <= {row["id"] for row in read_log(engine, since, "1")}
+    assert not set(ids([shadow], 2)) & {row["id"] for row in read_log(engine, since, "2")}
     assert log.answers(engine, "0" * 28) == []
     engine.dispose()
 
@@ -596,7 +597,7 @@ def test_the_table_of_an_older_version_is_brought_up_to_date(url: str, tmp_path:
     new = entry()
     with writing(url, tmp_path) as writer:
         assert send(writer, [new]) == [None]
-    found = {row["id"]: row for row in log.read(log.open_log(url), row["time"] - timedelta(1), "1")}
+    found = {row["id"]: row for row in read_log(log.open_log(url), row["time"] - timedelta(1), "1")}
     assert found[row["id"]]["variant"] == "champion"
     assert found[row["id"]]["paired_with"] is None
     assert ids([new])[0] in found

@@ -16,6 +16,7 @@ from {{ cookiecutter.__package_name }}.serve.app import create_app
 from {{ cookiecutter.__package_name }}.serve.rows import MAX_ROWS
 
 from .contract import valid_rows
+from .server import read_log
 
 ANY = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 INFER = f"/v2/models/{NAME}/infer"
@@ -107,7 +108,7 @@ def test_every_prediction_is_logged_under_the_id_that_is_answered(client, row) -
     start = datetime.now(UTC)
     answer = infer(client, tensors([row, row]), id="mine").json()
     assert (answer["model_name"], answer["id"]) == (NAME, "mine")
-    stored = log.read(log.open_log("sqlite:///predictions.db"), start, answer["model_version"])
+    stored = read_log(log.open_log("sqlite:///predictions.db"), start, answer["model_version"])
     assert [line["id"] for line in stored] == output(answer, "prediction_id").tolist()
     assert [line["features"] for line in stored] == [row, row]
     assert [line["output"] for line in stored] == rows_of(answer)

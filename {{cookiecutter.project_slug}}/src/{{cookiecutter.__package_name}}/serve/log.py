@@ -323,17 +323,6 @@ def impossible(error: Exception) -> bool:
     return code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB)
 
 
-def read(engine: sa.Engine, since: datetime, model_version: str) -> list[dict[str, Any]]:
-    """Return what one version predicted and answered since then, oldest first."""
-    columns = PREDICTIONS.c
-    wanted = (
-        (columns.time >= since) & (columns.model_version == model_version) & (columns.variant != "shadow")
-    )
-    with engine.connect() as connection:
-        query = sa.select(PREDICTIONS).where(wanted).order_by(columns.time)
-        return [dict(row) for row in connection.execute(query).mappings()]
-
-
 def answers(engine: sa.Engine, prefix: str) -> list[dict[str, Any]]:
     """Return what is stored of one request, in the order of its rows; nothing if it is not there."""
     wanted = PREDICTIONS.c.id.between(f"{prefix}0000", f"{prefix}ffff")
