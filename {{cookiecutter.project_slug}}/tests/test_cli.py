@@ -18,7 +18,7 @@ def test_help_lists_the_verbs_and_each_has_an_example() -> None:
     shown = CliRunner().invoke(app, ["--help"]).output
     for verb in (
         *("audit", "card", "compare", "demo", "doctor", "monitor", "outcomes", "promote", "reproduce"),
-        *("rollback", "score", "serve", "trace", "tune"),
+        *("retrain", "rollback", "score", "serve", "trace", "tune"),
     ):
         assert verb in shown
         assert verb in CliRunner().invoke(app, [verb, "--help"]).output.split("Example:")[1]

@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -54,11 +55,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return nested values as JSON has them: NumPy's numbers as Python's, and what is no number as null."""
+    """Return nested values as JSON has them: NumPy's numbers as Python's, NaN as null, times as texts."""
     if isinstance(value, dict):
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -343,7 +343,7 @@ def carry_out(day: datetime, demand: str | None, facts: dict[str, Any]) -> dict[
         **facts,
         "result": "declined",
         "decision": asdict(decision),
-        "evidence": summary.plain(asdict(evidence)),
+        "evidence": files.plain(asdict(evidence)),
         "limits": params.retrain.model_dump(mode="json"),
         "metric": next(iter(tasks.of(schema).GATES)),
         "monitor": summary.monitored(windows, next(iter(tasks.of(schema).GATES))),

@@ -17,15 +17,6 @@ HEADLINES = {
 SHOWN = 24  # windows in a plot
 
 
-def plain(value: Any) -> Any:
-    """Return a value as JSON takes it: times as texts, tuples as lists."""
-    if isinstance(value, dict):
-        return {key: plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    return value.isoformat() if isinstance(value, datetime) else value
-
-
 def monitored(windows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
     """Return of each window what is plotted: the metric as measured and as it was once, and the drift."""
     found = []
