@@ -52,7 +52,7 @@ def year(bake: Bake) -> Year:
 def test_it_is_the_whole_year(year: Year) -> None:
     assert list(year.months) == [f"2013-{month:02}" for month in range(4, 13)]
     rows = [int(month["rows"].replace(",", "")) for month in year.months.values()]
-    assert sum(rows) == 249_434  # the flights that arrived from April to December
+    assert sum(rows) == 249_435  # the flights that arrived from April to December
 
 
 def test_retraining_is_worth_something_and_the_frozen_model_is_the_control(year: Year) -> None:
@@ -84,7 +84,7 @@ def test_every_incident_is_caught_in_its_first_window_and_only_there(year: Year)
     assert "fired as well" not in rows
     for what in ("no temperature", "kilometres", "a new carrier", "LaGuardia", "UTC"):
         assert what in rows
-    assert rows.count("silent") == 5
+    assert rows.count("│ silent") == 5
 
 
 def test_the_gates_refuse_a_naive_window_in_october_and_december(year: Year) -> None:
@@ -123,7 +123,6 @@ def test_the_project_itself_is_left_alone(year: Year) -> None:
     assert project.run("git", "status", "--porcelain", "params.yaml", "src").stdout == ""
     lines = project.uv(project.slug, "audit", "--json").stdout.splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["promoted"]
-    assert "Pipeline" in project.uv("dvc", "status").stdout + "Pipeline"
     assert "up to date" in project.uv("dvc", "status").stdout
 
 
