@@ -99,7 +99,7 @@ def test_each_format_loads_its_own_engine_only(project) -> None:
 def test_a_model_in_skops_is_promoted_through_the_real_server(roots, monkeypatch) -> None:
     monkeypatch.setenv("BUNDLE", "build/champion")
     in_skops()
-    off = ("baseline", "champion", "slices", "calibration", "fairness", "leakage", "behaviour")
+    off = ("baseline", "champion", "slices", "calibration", "fairness", "leakage", "labels", "behaviour")
     change(files.PARAMS, "gates", **dict.fromkeys(off))
     change(files.PARAMS, "gates", latency={"p95_milliseconds": 1e6})
     promoted = promote.promote()
