@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from conftest import LEAKS, Bake, Project
@@ -142,7 +142,7 @@ def test_interrupted_it_stops_its_server_and_begins_anew(year: Year) -> None:
     project, place = year.project, year.project.path / ".venv/bin"
     clean = {key: value for key, value in os.environ.items() if not key.startswith(LEAKS)}
     env = clean | {"PATH": f"{place}{os.pathsep}{os.environ['PATH']}"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     command = [str(place / project.slug), "demo", "--fast"]
     log = project.path / "build/demo/server.log"
     before = log.stat().st_ino
