@@ -124,8 +124,10 @@ def thresholds(found: pd.DataFrame, least: pd.Series, rate: float) -> pd.Series:
     Each is as improbable in its own column as the others are in theirs; none is below `least`.
     """
     improbable = found.rank(ascending=False, method="max", pct=True)
-    share = improbable.min(axis="columns").quantile(rate)
-    return found.quantile(1 - share).fillna(0).clip(lower=least)
+    # To the safe side where values repeat: the next rarer share, and of that the next larger value.
+    share = improbable.min(axis="columns").quantile(rate, interpolation="lower")
+    limits = found.quantile(1 - share, interpolation="higher")
+    return limits.fillna(0).clip(lower=least)
 
 
 def kinds(schema: Schema) -> dict[str, bool]:
