@@ -74,6 +74,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         change(files.PARAMS, "ingest", source="sample.parquet")
         change(files.PARAMS, "train", model="gradient_boosting")
         change(files.PARAMS, "train", "gradient_boosting", max_iter=20)
+        change(files.PARAMS, "monitor", resamples=300)
         change(files.PARAMS, "evaluate", baseline_by=None)  # so short a training beats only this
         run_stages("ingest", "validate", "split", "train", "evaluate", "export")
     return folder

@@ -132,7 +132,9 @@ def test_labels_of_which_the_champion_knows_nothing_are_refused(window) -> None:
     assert judged(scores).value == pytest.approx(1)
     assert judged(scores).passed
     assert not judged(turned_round(scores, schema)).passed
-    assert not judged(scores[np.random.default_rng(0).permutation(len(scores))]).passed
+    draws = np.random.default_rng(0)  # of a few rows, one shuffle may by chance look like skill
+    shuffled = [judged(scores[draws.permutation(len(scores))]).value for _ in range(25)]
+    assert np.median(shuffled) < limits.min_skill
     never = judged(scores, (before[1], before[1]))
     assert never.passed is None
     nan = dict.fromkeys(task.GATES, float("nan")), before[1]

@@ -8,17 +8,19 @@ from uuid import uuid4
 import numpy as np
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 
 from {{ cookiecutter.__package_name }} import drift, files, monitor, pages, tasks
 from {{ cookiecutter.__package_name }}.bundle import REFERENCE, open_bundle
+from {{ cookiecutter.__package_name }}.config import read_yaml
 from {{ cookiecutter.__package_name }}.errors import Failure, Refusal
-from {{ cookiecutter.__package_name }}.params import load_params
+from {{ cookiecutter.__package_name }}.params import Params, load_params
 from {{ cookiecutter.__package_name }}.schema import load_schema
 from {{ cookiecutter.__package_name }}.serve import log
 from {{ cookiecutter.__package_name }}.settings import load_settings
 from {{ cookiecutter.__package_name }}.window import read_window
 
-from .conftest import change
+from .conftest import ROOT, change
 from .databases import postgres
 from .traffic import END, come_true, engine, log_rows, promised, wrong
 
@@ -32,8 +34,9 @@ KEYS = {
 
 @pytest.fixture
 def learned(project: Path) -> pd.DataFrame:
-    """Rows like those that the model learned from."""
-    return files.read_table(files.TRAIN).sample(ROWS, replace=True, random_state=1)
+    """Rows that the model learned from, each as often as any other: nothing is wrong with them."""
+    rows = files.read_table(files.TRAIN).sample(frac=1, random_state=1)
+    return rows.take(np.resize(np.arange(len(rows)), ROWS))
 
 
 def look(days: int = 7) -> dict:
@@ -92,7 +95,7 @@ def test_a_window_that_has_not_passed_is_refused(project) -> None:
 @pytest.mark.parametrize("days", [1, 7, 30])
 def test_false_alarms_are_rare(project, days) -> None:
     """On fresh stretches of the reference; the share is printed."""
-    schema, params = load_schema(), load_params().monitor
+    schema, params = load_schema(), read_yaml(ROOT / files.PARAMS, Params).monitor
     reference = files.read_table(files.BUNDLE / REFERENCE)
     columns = {name: drift.encode(reference[name], name in schema.numeric) for name in drift.logged(schema)}
     when = reference[schema.timestamp] if schema.timestamp else None
@@ -245,6 +248,24 @@ def test_another_version_s_answers_are_traffic_but_not_the_champion_s_performanc
     assert "0 outcomes" in found["not_judged"]["decay"]
 
 
+def test_answers_to_another_question_are_left_out_and_told(learned) -> None:
+    """As when the contract was changed within the window: other features, or answers of another kind."""
+    logged, predictions = log_rows(learned), log.PREDICTIONS
+    answer = {"value": 1} if load_schema().classes else {"probabilities": {}}
+    with engine().begin() as connection:
+        for ids, change in (
+            (logged["id"].iloc[:500], {"features": {"no feature": 1}}),
+            (logged["id"].iloc[500:1000], {"output": answer}),
+        ):
+            here = predictions.c.id.in_(ids.tolist())
+            connection.execute(sa.update(predictions).where(here).values(change))
+    found = look()
+    assert found["not_judged"]["other answers"] == "1,000 of 1,500 are to the question of another contract"
+    assert (found["rows"], found["sampled"]) == (ROWS, 500)
+    assert found["drift"]
+    assert rules(found, "quality") == set()
+
+
 # What is read and written
 
 
@@ -300,7 +321,6 @@ def test_the_summary_and_the_pages(learned) -> None:
 
 def test_the_index_goes_over_all_windows_and_stays_small(learned, monkeypatch) -> None:
     monkeypatch.setattr(pages, "KEPT", 2)
-    change(files.PARAMS, "monitor", resamples=100)
     for weeks in range(4):
         log_rows(learned.head(FEW), END - timedelta(weeks=weeks))
     for weeks in reversed(range(4)):

@@ -14,6 +14,7 @@ from {{ cookiecutter.__package_name }}.bundle import open_bundle
 from {{ cookiecutter.__package_name }}.compare import scores
 from {{ cookiecutter.__package_name }}.export import columns
 from {{ cookiecutter.__package_name }}.params import load_params
+from {{ cookiecutter.__package_name }}.performance import similar_errors
 from {{ cookiecutter.__package_name }}.probe import as_json
 from {{ cookiecutter.__package_name }}.serve import log
 from {{ cookiecutter.__package_name }}.serve.scorer import open_scorer
@@ -49,8 +50,9 @@ def promised(logged: pd.DataFrame) -> list:
     truth = tasks.of(schema).draw(drawn, scored, bundle.manifest, schema, params)
     if schema.task == "regression":
         held_out = files.read_table(bundle.folder / "held_out.parquet")
-        errors = held_out[schema.target] - held_out["score 0"]
-        return (scored[:, 0] + drawn.choice(errors, len(scored))).tolist()
+        before = held_out["score 0"].to_numpy()
+        errors = held_out[schema.target].to_numpy() - before
+        return (scored[:, 0] + similar_errors(drawn, scored[:, 0], errors, before)).tolist()
     if schema.task == "binary-classification":
         (other,) = set(schema.classes) - {schema.positive}
         return np.where(truth, schema.positive, other).tolist()

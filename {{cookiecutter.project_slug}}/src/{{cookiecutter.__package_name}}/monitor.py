@@ -159,9 +159,16 @@ def look(
     alarms += more
     if tables["volume"]["usual"] is None:
         not_judged["quality: volume"] = f"it takes {BEFORE} windows before this one to know what is usual"
+    if window.others:
+        sampled = window.others + len(window.answered)
+        not_judged["other answers"] = (
+            f"{window.others:,} of {sampled:,} are to the question of another contract"
+        )
     found: dict[str, Any] = {"drift": None, "performance": None, "estimate": None}
     if len(window.answered) < monitor.min_rows:
-        few = f"{window.rows:,} predictions are too few: monitor.min_rows asks for {monitor.min_rows}"
+        few = (
+            f"{len(window.answered):,} predictions are too few: monitor.min_rows asks for {monitor.min_rows}"
+        )
         not_judged |= dict.fromkeys(("drift", "quality: nulls", "quality: unseen"), few)
     else:
         current, known = features(window.answered), reference[logged(schema)]

@@ -31,6 +31,7 @@ class Window(NamedTuple):
     earlier: list[int]  # rows of the windows before this one, the newest first
     refused: dict[Place, int]  # requests by what was wrong and the column where
     answered: pd.DataFrame
+    others: int  # sampled rows that answer another question, as another contract asked it: not in `answered`
     known: int  # outcomes of all rows
     labelled: pd.DataFrame
 
@@ -62,7 +63,10 @@ def read_window(
     except SQLAlchemyError as error:
         raise log.unusable(error) from None
     counts = sum(versions.values()), requests, versions, earlier, refused
-    return Window(start, end, *counts, table(answered, schema), known or 0, table(labelled, schema))
+    pairs = zip(answered["features"], answered["output"], strict=True)
+    mine = answered.loc[[fits(*pair, schema) for pair in pairs]]
+    others = len(answered) - len(mine)
+    return Window(start, end, *counts, table(mine, schema), others, known or 0, table(labelled, schema))
 
 
 def between(start: datetime, end: datetime) -> sa.ColumnElement[bool]:
@@ -98,6 +102,14 @@ def sample(
     query = sa.select(*columns).select_from(source).where(COLUMNS.id.in_(chosen))
     rows = list(connection.execute(query.order_by(COLUMNS.time, COLUMNS.id)))
     return pd.DataFrame(rows, columns=[column.name for column in columns])
+
+
+def fits(features: dict[str, Any], output: dict[str, Any], schema: Schema) -> bool:
+    """Return whether the contract's question was asked: about one of its features, of its target."""
+    answer = (
+        set(output.get("probabilities", ())) == set(schema.classes) if schema.classes else "value" in output
+    )
+    return answer and any(name in features for name in logged(schema))
 
 
 def table(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
