@@ -27,7 +27,7 @@ VISIBLE = [key for key in QUESTIONS if not key.startswith("_")]
 ELSEWHERE = {
     "make demo": "it renders and runs `demo`, as the commands after it do",
     "uv run flight-delays demo": "tests/test_loop.py, also what is quoted of it",
-    "uv run pytest": "tests/test_pipeline.py",
+    "uv run pytest -n auto": "tests/test_pipeline.py",
 }
 # Documented commands that run until they are stopped: port, and the path that answers when ready.
 SERVERS = {

@@ -131,7 +131,7 @@ def test_the_projects_own_tests_pass_against_a_server(
     project, env, _ = elsewhere
     project.run("git", "restore", "params.yaml")
     tests = "tests/test_promote.py", "tests/test_trace.py", "-k", " or ".join(MOVES)
-    project.uv("pytest", "--no-cov", "-q", *tests, env=env, timeout=1200)
+    project.uv("pytest", "-q", *tests, env=env, timeout=1200)
     auth = ("admin", PASSWORD)
     address = f"{env['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/registered-models/search"
     assert httpx.get(address).status_code == 401

@@ -161,7 +161,7 @@ def test_what_was_inferred_of_an_odd_table(project: Project) -> None:
 
 def test_the_project_s_own_tests_pass_on_a_table_of_one_s_own(project: Project) -> None:
     infer(project, next(table for table in TABLES if table.file == "odd.csv"))
-    project.uv("pytest", "--no-cov", *FROM_THE_CONTRACT, timeout=1800)
+    project.uv("pytest", *FROM_THE_CONTRACT, timeout=1800)
 
 
 # Where tables come from

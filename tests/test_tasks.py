@@ -120,4 +120,4 @@ def test_a_worse_model_is_refused(other: Project) -> None:
 def test_its_own_tests_and_types_pass(other: Project) -> None:
     other.run("git", "restore", ".")
     other.uv("mypy")
-    other.uv("pytest", "--no-cov", *FROM_THE_CONTRACT, timeout=1800)
+    other.uv("pytest", *FROM_THE_CONTRACT, timeout=1800)

@@ -55,6 +55,12 @@ def run_stages(*names: str) -> None:
         import_module(f"{files.__package__}.{name}").main()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of several workers one thread: the threads of more would wait for each other."""
+    if config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which every stage ran on some 8,000 rows of the project's data."""
