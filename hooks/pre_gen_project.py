@@ -30,7 +30,7 @@ RESERVED = {
     "python-dotenv", "pyyaml", "ray", "requests", "requests-stubs", "rich", "ruamel",
     "ruamel-yaml", "ruff", "s3fs", "scikit-learn", "scipy", "skl2onnx", "sklearn", "skops",
     "sqlalchemy", "starlette", "tabulate", "typer", "types-pyyaml", "types-requests",
-    "typing-extensions", "urllib3", "uvicorn", "yaml",
+    "typing-extensions", "urllib3", "uvicorn", "xdist", "yaml",
     # what those need: a project of the same name would be resolved instead
     "aiohttp", "alembic", "boto3", "botocore", "celery", "click", "cloudpickle", "docker", "flask",
     "google", "graphene", "gunicorn", "hatchling", "huey", "joblib", "kombu", "markdown",
