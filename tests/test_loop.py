@@ -13,7 +13,8 @@ import pytest
 from conftest import LEAKS, Bake, Project
 from test_docs import README, same, steps
 
-pytestmark = pytest.mark.slow
+# The year takes long: only one of several workers runs it.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("year")]
 
 HEAD = ["month", "rows", "drift", "roc_auc", "frozen", "alarms", "decision"]
 
