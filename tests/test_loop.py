@@ -103,7 +103,7 @@ def test_the_gates_refuse_a_naive_window_in_october_and_december(year: Year) -> 
 def test_no_request_is_dropped_while_models_change(year: Year) -> None:
     rows = year.said.partition("Incidents, in their first window")[2].partition("└")[0]
     wrong = re.findall(r"(\d+) not\s", " ".join(rows.replace("│", " ").split()))
-    assert len(wrong) >= 10
+    assert len(wrong) >= 5
     assert set(wrong) == {"0"}
 
 

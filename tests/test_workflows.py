@@ -152,17 +152,19 @@ def test_every_verb_exists(project: Project) -> None:
 @pytest.mark.parametrize("name", ["monitor.yml", "retrain.yml"])
 def test_a_crash_is_never_a_verdict(tmp_path: Path, name: str, code: int, ends: int) -> None:
     write(tmp_path / "reports/monitor/latest.json", '{"verdicts": ["drift"]}')
+    write(tmp_path / "reports/retrain/summary.md", "")
     path = stand_in(tmp_path, "uv", f"echo said; exit {code}")
     done = bash(step(name, "verdict"), tmp_path, PATH=path)
     assert done.returncode == ends
     assert "true" not in output(tmp_path)
-    assert (tmp_path / "summary").read_text("utf-8") == "said\n"
+    assert (tmp_path / "summary").read_text("utf-8").rstrip() == "said"
 
 
-def test_a_refusal_without_a_verdict_is_a_failure(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["monitor.yml", "retrain.yml"])
+def test_a_refusal_without_a_verdict_is_a_failure(tmp_path: Path, name: str) -> None:
     """Such as of an audit log that was tampered with: then nothing was judged."""
     path = stand_in(tmp_path, "uv", "exit 3")
-    assert bash(step("monitor.yml", "verdict"), tmp_path, PATH=path).returncode != 0
+    assert bash(step(name, "verdict"), tmp_path, PATH=path).returncode != 0
     assert output(tmp_path) == ""
 
 

@@ -24,6 +24,7 @@ from . import databases
 
 SECRET = "/services/a-secret"
 DECAY = "decay: roc_auc", "roc_auc 0.645 (0.637 to 0.653); on the test window it was 0.712"
+NULLS = "quality: nulls in temperature", "17.0% of temperature are missing, in what was learned 1.0%"
 DRIFT = "drift: temperature", "temperature is 1.21 from the reference; windows of it are within 0.62"
 
 
@@ -188,16 +189,18 @@ def test_the_same_window_again_without_the_alarm_resolves_it(
     assert told(receiver.got) == [[("firing", DECAY[0])], [("resolved", DECAY[0])]]
 
 
-@pytest.mark.parametrize("key", ["decay", "decay: roc_auc"])
+@pytest.mark.parametrize(
+    ("alarm", "key"), [(DECAY, "decay"), (DECAY, "decay: roc_auc"), (NULLS, "quality: nulls")]
+)
 def test_what_could_not_be_judged_stays_open(
-    engine: sa.Engine, settings: Settings, receiver: Receiver, key: str
+    engine: sa.Engine, settings: Settings, receiver: Receiver, alarm: tuple[str, str], key: str
 ) -> None:
-    tell(engine, settings, window(5, DECAY))
-    assert tell(engine, settings, window(6, not_judged={key: "too few labels"})).lines == []
-    assert tell(engine, settings, window(7, DECAY)).lines == []
-    others = {"deca": "", "decay: roc": "", "quality": ""}
+    tell(engine, settings, window(5, alarm))
+    assert tell(engine, settings, window(6, not_judged={key: "too few"})).lines == []
+    assert tell(engine, settings, window(7, alarm)).lines == []
+    others = {"deca": "", "decay: roc": "", "quality: volume": "", "quality: null": ""}
     assert len(tell(engine, settings, window(8, not_judged=others)).lines) == 1
-    assert told(receiver.got) == [[("firing", DECAY[0])], [("resolved", DECAY[0])]]
+    assert told(receiver.got) == [[("firing", alarm[0])], [("resolved", alarm[0])]]
 
 
 def test_a_look_back_is_no_news(engine: sa.Engine, settings: Settings, receiver: Receiver) -> None:

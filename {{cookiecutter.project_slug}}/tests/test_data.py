@@ -199,6 +199,9 @@ def test_without_time_each_class_has_its_share() -> None:
     assert (windows == split.at_random(classes, AT_RANDOM)).all()
     found = pd.crosstab(classes, windows).loc[["often", "rare", "thrice", "once"]]
     assert found.to_numpy().tolist() == [[600, 200, 200], [6, 2, 2], [1, 1, 1], [1, 0, 0]]
+    # A table that grew: a model of before is not asked about what it learned from.
+    grown = split.at_random(pd.concat([classes, classes.sample(frac=0.1, random_state=0)]), AT_RANDOM)
+    assert (grown[: len(classes)] == windows).mean() > 0.95
 
 
 def test_a_window_that_cannot_be_learnt_from_or_judged_on_is_said(project) -> None:

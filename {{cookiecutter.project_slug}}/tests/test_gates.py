@@ -140,6 +140,10 @@ def test_labels_of_which_the_champion_knows_nothing_are_refused(window) -> None:
     nan = dict.fromkeys(task.GATES, float("nan")), before[1]
     (lost,) = gates.labels(nan, before, task.GATES, limits)
     assert (lost.value, lost.passed) == (None, False)
+    # All outcomes are the same: the best constant is right, and errors divided by its error are nothing.
+    errors = dict.fromkeys(task.GATES, 1.0), dict.fromkeys(task.GATES, 0.0)
+    assert [line.passed for line in gates.labels(errors, before, task.GATES, limits)] == [False]
+    assert [line.passed for line in gates.labels(before, errors, task.GATES, limits)] == [None]
 
 
 def test_only_a_surely_better_candidate_passes_the_champion(window) -> None:

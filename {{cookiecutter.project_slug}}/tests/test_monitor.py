@@ -15,10 +15,11 @@ from {{ cookiecutter.__package_name }}.bundle import REFERENCE, open_bundle
 from {{ cookiecutter.__package_name }}.config import read_yaml
 from {{ cookiecutter.__package_name }}.errors import Failure, Refusal
 from {{ cookiecutter.__package_name }}.params import Params, load_params
+from {{ cookiecutter.__package_name }}.probe import as_json
 from {{ cookiecutter.__package_name }}.schema import load_schema
 from {{ cookiecutter.__package_name }}.serve import log
 from {{ cookiecutter.__package_name }}.settings import load_settings
-from {{ cookiecutter.__package_name }}.window import read_window
+from {{ cookiecutter.__package_name }}.window import fits, read_window
 
 from .conftest import ROOT, change
 from .databases import postgres
@@ -259,11 +260,53 @@ def test_answers_to_another_question_are_left_out_and_told(learned) -> None:
         ):
             here = predictions.c.id.in_(ids.tolist())
             connection.execute(sa.update(predictions).where(here).values(change))
+    come_true(logged, promised(logged))
     found = look()
     assert found["not_judged"]["other answers"] == "1,000 of 1,500 are to the question of another contract"
+    assert "500 outcomes" in found["not_judged"]["decay"]
     assert (found["rows"], found["sampled"]) == (ROWS, 500)
     assert found["drift"]
     assert rules(found, "quality") == set()
+
+
+def test_what_fits_a_contract(learned) -> None:
+    schema, output = load_schema(), log_rows(learned.head(1))["output"][0]
+    row = as_json(learned.head(1), schema)[0]
+    name, column = next((name, column) for name, column in schema.features.items() if row[name] is not None)
+    assert fits(row, output, schema)
+    assert not fits(row | {name: 1 if isinstance(row[name], str) else "text"}, output, schema)
+    without = {key: value for key, value in row.items() if key != name}
+    assert fits(without, output, schema) == column.nullable
+    optional = schema.model_copy(
+        update={
+            "columns": {
+                key: column.model_copy(update={"nullable": True}) for key, column in schema.columns.items()
+            }
+        }
+    )
+    assert fits({}, output, optional)  # a client that sends nothing is no other contract
+    assert not fits({"no feature": 1}, output, optional)
+
+
+def test_outcomes_that_do_not_tell_a_metric_leave_its_alert_open(learned) -> None:
+    schema = load_schema()
+    if not schema.classes:
+        pytest.skip("of a regression every outcome tells something")
+    logged = log_rows(learned)
+    come_true(logged, [schema.classes[0]] * ROWS)
+    found, names = look(), tasks.of(schema).GATES
+    unknown = {name for name in names if found["performance"]["metrics"].get(name, {}).get("drop") is None}
+    assert {f"decay: {name}" for name in unknown} <= found["not_judged"].keys()
+    assert unknown & {"roc_auc", "macro_roc_auc"}
+    assert not {f"decay: {name}" for name in unknown} & rules(found)
+    with pytest.raises(Refusal):  # and it can be told and shown
+        monitor.show(7, END)
+
+
+def test_equal_predictions_have_a_page(learned) -> None:
+    logged = log_rows(pd.concat([learned.head(1)] * ROWS))
+    come_true(logged, promised(logged))
+    assert monitor.monitor(7, END)["performance"]["calibration"] == []
 
 
 # What is read and written
@@ -285,6 +328,8 @@ def test_a_sample_is_read_that_is_the_same_each_time_and_on_each_database(learne
     everything = read(url, 10_000)
     assert len(everything.answered) == ROWS
     with postgres() as server:
+        with sa.create_engine(server.url).begin() as connection:  # whatever zone the server is in
+            connection.execute(sa.text("ALTER ROLE CURRENT_USER SET timezone = 'America/Havana'"))
         monkeypatch.setenv("PREDICTION_LOG_URL", server.url)
         database = engine()
         with log.open_log(url).connect() as old, database.begin() as new:
@@ -294,7 +339,11 @@ def test_a_sample_is_read_that_is_the_same_each_time_and_on_each_database(learne
         assert (there.rows, there.requests, there.versions) == (first.rows, first.requests, first.versions)
         features = [name for name in first.answered if name.startswith("feature")]
         assert there.answered[features].equals(first.answered[features])
+        times = [pd.to_datetime(found.answered["time"], utc=True) for found in (first, there)]
+        assert times[0].equals(times[1])
         assert monitor.monitor(7, END)["rows"] == ROWS
+        (stored,) = log.windows(database, load_settings().mlflow_experiment_name, 1)
+        assert stored["end"] == END
 
 
 def test_the_summary_and_the_pages(learned) -> None:

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -14,7 +15,7 @@ import pytest
 from {{ cookiecutter.__package_name }} import audit, champion, cli, files, registry
 from {{ cookiecutter.__package_name }}.bundle import open_bundle
 from {{ cookiecutter.__package_name }}.errors import Failure, Refusal
-from {{ cookiecutter.__package_name }}.promote import promote
+from {{ cookiecutter.__package_name }}.promote import opponent, promote
 from {{ cookiecutter.__package_name }}.schema import load_schema
 from {{ cookiecutter.__package_name }}.settings import load_settings
 
@@ -293,6 +294,17 @@ def test_a_champion_whose_columns_are_gone_is_not_compared(served):
     run_stages("ingest", "validate", "split", "train", "evaluate", "export")
     with pytest.raises(Failure, match="MLFLOW_EXPERIMENT_NAME"):
         promote()
+
+
+def test_a_champion_that_takes_a_column_for_something_else_is_not_compared(served):
+    promote()
+    found, schema = open_bundle(SERVED), load_schema()
+    name, column = next(iter(schema.features.items()))
+    other = "category" if column.type != "category" else "number"
+    changed = {**schema.columns, name: column.model_copy(update={"type": other})}
+    candidate = replace(found, schema=schema.model_copy(update={"columns": changed}))
+    with pytest.raises(Failure, match=f"{name!r} is of type {column.type}, now it is {other}"):
+        opponent(found, candidate)
 
 
 def test_roll_back_there_and_back_again(rivals):

@@ -37,6 +37,7 @@ OFF = dict.fromkeys(
 )
 NOW = datetime(2024, 7, 1)
 LIMITS = Limits(
+    label_delay_days=0,
     validation_days=7,
     test_days=24,
     window_days=None,
@@ -186,6 +187,18 @@ def test_nothing_to_do_is_recorded_and_summed_up(served, monkeypatch, capsys) ->
     cli.audit()
 
 
+def test_labels_that_may_still_change_are_not_used(served, monkeypatch) -> None:
+    monkeypatch.setattr(retrain, "reproduce", never)
+    evidence = []
+    for days in (0, 2):
+        change(files.PARAMS, "retrain", label_delay_days=days)
+        cli.retrain(until=later())
+        known = times()[times() < pd.Timestamp(later() - days * DAY)]
+        evidence.append(json.loads(written("summary.json"))["evidence"])
+        assert evidence[-1]["newest"] == known.max().isoformat()
+    assert 0 < evidence[1]["rows"] < evidence[0]["rows"]
+
+
 def test_a_retraining_moves_the_windows_and_promotes(served, monkeypatch, capsys) -> None:
     change(files.PARAMS, "gates", champion=None)
     files.PARAMS.write_text(f"# a comment that stays\n{files.PARAMS.read_text()}")
@@ -227,7 +240,8 @@ def test_a_retraining_moves_the_windows_and_promotes(served, monkeypatch, capsys
     monkeypatch.setattr(retrain, "reproduce", dict)
     assert retrain.retrain(later() - 2 * DAY, False, "")["result"] == "declined"
     assert retrain.retrain(later() - 2 * DAY, True, "")["result"] == "nothing new"
-    assert events()[3:] == ["not retrained", "retraining"]
+    assert events()[3:] == ["not retrained", "retraining", "nothing new"]
+    assert retrain.finished(lines()) == lines()[4]
     assert load_params() == params
     roll_back(None, "to see")
     assert open_bundle(SERVED).version == "1"
@@ -352,6 +366,54 @@ def test_data_that_is_refused_leaves_everything_as_it_was(served, monkeypatch) -
     assert not files.LOCK.exists()
     assert "params.yaml is as it was" in written()
     assert open_bundle(SERVED).version == "1"
+
+
+def test_what_is_interrupted_has_not_been_done(served, monkeypatch) -> None:
+    """Whatever ends it: its reasons still hold, and files are put back."""
+    before = files.PARAMS.read_bytes()
+    files.ACCEPTED.write_text("{}")
+
+    def stop(error: BaseException):
+        def stopping(*_: object) -> None:
+            raise error
+
+        return stopping
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retrain, "reproduce", stop(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            retrain.retrain(later(), True, "why")
+    assert files.PARAMS.read_bytes() == before
+    assert lines()[-1]["reason"] == "it was interrupted"
+    monkeypatch.setattr(retrain, "reproduce", dict)
+    for name in ("compared", "promote"):
+        with monkeypatch.context() as patch:
+            patch.setattr(retrain, name, stop(ValueError("of no use")))
+            with pytest.raises(ValueError, match="of no use"):
+                retrain.retrain(later(), True, "why")
+        assert json.loads(written("summary.json"))["result"] == "failed"
+        assert lines()[-1]["reason"] == "ValueError: of no use"
+    assert events() == ["promoted", *["retraining", "retraining failed"] * 3]
+    assert retrain.finished(lines()) is None
+    assert retrain.finished(lines()[:2]) is None  # killed: nothing follows
+
+
+def test_what_the_monitor_found_today_counts_today(served, monkeypatch) -> None:
+    monkeypatch.setattr(retrain, "reproduce", never)
+    now = datetime.now(UTC).replace(tzinfo=None, microsecond=0) - timedelta(seconds=2)
+    with open_log(load_settings().prediction_log_url).begin() as connection:
+        connection.execute(sa.insert(WINDOWS), window(now - DAY, [("decay", "much worse")]))
+    with pytest.raises(AssertionError, match="must not run"):
+        retrain.retrain(None, False, "")
+    (reason,) = lines()[1]["reasons"]
+    assert reason.endswith("much worse")
+
+
+def test_no_row_of_before_is_one_line(served, monkeypatch) -> None:
+    monkeypatch.setattr(retrain, "reproduce", never)
+    with pytest.raises(Failure, match="has no labelled row of before 1900-01-01"):
+        retrain.retrain(datetime(1900, 1, 1), True, "")
+    assert events() == ["promoted", "not retrained"]
 
 
 def test_too_short_a_history_is_one_line(served, monkeypatch) -> None:

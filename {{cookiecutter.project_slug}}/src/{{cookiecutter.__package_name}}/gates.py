@@ -114,6 +114,10 @@ def labels(
     changes; if nearly all is gone, the labels may be wrong: a person must look.
     """
     name, more = max(better.items(), key=lambda metric: metric[1])
+    if not now[1][name]:
+        return [Verdict("labels", f"the target does not vary: {name} of a constant is 0", None, "", False)]
+    if not before[1][name]:
+        return [Verdict("labels", "the target did not vary when the champion was judged", None, "", None)]
     gains = [(1 if more else -1) * (model[name] / constant[name] - 1) for model, constant in (now, before)]
     if not gains[1] > 0:
         return [Verdict("labels", f"the champion never had a gain in {name}", None, "", None)]

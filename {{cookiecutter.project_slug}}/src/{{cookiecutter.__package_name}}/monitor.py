@@ -14,7 +14,7 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from . import alerts, drift, files, pages, performance, tasks
+from . import alerts, compare, drift, files, pages, performance, tasks
 from .bundle import HELD_OUT, REFERENCE, Bundle, open_bundle
 from .errors import Failure, Refusal
 from .files import REPORTS
@@ -189,6 +189,9 @@ def look(
         not_judged["decay"] = why
     else:
         alarms += decayed(found["performance"], schema, monitor)
+        for name in tasks.of(schema).GATES:
+            if found["performance"]["metrics"].get(name, {}).get("drop") is None:
+                not_judged[f"decay: {name}"] = "these outcomes do not tell it, such as those of one class"
     return {"quality": tables, **found}, not_judged, alarms, report
 
 
@@ -233,7 +236,8 @@ def judged(
     window: Window, held_out: pd.DataFrame, bundle: Bundle, params: Params
 ) -> tuple[dict[str, Any], str]:
     """Return how good the answers were that have outcomes, and why that cannot be told, if so."""
-    schema, rows, limits = bundle.schema, window.labelled, params.monitor.decay
+    schema, limits = bundle.schema, params.monitor.decay
+    rows = compare.usable(window.labelled, schema)
     found: dict[str, Any] = {"labelled": window.known, "coverage": window.known / max(1, window.rows)}
     if len(rows):
         delay = (pd.to_datetime(rows["recorded"]) - pd.to_datetime(rows["time"])) / pd.Timedelta(days=1)
@@ -251,17 +255,28 @@ def judged(
     return found, ""
 
 
+def champion(settings: Settings) -> Bundle:
+    """Return the champion; of a shared registry the newest, as another machine may have promoted it."""
+    folder = Path(settings.bundle)
+    if not folder.exists() or not settings.mlflow_tracking_uri.startswith("sqlite:"):
+        from .champion import install_champion
+
+        try:
+            install_champion(settings)
+        except Failure as failure:
+            if not folder.exists():
+                raise
+            print(f"the champion in {folder} is taken for the newest: {failure}", file=sys.stderr)
+    return open_bundle(folder)
+
+
 def monitor(days: float | None = None, until: datetime | None = None) -> dict[str, Any]:
     """Judge a window of the log: the last `days` (by default monitor.days) before `until`, UTC, or now.
 
     Writes reports/monitor/<window>/ and the index over all windows, and returns what is in summary.json.
     """
     settings, params = load_settings(), load_params()
-    if not Path(settings.bundle).exists():  # this machine has promoted nothing
-        from .champion import install_champion
-
-        install_champion(settings)
-    bundle = open_bundle(Path(settings.bundle))
+    bundle = champion(settings)
     if not (bundle.folder / HELD_OUT).is_file():
         raise Failure(f"{bundle.folder} is of an older version of this project: promote a new one")
     end = (until or datetime.now(UTC)).replace(tzinfo=UTC)
@@ -337,14 +352,16 @@ def said(summary: dict[str, Any]) -> Iterable[str]:
     metrics = (summary["performance"] or {}).get("metrics")
     if "drift" in summary["verdicts"] and metrics and "decay" not in summary["verdicts"]:
         name, numbers = next(iter(metrics.items()))
+        if None in (numbers["value"], numbers["reference"]):
+            return
         yield "drift, not decay: {} {value:.4g}, on the test window {reference:.4g}".format(name, **numbers)
 
 
 def show(days: int | None = None, until: datetime | None = None) -> None:
     """Monitor, print what was found and tell it on; raise a Refusal if there is a verdict."""
     summary, settings = monitor(days, until), load_settings()
-    print("\n".join(said(summary)))
     told = alerts.tell(log.open_log(settings.prediction_log_url), settings, summary)
+    print("\n".join(said(summary)))
     for line in told.lines:
         print(line)
     if told.undelivered:

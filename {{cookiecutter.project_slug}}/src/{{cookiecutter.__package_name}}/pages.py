@@ -191,6 +191,8 @@ def performance(summary: Summary, schema: Schema) -> list[str]:
 
 
 def calibrated(axes: Any, curve: list[dict[str, float]], schema: Schema) -> None:
+    if not curve:  # all predictions are equal
+        return
     predicted, observed = ([point[key] for point in curve] for key in ("predicted", "observed"))
     axes.plot(predicted, observed, marker="o", color=COLOURS["now"])
     middle = sum(predicted) / len(predicted)

@@ -189,6 +189,7 @@ class Budget(Section):
 
 
 class Retrain(Section):
+    label_delay_days: int = Field(ge=0)
     validation_days: int = Field(ge=1)
     test_days: int = Field(ge=1)
     window_days: int | None = Field(ge=1)

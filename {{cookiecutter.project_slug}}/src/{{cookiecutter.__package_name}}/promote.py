@@ -119,6 +119,9 @@ def opponent(champion: Bundle, candidate: Bundle) -> Bundle | None:
         raise Failure(f"the champion knows other classes of {new.target!r}, {begin}")
     if gone := [name for name in old.features if name not in new.used]:
         raise Failure(f"the champion predicts from {gone[0]!r}, which schema.yaml no longer has, {begin}")
+    for name, column in old.features.items():
+        if column.type != (now := new.used[name].type):
+            raise Failure(f"to the champion {name!r} is of type {column.type}, now it is {now}, {begin}")
     return champion
 
 

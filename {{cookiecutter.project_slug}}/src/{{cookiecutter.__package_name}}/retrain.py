@@ -39,7 +39,8 @@ from .settings import Settings, load_settings
 from .split import WINDOWS as PARTS
 
 # Events of the audit log.
-STARTED, FAILED, DECLINED = "retraining", "retraining failed", "not retrained"
+STARTED, FAILED, DECLINED, SAME = "retraining", "retraining failed", "not retrained", "nothing new"
+ENDS = SAME, "promoted", "refused"  # of a retraining that was carried out
 BUSY = Path("build/retrain.lock")
 RUNNING = "another retraining is running"
 DAY = timedelta(days=1)
@@ -141,13 +142,16 @@ def changes(last: dict[str, Any] | None, champion: Bundle | None, now: dict[str,
 def learned_to(last: dict[str, Any] | None, champion: Bundle | None) -> datetime | None:
     """Return the end of the data that was learned from last; None if nobody knows."""
     if last:
-        return datetime.fromisoformat(last["until"])
+        return datetime.fromisoformat(last.get("windows", {}).get("ingest", {}).get("end") or last["until"])
     if not champion:
         return None
     if end := champion.manifest["params"]["ingest"]["end"]:
         return datetime.fromisoformat(end)
     name, path = champion.schema.timestamp, champion.folder / HELD_OUT
-    if not name or not path.is_file():
+    if not name:  # not of the data, but of what was made of them
+        promoted = champion.promotion.get("promoted_at")
+        return midnight(datetime.fromisoformat(promoted)) if promoted else None
+    if not path.is_file():
         return None
     newest: datetime = pc.max(pq.read_table(path, columns=[name])[name]).as_py()
     return midnight(newest) + DAY
@@ -174,7 +178,7 @@ def labelled(
 
 
 def history(settings: Settings, until: datetime) -> list[dict[str, Any]]:
-    """Return what the monitor found in the windows that had ended then, oldest first."""
+    """Return what the monitor found in the windows that had ended then (UTC), oldest first."""
     engine, end = predictions.open_log(settings.prediction_log_url), until.replace(tzinfo=UTC)
     mine = (WINDOWS.c.model == settings.mlflow_experiment_name) & (WINDOWS.c.end <= end)
     query = sa.select(WINDOWS.c.summary).where(mine).order_by(WINDOWS.c.end, WINDOWS.c.start)
@@ -293,7 +297,7 @@ def retrain(until: datetime | None, force: bool, reason: str) -> dict[str, Any]:
     Raises the Failure of a pipeline that stopped, with params.yaml as it was, or the Refusal of the gates.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a cancelled job puts files back too
-    day = midnight(until or datetime.now(UTC))
+    day, now = midnight(until or datetime.now(UTC)), datetime.now(UTC).replace(tzinfo=None)
     facts = {"until": written(day), **({"note": reason} if reason and not force else {})}
     BUSY.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -301,7 +305,7 @@ def retrain(until: datetime | None, force: bool, reason: str) -> dict[str, Any]:
     except Timeout:
         return facts | decline(facts, RUNNING)
     with held:
-        return carry_out(day, reason if force else None, facts)
+        return carry_out(day, midnight(until) if until else now, reason if force else None, facts)
 
 
 def decline(facts: dict[str, Any], why: str) -> dict[str, Any]:
@@ -312,24 +316,39 @@ def decline(facts: dict[str, Any], why: str) -> dict[str, Any]:
     return {"result": "declined", "reason": why}
 
 
-def carry_out(day: datetime, demand: str | None, facts: dict[str, Any]) -> dict[str, Any]:
-    """Decide and, if the evidence justifies it, retrain. Nobody else on this machine does so meanwhile."""
+def finished(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the line of the last retraining that came to an end: neither failed nor killed."""
+    last = running = None
+    for line in lines:
+        if line["event"] in (STARTED, FAILED):
+            running = line if line["event"] == STARTED else None
+        elif line["event"] in ENDS and running:
+            last, running = running, None
+    return last
+
+
+def carry_out(day: datetime, seen: datetime, demand: str | None, facts: dict[str, Any]) -> dict[str, Any]:
+    """Decide and, if the evidence justifies it, retrain. Nobody else on this machine does so meanwhile.
+
+    Data of before `day` may be used, and what the monitor found until `seen`, UTC.
+    """
     settings, params, schema, name = load_settings(), load_params(), load_schema(), registry.name()
     log = audit.open_audit(settings.prediction_log_url)
     champion = find_champion(settings, log, schema)
-    lines = [line for line in audit.read(log, name) if line["event"] in (STARTED, FAILED)]
-    seen, failed = audit.last(log, name, STARTED), {line.get("retraining") for line in lines}
+    lines = list(audit.read(log, name))
+    before, last = audit.last(log, name, STARTED), finished(lines)
     started = [line for line in lines if line["event"] == STARTED]
-    last = next((line for line in reversed(started) if line["number"] not in failed), None)
-    windows, made = history(settings, day), made_of(SCHEMA, params)
+    windows, made = history(settings, seen), made_of(SCHEMA, params)
     since = learned_to(last, champion)
-    rows, newest, oldest = labelled(schema, params, since, day)
+    looked = datetime.fromisoformat(last.get("seen") or last["until"]) if last else None
+    known_to = day - params.retrain.label_delay_days * DAY
+    rows, newest, oldest = labelled(schema, params, since, known_to)
     evidence = Evidence(
         until=day,
         champion=champion.version if champion else None,
         learned_to=since,
         retrained=tuple(datetime.fromisoformat(line["until"]) for line in started),
-        decay=decays(windows, champion, datetime.fromisoformat(last["until"]) if last else None),
+        decay=decays(windows, champion, looked),
         rows=rows,
         newest=newest,
         oldest=oldest,
@@ -358,14 +377,17 @@ def carry_out(day: datetime, demand: str | None, facts: dict[str, Any]) -> dict[
         summary.write(found)
         return found
     try:
+        if schema.timestamp and newest is None:
+            raise Failure(f"{shown(params.ingest.source)} has no labelled row of before {known_to:%Y-%m-%d}")
         dates = next_windows(params, evidence)
     except Failure as failure:
         decline(facts, str(failure))
         summary.write(found | {"result": "failed", "reason": str(failure)})
         raise
     facts |= {"reason": "; ".join(decision.reasons), "windows": dates, "made_of": made}
+    facts |= {"seen": seen.isoformat(timespec="seconds")}
     try:
-        line = audit.append(log, name, seen, (STARTED,), event=STARTED, **facts)
+        line = audit.append(log, name, before, (STARTED,), event=STARTED, **facts)
     except audit.Overtaken:  # on another machine
         return found | decline({key: facts[key] for key in ("until", "reasons")}, RUNNING)
     for text in decision.reasons:
@@ -376,19 +398,22 @@ def carry_out(day: datetime, demand: str | None, facts: dict[str, Any]) -> dict[
             if dates:
                 write_windows(dates)
             reproduce()
-    except Failure as failure:
-        fail(log, line, failure)
-        summary.write(found | {"result": "failed", "reason": f"{failure}; {PARAMS} is as it was"})
+    except BaseException as error:
+        why = fail(log, line, error)
+        summary.write(found | {"result": "failed", "reason": f"{why}; {PARAMS} is as it was"})
         raise
-    found |= {"parts": parts(schema), "metrics": compared(champion, params)}
     try:
+        found |= {"parts": parts(schema), "metrics": compared(champion, params)}
         promoted = promote()
         found |= {"result": "promoted" if promoted["new"] else "nothing new", "reason": ""}
-    except Failure as failure:
-        refused = isinstance(failure, Refusal)
-        found |= {"result": "refused" if refused else "failed", "reason": str(failure)}
-        if not refused:
-            fail(log, line, failure)
+        if not promoted["new"]:
+            facts = {"until": line["until"], "reason": "the pipeline gives what is champion already"}
+            audit.append(log, name, None, (), event=SAME, **facts)
+    except Refusal as refusal:
+        found |= {"result": "refused", "reason": str(refusal)}
+        raise
+    except BaseException as error:
+        found |= {"result": "failed", "reason": fail(log, line, error)}
         raise
     finally:
         verdict = audit.last(log, name, "promoted", "refused")
@@ -401,7 +426,11 @@ def carry_out(day: datetime, demand: str | None, facts: dict[str, Any]) -> dict[
     return found
 
 
-def fail(log: sa.Engine, line: dict[str, Any], failure: Failure) -> None:
-    """Record that a retraining came to nothing, so that its reasons still hold."""
-    facts = {"until": line["until"], "retraining": line["number"], "reason": str(failure)}
+def fail(log: sa.Engine, line: dict[str, Any], error: BaseException) -> str:
+    """Record that a retraining came to nothing, so that its reasons still hold; return why."""
+    why = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        why = "it was interrupted"
+    facts = {"until": line["until"], "retraining": line["number"], "reason": why}
     audit.append(log, line["model"], None, (), event=FAILED, **facts)
+    return why

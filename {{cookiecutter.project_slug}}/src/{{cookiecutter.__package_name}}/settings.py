@@ -1,9 +1,9 @@
 """Settings: what the environment (or a .env file) may change. Unknown keys in .env are refused."""
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings
 
 from . import NAME
@@ -14,7 +14,8 @@ LONGEST = 64  # letters of a key's name, which the prediction log holds
 
 class Settings(BaseSettings, env_file=".env", extra="forbid"):
     mlflow_tracking_uri: str = "sqlite:///mlflow.db"
-    mlflow_experiment_name: str = NAME  # of the runs, and of the registered model
+    # Of the runs, and of the registered model. CI sets it to nothing where it has none.
+    mlflow_experiment_name: Annotated[str, BeforeValidator(lambda name: name or NAME)] = NAME
     prediction_log_url: str = "sqlite:///predictions.db"
     prediction_spool: str = "spool"  # folder that keeps predictions while the log's database is away
     prediction_spool_mb: int = Field(default=256, ge=1)

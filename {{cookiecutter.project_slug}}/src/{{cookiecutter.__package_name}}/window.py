@@ -63,8 +63,7 @@ def read_window(
     except SQLAlchemyError as error:
         raise log.unusable(error) from None
     counts = sum(versions.values()), requests, versions, earlier, refused
-    pairs = zip(answered["features"], answered["output"], strict=True)
-    mine = answered.loc[[fits(*pair, schema) for pair in pairs]]
+    mine, labelled = fitting(answered, schema), fitting(labelled, schema)
     others = len(answered) - len(mine)
     return Window(start, end, *counts, table(mine, schema), others, known or 0, table(labelled, schema))
 
@@ -104,12 +103,24 @@ def sample(
     return pd.DataFrame(rows, columns=[column.name for column in columns])
 
 
+def fitting(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """Return the rows that were asked and answered as the contract says, and not as another one did."""
+    pairs = zip(rows["features"], rows["output"], strict=True)
+    return rows.loc[[fits(*pair, schema) for pair in pairs]]
+
+
 def fits(features: dict[str, Any], output: dict[str, Any], schema: Schema) -> bool:
-    """Return whether the contract's question was asked: about one of its features, of its target."""
-    answer = (
-        set(output.get("probabilities", ())) == set(schema.classes) if schema.classes else "value" in output
-    )
-    return answer and any(name in features for name in logged(schema))
+    """Return whether features and answer are those of the contract; it may have grown by a nullable one."""
+    columns, classes = {name: schema.features[name] for name in logged(schema)}, set(schema.classes)
+    if not (set(output.get("probabilities", ())) == classes if classes else "value" in output):
+        return False
+    if features and not features.keys() & columns.keys():
+        return False
+    for name, column in columns.items():
+        value = features.get(name)
+        if not column.nullable if value is None else isinstance(value, str) != (column.type == "category"):
+            return False
+    return True
 
 
 def table(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:

@@ -33,6 +33,7 @@ from . import NAME, alerts, compare, files, monitor, replay, retrain, summary, t
 from .bootstrap import resample
 from .bundle import open_bundle
 from .champion import roll_back
+from .config import edited
 from .errors import Failure, Refusal
 from .flights import nycflights13
 from .incidents import INCIDENTS, Incident
@@ -43,6 +44,7 @@ from .promote import promote, score
 from .schema import Schema, load_schema
 from .serve import log
 from .serve.log import OUTCOMES, PREDICTIONS
+from .serve.observe import ENDPOINTS
 from .settings import load_settings
 
 FOLDER = Path("build/demo")
@@ -57,7 +59,7 @@ NAIVE = 10, 12  # months after which there is one
 CHAMPION, FROZEN, BUSY = Path("build/champion"), Path("build/frozen"), Path("build/demo.lock")
 RESAMPLES = 100
 PROGRESS, DRILL = "progress.json", "rollback"
-LAST: dict[str, Any] = {"result": "over"}  # the decision after the last month, when nothing is to come
+LAST: dict[str, Any] = {"result": "last"}  # the decision after the last month: nothing is to come
 
 
 class World(NamedTuple):
@@ -159,8 +161,9 @@ def copy_project(origin: Path, folder: Path) -> None:
 
 def environment(root: Path, folder: Path) -> dict[str, str]:
     """Return settings for work in `folder`: the story's registry and champion, a log there, no webhook."""
+    registry = f"sqlite:///{(root / 'mlflow.db').as_posix()}"
     return {
-        "MLFLOW_TRACKING_URI": f"sqlite:///{(root / 'mlflow.db').as_posix()}",
+        **dict.fromkeys(("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"), registry),
         "MLFLOW_EXPERIMENT_NAME": NAME,
         "PREDICTION_LOG_URL": f"sqlite:///{(folder / 'predictions.db').as_posix()}",
         "BUNDLE": str(root / CHAMPION),
@@ -168,6 +171,7 @@ def environment(root: Path, folder: Path) -> dict[str, str]:
         "ALERT_WEBHOOK": "",
         "ALERT_FILE": str(folder / "alerts.jsonl"),
         "TRAFFIC": "",
+        **dict.fromkeys(ENDPOINTS, ""),
     }
 
 
@@ -191,10 +195,13 @@ def inside(root: Path, folder: Path) -> Iterator[None]:
 
 
 def windows(month: int, recent: int | None = None) -> dict[str, dict[str, str | None]]:
-    """Return the dates of params.yaml for a candidate that is made when this month begins."""
+    """Return the dates of params.yaml for a candidate that is made when this month begins.
+
+    Raises a Failure if the months before are too few.
+    """
     params = load_params()
-    params.retrain.window_days = recent
-    newest = day(month) - timedelta(days=1)
+    params.ingest.start, params.retrain.window_days = day(1), recent
+    newest = day(month) - DELAY - timedelta(days=1)
     return retrain.next_windows(params, retrain.Evidence(day(month), None, None, newest=newest))
 
 
@@ -204,10 +211,16 @@ def leave(*_: object) -> None:
     sys.exit(130)
 
 
+def obey() -> None:
+    """Leave when told to, by Ctrl-C or by whatever stops jobs."""
+    signal.signal(signal.SIGINT, leave)
+    signal.signal(signal.SIGTERM, leave)
+
+
 @contextlib.contextmanager
 def helper() -> Iterator[ProcessPoolExecutor]:
     """Give a process for work that can be done meanwhile; it ends with what needs it."""
-    pool = ProcessPoolExecutor(1, get_context("spawn"), signal.signal, (signal.SIGINT, leave))
+    pool = ProcessPoolExecutor(1, get_context("spawn"), obey)
     try:
         yield pool
     except BaseException:
@@ -326,11 +339,18 @@ def compute(folder: Path) -> None:
 
 def decide(world: World, month: int, swaps: list[Swap]) -> dict[str, Any]:
     """Decide whether to retrain after a month, and do so, while requests keep coming."""
+    path = summary.FOLDER / "summary.json"
+    path.unlink(missing_ok=True)
     with asking(world, f"retraining after {name_of(month)}", swaps):
         try:
-            return retrain.retrain(day(month + 1), False, "")
+            found = retrain.retrain(day(month + 1), False, "")
         except Failure:  # refused, or stopped: the summary says why
-            return dict(files.read_json(summary.FOLDER / "summary.json"))
+            if not path.exists():
+                raise
+            found = dict(files.read_json(path))
+    if found["result"] == "declined":
+        swaps.pop()  # nothing went on meanwhile
+    return found
 
 
 def try_naive(world: World, month: int) -> Candidate:
@@ -347,6 +367,9 @@ def try_naive(world: World, month: int) -> Candidate:
         )
         try:
             verdict = "promoted" if promote()["new"] else "nothing new"
+            if verdict == "promoted":
+                roll_back(champion.version, "it was naive")
+                serves(world, champion.version)
         except Refusal as refusal:
             verdict = str(refusal)
         frozen, name = open_bundle(FROZEN), next(iter(task.GATES))
@@ -414,11 +437,16 @@ def judge(world: World, month: int) -> Result:
 def begin(root: Path, last: int) -> tuple[int, dict[str, Any]]:
     """Train a first model that the gates let pass, on what is earlier than some month; keep a copy of it.
 
-    Return that month, at the earliest FIRST, and the metrics on its test window. One that is refused has to
-    wait for the next month's data; Refusal if that is so to the last.
+    Return that month, at the earliest FIRST, and the metrics on its test window. One that is refused, or has
+    too little to learn from, has to wait for the next month's data; Failure if that is so to the last.
     """
     for month in range(FIRST, last + 1):
-        retrain.write_windows(windows(month))
+        try:
+            retrain.write_windows(windows(month))
+        except Failure:
+            if month == last:
+                raise
+            continue
         reproduce()
         try:
             promote()
@@ -438,6 +466,7 @@ def begun(fast: bool) -> Iterator[Future[Story]]:
         held = FileLock(BUSY).acquire(timeout=0)
     except Timeout:
         raise Failure("another demo is running in this folder") from None
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a cancelled job stops all of it
     # Several processes compute: those whose threads wait must not keep the others from it.
     with held, setting(OMP_WAIT_POLICY="PASSIVE"), helper() as pool:
         copy_project(Path.cwd(), FOLDER)
@@ -456,7 +485,10 @@ def watch(story: Future[Story]) -> Story:
             time.sleep(0.2)
         if not story.exception():
             progress.update(bar, completed=1.0, description="the year has passed")
-    return story.result()
+    try:
+        return story.result()
+    except Failure as failure:
+        raise type(failure)(f"{failure}; what the year printed is in {FOLDER}/story.log") from None
 
 
 def tell(root: Path, fast: bool) -> Story:
@@ -470,6 +502,9 @@ def tell(root: Path, fast: bool) -> Story:
 
     now("the first model: train, ask the gates")
     with inside(root, root), quiet(root / "story.log"), helper() as pool:
+        # Of its newest rows a retraining knows no more than the log does.
+        late = edited(files.PARAMS, lambda params: params["retrain"].update(label_delay_days=DELAY.days))
+        files.write_text(files.PARAMS, late)
         schema, (start, first) = load_schema(), begin(root, months[-1])
         months = [month for month in months if month >= start]
         (root / "incidents").mkdir()

@@ -34,15 +34,25 @@ def brief(rules: list[dict[str, Any]]) -> str:
 def decided(month: Month) -> str:
     """Return in a few words what was decided after a month."""
     found, result = month.decision, month.decision["result"]
-    if result == "over":
-        return "the year is over"
-    why = "; ".join(found.get("decision", {}).get("reasons", ()))
-    if result == "promoted":
-        return f"version {found['version']} promoted"
-    if result == "refused":
-        return f"version {found.get('version', '?')} refused"
-    against = "; ".join(found.get("decision", {}).get("against", ()))
-    return f"not retrained ({against.partition(':')[0]})" if why and against else "not retrained"
+    if result in ("promoted", "refused"):
+        return f"version {found.get('version', '?')} {result}"
+    if result == "declined":
+        against = found["reason"].partition(":")[0]
+        return f"not retrained ({against})" if found["decision"]["reasons"] else "not retrained"
+    return {"last": "the last month", "failed": "the retraining failed"}.get(result, str(result))
+
+
+def why(month: Month) -> str:
+    """Return what spoke for a retraining after a month, and what against it or against the candidate."""
+    found = month.decision
+    reasons, against = "; ".join(found.get("decision", {}).get("reasons", ())), found.get("reason", "")
+    return f"for: {reasons}; against: {against}" if reasons and against else reasons or against
+
+
+def drifted(month: Month) -> str:
+    """Return how many of the columns drifted."""
+    columns = (month.summary["drift"] or {}).get("columns", {})
+    return f"{sum(column['drifted'] for column in columns.values())} of {len(columns)}"
 
 
 def worth(story: Story) -> str:
@@ -51,10 +61,13 @@ def worth(story: Story) -> str:
     gains = [result.gain for result in results]
     sure = sum(result.low > 0 for result in results)
     worse = sum(result.high < 0 for result in results)
+    closer = sum(result.error < result.frozen_error for result in results)
+    farther = sum(result.error > result.frozen_error for result in results)
     return (
         f"In {story.metric} the served champion gained {sum(gains) / len(gains):+.3f} on average "
         f"over the frozen first model, {min(gains):+.3f} to {max(gains):+.3f} a month; "
-        f"surely better in {sure} of {len(gains)} months, surely worse in {worse}"
+        f"surely better in {sure} of {len(gains)} months, surely worse in {worse}. "
+        f"Its calibration was better than the frozen model's in {closer} of them, worse in {farther}"
     )
 
 
@@ -63,9 +76,8 @@ def terminal(story: Story) -> Table:
     heads = ("month", "rows", "drift", story.metric, "frozen", "alarms", "decision")
     found = Table(*heads, title="The year")
     for month in story.months:
-        drift = (month.summary["drift"] or {}).get("share")
         numbers = f"{month.result.champion:.3f}", f"{month.result.frozen:.3f}"
-        row = (month.name, f"{month.rows:,}", shown(drift), *numbers, brief(month.summary["alarms"]))
+        row = (month.name, f"{month.rows:,}", drifted(month), *numbers, brief(month.summary["alarms"]))
         found.add_row(*row, decided(month))
     return found
 
@@ -117,7 +129,7 @@ def write(story: Story) -> Path:
         axes.plot(places, frozen, "o--", color=COLOURS["before"], label="frozen first model")
         for place, month in zip(places, months, strict=True):
             if mark := MARKS.get(month.decision["result"]):
-                axes.plot(place + 0.5, values[place], mark[0], color=mark[1])
+                axes.plot(place + 0.5, 0.04, mark[0], color=mark[1], transform=axes.get_xaxis_transform())
         for name, (form, colour) in MARKS.items():
             axes.plot([], [], form, color=colour, label=f"a candidate {name} after the month")
         for naive in story.naive:
@@ -125,7 +137,7 @@ def write(story: Story) -> Path:
                 axes.plot(names.index(naive.month), naive.metrics[0], "v", color=COLOURS["estimate"])
         if story.naive:
             axes.plot([], [], "v", color=COLOURS["estimate"], label="naive candidate, on its test window")
-        axes.legend(fontsize=7, frameon=False)
+        axes.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
 
     def gain(axes: Any) -> None:
         for place, month in zip(axis(axes), months, strict=True):
@@ -155,30 +167,25 @@ def write(story: Story) -> Path:
 
     lines = []
     for month in months:
-        result, share = month.result, (month.summary["drift"] or {}).get("share")
-        reasons = "; ".join(month.decision.get("decision", {}).get("reasons", ()))
-        against = "; ".join(month.decision.get("decision", {}).get("against", ()))
-        reason = month.decision.get("reason", "") if month.decision["result"] == "refused" else against
-        why = f"for: {reasons}" if reasons else ""
         lines.append(
             (
                 link(month.summary["report"], month.name),
                 month.rows,
                 f"version {month.version}",
-                share,
-                result.champion,
-                result.frozen,
+                drifted(month),
+                month.result.champion,
+                month.result.frozen,
                 f"<span>{badges(month.summary['verdicts'])}</span>",
                 brief(month.summary["alarms"]),
                 decided(month),
-                f"{why}; against: {reason}" if why and reason else why or reason,
+                why(month),
             )
         )
     heads = (
         "month",
         "rows",
         "answered by",
-        "drifted",
+        "columns drifted",
         story.metric,
         "frozen",
         "",
@@ -216,16 +223,17 @@ def write(story: Story) -> Path:
         f"{day(story.start - 1):%B} ({first}), learned from what was earlier, and went on in the shadow, "
         "frozen: it is the control. Each month's flights were sent to the real server over HTTP; what came "
         "true arrived three days later. After each month the monitor looked, and the evidence decided "
-        "whether to learn again. A candidate learned from all but the newest weeks, on which it was compared "
-        "with the champion."
+        "whether to learn again. A candidate learned from all but the newest weeks whose outcomes were "
+        "known, and was compared on those with the champion, the version that is served: the gates, checks "
+        "with limits in params.yaml, crowned or refused it."
     )
     season = (
-        "Drift says that a month differs from what was learned, mostly by its weather. Only decay, which "
-        "outcomes show, or new data justify another model, and only the gates crown it."
+        "Drift alone is a question: that a month differs from what was learned. Decay, which outcomes show, "
+        "new data, new code or the time that has passed may justify another model."
     )
     pictures = [
         picture(metric, f"{story.metric}, by month", 3.4),
-        picture(gain, "Gain over the frozen model", 3.4),
+        picture(gain, "Gain over the frozen model, with 95 % intervals (days resampled)", 3.4),
         picture(calibration, "Calibration error"),
         picture(drift, "Share of columns that drifted"),
     ]
@@ -251,7 +259,7 @@ def write(story: Story) -> Path:
             table(columns, naive),
         ]
     parts += [
-        "<h2>Requests while models changed</h2>",
+        "<h2>Requests during retrainings and changes of the model</h2>",
         table(("what", "requests", "not answered", "versions that answered"), swaps),
         "<h2>Look further</h2>",
         f"<p>{link('reports/monitor/index.html', 'What the monitor found in each month')}, "
@@ -259,5 +267,5 @@ def write(story: Story) -> Path:
         f"{link('reports/retrain/summary.md', 'the last retraining')}, "
         f"{link('alerts.jsonl', 'the alerts')}.</p>",
     ]
-    files.write_page(PAGE, "A year of flights", *parts)
+    files.write_page(PAGE, "Flights of 2013, month by month", *parts)
     return PAGE

@@ -203,6 +203,7 @@ def be_patient(engine: sa.Engine, seconds: float) -> None:
         connection = Connection.connect(*arguments, **{**network, **options})
         for name, limit in limits.items():
             connection.execute(f"SET {name} = {round(limit * 1000)}")
+        connection.execute("SET TIME ZONE 'UTC'")  # in which all times are read
         connection.commit()
         return connection
 

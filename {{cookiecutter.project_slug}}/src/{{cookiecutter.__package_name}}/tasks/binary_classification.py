@@ -138,6 +138,8 @@ def weighted_area(truth: np.ndarray, positive: np.ndarray) -> Callable[[np.ndarr
 
     def area(weights: np.ndarray) -> float:
         beaten = np.concatenate([[0.0], np.cumsum(weights[no])])
+        if not beaten[-1] * weights[yes].sum():
+            return float("nan")
         share: float = average((beaten[below] + beaten[upto]) / 2, weights[yes]) / beaten[-1]
         return share
 
