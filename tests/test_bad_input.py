@@ -128,6 +128,22 @@ def test_bad_data_stops_the_pipeline(project: Project, attempt: Attempt) -> None
     project.uv("--no-sync", "dvc", "checkout", "--force")
 
 
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("MLFLOW_TRACKING_URI", "http://somebody:secret@127.0.0.1:9"),
+        ("MLFLOW_REGISTRY_URI", "http://somebody:secret@127.0.0.1:9"),
+        ("PREDICTION_LOG_URL", "postgresql+psycopg://somebody:secret@127.0.0.1:9/log"),
+    ],
+)
+def test_the_demo_does_not_play_on_a_shared_server(
+    project: Project, attempt: Attempt, name: str, url: str
+) -> None:
+    said = attempt(project.slug, "demo", **{name: url})
+    assert said.startswith(f"error: {name} names a server: the demo would promote")
+    assert "secret" not in said
+
+
 def test_an_empty_test_window(project: Project, attempt: Attempt) -> None:
     edit(project, "split", validation_end="2014-01-01")
     said = attempt(*stage(project, "split"))

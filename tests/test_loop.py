@@ -62,8 +62,8 @@ def test_retraining_is_worth_something_and_the_frozen_model_is_the_control(year:
         for name, month in year.months.items()
     }
     print(gain)
-    assert gain["2013-04"] == gain["2013-05"] == 0  # there is no other model yet
-    assert all(gain[name] >= 0.015 for name in ("2013-07", "2013-08", "2013-09", "2013-10"))
+    assert gain["2013-04"] == gain["2013-05"] == gain["2013-06"] == 0  # there is no other model yet
+    assert all(gain[name] >= 0.01 for name in ("2013-07", "2013-08", "2013-09", "2013-10"))
     assert max(gain.values()) >= 0.03
     assert min(gain.values()) >= -0.01
     decisions = {name: month["decision"] for name, month in year.months.items()}

@@ -45,12 +45,12 @@ INCIDENTS = (
     Incident(
         "null", "the thermometer falls silent: no temperature", no_temperature, "quality: nulls in temp"
     ),
-    Incident("unit", "distances come in kilometres", kilometres, "drift: distance"),
     Incident(
         "carrier", "a new carrier flies every twentieth flight", new_carrier, "quality: refused requests"
     ),
     Incident(
         "join", "LaGuardia's weather no longer finds its flights", broken_join, "quality: nulls in pressure"
     ),
+    Incident("unit", "distances come in kilometres", kilometres, "drift: distance"),
     Incident("clock", "departures come in UTC", utc, "drift: departure_minute"),
 )

@@ -51,7 +51,7 @@ FOLDER = Path("build/demo")
 COPIED = "schema.yaml", "params.yaml", "behaviour.yaml", "dvc.yaml", "src"
 FIRST = 4  # month in which the first model is served
 MONTHS, FAST = range(4, 13), range(5, 7)
-DELAY = timedelta(days=3)  # until one knows what came true
+DELAY = timedelta(days=1)  # until one knows what came true
 ROWS, BATCH = 3000, 20  # of an incident, and of its requests: one bad row refuses all of them
 PAUSE = 0.05  # seconds between two requests while models change
 RECENT = 92  # days that a naive candidate learns from

@@ -222,7 +222,7 @@ def write(story: Story) -> Path:
         "Real flights of 2013. The first model that passed the gates was judged on the last weeks of "
         f"{day(story.start - 1):%B} ({first}), learned from what was earlier, and went on in the shadow, "
         "frozen: it is the control. Each month's flights were sent to the real server over HTTP; what came "
-        "true arrived three days later. After each month the monitor looked, and the evidence decided "
+        "true arrived a day later. After each month the monitor looked, and the evidence decided "
         "whether to learn again. A candidate learned from all but the newest weeks whose outcomes were "
         "known, and was compared on those with the champion, the version that is served: the gates, checks "
         "with limits in params.yaml, crowned or refused it."
