@@ -82,7 +82,11 @@ def calibration(
     (verdict,) = gates.calibration(truth, scores, *given, limits)
     before = task.miscalibration(*record(held_out, schema), *given)
     facts = {"measure": task.MISCALIBRATION, "value": verdict.value, "reference": finite(before)}
-    return {**facts, "limit": float(verdict.limit.split()[-1]), "worse": verdict.passed is False}
+    return {
+        **facts,
+        "limit": float(verdict.limit.split()[-1]),
+        "worse": verdict.passed is False and verdict.value is not None,
+    }
 
 
 def curve(labelled: pd.DataFrame, schema: Schema) -> list[dict[str, float]]:

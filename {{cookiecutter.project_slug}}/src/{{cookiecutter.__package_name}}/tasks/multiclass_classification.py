@@ -139,8 +139,8 @@ def miscalibration(
     truth: np.ndarray, scores: np.ndarray, decision: dict[str, Any], schema: Schema, params: Evaluate
 ) -> float:
     """Return the mean over the classes of the calibration error of one class against the others."""
-    bins = params.calibration_bins
-    return float(np.mean([calibration_error(*pair, bins) for pair in one_by_one(truth, scores)]))
+    pairs = [(truth == number, scores[:, number]) for number in range(scores.shape[1])]
+    return float(np.mean([calibration_error(*pair, params.calibration_bins) for pair in pairs]))
 
 
 def draw(
