@@ -139,7 +139,8 @@ def test_what_the_readme_quotes(year: Year) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
-def test_interrupted_it_stops_its_server_and_begins_anew(year: Year) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=str)
+def test_stopped_it_stops_its_server_and_begins_anew(year: Year, stop: int) -> None:
     project, place = year.project, year.project.path / ".venv/bin"
     clean = {key: value for key, value in os.environ.items() if not key.startswith(LEAKS)}
     env = clean | {"PATH": f"{place}{os.pathsep}{os.environ['PATH']}"}
@@ -151,7 +152,7 @@ def test_interrupted_it_stops_its_server_and_begins_anew(year: Year) -> None:
         while not log.exists() or log.stat().st_ino == before or "/v1/predict" not in text(log):
             assert demo.poll() is None
             time.sleep(0.2)
-        demo.send_signal(signal.SIGINT)
+        demo.send_signal(stop)
         assert demo.wait(60) != 0
     running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
     assert [line for line in running.splitlines() if str(project.path) in line] == []

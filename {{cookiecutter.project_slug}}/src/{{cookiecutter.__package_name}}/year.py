@@ -227,7 +227,7 @@ def helper() -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in active_children():
             if process.pid and os.name != "nt":
-                os.kill(process.pid, signal.SIGINT)  # as Ctrl-C does
+                os.kill(process.pid, signal.SIGTERM)  # silent, also while it starts
         raise
     finally:
         pool.shutdown()
