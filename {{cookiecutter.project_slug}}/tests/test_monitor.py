@@ -64,6 +64,18 @@ def refuse(kind: str, place: str, requests: int) -> None:
         connection.execute(log.REFUSALS.insert(), [row | {"requests": requests}])
 
 
+def test_where_a_shared_registry_is_away_the_bundle_at_hand_is_judged(project, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@127.0.0.1:9")
+    found = monitor.champion(load_settings())
+    assert found.sha256 == open_bundle(files.BUNDLE).sha256
+    said = capsys.readouterr().err
+    assert "is taken for the newest" in said
+    assert "secret" not in said
+    monkeypatch.setenv("BUNDLE", "nowhere")
+    with pytest.raises(Failure):
+        monitor.champion(load_settings())
+
+
 # What it says of nothing
 
 

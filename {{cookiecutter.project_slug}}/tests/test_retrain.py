@@ -474,6 +474,16 @@ def test_new_code_is_what_the_model_comes_from(tmp_path, monkeypatch) -> None:
     assert retrain.changes(None, None, before) == ()
 
 
+def test_without_a_timestamp_the_schedule_counts_from_the_promotion(served) -> None:
+    champion = open_bundle(SERVED)
+    manifest = champion.manifest | {"params": {"ingest": {"end": None}}}
+    timeless = champion.schema.model_copy(update={"timestamp": None})
+    found = replace(champion, schema=timeless, manifest=manifest)
+    promoted = datetime.fromisoformat(champion.promotion["promoted_at"])
+    assert retrain.learned_to(None, found) == retrain.midnight(promoted)
+    assert retrain.learned_to(None, replace(found, promotion={})) is None
+
+
 def test_windows_without_dates_only_move_their_ends(served) -> None:
     evidence, params = Evidence(later(), "1", None, newest=times().max()), load_params()
     end = f"{later():%Y-%m-%d}"

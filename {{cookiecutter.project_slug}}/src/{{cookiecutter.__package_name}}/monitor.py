@@ -1,6 +1,6 @@
 """Monitor: look at a window of the prediction log, and say what of it asks for a person or a new model.
 
-Drift and poor data are told to people. Only decay, which outcomes show, justifies another model.
+Drift and poor data are told to people. Only decay, which outcomes show, is a reason to retrain.
 """
 
 import sys
