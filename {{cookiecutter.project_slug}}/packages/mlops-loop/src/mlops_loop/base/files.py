@@ -1,0 +1,74 @@
+"""Files: where they are, and how they are read and written."""
+
+import hashlib
+import json
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mlops_loop.base.errors import Failure
+
+SCHEMA, PARAMS, BEHAVIOUR = Path("schema.yaml"), Path("params.yaml"), Path("behaviour.yaml")
+DVC, LOCK = Path("dvc.yaml"), Path("dvc.lock")
+RAW, TRAIN = Path("data/raw.parquet"), Path("data/train.parquet")
+VALIDATION, TEST = Path("data/validation.parquet"), Path("data/test.parquet")
+OUTPUTS = RAW, TRAIN, VALIDATION, TEST
+MODEL, BUNDLE, REPORTS = Path("models/model.skops"), Path("build/bundle"), Path("reports")
+BATCH = 100_000  # rows that are read or written at a time
+ACCEPTED = REPORTS / "data" / "accepted.json"  # how the data was distributed that passed last
+METRICS, INTERVALS, PLOTS = REPORTS / "metrics.json", REPORTS / "intervals.json", REPORTS / "plots"
+SLICES, FAIRNESS, BEHAVED = (
+    REPORTS / f"{name}.csv" for name in ("slices", "fairness", "behaviour")
+)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write a file or folder to, then move it into place.
+
+    Whoever reads `path` finds the old content or the new, never half of it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+        beside = Path(folder) / path.name
+        yield beside
+        if path.is_dir():
+            path.replace(Path(folder) / "old")
+        beside.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    with writing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Return nested values as JSON has them: NumPy's numbers as Python's, NaN as null, times as texts."""
+    if isinstance(value, dict):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Failure(f"{path} is not valid JSON: {error}") from None
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,129 @@
+"""The project that uses the loop: its name, and the functions that it plugs in.
+
+Functions are named as "package.module:function" and loaded when they are needed, so that `--help` and a
+server import nothing that they do not run.
+"""
+
+import inspect
+import json
+import os
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mlops_loop.base.errors import Failure
+
+VARIABLE = "MLOPS_LOOP_PROJECT"  # holds the project, for the processes that this one starts
+SIGNATURES = {  # what each function is called with
+    "reader": ("schema", "params"),
+    "derive": ("columns",),
+    "model": ("schema", "params"),
+    "search_space": ("trial", "name"),
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """What a project plugs into the loop; all but the model is optional.
+
+    reader         `read(schema, params)` yields Arrow tables of the source's rows
+    derive         `derive(columns)` gets NumPy columns of the contract, and returns new ones
+    model          `build(schema, params)` returns the unfitted scikit-learn pipeline
+    search_space   `search_space(trial, name)` returns parameters that `tune` tries
+    trusted_types  names of the types that a model file may hold, beyond those that skops trusts
+    metrics        own metrics by name: `metric(truth, scores, schema)` returns a number
+    gates          own gates by name: `gate(candidate)` returns gate results
+    """
+
+    name: str
+    model: str
+    reader: str | None = None
+    derive: str | None = None
+    search_space: str | None = None
+    trusted_types: str | None = None
+    metrics: dict[str, str] = field(default_factory=dict)
+    gates: dict[str, str] = field(default_factory=dict)
+
+
+def use(project: Project) -> None:
+    """Make a project the current one, for this process and those that it starts."""
+    os.environ[VARIABLE] = json.dumps(asdict(project))
+
+
+def current_project() -> Project:
+    """Return the project whose console script runs. Raises Failure if there is none."""
+    if not (text := os.environ.get(VARIABLE)):
+        raise Failure("no project: start the loop by the project's own command, `uv run <slug>`")
+    return parse(text)
+
+
+@cache
+def parse(text: str) -> Project:
+    return Project(**json.loads(text))
+
+
+def command() -> list[str]:
+    """Return what starts this project's console script, in the environment of this process."""
+    name = current_project().name
+    script = Path(sysconfig.get_path("scripts")) / (f"{name}.exe" if os.name == "nt" else name)
+    if not script.is_file():
+        raise Failure(f"{script} is missing: install the project in this environment (uv sync)")
+    return [str(script)]
+
+
+def load(plugin: str) -> Callable[..., Any] | None:
+    """Return the function that the current project plugs in as `plugin`; None if it names none.
+
+    Raises Failure where it cannot be imported, or is called with something else.
+    """
+    target = getattr(current_project(), plugin)
+    return None if target is None else function(plugin, target, SIGNATURES[plugin])
+
+
+def required(plugin: str) -> Callable[..., Any]:
+    """Return the function that the current project plugs in as `plugin`; it must name one."""
+    found = load(plugin)
+    if found is None:
+        raise Failure(f'project.py: {plugin} is missing: name it as "module:function"')
+    return found
+
+
+@cache
+def function(plugin: str, target: str, parameters: tuple[str, ...]) -> Callable[..., Any]:
+    """Return the function at `target`, which must take these parameters."""
+    found = attribute(plugin, target)
+    wanted = f"{target.rpartition(':')[2]}({', '.join(parameters)})"
+    if not callable(found):
+        raise Failure(f"project.py: {plugin}: {target} is no function: define {wanted}")
+    try:
+        inspect.signature(found).bind(*parameters)
+    except TypeError:
+        takes = inspect.signature(found)
+        raise Failure(f"project.py: {plugin}: {target}{takes} must take {wanted}") from None
+    return found  # type: ignore[no-any-return]
+
+
+def attribute(plugin: str, target: str) -> Any:
+    """Return what "package.module:name" names."""
+    module, _, name = target.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name and not f"{module}.".startswith(f"{error.name}."):
+            raise  # one that the module itself imports
+        raise Failure(f"project.py: {plugin}: there is no module {module!r}") from None
+    except AttributeError:
+        if name and hasattr(sys.modules.get(module), name):
+            raise
+        raise Failure(f"project.py: {plugin}: {module} has no {name!r}") from None
+
+
+def trusted_types() -> list[str]:
+    """Return the types that the project trusts in a model file."""
+    target = current_project().trusted_types
+    return list(attribute("trusted_types", target)) if target else []

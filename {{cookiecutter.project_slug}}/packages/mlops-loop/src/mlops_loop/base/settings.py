@@ -1,0 +1,73 @@
+"""Settings: what the environment (or a .env file) may change. Unknown keys in .env are refused."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings
+
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.project import current_project
+
+LONGEST = 64  # letters of a key's name, which the prediction log holds
+
+
+class Settings(BaseSettings, env_file=".env", extra="forbid"):
+    mlflow_tracking_uri: str = "sqlite:///mlflow.db"
+    # Of the runs, and of the registered model. CI sets it to nothing where it has none.
+    mlflow_experiment_name: Annotated[
+        str, BeforeValidator(lambda name: name or current_project().name)
+    ] = Field(default="", validate_default=True)
+    prediction_log_url: str = "sqlite:///predictions.db"
+    prediction_spool: str = (
+        "spool"  # folder that keeps predictions while the log's database is away
+    )
+    prediction_spool_mb: int = Field(default=256, ge=1)
+    bundle: str = "build/champion"
+    challenger: str = "build/challenger"  # bundle that `traffic` sends requests to
+    traffic: str = Field(
+        default="", pattern=r"^(|shadow|canary:(0(\.\d+)?|1(\.0+)?))$"
+    )  # canary:0.1 is every tenth
+    api_keys: SecretStr = SecretStr("")  # name:key,name:key
+    api_keys_file: str = ""  # name:key on each line; read again when it changes
+    rate_limit: int = Field(default=0, ge=0)  # requests a minute of each key; 0 is no limit
+    max_body_mb: int = Field(default=8, ge=1)
+    sensitive_key: SecretStr = SecretStr("")  # with which sensitive columns are hashed in the log
+    alert_webhook: SecretStr = SecretStr("")  # URL that is told of what the monitor finds
+    alert_format: Literal["json", "slack", "teams"] = "json"  # of what is posted there
+    alert_file: str = "reports/monitor/alerts.jsonl"
+    postgres_password: SecretStr = SecretStr("")  # read by deploy/compose.yaml alone
+
+    def keys(self) -> dict[str, str]:
+        """Return the API keys as name -> key."""
+        return parse_keys(self.api_keys.get_secret_value(), "API_KEYS")
+
+    @property
+    def asks_for_keys(self) -> bool:
+        return bool(self.keys() or self.api_keys_file)
+
+    @property
+    def share(self) -> float | None:
+        """The challenger's share of the requests; None if it only scores in the shadow, or not at all."""
+        return float(self.traffic.partition(":")[2]) if self.traffic.startswith("canary") else None
+
+
+def parse_keys(text: str, where: str) -> dict[str, str]:
+    """Return keys as name -> key, from name:key parts that commas or line breaks divide."""
+    pairs = [pair.strip() for pair in re.split(r"[,\n]", text) if pair.strip()]
+    parts = [pair.partition(":")[::2] for pair in pairs if not pair.startswith("#")]
+    keys = {name.strip(): key.strip() for name, key in parts}
+    if not all([*keys, *keys.values()]) or any(len(name) > LONGEST for name in keys):
+        raise Failure(
+            f"{where} must look like name:key,name:key, a name of at most {LONGEST} letters"
+        )
+    return keys
+
+
+def load_settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        key, reason = str(error.errors()[0]["loc"][0]).upper(), error.errors()[0]["msg"]
+        known = ", ".join(Settings.model_fields).upper()
+        raise Failure(f".env or environment: {key}: {reason}; known are {known}") from None

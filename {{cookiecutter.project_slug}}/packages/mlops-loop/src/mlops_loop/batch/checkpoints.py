@@ -1,0 +1,67 @@
+"""Parts: what a long run has done is kept beside its output until all is whole, should it be stopped."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.params import shown
+
+FAR = Path("build/scoring")  # the parts of what goes to a URL
+
+
+@contextmanager
+def folder_of(target: str) -> Iterator[Path]:
+    """Give the folder in which what goes to `target` is kept until it is whole, to this process alone.
+
+    It stays there with what is done if the process is stopped or fails, and is removed if all is published.
+    """
+    beside = Path(target).with_name(f".{Path(target).name}.parts")
+    parts = FAR / sha256(target.encode()).hexdigest()[:16] if "://" in target else beside
+    parts.mkdir(parents=True, exist_ok=True)
+    lock, whole = FileLock(parts / "lock", timeout=0), False
+    try:
+        lock.acquire()
+    except Timeout:
+        raise Failure(
+            f"another process scores to {shown(target)}: wait for it, or name another"
+        ) from None
+    try:
+        yield parts
+        whole = True
+    finally:
+        if whole or not [path for path in parts.iterdir() if path.suffix in (".arrow", ".json")]:
+            shutil.rmtree(
+                parts, ignore_errors=True
+            )  # Windows keeps the lock's file, while it is held
+        lock.release()
+
+
+def read(part: Path, rows: int) -> pa.Table | None:
+    """Return the answers of a part that an earlier run has left; None if it has not, or not all of them."""
+    try:
+        with pa.OSFile(str(part)) as file:
+            found = pa.ipc.open_file(file).read_all()
+    except (OSError, pa.ArrowException):
+        return None
+    return found if len(found) == rows else None
+
+
+def write(part: Path, answered: pa.Table) -> None:
+    beside = part.with_suffix(".new")
+    with pa.ipc.new_file(str(beside), answered.schema) as writer:
+        writer.write_table(answered)
+    settle(beside)
+    beside.replace(part)
+
+
+def settle(path: Path) -> None:
+    """Have a file on the disk itself, so that it is whole under its name even if the power fails."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,99 @@
+"""Outcomes: record what came true, from a file with the columns prediction_id and value."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import pandas as pd
+import pyarrow as pa
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.files import writing
+from mlops_loop.base.settings import load_settings
+from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.data.cast import judge
+from mlops_loop.data.source import batches
+from mlops_loop.prediction_log import log
+from mlops_loop.scoring.bundle import open_bundle
+
+CHUNK = 10_000  # outcomes in one transaction
+NAMES = ["prediction_id", "value"]
+
+
+class Counts(NamedTuple):
+    recorded: int
+    repeated: int
+    corrected: int
+    unknown: int
+    rejected: int
+
+
+def divide(table: pa.Table, schema: Schema) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows that the contract allows, in its types, and the others with the reasons."""
+    if missing := [name for name in NAMES if name not in table.column_names]:
+        raise Failure(f"the column {missing[0]!r} is missing: outcomes have {' and '.join(NAMES)}")
+    # What came true may lie beyond what the contract expects, but not be missing.
+    changes = {"minimum": None, "maximum": None, "nullable": False}
+    columns = {
+        "prediction_id": Column.model_validate({"type": "id", "role": "id"}),
+        "value": schema.columns[schema.target].model_copy(update=changes),
+    }
+    rows = table.select(NAMES).to_pandas()
+    typed, reasons = judge(rows, columns)
+    return typed[reasons == ""], rows.assign(reason=reasons)[reasons != ""]
+
+
+def record(engine: sa.Engine, rows: pd.DataFrame) -> tuple[list[int], list[list[Any]]]:
+    """Record the outcomes; return how many were new, repeated and corrected, and the unknown ones."""
+    pairs = list(zip(rows["prediction_id"].tolist(), rows["value"].tolist(), strict=True))
+    counts, unknown = [0, 0, 0], list[list[Any]]()
+    for start in range(0, len(pairs), CHUNK):
+        part = pairs[start : start + CHUNK]
+        try:
+            done = log.record(engine, part)
+        except SQLAlchemyError as error:
+            raise log.unusable(error) from None
+        counts = [sum(pair) for pair in zip(counts, done[:3], strict=True)]
+        unknown += [list(part[position]) for position in done.unknown]
+    return counts, unknown
+
+
+def write_rows(path: Path, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a CSV file, or remove the one of the last time if there are no rows."""
+    if not rows:
+        return path.unlink(missing_ok=True)
+    with writing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([names, *rows])
+    return None
+
+
+def beside(source: str, kind: str) -> Path:
+    """Return where the outcomes go that were not recorded: beside the file, or here if it is a URL."""
+    path = Path(Path(urlsplit(source).path).name) if "://" in source else Path(source)
+    return path.with_name(f"{path.stem}.{kind}.csv")
+
+
+def outcomes(source: str) -> Counts:
+    """Record the outcomes in a file or URL: CSV, JSON lines or Parquet.
+
+    Those of predictions that the log has not, and those that break the contract, go to files beside it.
+    To record the same file again changes nothing.
+    """
+    settings = load_settings()
+    schema = open_bundle(Path(settings.bundle)).schema
+    engine = log.open_log(settings.prediction_log_url)
+    counts, unknown, rejected = [0, 0, 0], list[list[Any]](), list[list[Any]]()
+    for table in batches(source, schema.missing):
+        good, bad = divide(table, schema)
+        done, strange = record(engine, good)
+        counts = [sum(pair) for pair in zip(counts, done, strict=True)]
+        unknown += strange
+        rejected += bad.values.tolist()
+    write_rows(beside(source, "unknown"), NAMES, unknown)
+    write_rows(beside(source, "rejects"), [*NAMES, "reason"], rejected)
+    recorded, repeated, corrected = counts
+    return Counts(recorded, repeated, corrected, len(unknown), len(rejected))

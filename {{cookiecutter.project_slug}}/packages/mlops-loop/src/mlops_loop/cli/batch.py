@@ -1,0 +1,46 @@
+"""The verbs of `batch`: whole files."""
+
+from typing import Annotated
+
+import typer
+
+from mlops_loop.cli.groups import APP
+
+
+@APP.command(epilog="{example} score new.csv predictions.parquet")
+def score(
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="CSV, Parquet or JSON lines; or their folder")
+    ],
+    target: Annotated[
+        str, typer.Argument(metavar="OUTPUT", help="A .parquet or .csv file; or a folder")
+    ],
+) -> None:
+    """Predict every row of a file or folder, or of a URL; goes on where it was stopped.
+
+    Rows that break the contract go to a file or folder beside OUTPUT, each with the reason.
+    """
+    from mlops_loop.base.params import shown
+    from mlops_loop.batch.score import score
+
+    (scored, rejected), rejects = score(source, target)
+    print(f"{scored:,} rows scored: {shown(target)}\n{rejected:,} rows rejected: {shown(rejects)}")
+
+
+@APP.command(epilog="{example} outcomes late.csv")
+def outcomes(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="CSV, Parquet or JSON lines; or a URL")
+    ],
+) -> None:
+    """Record what came true, from the columns prediction_id and value; again if it was corrected."""
+    from mlops_loop.batch.ground_truth import beside, outcomes
+
+    done = outcomes(file)
+    print(
+        f"{done.recorded:,} recorded, {done.repeated:,} there already, {done.corrected:,} corrected"
+    )
+    if done.unknown:
+        print(f"{done.unknown:,} of predictions that the log has not: {beside(file, 'unknown')}")
+    if done.rejected:
+        print(f"{done.rejected:,} that break the contract: {beside(file, 'rejects')}")

@@ -1,0 +1,58 @@
+"""The verbs of `monitoring`: monitor, compare, retrain."""
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from mlops_loop.cli.groups import APP
+
+DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
+
+
+@APP.command(epilog="{example} monitor --days 1")
+def monitor(
+    days: Annotated[
+        int | None, typer.Option(min=1, max=3650, help="[default: monitor.days]")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(formats=DATES, help="In UTC. [default: now]")
+    ] = None,
+) -> None:
+    """Look at a window of the prediction log; exit code 3 with a verdict: drift, quality or decay."""
+    from mlops_loop.monitoring.monitor import show
+
+    show(days, until)
+
+
+@APP.command(epilog="{example} retrain --until 2013-07-01")
+def retrain(
+    until: Annotated[
+        datetime | None,
+        typer.Option(formats=DATES, help="Learn from what is earlier. [default: now]"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Whatever the evidence says.")] = False,
+    reason: Annotated[str, typer.Option(help="For the record.")] = "",
+) -> None:
+    """Decide from evidence whether to retrain; if so run the pipeline, ask the gates, promote or refuse."""
+    from mlops_loop.monitoring.retrain import retrain
+
+    retrain(until, force, reason)
+
+
+@APP.command(epilog="{example} compare --days 7")
+def compare(
+    days: Annotated[
+        int | None, typer.Option(min=1, max=3650, help="[default: monitor.days]")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a document instead of tables.")
+    ] = False,
+) -> None:
+    """Say from outcomes whether a canary or shadow is better than the champion, or that nobody knows yet."""
+    import json
+
+    from mlops_loop.monitoring.compare import compare, show
+
+    found = compare(days)
+    print(json.dumps(found, indent=2, ensure_ascii=False)) if as_json else show(found)

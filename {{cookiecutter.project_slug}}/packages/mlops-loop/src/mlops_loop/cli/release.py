@@ -1,0 +1,59 @@
+"""The verbs of `release`: promote, go back, evidence."""
+
+from typing import Annotated
+
+import typer
+
+from mlops_loop.cli.groups import APP
+
+
+@APP.command(epilog="{example} promote")
+def promote() -> None:
+    """Register the bundle as a version, and make it champion if it passes every gate."""
+    from mlops_loop.release.promote import promote
+
+    promotion = promote()
+    word = "the new champion" if promotion["new"] else "champion already; it was not judged again"
+    print(f"version {promotion['version']} is {word}")
+
+
+@APP.command(epilog="{example} rollback --reason 'late flights are missed'")
+def rollback(
+    version: Annotated[
+        str | None, typer.Argument(help="A former champion. [default: the last one]")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="For the audit log.")] = "",
+) -> None:
+    """Make a former champion champion again; a running server follows."""
+    from mlops_loop.release.champion import roll_back
+
+    print(f"version {roll_back(version, reason)['version']} is champion again")
+
+
+@APP.command(epilog="{example} audit --last 100")
+def audit(
+    last: Annotated[int, typer.Option(min=0, help="How many lines to show.")] = 20,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print every line as it is kept.")
+    ] = False,
+) -> None:
+    """Show who was promoted, refused or rolled back, and why; exit code 3 if a line was tampered with."""
+    from mlops_loop.release.champion import look_back
+
+    look_back(last, as_json)
+
+
+@APP.command(epilog="{example} trace 3f0c9b7a5d4e4f1c8a2b6d7e8f901234")
+def trace(prediction_id: Annotated[str, typer.Argument(help="As the API answered it.")]) -> None:
+    """Say where a prediction comes from: version, run, commit, data, parameters, who promoted it."""
+    from mlops_loop.release.trace import trace
+
+    trace(prediction_id)
+
+
+@APP.command(epilog="{example} reproduce 3")
+def reproduce(version: Annotated[str, typer.Argument(help="A registered version.")]) -> None:
+    """Build a version again from its commit and data; exit code 3 if anything differs."""
+    from mlops_loop.release.reproduce import reproduce
+
+    reproduce(version)

@@ -1,0 +1,195 @@
+"""Quality: what only the whole table shows - repeated rows, leaks of the target, shifts."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+from mlops_loop.contract.schema import LARGEST
+
+SEED = 0
+LEAK_ROWS = 20_000  # half to learn from, half to measure on
+FEWEST = 100  # with fewer rows, a good feature would look like a leak by chance
+KEPT = 1_000  # categories in a profile; the others are counted together
+
+
+def hashes(table: pd.DataFrame, names: Iterable[str]) -> np.ndarray:
+    """Return a number for each row, shape (rows,) uint64: equal rows have equal ones, nulls included."""
+    comparable = {str(place): bits(table[name]) for place, name in enumerate(names)}
+    found: np.ndarray = pd.util.hash_pandas_object(pd.DataFrame(comparable), index=False).to_numpy()
+    return found
+
+
+def bits(values: pd.Series) -> pd.Series:
+    """Return texts as they are and all else as int64, so that 5 and 5.0 are equal.
+
+    A part of a table may hold integers as integers, and another one, with a gap, as floats.
+    """
+    if pd.api.types.is_datetime64_any_dtype(values):
+        return values.astype("datetime64[us]").astype("int64").reset_index(drop=True)
+    if values.dtype == object and pd.api.types.infer_dtype(values, skipna=True) == "boolean":
+        values = values.astype("float64")
+    if not pd.api.types.is_numeric_dtype(values):
+        return values.astype("str").reset_index(drop=True)
+    if pd.api.types.is_integer_dtype(values) and not values.hasnans:
+        return values.astype("int64").reset_index(drop=True)
+    numbers = values.to_numpy("float64", na_value=np.nan)
+    whole = (numbers == np.floor(numbers)) & (np.abs(numbers) < 2**53)
+    return pd.Series(
+        np.where(whole, np.where(whole, numbers, 0).astype("int64"), numbers.view("int64"))
+    )
+
+
+def repeated(rows: np.ndarray) -> np.ndarray:
+    """Return which of the hashes occurred further up, shape (rows,) bool."""
+    found: np.ndarray = pd.Series(rows).duplicated().to_numpy()
+    return found
+
+
+def leaks(
+    table: pd.DataFrame, features: Iterable[str], target: str, regression: bool
+) -> dict[str, float]:
+    """Return how well each feature alone tells the target, from 0 (not at all) to 1 (exactly).
+
+    That is R2 for a regression, or else the balanced accuracy, corrected for chance, of a tree on
+    rows that it did not learn from. With fewer than FEWEST rows only what is the same as the target
+    is told from the rest.
+    """
+    table = table[table[target].notna()]
+    table = table.sample(min(len(table), LEAK_ROWS), random_state=SEED)
+    if table[target].nunique() < 2:
+        return {}
+    truth = table[target].to_numpy("float64" if regression else object)
+    truth = np.clip(truth, -LARGEST, LARGEST) if regression else truth
+    score = r_squared if regression else balanced_accuracy
+    if len(table) < FEWEST:
+        score = same_number if regression else same_class
+    return {name: max(0.0, score(codes(table[name]), truth)) for name in features if name in table}
+
+
+def codes(values: pd.Series) -> np.ndarray:
+    """Return numbers as they are and categories by frequency, beside whether there is a value: (rows, 2)."""
+    if pd.api.types.is_numeric_dtype(values):
+        numbers = values.to_numpy("float64", na_value=np.nan)
+    else:
+        places = {category: place for place, category in enumerate(frequent(values))}
+        numbers = (
+            values.astype(str)
+            .map(places)
+            .where(values.notna())
+            .to_numpy("float64", na_value=np.nan)
+        )
+    return np.column_stack([np.clip(np.nan_to_num(numbers), -LARGEST, LARGEST), np.isnan(numbers)])
+
+
+def balanced_accuracy(inputs: np.ndarray, truth: np.ndarray) -> float:
+    half, leaf = len(truth) // 2, max(1, len(truth) // 4000)
+    tree = DecisionTreeClassifier(min_samples_leaf=leaf, class_weight="balanced", random_state=SEED)
+    right = tree.fit(inputs[:half], truth[:half]).predict(inputs[half:]) == truth[half:]
+    recalls = pd.Series(right).groupby(pd.Series(truth[half:])).mean()
+    chance = 1 / len(recalls)
+    return float((recalls.mean() - chance) / (1 - chance)) if chance < 1 else 0.0
+
+
+def same_class(inputs: np.ndarray, truth: np.ndarray) -> float:
+    """Return 1 if values and classes are the same but for their names, else 0."""
+    seen = pd.crosstab(inputs[:, 0], truth) > 0
+    return float((seen.sum(axis=0) == 1).all() and (seen.sum(axis=1) == 1).all())
+
+
+def same_number(inputs: np.ndarray, truth: np.ndarray) -> float:
+    """Return 1 if the values lie on a straight line with the target, else 0."""
+    return float(np.ptp(inputs[:, 0]) > 0 and abs(np.corrcoef(inputs[:, 0], truth)[0, 1]) > 0.99999)
+
+
+def r_squared(inputs: np.ndarray, truth: np.ndarray) -> float:
+    """Return R2 of a tree, or of a straight line, which tells the outermost values better."""
+    half, leaf = len(truth) // 2, max(1, len(truth) // 4000)
+    tree = DecisionTreeRegressor(min_samples_leaf=leaf, random_state=SEED).fit(
+        inputs[:half], truth[:half]
+    )
+    measured = truth[half:]
+    if not measured.std():
+        return 0.0
+    error = ((measured - tree.predict(inputs[half:])) ** 2).mean()
+    numbers = inputs[half:, 0]
+    line = np.corrcoef(numbers, measured)[0, 1] ** 2 if numbers.std() else 0.0
+    return float(max(1 - error / measured.var(), line))
+
+
+def profile(values: pd.Series, numeric: bool) -> dict[str, Any]:
+    """Return how a column is distributed: its shares by its own deciles or by category, for `shift`."""
+    if numeric:
+        found = values[np.isfinite(values.to_numpy("float64", na_value=np.nan))].to_numpy("float64")
+        deciles = (
+            np.quantile(found, np.arange(1, 10) / 10, method="inverted_cdf") if len(found) else []
+        )
+        bins: dict[str, Any] = {"edges": np.unique(deciles).tolist()}
+    else:
+        bins = {"categories": frequent(values)[:KEPT]}
+    return {"rows": len(values), **bins, "shares": np.round(shares(values, bins), 6).tolist()}
+
+
+def frequent(values: pd.Series) -> list[str]:
+    """Return the values as text, the most frequent first, of equally frequent ones in their order."""
+    counts = values.dropna().astype(str).value_counts().sort_index()
+    return list(counts.sort_values(ascending=False, kind="stable").index)
+
+
+def shares(values: pd.Series, bins: dict[str, Any]) -> np.ndarray:
+    """Return the shares of the values in each bin of a profile; the last two: in no other, and missing.
+
+    A number is on an edge or between two: so those that occur often have a bin of their own.
+    """
+    if "edges" in bins:
+        numbers, edges = values.to_numpy("float64", na_value=np.nan), np.array(bins["edges"])
+        places = np.searchsorted(edges, numbers, "left") + np.searchsorted(edges, numbers, "right")
+        other = 2 * len(edges) + 1
+    else:
+        other = len(bins["categories"])
+        known = dict(zip(bins["categories"], range(other), strict=True))
+        places = values.astype(str).map(known).fillna(other).to_numpy("int64")
+    counts = np.bincount(np.where(values.isna(), other + 1, places), minlength=other + 2)
+    found: np.ndarray = counts / max(1, len(values))
+    return found
+
+
+def labels(bins: dict[str, Any]) -> list[str]:
+    """Return a text for each of the `shares`."""
+    if "edges" not in bins:
+        return [*bins["categories"], "other", "missing"]
+    edges = [f"{edge:g}" for edge in bins["edges"]]
+    between = [f"between {low} and {high}" for low, high in pairwise(edges)]
+    inner = [text for pair in zip(edges, [*between, ""], strict=False) for text in pair][:-1]
+    ends = [f"below {edges[0]}", *inner, f"above {edges[-1]}"] if edges else ["a value"]
+    return [*ends, "other", "missing"]
+
+
+def shift(accepted: dict[str, Any], values: pd.Series) -> tuple[float, float, list[str]]:
+    """Return how far the values are from a profile: distance, share that moved, and where it moved most.
+
+    The distance is Jensen-Shannon's, base 2: 0 if they are alike, 1 if they have nothing in common.
+    """
+    before, now = np.array(accepted["shares"]), shares(values, accepted)
+    both = (before + now) / 2
+    some = both > 0
+    parts = [
+        share[some] @ np.log2(np.where(share > 0, share, both)[some] / both[some])
+        for share in (before, now)
+    ]
+    # Two samples of the same kind are about this far apart; it matters where rows are few.
+    chance = (np.count_nonzero(both) - 1) / (8 * np.log(2))
+    chance *= 1 / max(1, accepted["rows"]) + 1 / max(1, len(values))
+    most = np.argsort(-np.abs(now - before), kind="stable")[:3]
+    named = labels(accepted)
+    examples = [
+        f"{named[place]}: {before[place]:.1%} before, {now[place]:.1%} now" for place in most
+    ]
+    return (
+        float(np.sqrt(max(0.0, sum(parts) / 2 - chance))),
+        float(np.abs(now - before).sum() / 2),
+        examples,
+    )

@@ -1,0 +1,72 @@
+"""Ingest: read the source and keep the columns of the contract, in the window asked for."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mlops_loop.base import files, project
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.files import RAW
+from mlops_loop.base.params import IngestParams, load_params, shown
+from mlops_loop.contract.schema import Schema, load_schema
+from mlops_loop.data import tables
+from mlops_loop.data.cast import conform
+from mlops_loop.data.source import batches
+
+
+def read(schema: Schema, params: IngestParams) -> Iterator[pa.Table]:
+    """Yield the rows that the project's reader gives, or those of the file, URL or query."""
+    reader = project.load("reader")
+    yield from reader(schema, params) if reader else batches(params.source, schema.missing)
+
+
+def select(table: pa.Table, schema: Schema, params: IngestParams, as_text: set[str]) -> pa.Table:
+    """Return the contract's columns of the rows in the window.
+
+    What does not fit the contract - columns that are missing, values of another type, rows without
+    a time - is left for `validate` to report.
+    """
+    table, time = conform(table, schema.used, as_text), schema.timestamp
+    if time is None or time not in table.column_names or time in as_text:
+        return table
+    inside = pc.is_null(table[time])
+    after = pc.greater_equal(table[time], params.start) if params.start else True
+    before = pc.less(table[time], params.end) if params.end else True
+    return table.filter(pc.fill_null(pc.or_(inside, pc.and_(after, before)), True))
+
+
+class Misfit(Exception):
+    """A column turned out not to fit its type after rows of it had been written."""
+
+
+def selected(schema: Schema, params: IngestParams, as_text: set[str]) -> Iterator[pa.Table]:
+    for number, table in enumerate(read(schema, params)):
+        known = len(as_text)
+        chosen = select(table, schema, params, as_text)
+        if number and len(as_text) > known:
+            raise Misfit
+        yield chosen
+
+
+def store(schema: Schema, params: IngestParams) -> tuple[int, int]:
+    """Write data/raw.parquet; return its numbers of rows and columns."""
+    as_text: set[str] = set()
+    while True:
+        try:
+            with files.writing(RAW) as beside:
+                rows, columns = tables.write_tables(beside, selected(schema, params, as_text))
+                if not columns:
+                    raise Failure(f"{shown(params.source)} has none of the columns in schema.yaml")
+                if not rows:
+                    window = f"from {params.start:%Y-%m-%d} to {params.end:%Y-%m-%d}"
+                    raise Failure(f"{shown(params.source)} has no row {window}: see params.yaml")
+                return rows, columns
+        except Misfit:
+            continue  # again, with that column as text
+
+
+def main() -> None:
+    params, schema = load_params().ingest, load_schema()
+    rows, columns = store(schema, params)
+    print(f"ingest: {rows:,} rows, {columns} columns from {shown(params.source)}")

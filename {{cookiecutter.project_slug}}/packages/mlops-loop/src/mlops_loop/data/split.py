@@ -1,0 +1,145 @@
+"""Split: by time, so that the model is judged on a later time than it learned from.
+
+Without a timestamp the split is a random one, with every class in its share.
+"""
+
+from collections import Counter
+from contextlib import ExitStack
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mlops_loop.base import files
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.files import RAW, TEST, TRAIN, VALIDATION
+from mlops_loop.base.params import SplitParams, load_params
+from mlops_loop.contract.schema import Schema, load_schema
+from mlops_loop.data.cast import conform, judge, to_type
+
+WINDOWS = {"training": TRAIN, "validation": VALIDATION, "test": TEST}
+HINT = "see split in params.yaml"
+
+
+def assign(schema: Schema, params: SplitParams) -> np.ndarray:
+    """Return the window of each row of data/raw.parquet, shape (rows,) int8: its place in WINDOWS.
+
+    Raises Failure if there are too few times, or none, and params.yaml asks for dates.
+    """
+    if params.train_end and not schema.timestamp:
+        raise Failure(
+            "params.yaml: split.train_end needs a timestamp, which schema.yaml lacks: make it null"
+        )
+    name = schema.timestamp or schema.target
+    if name not in pq.read_schema(RAW).names:
+        raise Failure(f"{RAW} lacks the column {name!r}: run `uv run dvc repro`")
+    values = to_type(pq.ParquetFile(RAW).read([name])[name].to_pandas(), schema.columns[name])
+    return windows(values, schema, params)
+
+
+def windows(values: pd.Series, schema: Schema, params: SplitParams) -> np.ndarray:
+    """Return the window of each row from its timestamp or, if there is none, its target."""
+    if schema.timestamp:
+        return by_time(values, params)
+    if schema.task == "regression":
+        deciles = np.unique(values.quantile(np.arange(1, 10) / 10))
+        values = pd.Series(np.searchsorted(deciles, values))
+    return at_random(values, params)
+
+
+def by_time(when: pd.Series, params: SplitParams) -> np.ndarray:
+    """Split at `train_end` and `validation_end`, or where these are null, at the rows' shares.
+
+    Rows of the same time stay together.
+    """
+    ends = [params.train_end, params.validation_end]
+    if params.train_end is None:
+        times, counts = np.unique(when.dropna(), return_counts=True)
+        if (last := len(times) - 1) < 2:
+            raise Failure(f"{len(times)} different times are too few for three windows: {HINT}")
+        earlier = (counts.cumsum() - counts) / max(
+            1, int(counts.sum())
+        )  # share of the rows before each time
+        shares = [params.train_share, params.train_share + params.validation_share]
+        first, second = np.searchsorted(earlier, np.array(shares) - 1e-9)
+        first = np.clip(first, 1, last - 1)
+        ends = [times[first], times[np.clip(second, first + 1, last)]]
+    windows: np.ndarray = np.sum([when >= pd.Timestamp(end) for end in ends], axis=0, dtype="int8")
+    return windows
+
+
+def at_random(strata: pd.Series, params: SplitParams) -> np.ndarray:
+    """Give each window its share of each stratum: one row at least if there are three, and training first.
+
+    Nearly all rows stay in their window when others are added at the end.
+    """
+    shuffled = np.argsort(np.random.default_rng(params.seed).random(len(strata)), kind="stable")
+    groups = pd.Series(pd.factorize(strata.to_numpy()[shuffled])[0])
+    place, size = groups.groupby(groups).cumcount(), groups.map(groups.value_counts())
+    fewest = (size >= 3).astype(int)
+    test = (size * (1 - params.train_share - params.validation_share)).round()
+    test = test.clip(fewest, size - 1 - fewest)
+    validation = (size * params.validation_share).round().clip(fewest, size - 1 - test)
+    windows = np.empty(len(strata), dtype="int8")
+    windows[shuffled] = np.select([place < test, place < test + validation], [2, 1], 0)
+    return windows
+
+
+def check(counts: list[Counter[str]], schema: Schema) -> None:
+    """Raise Failure unless each window has rows, and of a classification two classes that training has."""
+    lacking = [name for name in schema.classes if not counts[0][name]]
+    if lacking and counts[0]:
+        raise Failure(
+            f"the training window lacks the class {lacking[0]!r} of {schema.target!r}: {HINT}"
+        )
+    for name, count in zip(WINDOWS, counts, strict=True):
+        if len(count) < (2 if schema.classes else 1):
+            seen = f"the {name} window has {count.total():,} rows"
+            raise Failure(f"{seen}{' and not two classes' if schema.classes else ''}: {HINT}")
+
+
+def split(schema: Schema, params: SplitParams) -> tuple[list[int], int]:
+    """Write the three windows; return their numbers of rows, and that of the rows left out.
+
+    Left out are the rows that break the contract, which `validate` found few enough, and those
+    without a target or timestamp.
+    """
+    needed = [name for name in (schema.target, schema.timestamp) if name]
+    windows = assign(schema, params)
+    counts: list[Counter[str]] = [Counter() for _ in WINDOWS]
+    start = 0
+    with ExitStack() as stack:
+        paths = [stack.enter_context(files.writing(path)) for path in WINDOWS.values()]
+        shape = conform(pq.read_schema(RAW).empty_table(), schema.used).schema
+        writers = [stack.enter_context(pq.ParquetWriter(path, shape)) for path in paths]
+        for batch in pq.ParquetFile(RAW).iter_batches(files.BATCH):
+            typed, reasons = judge(batch.to_pandas(), schema.used)
+            good = ((reasons == "") & typed[needed].notna().all(axis="columns")).to_numpy()
+            inside = windows[start : start + len(batch)]
+            for number, writer in enumerate(writers):
+                part = conform(
+                    pa.table(batch).filter(pa.array(good & (inside == number))), schema.used
+                )
+                if part.num_rows:
+                    writer.write_table(part, row_group_size=files.BATCH)
+                    labels = (
+                        part[schema.target].to_pylist() if schema.classes else [""] * part.num_rows
+                    )
+                    counts[number].update(labels)
+            start += len(batch)
+        check(counts, schema)
+    return [count.total() for count in counts], start - sum(count.total() for count in counts)
+
+
+def main() -> None:
+    rows, left_out = split(load_schema(), load_params().split)
+    sizes = ", ".join(f"{size:,} {name}" for size, name in zip(rows, WINDOWS, strict=True))
+    print(
+        f"split: {sizes} rows"
+        + (
+            f"; {left_out:,} left out, as they break schema.yaml or lack target or time"
+            if left_out
+            else ""
+        )
+    )

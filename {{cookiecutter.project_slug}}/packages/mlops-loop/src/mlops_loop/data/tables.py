@@ -1,0 +1,54 @@
+"""Tables in Parquet files, read and written some rows at a time."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from mlops_loop.base import files
+from mlops_loop.base.errors import Failure
+
+
+def write_table(path: Path, table: Any) -> None:
+    with files.writing(path) as beside:
+        table.to_parquet(beside, index=False)
+
+
+def write_tables(path: Path, tables: Iterable[Any]) -> tuple[int, int]:
+    """Write Arrow tables, one after the other, to a Parquet file; return its rows and columns."""
+
+    rows, writer = 0, None
+    try:
+        for table in tables:
+            writer = writer or pq.ParquetWriter(path, table.schema)
+            writer.write_table(table, row_group_size=files.BATCH)
+            rows += table.num_rows
+    finally:
+        if writer:
+            writer.close()
+    return rows, len(writer.schema) if writer else 0
+
+
+def read_table(path: Path) -> Any:
+    """Return a Parquet file as a pandas DataFrame."""
+
+    if not path.is_file():
+        raise Failure(f"{path} is missing: run `uv run dvc repro`")
+    return pd.read_parquet(path)
+
+
+def read_sample(path: Path, rows: int, seed: int = 0) -> Any:
+    """Return a Parquet file as a DataFrame, or, if it has more, `rows` random rows of it in order."""
+
+    if not path.is_file() or (total := pq.read_metadata(path).num_rows) <= rows:
+        return read_table(path)
+    chosen = np.zeros(total, dtype=bool)
+    chosen[np.random.default_rng(seed).choice(total, rows, replace=False)] = True
+    parts, start = [], 0
+    for batch in pq.ParquetFile(path).iter_batches(files.BATCH):
+        parts.append(batch.to_pandas()[chosen[start : start + len(batch)]])
+        start += len(batch)
+    return pd.concat(parts, ignore_index=True)

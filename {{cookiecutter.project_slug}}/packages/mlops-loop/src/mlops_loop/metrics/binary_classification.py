@@ -1,0 +1,245 @@
+"""Binary classification: the probability of the positive class, and a threshold for calling it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn import metrics
+from sklearn.calibration import CalibrationDisplay, calibration_curve
+
+from mlops_loop.base.params import EvaluateParams
+from mlops_loop.contract.schema import Schema
+
+GATES = {"roc_auc": True}
+SLICES = {"floor": 0.5, "max_gap": 0.1}  # of the ROC AUC
+QUALITY, GAP = "roc_auc", "roc_auc below the whole's"
+MISCALIBRATION = "calibration_error"
+OBJECTIVE = "log_loss"
+PREDICTION = "numerical"
+PLOTS = [
+    {"ROC": {"x": "false_positive_rate", "y": {"reports/plots/roc.csv": "true_positive_rate"}}},
+    {
+        "Precision and recall": {
+            "x": "recall",
+            "y": {"reports/plots/precision_recall.csv": "precision"},
+        }
+    },
+    {"Calibration": {"x": "predicted", "y": {"reports/plots/calibration.csv": "observed"}}},
+    {
+        "Confusion": {
+            "x": "predicted",
+            "y": {"reports/plots/confusion.csv": "actual"},
+            "template": "confusion",
+        }
+    },
+]
+ANSWERS = (
+    "It answers with a probability; a row is called `{schema.positive}` from {metrics[threshold]:.3f} on, "
+    "the threshold of the best F1 score on the validation window."
+)
+
+
+def truth(table: pd.DataFrame, schema: Schema) -> np.ndarray:
+    """Return whether each row is of the positive class: booleans, shape (rows,)."""
+    return np.asarray(table[schema.target] == schema.positive)
+
+
+def predictions(scores: np.ndarray, schema: Schema) -> np.ndarray:
+    """Return the probability of the positive class, shape (rows,)."""
+    positive: np.ndarray = scores[:, schema.classes.index(str(schema.positive))]
+    return positive
+
+
+def logged(output: dict[str, Any], schema: Schema) -> float:
+    return float(output["probabilities"][schema.positive])
+
+
+def baseline(
+    train: pd.DataFrame, table: pd.DataFrame, schema: Schema, by: str | None
+) -> np.ndarray:
+    """Return the training window's share of each class, for each value of the column `by` or at all.
+
+    A value counts as if one row more of it had been seen, of the usual mixture: so that no share
+    is zero because of a few rows.
+    """
+    usual = np.array([(train[schema.target] == name).mean() for name in schema.classes])
+    if by is None:
+        return np.tile(usual, (len(table), 1))
+    counts = pd.crosstab(train[by], train[schema.target]).reindex(
+        columns=schema.classes, fill_value=0
+    )
+    shares = counts.add(usual).div(counts.sum(axis="columns") + 1, axis="index")
+    shares = shares.reindex(table[by]).fillna(dict(zip(schema.classes, usual, strict=True)))
+    return np.asarray(shares)
+
+
+def loss(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> float:
+    return float(metrics.log_loss(truth, predictions(scores, schema), labels=[False, True]))
+
+
+def decide(
+    truth: np.ndarray, scores: np.ndarray, schema: Schema, params: EvaluateParams
+) -> dict[str, float]:
+    """Return the threshold with the best F1 score."""
+    curve = metrics.precision_recall_curve(truth, predictions(scores, schema))
+    precision, recall, thresholds = curve
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    return {"threshold": float(thresholds[np.argmax(f1[:-1])])}
+
+
+def measure(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    decision: dict[str, float],
+    schema: Schema,
+    params: EvaluateParams,
+) -> dict[str, float]:
+    positive = predictions(scores, schema)
+    return {
+        "roc_auc": float(metrics.roc_auc_score(truth, positive)),
+        "average_precision": float(metrics.average_precision_score(truth, positive)),
+        "brier": float(metrics.brier_score_loss(truth, positive)),
+        "log_loss": loss(truth, scores, schema),
+        "calibration_error": calibration_error(truth, positive, params.calibration_bins),
+        "positive_rate": float(truth.mean()),
+        "rows": len(truth),
+    }
+
+
+def statistic(
+    truth: np.ndarray, scores: np.ndarray, decision: dict[str, Any], schema: Schema
+) -> Callable[[np.ndarray], dict[str, float]]:
+    """Return the function that gives the metrics under weights of the rows, shape (rows,), >= 0."""
+    positive = predictions(scores, schema)
+    area, squares, losses = (
+        weighted_area(truth, positive),
+        (positive - truth) ** 2,
+        surprise(truth, positive),
+    )
+
+    def weighted(weights: np.ndarray) -> dict[str, float]:
+        brier, loss = average(squares, weights), average(losses, weights)
+        return {"roc_auc": area(weights), "brier": brier, "log_loss": loss}
+
+    return weighted
+
+
+def average(values: np.ndarray, weights: np.ndarray) -> float:
+    """Return the weighted mean: a NumPy number, so that dividing by a mean of 0 gives no error."""
+    # Not `values @ weights`, whose last digits depend on the number of threads.
+    mean: float = (values * weights).sum() / weights.sum()
+    return mean
+
+
+def surprise(truth: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Return each row's part of the log loss, shape (rows,); as in scikit-learn no certainty is full."""
+    given = np.where(truth, positive, 1 - positive)
+    losses: np.ndarray = -np.log(np.clip(given, np.finfo(given.dtype).eps, 1))
+    return losses
+
+
+def weighted_area(truth: np.ndarray, positive: np.ndarray) -> Callable[[np.ndarray], float]:
+    """Return the function that gives the ROC AUC under weights of the rows; NaN without both classes.
+
+    It is the share of pairs, of a row that is positive and one that is not, in which the former has the
+    higher score; ties count half. All sorting is done here, once.
+    """
+    yes, no = np.flatnonzero(truth), np.flatnonzero(~truth)
+    no = no[np.argsort(positive[no], kind="stable")]
+    below, upto = (np.searchsorted(positive[no], positive[yes], side) for side in ("left", "right"))
+
+    def area(weights: np.ndarray) -> float:
+        beaten = np.concatenate([[0.0], np.cumsum(weights[no])])
+        if not beaten[-1] * weights[yes].sum():
+            return float("nan")
+        share: float = average((beaten[below] + beaten[upto]) / 2, weights[yes]) / beaten[-1]
+        return share
+
+    return area
+
+
+def quality(
+    truth: np.ndarray, scores: np.ndarray, schema: Schema
+) -> Callable[[np.ndarray], dict[str, float]] | None:
+    """Return the function that gives the ROC AUC under row weights; None if all are of one class."""
+    if len(set(truth)) < 2:
+        return None
+    area = weighted_area(truth, predictions(scores, schema))
+    return lambda weights: {QUALITY: area(weights)}
+
+
+def gap(whole: dict[str, float], part: Any) -> Any:
+    """Return how far the ROC AUC of a part is below that of the whole."""
+    return whole[QUALITY] - part[QUALITY]
+
+
+def miscalibration(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    decision: dict[str, Any],
+    schema: Schema,
+    params: EvaluateParams,
+) -> float:
+    return calibration_error(truth, predictions(scores, schema), params.calibration_bins)
+
+
+def draw(
+    draws: np.random.Generator,
+    scores: np.ndarray,
+    decision: dict[str, Any],
+    schema: Schema,
+    params: EvaluateParams,
+) -> np.ndarray:
+    """Return a truth for each row as if its probability were right, shape (rows,)."""
+    drawn: np.ndarray = draws.random(len(scores)) < predictions(scores, schema)
+    return drawn
+
+
+def calibration_error(truth: np.ndarray, positive: np.ndarray, bins: int) -> float:
+    """Return how far observed rates are from predicted ones, on average over bins of equal size."""
+    observed, predicted = calibration_curve(truth, positive, n_bins=bins, strategy="quantile")
+    return float(np.abs(observed - predicted).mean())
+
+
+def by_slice(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict[str, float] | None:
+    """Return the metrics of one slice, or None if it holds one class only."""
+    if len(set(truth)) < 2:
+        return None
+    positive = predictions(scores, schema)
+    area = float(metrics.roc_auc_score(truth, positive))
+    return {"positive_rate": truth.mean(), "predicted_rate": positive.mean(), "roc_auc": area}
+
+
+def plots(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    decision: dict[str, float],
+    schema: Schema,
+    params: EvaluateParams,
+) -> dict[str, tuple[Any, pd.DataFrame]]:
+    positive, name = predictions(scores, schema), str(schema.positive)
+    common = {"name": "model", "plot_chance_level": True}
+    bins: Any = {"n_bins": params.calibration_bins, "strategy": "quantile", "name": "model"}
+    roc = metrics.RocCurveDisplay.from_predictions(truth, positive, **common)
+    recall = metrics.PrecisionRecallDisplay.from_predictions(truth, positive, **common)
+    fit = CalibrationDisplay.from_predictions(truth, positive, **bins)
+    called = positive >= decision["threshold"]
+    actual, called = (np.where(yes, name, f"not {name}") for yes in (truth, called))
+    looks: Any = {"cmap": "Blues", "colorbar": False, "values_format": ","}
+    confusion = metrics.ConfusionMatrixDisplay.from_predictions(actual, called, **looks)
+    return {
+        "roc": (roc.figure_, thin(false_positive_rate=roc.fpr, true_positive_rate=roc.tpr)),
+        "precision_recall": (
+            recall.figure_,
+            thin(recall=recall.recall, precision=recall.precision),
+        ),
+        "calibration": (fit.figure_, thin(predicted=fit.prob_pred, observed=fit.prob_true)),
+        "confusion": (confusion.figure_, pd.DataFrame({"actual": actual, "predicted": called})),
+    }
+
+
+def thin(**curve: np.ndarray) -> pd.DataFrame:
+    """Return at most 300 evenly spread points of a curve: a plot shows no more."""
+    table = pd.DataFrame(curve)
+    return table.iloc[np.unique(np.linspace(0, len(table) - 1, 300).round().astype(int))]

@@ -1,0 +1,65 @@
+"""Bootstrap: how sure a metric is, from resamples of the test window.
+
+Whole days are resampled, because rows of one day are alike: they share its weather and its congestion.
+As if each row stood on its own, intervals would be too narrow. Sources: Field and Welsh, Bootstrapping
+clustered data, JRSS B 2007; and for the Poisson weights, which stand for how often a day was drawn, Hanley
+and MacGibbon, Creating non-parametric bootstrap samples using Poisson frequencies, 2006.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mlops_loop.contract.schema import Schema
+from mlops_loop.metrics import tasks
+
+FEWEST_DAYS = 20  # fewer are too few to resample
+
+
+def days(table: pd.DataFrame, schema: Schema) -> np.ndarray:
+    """Return a code for the group that each row is resampled with, shape (rows,): its day.
+
+    It is the row's own number where the table has no time, or fewer than FEWEST_DAYS days.
+    """
+    if schema.timestamp:
+        codes, found = pd.factorize(table[schema.timestamp].dt.floor("D"))
+        if len(found) >= FEWEST_DAYS:
+            return np.asarray(codes)
+    return np.arange(len(table))
+
+
+def resample(
+    statistic: Callable[[np.ndarray], dict[str, float]],
+    groups: np.ndarray,
+    resamples: int,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return `statistic` of the rows' weights for each resample: a row each, with a column for each metric.
+
+    The weights of a resample depend on `groups` and `seed` only, so two models are compared on the same.
+    A metric that a resample does not have, such as an AUC of one class only, is NaN there.
+    """
+    draws, count = np.random.default_rng(seed), int(groups.max()) + 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return pd.DataFrame(
+            [statistic(draws.poisson(1.0, count)[groups]) for _ in range(resamples)]
+        )
+
+
+def intervals(
+    table: pd.DataFrame,
+    truth: np.ndarray,
+    scores: np.ndarray,
+    decision: dict[str, Any],
+    schema: Schema,
+    resamples: int = 200,
+) -> dict[str, tuple[float, float]]:
+    """Return the 95 % interval (low, high) of each metric of the task's `statistic`.
+
+    `truth` and `scores` are those of the rows of `table`, as of the task and the model.
+    """
+    statistic = tasks.of(schema).statistic(truth, scores, decision, schema)
+    ends = resample(statistic, days(table, schema), resamples).quantile([0.025, 0.975])
+    return {name: (float(ends[name].iloc[0]), float(ends[name].iloc[1])) for name in ends}

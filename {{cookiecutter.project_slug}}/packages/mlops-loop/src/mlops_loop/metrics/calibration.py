@@ -1,0 +1,53 @@
+"""How far a model's promises are from what is observed: probabilities, or intervals' coverage."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mlops_loop.base.params import EvaluateParams
+from mlops_loop.contract.schema import Schema
+from mlops_loop.metrics import tasks
+
+RESAMPLES = 200  # truths that keep the promises, to know what chance alone gives
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`error` in the unit of the task's MISCALIBRATION, and the largest that is allowed."""
+
+    error: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.limit
+
+
+def calibration(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    decision: dict[str, Any],
+    schema: Schema,
+    params: EvaluateParams,
+    max_error: float,
+) -> Calibration:
+    """Return the miscalibration of scores, and its limit.
+
+    Where the error is more than `max_error`, the limit is what a model whose promises are right would
+    have by chance with so few rows, in 95 of 100 cases.
+    """
+    task, limit = tasks.of(schema), max_error
+    error = task.miscalibration(truth, scores, decision, schema, params)
+    if error > limit:
+        draws, given = np.random.default_rng(0), (scores, decision, schema, params)
+        chance = [task.miscalibration(task.draw(draws, *given), *given) for _ in range(RESAMPLES)]
+        limit = max(limit, float(np.quantile(chance, 0.95)))
+    return Calibration(error, limit)
+
+
+def held_out_scores(held_out: pd.DataFrame, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
+    """Return truths and scores of the bundle's sample of its test window."""
+    scores = held_out[[name for name in held_out if str(name).startswith("score ")]].to_numpy()
+    return tasks.of(schema).truth(held_out, schema), scores

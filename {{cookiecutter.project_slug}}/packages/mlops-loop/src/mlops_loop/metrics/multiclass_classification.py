@@ -1,0 +1,212 @@
+"""Multiclass classification: a probability for each class; the likeliest is the answer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from sklearn import metrics
+
+from mlops_loop.base.params import EvaluateParams
+from mlops_loop.contract.schema import Schema
+from mlops_loop.metrics.binary_classification import (
+    MISCALIBRATION,
+    OBJECTIVE,
+    average,
+    baseline,
+    calibration_error,
+    surprise,
+    thin,
+    weighted_area,
+)
+
+__all__ = ["MISCALIBRATION", "OBJECTIVE", "baseline"]
+
+# Not accuracy: where one class is common, always naming it is hard to beat.
+GATES = {"log_loss": False, "macro_roc_auc": True}
+SLICES = {"floor": 0.5, "max_gap": 0.1}  # of the mean ROC AUC
+QUALITY, GAP = "macro_roc_auc", "macro_roc_auc below the whole's"
+PREDICTION = "categorical"
+PLOTS = [
+    {"ROC": {"x": "false_positive_rate", "y": {"reports/plots/roc.csv": "true_positive_rate"}}},
+    {"Calibration": {"x": "predicted", "y": {"reports/plots/calibration.csv": "observed"}}},
+    {
+        "Confusion": {
+            "x": "predicted",
+            "y": {"reports/plots/confusion.csv": "actual"},
+            "template": "confusion",
+        }
+    },
+]
+ANSWERS = "It answers with a probability for each class, and names the likeliest."
+
+
+def truth(table: pd.DataFrame, schema: Schema) -> np.ndarray:
+    """Return the number of each row's class in `schema.classes`, shape (rows,)."""
+    return np.asarray(pd.Categorical(table[schema.target], schema.classes).codes)
+
+
+def predictions(scores: np.ndarray, schema: Schema) -> np.ndarray:
+    """Return the likeliest class, shape (rows,)."""
+    likeliest: np.ndarray = np.array(schema.classes, dtype=object)[scores.argmax(axis=1)]
+    return likeliest
+
+
+def logged(output: dict[str, Any], schema: Schema) -> str:
+    return str(output["label"])
+
+
+def loss(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> float:
+    return float(metrics.log_loss(truth, scores, labels=range(len(schema.classes))))
+
+
+def decide(
+    truth: np.ndarray, scores: np.ndarray, schema: Schema, params: EvaluateParams
+) -> dict[str, float]:
+    return {}
+
+
+def one_by_one(truth: np.ndarray, scores: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (is it this class, its probability) for each class that some rows have and some have not."""
+    pairs = [(truth == number, scores[:, number]) for number in range(scores.shape[1])]
+    return [pair for pair in pairs if 0 < pair[0].sum() < len(truth)]
+
+
+def macro_roc_auc(truth: np.ndarray, scores: np.ndarray) -> float:
+    """Return the mean over the classes of the ROC AUC of one class against the others."""
+    return float(np.mean([metrics.roc_auc_score(*pair) for pair in one_by_one(truth, scores)]))
+
+
+def measure(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    decision: dict[str, float],
+    schema: Schema,
+    params: EvaluateParams,
+) -> dict[str, float]:
+    called = scores.argmax(axis=1)
+    return {
+        "log_loss": loss(truth, scores, schema),
+        "macro_roc_auc": macro_roc_auc(truth, scores),
+        "accuracy": float(metrics.accuracy_score(truth, called)),
+        "macro_f1": float(metrics.f1_score(truth, called, average="macro", zero_division=0)),
+        "calibration_error": miscalibration(truth, scores, decision, schema, params),
+        "rows": len(truth),
+    }
+
+
+def statistic(
+    truth: np.ndarray, scores: np.ndarray, decision: dict[str, Any], schema: Schema
+) -> Callable[[np.ndarray], dict[str, float]]:
+    """Return the function that gives the metrics under weights of the rows, shape (rows,), >= 0."""
+    losses = surprise(np.ones(len(truth), dtype=bool), scores[np.arange(len(truth)), truth])
+    areas, right = weighted_areas(truth, scores), scores.argmax(axis=1) == truth
+
+    def weighted(weights: np.ndarray) -> dict[str, float]:
+        loss, accuracy = average(losses, weights), average(right, weights)
+        return {"log_loss": loss, "macro_roc_auc": areas(weights), "accuracy": accuracy}
+
+    return weighted
+
+
+def weighted_areas(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], float]:
+    """Return the function that gives `macro_roc_auc` under weights of the rows.
+
+    A class that has no weight is left out, as it is without a row.
+    """
+    areas = [weighted_area(*pair) for pair in one_by_one(truth, scores)]
+
+    def mean(weights: np.ndarray) -> float:
+        found = np.array([area(weights) for area in areas])
+        found = found[~np.isnan(found)]
+        return float(found.mean()) if len(found) else float("nan")
+
+    return mean
+
+
+def quality(
+    truth: np.ndarray, scores: np.ndarray, schema: Schema
+) -> Callable[[np.ndarray], dict[str, float]] | None:
+    """Return the function that gives `macro_roc_auc` under row weights; None if all are of one class."""
+    if len(set(truth)) < 2:
+        return None
+    areas = weighted_areas(truth, scores)
+    return lambda weights: {QUALITY: areas(weights)}
+
+
+def gap(whole: dict[str, float], part: Any) -> Any:
+    """Return how far the mean ROC AUC of a part is below that of the whole."""
+    return whole[QUALITY] - part[QUALITY]
+
+
+def miscalibration(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    decision: dict[str, Any],
+    schema: Schema,
+    params: EvaluateParams,
+) -> float:
+    """Return the mean over the classes of the calibration error of one class against the others."""
+    pairs = [(truth == number, scores[:, number]) for number in range(scores.shape[1])]
+    return float(np.mean([calibration_error(*pair, params.calibration_bins) for pair in pairs]))
+
+
+def draw(
+    draws: np.random.Generator,
+    scores: np.ndarray,
+    decision: dict[str, Any],
+    schema: Schema,
+    params: EvaluateParams,
+) -> np.ndarray:
+    """Return a class number for each row as if its probabilities were right, shape (rows,)."""
+    upto = scores.cumsum(axis=1)[:, :-1]
+    drawn: np.ndarray = (draws.random((len(scores), 1)) > upto).sum(axis=1)
+    return drawn
+
+
+def by_slice(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict[str, float] | None:
+    """Return the metrics of one slice, or None if it holds one class only."""
+    if len(set(truth)) < 2:
+        return None
+    area = macro_roc_auc(truth, scores)
+    right = float((scores.argmax(axis=1) == truth).mean())
+    return {"accuracy": right, "log_loss": loss(truth, scores, schema), "macro_roc_auc": area}
+
+
+def plots(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    decision: dict[str, float],
+    schema: Schema,
+    params: EvaluateParams,
+) -> dict[str, tuple[Any, pd.DataFrame]]:
+    names = np.array(schema.classes, dtype=object)
+    roc, fit = Figure(layout="tight"), Figure(layout="tight")
+    axes, tables = (roc.subplots(), fit.subplots()), ([], [])  # type: ignore[var-annotated]
+    for number, name in enumerate(names):
+        is_it, probability = truth == number, scores[:, number]
+        if not 0 < is_it.sum() < len(truth):
+            continue
+        area = metrics.RocCurveDisplay.from_predictions(
+            is_it, probability, name=str(name), ax=axes[0]
+        )
+        tables[0].append(
+            thin(false_positive_rate=area.fpr, true_positive_rate=area.tpr).assign(rev=name)
+        )
+        bins = pd.qcut(probability, params.calibration_bins, duplicates="drop")
+        means = pd.DataFrame({"predicted": probability, "observed": is_it}).groupby(bins).mean()
+        axes[1].plot(means["predicted"], means["observed"], marker="o", label=str(name))
+        tables[1].append(means.reset_index(drop=True).assign(rev=name))
+    for axis in axes:
+        axis.axline((0, 0), slope=1, color="grey", linestyle=":")
+    axes[1].set(xlabel="predicted probability", ylabel="observed share")
+    axes[1].legend()
+    actual, called = names[truth], predictions(scores, schema)
+    looks: Any = {"cmap": "Blues", "colorbar": False, "values_format": ",", "xticks_rotation": 45}
+    confusion = metrics.ConfusionMatrixDisplay.from_predictions(actual, called, **looks)
+    return {
+        "roc": (roc, pd.concat(tables[0])),
+        "calibration": (fit, pd.concat(tables[1])),
+        "confusion": (confusion.figure_, pd.DataFrame({"actual": actual, "predicted": called})),
+    }

@@ -1,0 +1,214 @@
+"""Regression: a value, and an interval around it that holds the truth as often as was asked for."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from sklearn import metrics
+
+from mlops_loop.base.params import EvaluateParams
+from mlops_loop.contract.schema import Schema
+from mlops_loop.metrics.binary_classification import average
+
+GATES = {"mae": False}
+SLICES = {"floor": 0, "max_gap": 1.0}  # of the D2 score; of the error, as a share of the whole's
+QUALITY, GAP = "d2", "mae above the whole's, as a share"
+MISCALIBRATION = "coverage, difference from what was asked"
+OBJECTIVE = "mae"
+PREDICTION = "numerical"
+PLOTS = [
+    {
+        "Actual and predicted": {
+            "x": "predicted",
+            "y": {"reports/plots/actual.csv": "actual"},
+            "template": "scatter",
+        }
+    },
+    {"Errors": {"x": "error", "y": {"reports/plots/errors.csv": "rows"}}},
+    {
+        "Coverage of the intervals": {
+            "x": "predicted",
+            "y": {"reports/plots/coverage.csv": "coverage"},
+        }
+    },
+]
+ANSWERS = (
+    "It answers with a value and an interval of {metrics[half_width]:.4g} on either side of it, made to hold "
+    "{params.evaluate.coverage:.0%} of the truths; on the test window it held {metrics[test][coverage]:.1%}."
+)
+SHOWN = 2000  # points in a plot
+
+
+def truth(table: pd.DataFrame, schema: Schema) -> np.ndarray:
+    """Return the target as floats, shape (rows,)."""
+    return np.asarray(table[schema.target], dtype=float)
+
+
+def predictions(scores: np.ndarray, schema: Schema) -> np.ndarray:
+    """Return the predicted values, shape (rows,)."""
+    values: np.ndarray = scores[:, 0]
+    return values
+
+
+def logged(output: dict[str, Any], schema: Schema) -> float:
+    return float(output["value"])
+
+
+def baseline(
+    train: pd.DataFrame, table: pd.DataFrame, schema: Schema, by: str | None
+) -> np.ndarray:
+    """Return the training window's median, for each value of the column `by` or at all."""
+    usual = float(train[schema.target].median())
+    if by is None:
+        return np.full((len(table), 1), usual)
+    medians = train.groupby(by)[schema.target].median()
+    return np.asarray(table[by].map(medians).fillna(usual), dtype=float).reshape(-1, 1)
+
+
+def loss(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> float:
+    return float(metrics.mean_absolute_error(truth, scores[:, 0]))
+
+
+def decide(
+    truth: np.ndarray, scores: np.ndarray, schema: Schema, params: EvaluateParams
+) -> dict[str, float]:
+    """Return half the interval's width, by split conformal prediction.
+
+    That is the quantile of the absolute errors on rows that the model has not seen, with the
+    correction for their number. Source: Lei et al., Distribution-Free Predictive Inference for
+    Regression, JASA 2018, algorithm 2.
+    """
+    errors = np.sort(np.abs(truth - scores[:, 0]))
+    rank = int(np.ceil((len(errors) + 1) * params.coverage))
+    return {"half_width": float(errors[min(rank, len(errors)) - 1])}
+
+
+def measure(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    decision: dict[str, float],
+    schema: Schema,
+    params: EvaluateParams,
+) -> dict[str, float]:
+    errors = scores[:, 0] - truth
+    return {
+        "mae": float(np.abs(errors).mean()),
+        "rmse": float(np.sqrt((errors**2).mean())),
+        "r2": float(metrics.r2_score(truth, scores[:, 0])),
+        "bias": float(errors.mean()),
+        "coverage": float((np.abs(errors) <= decision["half_width"]).mean()),
+        "interval_width": 2 * decision["half_width"],
+        "rows": len(truth),
+    }
+
+
+def statistic(
+    truth: np.ndarray, scores: np.ndarray, decision: dict[str, Any], schema: Schema
+) -> Callable[[np.ndarray], dict[str, float]]:
+    """Return the function that gives the metrics under weights of the rows, shape (rows,), >= 0."""
+    errors = scores[:, 0] - truth
+    sizes, held = np.abs(errors), np.abs(errors) <= decision["half_width"]
+
+    def weighted(weights: np.ndarray) -> dict[str, float]:
+        mae, rmse = average(sizes, weights), float(np.sqrt(average(errors**2, weights)))
+        return {
+            "mae": mae,
+            "rmse": rmse,
+            "bias": average(errors, weights),
+            "coverage": average(held, weights),
+        }
+
+    return weighted
+
+
+def quality(
+    truth: np.ndarray, scores: np.ndarray, schema: Schema
+) -> Callable[[np.ndarray], dict[str, float]] | None:
+    """Return the function that gives the D2 score and the mean absolute error under weights of the rows.
+
+    D2 = 1 - mean absolute error / that of always answering with these rows' median: 1 is perfect, 0 is
+    no better than the median. None if the target does not vary. Source: Koenker and Machado, Goodness of
+    fit and related inference processes for quantile regression, JASA 1999.
+    """
+    errors, usual = np.abs(scores[:, 0] - truth), np.abs(truth - np.median(truth))
+    if not usual.any():
+        return None
+
+    def weighted(weights: np.ndarray) -> dict[str, float]:
+        mae = average(errors, weights)
+        return {QUALITY: 1 - mae / average(usual, weights), "mae": mae}
+
+    return weighted
+
+
+def gap(whole: dict[str, float], part: Any) -> Any:
+    """Return by which share the mean absolute error of a part is larger than that of the whole."""
+    return part["mae"] / max(whole["mae"], 1e-30) - 1
+
+
+def miscalibration(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    decision: dict[str, Any],
+    schema: Schema,
+    params: EvaluateParams,
+) -> float:
+    """Return how far the share of truths in the intervals is from the one that was asked for."""
+    held = np.abs(truth - scores[:, 0]) <= decision["half_width"]
+    return float(abs(held.mean() - params.coverage))
+
+
+def draw(
+    draws: np.random.Generator,
+    scores: np.ndarray,
+    decision: dict[str, Any],
+    schema: Schema,
+    params: EvaluateParams,
+) -> np.ndarray:
+    """Return truths, shape (rows,), of which each is in its interval with the probability asked for."""
+    outside = draws.random(len(scores)) >= params.coverage
+    drawn: np.ndarray = scores[:, 0] + outside * (2 * decision["half_width"] + 1)
+    return drawn
+
+
+def by_slice(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict[str, float] | None:
+    errors = scores[:, 0] - truth
+    return {"mean": truth.mean(), "mae": np.abs(errors).mean(), "bias": errors.mean()}
+
+
+def plots(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    decision: dict[str, float],
+    schema: Schema,
+    params: EvaluateParams,
+) -> dict[str, tuple[Any, pd.DataFrame]]:
+    table = pd.DataFrame({"predicted": scores[:, 0], "actual": truth})
+    table["error"] = table["predicted"] - table["actual"]
+    held = (table["error"].abs() <= decision["half_width"]).rename("coverage")
+    some = table.sample(min(SHOWN, len(table)), random_state=0)[["predicted", "actual"]]
+    rows, edges = np.histogram(table["error"], bins=60)
+    errors = pd.DataFrame({"error": (edges[1:] + edges[:-1]) / 2, "rows": rows})
+    bins = pd.qcut(table["predicted"], params.calibration_bins, duplicates="drop")
+    coverage = table[["predicted"]].join(held).groupby(bins).mean().reset_index(drop=True)
+
+    figures = [Figure(layout="tight") for _ in range(3)]
+    actual, histogram, covered = (figure.subplots() for figure in figures)
+    actual.scatter(some["predicted"], some["actual"], s=6, alpha=0.4)
+    actual.axline((truth.mean(), truth.mean()), slope=1, color="grey", linestyle=":")
+    actual.set(xlabel=f"predicted {schema.target}", ylabel=f"actual {schema.target}")
+    histogram.stairs(rows, edges, fill=True)
+    histogram.set(xlabel="error (predicted - actual)", ylabel="rows")
+    covered.plot(coverage["predicted"], coverage["coverage"], marker="o")
+    covered.axhline(params.coverage, color="grey", linestyle=":")
+    covered.set(
+        xlabel=f"predicted {schema.target}",
+        ylabel="share of truths in the interval",
+        ylim=(0, 1.02),
+    )
+    tables = {"actual": some, "errors": errors, "coverage": coverage}
+    return {
+        name: (figure, table) for figure, (name, table) in zip(figures, tables.items(), strict=True)
+    }

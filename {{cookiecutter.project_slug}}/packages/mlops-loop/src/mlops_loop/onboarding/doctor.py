@@ -1,0 +1,281 @@
+"""Doctor: whether everything that the project needs is there, reachable and writable."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import metadata
+from pathlib import Path
+from threading import Thread
+
+import sqlalchemy as sa
+
+from mlops_loop.base.errors import Failure, Refusal, redacted
+from mlops_loop.base.params import Sql, load_params
+from mlops_loop.base.project import current_project
+from mlops_loop.base.settings import load_settings
+from mlops_loop.prediction_log.log import PREDICTIONS, open_log
+from mlops_loop.release import audit, registry
+from mlops_loop.release.champion import problems
+from mlops_loop.scoring.bundle import open_bundle
+from mlops_loop.tracking.session import experiment_name, session
+
+SECONDS = 60  # without an answer, after which a check has failed
+GIBIBYTES = 2  # an environment and a few versions of the data
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    state: str  # ok, no, or later: nothing is wrong, it is not there yet or not needed by all
+    what: str  # what was found and, unless it is ok, how to mend it
+
+
+class Later(Failure):
+    """What is missing is not needed yet."""
+
+
+def program(*command: str) -> str:
+    """Return the last line that a program prints; raise a Failure with its reason if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    lines = (done.stdout.strip() or done.stderr.strip()).splitlines() or [""]
+    if done.returncode:
+        raise Failure((done.stderr.strip().splitlines() or lines)[-1])
+    return lines[-1]
+
+
+def uv_program() -> str:
+    if path := os.environ.get("UV") or shutil.which("uv"):
+        return path
+    raise Failure("not installed: see https://docs.astral.sh/uv")
+
+
+def git() -> str:
+    if not shutil.which("git"):
+        raise Failure("not installed: see https://git-scm.com")
+    version = program("git", "--version")
+    try:
+        program("git", "rev-parse", "--verify", "HEAD")
+    except Failure:
+        raise Failure(
+            "no commit here, and a version is traced to one: git init, git add, git commit"
+        ) from None
+    return version
+
+
+def uv() -> str:
+    return program(uv_program(), "--version")
+
+
+def docker() -> str:
+    if not shutil.which("docker"):
+        raise Later("not installed: only what is in deploy/ needs it")
+    try:
+        program("docker", "ps", "--quiet")
+    except Failure:
+        raise Later("no engine answers: start it before you use what is in deploy/") from None
+    return program("docker", "--version")
+
+
+def python() -> str:
+    from packaging.specifiers import SpecifierSet
+
+    version, wanted = (
+        ".".join(map(str, sys.version_info[:3])),
+        metadata(current_project().name)["Requires-Python"],
+    )
+    if version not in SpecifierSet(wanted):
+        raise Failure(f"{version}, but pyproject.toml asks for {wanted}: uv sync --python VERSION")
+    return version
+
+
+def lock_file() -> str:
+    if not Path("uv.lock").is_file():
+        raise Failure("there is no uv.lock: uv lock, then commit it")
+    try:
+        # Offline, because a lock file in step needs nothing from the index, and one out of step might wait.
+        program(uv_program(), "lock", "--check", "--offline")
+    except Failure:
+        raise Failure(
+            "uv.lock is not in step with pyproject.toml: uv lock, then commit it"
+        ) from None
+    return "uv.lock is in step with pyproject.toml"
+
+
+def tracking() -> str:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    settings, probe = load_settings(), f"doctor-{uuid.uuid4().hex}"
+    with session(settings) as client, tempfile.TemporaryDirectory() as folder:
+        experiment = client.get_experiment_by_name(settings.mlflow_experiment_name)
+        client.set_experiment_tag(experiment.experiment_id, probe, "written")
+        client.delete_experiment_tag(experiment.experiment_id, probe)
+        (Path(folder) / "probe").touch()
+        artifacts = get_artifact_repository(experiment.artifact_location)
+        artifacts.log_artifact(str(Path(folder) / "probe"), probe)
+        artifacts.delete_artifacts(probe)
+    return f"{settings.mlflow_tracking_uri}, files in {experiment.artifact_location}: writable"
+
+
+def remote() -> str:
+    from dvc.config import Config
+    from dvc.fs import get_cloud_fs
+
+    os.environ.setdefault(
+        "AWS_MAX_ATTEMPTS", "2"
+    )  # by default it tries five times with growing pauses
+    config = Config.from_cwd()
+    name = config["core"].get("remote")
+    if not name:
+        raise Failure("DVC has no default remote: uv run dvc remote add --default NAME URL")
+    kind, options, root = get_cloud_fs(config, name=name)
+    system = kind(**options)
+    probe = system.join(root, f"doctor-{uuid.uuid4().hex}")
+    try:
+        system.makedirs(root, exist_ok=True)
+        system.pipe_file(probe, b"written")
+        system.remove(probe)
+    except Exception as error:  # each of its file systems has its own
+        reason = f"{type(error).__name__}: {first_line(str(error))}"
+        raise Failure(
+            f"{name} cannot be written ({reason}): see `uv run dvc remote list`"
+        ) from None
+    return f"{name}: writable"
+
+
+def prediction_log() -> str:
+    engine = open_log(load_settings().prediction_log_url)
+    row = {
+        "id": uuid.uuid4().hex,
+        "time": datetime.now(UTC),
+        "model_version": "doctor",
+        "latency_ms": 0.0,
+    }
+    with engine.connect() as connection:  # left without a commit: rolled back
+        connection.execute(sa.insert(PREDICTIONS), row | {"features": {}, "output": {}})
+    return f"{engine.url.render_as_string(hide_password=True)}: writable"
+
+
+def audit_log() -> str:
+    settings = load_settings()
+    with session(settings) as client:
+        found = problems(client, audit.open_audit(settings.prediction_log_url))
+    if found:
+        raise Failure(
+            f"{found[0]}: `uv run {current_project().name} audit` shows all; find out who can write to that database"
+        )
+    return "every line follows from the one before, and the registry agrees"
+
+
+def secrets() -> str:
+    settings, password = load_settings(), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    if os.environ.get("MLFLOW_TRACKING_USERNAME") and not password:
+        raise Failure("MLFLOW_TRACKING_USERNAME is set, but not MLFLOW_TRACKING_PASSWORD: set both")
+    source = load_params().ingest.source
+    if isinstance(source, Sql) and not os.environ.get(source.url_env):
+        raise Failure(
+            f"{source.url_env} is not set, and ingest.source in params.yaml reads the database's URL there"
+        )
+    places = [f"{len(settings.keys())} API keys"] * bool(settings.keys())
+    places += [f"API keys in {settings.api_keys_file}"] * bool(settings.api_keys_file)
+    return ", ".join(places) or "no API keys: `serve` works on loopback only"
+
+
+def champion() -> str:
+    settings = load_settings()
+    with session(settings) as client:
+        version = registry.by_alias(client, "champion")
+        if not version and not client.search_model_versions(
+            f"name = '{experiment_name()}'", max_results=1
+        ):
+            raise Later(
+                f"nothing was ever promoted: `uv run dvc repro`, then `uv run {current_project().name} promote`"
+            )
+    if not version:
+        raise Failure(
+            f"versions are registered, but none is champion: `uv run {current_project().name} promote` a better one"
+        )
+    bundle, expected = open_bundle(Path(settings.bundle)), version.tags.get("bundle_sha256")
+    if (bundle.version, bundle.sha256) != (str(version.version), expected):
+        found = (
+            f"{settings.bundle} holds version {bundle.version}, the champion is {version.version}"
+        )
+        raise Failure(f"{found}: `uv run {current_project().name} promote` puts it there")
+    return f"version {version.version}, which is also in {settings.bundle}"
+
+
+def disk() -> str:
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    if free < GIBIBYTES:
+        raise Failure(
+            f"{free:.1f} GiB free, {GIBIBYTES} are needed: `uv run dvc gc --workspace` frees some"
+        )
+    return f"{free:.0f} GiB free"
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    "git": git,
+    "uv": uv,
+    "docker": docker,
+    "Python": python,
+    "lock file": lock_file,
+    "MLflow": tracking,
+    "DVC remote": remote,
+    "prediction log": prediction_log,
+    "audit log": audit_log,
+    "secrets": secrets,
+    "champion": champion,
+    "disk": disk,
+}
+
+
+def first_line(text: str) -> str:
+    """Return the first line, without the name and password in a URL."""
+    return redacted((text.strip().splitlines() or [""])[0])
+
+
+def ask(name: str, check: Callable[[], str]) -> Check:
+    """Make one check; whatever it raises becomes its line."""
+    answers: list[Check] = []
+
+    def answer() -> None:
+        try:
+            answers.append(Check(name, "ok", first_line(check())))
+        except Later as later:
+            answers.append(Check(name, "later", first_line(str(later))))
+        except Failure as failure:
+            answers.append(Check(name, "no", first_line(str(failure))))
+        except Exception as error:  # a diagnosis goes on, whatever a tool raises
+            answers.append(Check(name, "no", first_line(f"{type(error).__name__}: {error}")))
+
+    # In a thread, because some tools wait for minutes for what does not answer.
+    thread = Thread(target=answer, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    return (
+        answers[0]
+        if answers
+        else Check(name, "no", f"no answer for {SECONDS} seconds: is it reachable?")
+    )
+
+
+def examine() -> Iterator[Check]:
+    """Make every check, one after the other: what others build on comes first."""
+    for name, check in CHECKS.items():
+        yield ask(name, check)
+
+
+def doctor() -> None:
+    """Print a line for each check; raise a Refusal if anything required is missing."""
+    missing = []
+    for check in examine():
+        print(f"{check.state:<5}  {check.name:<14}  {check.what}", flush=True)
+        missing += [check.name] * (check.state == "no")
+    if missing:
+        raise Refusal(f"not in order: {', '.join(missing)}")
+    print("everything is in order")

@@ -1,0 +1,169 @@
+"""Spool: predictions on disk that wait for the log's database, one file of JSON lines per process.
+
+Who uses a file holds its lock, so that a file without one is of a process that has ended.
+"""
+
+import os
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from mlops_loop.prediction_log.log import Entry
+
+CHUNK = 1 << 20  # bytes that are replayed at a time
+LINE = msgspec.json.Decoder(tuple[Entry, msgspec.Raw])
+ROWS = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class Full(Exception):
+    """There is no place for a prediction: it cannot be kept, so it must not be answered."""
+
+
+def to_line(entry: Entry) -> bytes:
+    """Return the entry as a line; raise ValueError if it cannot be one."""
+    rows = entry.rows.replace(b"\n", b" ")  # JSON has line ends between values only
+    return (
+        msgspec.json.encode((msgspec.structs.replace(entry, rows=b"[]"), msgspec.Raw(rows))) + b"\n"
+    )
+
+
+def from_line(line: bytes) -> Entry:
+    """Return the entry; raise ValueError if the line holds none."""
+    entry, rows = LINE.decode(line)
+    return msgspec.structs.replace(entry, rows=bytes(rows))
+
+
+def count(entry: Entry) -> int:
+    """Return how many rows an entry has; raise ValueError if they are no JSON."""
+    return len(ROWS.decode(entry.rows))
+
+
+def size(folder: Path) -> int:
+    """Return the bytes of all files in the spool, also those of other processes."""
+    total = 0
+    for path in folder.glob("*.jsonl"):
+        with suppress(FileNotFoundError):  # replayed just now
+            total += path.stat().st_size
+    return total
+
+
+class Spool:
+    """This process's file in the spool; threads may share it."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        """Make the folder; `limit` is in bytes, of all files together."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.limit = folder, limit
+        self.mutex = threading.RLock()
+        self.file: FileIO | None = None
+        self.lock: FileLock | None = None
+        self.counts: dict[Path, int] = {}  # rows of each file that this process made
+
+    def append(self, lines: Sequence[bytes], rows: int) -> None:
+        """Write lines, of `rows` rows; when this returns they are on disk. Raises Full if they cannot be."""
+        data = b"".join(lines)
+        with self.mutex:
+            try:
+                if size(self.folder) + len(data) > self.limit:
+                    raise Full("the spool is full")
+                file = self.file or self.create()
+                path, end = Path(str(file.name)), file.tell()
+                try:
+                    write(file, data)
+                except OSError:
+                    with suppress(OSError):  # no half a line may stay, if it can be helped
+                        file.truncate(end)
+                    self.rotate()
+                    raise
+            except OSError as error:
+                raise Full(f"the spool cannot be written: {error.strerror}") from None
+            self.counts[path] += rows
+
+    def create(self) -> FileIO:
+        path = self.folder / f"{uuid.uuid4().hex}.jsonl"
+        lock = FileLock(path.with_suffix(".lock"), thread_local=False)
+        lock.acquire()  # before there is a file that another process might take
+        self.lock, self.file, self.counts[path] = lock, FileIO(path, "x"), 0
+        sync_folder(self.folder)
+        return self.file
+
+    def rotate(self) -> None:
+        """Leave the file to whoever replays it."""
+        with self.mutex:
+            if self.file:
+                self.file.close()
+            if self.lock:
+                self.lock.release()
+            self.file = self.lock = None
+
+    def rows(self) -> int:
+        """Return how many rows of this process are not in the database yet."""
+        with self.mutex:
+            self.counts = {path: rows for path, rows in self.counts.items() if path.exists()}
+            return sum(self.counts.values())
+
+
+def write(file: FileIO, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
+    os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that a new file is found again after a power cut."""
+    if os.name != "nt":  # Windows opens no folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Give whether the file is there and no process uses it; until the end, none will."""
+    lock = FileLock(path.with_suffix(".lock"), thread_local=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield path.exists()
+    finally:
+        lock.release()
+        if not path.exists():
+            with suppress(OSError):
+                path.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def chunks(path: Path) -> Iterator[tuple[list[Entry], list[bytes]]]:
+    """Yield the entries of a file, some at a time, and the lines that are none.
+
+    A last line without an end is left out: it was never acknowledged.
+    """
+    with path.open("rb") as file:
+        while lines := file.readlines(CHUNK):
+            entries, broken = [], []
+            for line in lines:
+                try:
+                    entries.append(from_line(line))
+                except ValueError:
+                    if line.endswith(b"\n"):
+                        broken.append(line)
+            yield entries, broken
+
+
+def set_aside(folder: Path, lines: Sequence[bytes]) -> Path:
+    """Keep lines that the database will not take, for a person to look at; return where."""
+    path = folder / "refused.txt"
+    with FileLock(path.with_suffix(".lock")), path.open("ab", buffering=0) as file:
+        write(file, b"".join(lines))
+    return path

@@ -1,0 +1,206 @@
+"""Audit: what was promoted, refused or rolled back, when, by whom and why. Lines are only ever added.
+
+Every line holds the hash of the one before it, so that none can be changed, removed or put in between
+unseen. Promotions also agree by it: of two that would add the same line, the database accepts one.
+"""
+
+import getpass
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from mlops_loop.base.errors import Failure, Refusal, redacted
+from mlops_loop.prediction_log.log import connect
+
+# The events after which another version is champion.
+MOVES = ("promoted", "rolled back", "returned", "restored")
+MEND = "restore that database from a backup, or begin anew under another MLFLOW_EXPERIMENT_NAME"
+
+
+class Overtaken(Failure):
+    """Another process has added a line that changes what this one builds on."""
+
+
+LINES = sa.Table(
+    "audit",
+    sa.MetaData(),
+    sa.Column("model", sa.String(250), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # 1, 2, 3, ...
+    sa.Column("line", sa.Text, nullable=False),  # JSON
+    sa.Column("sha256", sa.String(64), nullable=False),  # of the line
+)
+# The database itself refuses changes; who may drop a trigger is still found out by the hashes.
+TAKEN = "WHEN EXISTS (SELECT 1 FROM audit WHERE model = NEW.model AND number = NEW.number)"
+FORBID = "BEFORE {0} ON audit {1} BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+for dialect, statement in (
+    ("sqlite", f"CREATE TRIGGER IF NOT EXISTS audit_no_update {FORBID.format('UPDATE', '')}"),
+    ("sqlite", f"CREATE TRIGGER IF NOT EXISTS audit_no_delete {FORBID.format('DELETE', '')}"),
+    (
+        "sqlite",  # INSERT OR REPLACE would pass by the one on deletions
+        f"CREATE TRIGGER IF NOT EXISTS audit_no_replacement {FORBID.format('INSERT', TAKEN)}",
+    ),
+    (
+        "postgresql",
+        "CREATE OR REPLACE FUNCTION audit_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$",
+    ),
+    (
+        "postgresql",
+        "CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE ON audit "
+        "FOR EACH ROW EXECUTE FUNCTION audit_append_only()",
+    ),
+    (
+        "postgresql",
+        "CREATE TRIGGER audit_no_truncation BEFORE TRUNCATE ON audit "
+        "FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only()",
+    ),
+):
+    guard = sa.DDL(statement).execute_if(dialect=dialect)  # type: ignore[no-untyped-call]
+    sa.event.listen(LINES, "after_create", guard)
+
+
+def open_audit(url: str) -> sa.Engine:
+    """Return an engine on the database of the prediction log, with the audit's table made if need be."""
+    try:
+        engine = connect(url)
+        try:
+            LINES.metadata.create_all(engine)
+        except SQLAlchemyError:  # another process may have made it just now
+            LINES.metadata.create_all(engine)
+        return engine
+    except SQLAlchemyError as error:
+        raise unusable(error) from None
+
+
+def who() -> str:
+    """Return who runs this: the person who started the workflow, or the user of this machine."""
+    try:
+        return os.environ.get("GITHUB_ACTOR") or getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a user without a name
+        return f"uid {os.getuid()}"
+
+
+def parsed(number: int, line: str, digest: str) -> dict[str, Any]:
+    """Return a line with its own number and hash; refuse one that nobody can read."""
+    if sha256(line.encode()).hexdigest() != digest:
+        raise Refusal(f"line {number} of the audit log is not what was written: {MEND}")
+    return {**json.loads(line), "number": number, "sha256": digest}
+
+
+@contextmanager
+def connected(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Give a connection that reads large results in parts; what the database raises becomes a Failure."""
+    try:
+        with engine.connect() as connection:
+            yield connection.execution_options(stream_results=True)
+    except SQLAlchemyError as error:
+        raise unusable(error) from None
+
+
+def unusable(error: Exception) -> Failure:
+    reason = redacted(str(error).splitlines()[0])
+    return Failure(f"the audit log, see PREDICTION_LOG_URL, cannot be used: {reason}")
+
+
+def query(model: str) -> sa.Select[Any]:
+    return sa.select(LINES.c.number, LINES.c.line, LINES.c.sha256).where(LINES.c.model == model)
+
+
+def read(engine: sa.Engine, model: str) -> Iterator[dict[str, Any]]:
+    """Yield the lines of one model's log, oldest first, with their hashes."""
+    with connected(engine) as connection:
+        for row in connection.execute(query(model).order_by(LINES.c.number)):
+            yield parsed(*row)
+
+
+def newest(engine: sa.Engine, model: str, lines: int) -> list[dict[str, Any]]:
+    """Return the newest lines, oldest first."""
+    with connected(engine) as connection:
+        rows = connection.execute(query(model).order_by(LINES.c.number.desc()).limit(lines)).all()
+    return [parsed(*row) for row in reversed(rows)]
+
+
+def last(engine: sa.Engine, model: str, *events: str) -> dict[str, Any] | None:
+    """Return the newest line of these events."""
+    # No text inside a line can look like this: its quotation marks would be escaped.
+    wanted = sa.or_(*(LINES.c.line.contains(f'"event": "{event}"') for event in events))
+    with connected(engine) as connection:
+        found = query(model).where(wanted).order_by(LINES.c.number.desc()).limit(1)
+        row = connection.execute(found).first()
+    return parsed(*row) if row else None
+
+
+def append(
+    engine: sa.Engine,
+    model: str,
+    seen: dict[str, Any] | None,
+    after: tuple[str, ...] = MOVES,
+    /,
+    **facts: Any,
+) -> dict[str, Any]:
+    """Add a line; return it. `seen` is the last line of the events `after`, which it builds on, if any.
+
+    Raises Overtaken if another process has added one of these since: then what was found no longer holds.
+    """
+    while True:
+        end, newer = newest(engine, model, 1), last(engine, model, *after) if after else None
+        if newer != seen:
+            version = newer["version"] if newer and newer["event"] in MOVES else "none"
+            moved = f"another process made version {version} champion: run this again"
+            raise Overtaken(
+                f"meanwhile {moved if after == MOVES else 'another process began to retrain'}"
+            )
+        entry = {
+            "model": model,
+            "number": end[0]["number"] + 1 if end else 1,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "by": who(),
+            **facts,
+            "previous_sha256": end[0]["sha256"] if end else "",
+        }
+        line = json.dumps(entry, ensure_ascii=False, allow_nan=False)
+        digest = sha256(line.encode()).hexdigest()
+        row = {"model": model, "number": entry["number"], "line": line, "sha256": digest}
+        try:
+            with engine.begin() as connection:
+                connection.execute(sa.insert(LINES), row)
+            return entry | {"sha256": digest}
+        except IntegrityError:
+            continue  # another process has just added a line of this number: look at it
+        except SQLAlchemyError as error:
+            raise unusable(error) from None
+
+
+def verify(engine: sa.Engine, model: str, anchors: Mapping[str, str]) -> list[str]:
+    """Return what is wrong with the log, line by line; nothing if it is whole.
+
+    `anchors` are hashes of lines that must be there, and the versions that they are about: without them
+    nobody could see that the last lines are gone.
+    """
+    problems, missing, before, expected = list[str](), dict(anchors), "", 1
+    with connected(engine) as connection:
+        for number, line, digest in connection.execute(query(model).order_by(LINES.c.number)):
+            try:
+                entry = json.loads(line)
+                told = entry["number"], entry["model"], entry["previous_sha256"]
+            except (ValueError, KeyError, TypeError):
+                told = None
+            if sha256(line.encode()).hexdigest() != digest:
+                problems.append(f"line {number} was changed: its hash is another")
+            elif number != expected:
+                problems.append(f"line {expected} is missing")
+            elif told != (number, model, before):
+                problems.append(
+                    f"line {number} does not follow the one before it: either was changed"
+                )
+            missing.pop(digest, None)
+            before, expected = digest, number + 1
+    problems += [f"the line about version {version} is missing" for version in missing.values()]
+    return problems

@@ -1,0 +1,278 @@
+"""Promote: register the bundle as a version, judge it by every gate, crown it or say why not."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mlops_loop.base import files
+from mlops_loop.base.errors import Failure, Refusal
+from mlops_loop.base.files import BUNDLE, MODEL, PARAMS, TEST, TRAIN
+from mlops_loop.base.params import (
+    BehaviourGate,
+    ChampionGate,
+    EvaluateParams,
+    Gates,
+    LabelsGate,
+    load_params,
+)
+from mlops_loop.base.settings import load_settings
+from mlops_loop.contract.schema import Schema
+from mlops_loop.data import tables
+from mlops_loop.metrics import tasks
+from mlops_loop.metrics.calibration import held_out_scores
+from mlops_loop.metrics.gate_result import GateResult
+from mlops_loop.release import audit, gates, registry, smoke_test
+from mlops_loop.release.champion import SETTLED, install, install_version, record, settle, target
+from mlops_loop.scoring.bundle import CARDS, HELD_OUT, Bundle, open_bundle
+from mlops_loop.scoring.scorer import open_scorer
+from mlops_loop.scoring.skops_model import columns, load
+from mlops_loop.tracking import runs
+from mlops_loop.tracking.session import experiment_name, session
+from mlops_loop.training import behaviour, card
+from mlops_loop.training.export import SECTIONS
+
+SHOWN = 3  # reasons in the line that tells of a refusal; the table and the records have all
+
+
+def judge(candidate: Bundle, rival: Bundle | None, window: pd.DataFrame) -> list[GateResult]:
+    """Return what every gate says of the candidate; both models are scored on the same window."""
+    params, schema, decision = load_params(), candidate.schema, candidate.manifest
+    # First, because a bundle that does not start cannot be asked anything.
+    started = smoke_test.verdicts(candidate, window, params.gates)
+    if any(verdict.passed is False and verdict.gate == "server" for verdict in started):
+        others = [
+            name for name in Gates.model_fields if name not in ("max_rows", "server", "latency")
+        ]
+        return started + [
+            GateResult(name, "the server comes first", None, "", None) for name in others
+        ]
+    task, scorer, minimum = tasks.of(schema), open_scorer(candidate), params.evaluate.min_slice_rows
+    truth, scores = task.truth(window, schema), score(candidate, window)
+    usual = task.baseline(tables.read_table(TRAIN), window, schema, params.evaluate.baseline_by)
+    measured, naive = (
+        task.measure(truth, found, decision, schema, params.evaluate) for found in (scores, usual)
+    )
+    judged = window, truth, scores
+    rivals = score(rival, window) if rival else None
+
+    def champion(limits: ChampionGate) -> list[GateResult]:
+        if rivals is None:
+            return [GateResult("champion", "there is none of this target", None, "", None)]
+        return gates.champion(*judged, rivals, decision, schema, limits)
+
+    def labels(limits: LabelsGate) -> list[GateResult]:
+        if rival is None or rivals is None or not (rival.folder / HELD_OUT).is_file():
+            return [
+                GateResult("labels", "there is no champion of this target to tell", None, "", None)
+            ]
+        held_out = tables.read_table(rival.folder / HELD_OUT)
+        given = rival.manifest, schema, params.evaluate
+        now = skill(window, truth, rivals, *given)
+        known, scored = held_out_scores(held_out, schema)
+        before = skill(held_out, known, scored, *given)
+        return gates.labels(now, before, task.GATES, limits)
+
+    def behaves(limits: BehaviourGate) -> list[GateResult]:
+        declared = behaviour.load_behaviour(schema)
+        ask = partial(score, candidate)
+        return behaviour.verdicts(
+            behaviour.check(declared, window, ask, schema, limits.rows, decision)
+        )
+
+    judges: dict[str, Callable[[Any], list[GateResult]]] = {
+        "leakage": lambda limits: gates.leakage(schema, limits),
+        "labels": labels,
+        "parity": lambda limits: gates.parity(load(MODEL), scorer, window, schema, limits),
+        "size": lambda limits: gates.size(candidate.folder, limits),
+        "baseline": lambda limits: gates.baseline(measured, naive, task.GATES, limits),
+        "champion": champion,
+        "slices": lambda limits: gates.slices(*judged, schema, minimum, limits),
+        "calibration": lambda limits: gates.calibration_error(
+            truth, scores, decision, schema, params.evaluate, limits
+        ),
+        "fairness": lambda limits: gates.fairness(*judged, decision, schema, minimum, limits),
+        "behaviour": behaves,
+    }
+    return [*started, *gates.judge(judges, params.gates)]
+
+
+def skill(
+    table: pd.DataFrame,
+    truth: np.ndarray,
+    scores: np.ndarray,
+    decision: dict[str, Any],
+    schema: Schema,
+    params: EvaluateParams,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the metrics of scores, and of the constant answer that suits these rows best."""
+    task = tasks.of(schema)
+    constant = task.baseline(table, table, schema, None)
+    both = (task.measure(truth, found, decision, schema, params) for found in (scores, constant))
+    return next(both), next(both)
+
+
+def score(bundle: Bundle, table: pd.DataFrame) -> np.ndarray:
+    """Return a bundle's scores of the rows of a table, of shape (rows, classes) or (rows, 1)."""
+    return open_scorer(bundle).scores(columns(table, bundle.schema))
+
+
+def opponent(champion: Bundle, candidate: Bundle) -> Bundle | None:
+    """Return the champion, if it is one to compare with: of the same target."""
+    old, new = champion.schema, candidate.schema
+    if (old.task, old.target) != (new.task, new.target):
+        return None
+    begin = "so the two cannot be compared: begin a new MLFLOW_EXPERIMENT_NAME"
+    if old.classes != new.classes:
+        raise Failure(f"the champion knows other classes of {new.target!r}, {begin}")
+    if gone := [name for name in old.features if name not in new.used]:
+        raise Failure(
+            f"the champion predicts from {gone[0]!r}, which schema.yaml no longer has, {begin}"
+        )
+    for name, column in old.features.items():
+        if column.type != (now := new.used[name].type):
+            raise Failure(
+                f"to the champion {name!r} is of type {column.type}, now it is {now}, {begin}"
+            )
+    return champion
+
+
+def show(verdicts: list[GateResult]) -> None:
+    """Print the table of gates."""
+    table = Table("gate", "what", "value", "limit", "verdict", title="What the gates say")
+    words = {True: "passed", False: "[bold red]REFUSED", None: "[dim]not judged"}
+    for verdict in verdicts:
+        value = "" if verdict.value is None else f"{verdict.value:.4g}"
+        row = (verdict.gate, verdict.measure, value, verdict.limit)
+        table.add_row(*map(escape, row), words[verdict.passed])
+    Console().print(table)
+
+
+def reasons(verdicts: list[GateResult]) -> list[str]:
+    """Return why a candidate is refused; nothing if it is not."""
+    found = []
+    for verdict in (verdict for verdict in verdicts if verdict.passed is False):
+        value = "" if verdict.value is None else f" {verdict.value:.4g}"
+        asked = f", asked for {verdict.limit}" if verdict.limit else ""
+        found.append(f"{verdict.gate}: {verdict.measure}{value}{asked}")
+    return found
+
+
+def log_card(client: MlflowClient, version: ModelVersion, bundle: Bundle) -> None:
+    """Log the model card with the verdicts to the version's run."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(shutil.copytree(bundle.folder, Path(name) / "card"))
+        card.finish(folder, record(version))
+        for file in sorted(CARDS):
+            client.log_artifact(
+                version.run_id, str(folder / file), f"card/version-{version.version}"
+            )
+
+
+def check_inputs(candidate: Bundle) -> None:
+    """Raise a Failure if the work tree is no longer what the candidate was made from."""
+    made, now = candidate.manifest, load_params().model_dump(mode="json", include=SECTIONS)
+    changed = [
+        name for name, digest in made["inputs_sha256"].items() if files.sha256(Path(name)) != digest
+    ]
+    if changed or made["params"] != now:
+        raise Failure(
+            f"{BUNDLE} was not made from this {(changed or [PARAMS])[0]}: run `uv run dvc repro`"
+        )
+
+
+def find_commit(client: MlflowClient, log: sa.Engine, version: ModelVersion) -> ModelVersion:
+    """Give a version of uncommitted changes its commit, once there is one; `reproduce` tests it."""
+    found = runs.lineage()
+    if not found["git_commit"] or found["git_commit"].endswith("-dirty"):
+        print(
+            "note: this version has changes that no commit holds; commit them, and promote again to say so"
+        )
+        return version
+    for key, value in found.items():
+        client.set_model_version_tag(version.name, version.version, key, value)
+    reason = "what it was made from is in this commit now"
+    facts = {"version": str(version.version), "reason": reason, **found}
+    audit.append(
+        log, version.name, audit.last(log, version.name, *audit.MOVES), event="committed", **facts
+    )
+    return client.get_model_version(version.name, version.version)
+
+
+def promote() -> dict[str, Any]:
+    """Register the bundle, judge it, crown or refuse it; return the champion's record.
+
+    Either way the folder that is served holds the registry's champion afterwards, and the audit log a line.
+    """
+    settings, limits, folder, name = (
+        load_settings(),
+        load_params().gates,
+        target(),
+        experiment_name(),
+    )
+    candidate, window = open_bundle(BUNDLE), tables.read_sample(TEST, limits.max_rows)
+    check_inputs(candidate)
+    with session(settings) as client:
+        log = audit.open_audit(settings.prediction_log_url)
+        champion = settle(client, log)
+        seen = audit.last(log, name, *audit.MOVES)
+        install(client, folder)
+        version = registry.register(client, runs.record_training(client), candidate)
+        if (version.tags["git_commit"] or "-dirty").endswith("-dirty"):
+            version = find_commit(client, log, version)
+        if champion and champion.version == version.version:
+            log_card(client, version, candidate)  # which a crash may have prevented
+            return (install(client, folder) or {}) | {"new": False}
+        if when := version.tags.get("rolled_back"):
+            back = f"train another one, or return to it by `rollback {version.version}`"
+            raise Refusal(f"version {version.version} was rolled back: {when.strip()}; {back}")
+        rival = opponent(open_bundle(folder), candidate) if champion else None
+        with Console(stderr=True).status("The candidate is started, asked and compared"):
+            verdicts = judge(candidate, rival, window)
+        show(verdicts)
+        found, gates = reasons(verdicts), [asdict(verdict) for verdict in verdicts]
+        against = "; ".join(found)
+        client.set_model_version_tag(name, version.version, "gates", json.dumps(gates))
+        facts = {
+            "version": str(version.version),
+            "before": str(champion.version) if champion else None,
+            "reason": against or "it passed every gate",
+            "gates": gates,
+            "data_sha256": candidate.manifest["data_sha256"],
+            **{key: version.tags.get(key) for key in ("bundle_sha256", "git_commit", "dvc_lock")},
+        }
+        if against:
+            line = audit.append(
+                log, name, audit.last(log, name, *audit.MOVES), event="refused", **facts
+            )
+            client.set_registered_model_alias(name, "challenger", version.version)
+            client.set_model_version_tag(name, version.version, "refused", against)
+            client.set_model_version_tag(name, version.version, SETTLED, line["sha256"])
+        else:
+            audit.append(log, name, seen, event="promoted", **facts)
+            settle(client, log)
+            shutil.rmtree(
+                settings.challenger, ignore_errors=True
+            )  # it was compared with the former one
+        version = client.get_model_version(name, version.version)
+        log_card(client, version, candidate)
+        if against:
+            install_version(version, Path(settings.challenger))  # for TRAFFIC, should that be set
+            more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+            raise Refusal(
+                f"version {version.version} stays a challenger: {'; '.join(found[:SHOWN])}{more}"
+            )
+        return (install(client, folder) or {}) | {"new": True}

@@ -1,0 +1,97 @@
+"""Scorer: the model of a bundle. Columns in, scores or answers out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mlops_loop.base.errors import Failure, Refusal
+from mlops_loop.scoring.bundle import Bundle
+from mlops_loop.scoring.predictions import answerer
+
+Columns = Mapping[
+    str, Sequence[Any] | np.ndarray
+]  # every feature of the contract; None is a missing value
+Scores = Callable[[Columns], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The model of a bundle, ready to score; threads may share it."""
+
+    scores: Scores  # gives probabilities, shape (rows, classes), or for a regression values, shape (rows, 1)
+    answers: Callable[[np.ndarray], list[Any]]  # gives structs, which msgspec writes as JSON
+
+    def score(self, columns: Columns) -> list[dict[str, Any]]:
+        """Return the answer for each row, as the API gives it."""
+        found: list[dict[str, Any]] = msgspec.to_builtins(self.answers(self.scores(columns)))
+        return found
+
+
+def onnx_scores(bundle: Bundle) -> Scores:
+    """Return what scores with model.onnx, in ONNX Runtime."""
+    import onnxruntime  # here, because a model in skops does without
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # small batches lose more to threads than they gain
+    path = bundle.folder / "model.onnx"
+    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    features, categorical = list(bundle.schema.features), set(bundle.schema.categorical)
+    inputs = [found.name for found in session.get_inputs()]  # in the order of the features
+    output = session.get_outputs()[-1].name  # a classifier's first one is the label
+
+    def scores(columns: Columns) -> np.ndarray:
+        feed = {}
+        for name, given in zip(features, inputs, strict=True):
+            values, text = columns[name], name in categorical
+            if text:
+                gaps = isinstance(values, list) and None in values
+                array = np.array(
+                    [value or "" for value in values] if gaps else values, dtype=object
+                )
+            else:
+                array = np.asarray(values, dtype=np.float32)
+            feed[given] = array.reshape(-1, 1)
+        result: np.ndarray = session.run([output], feed)[0]
+        return result
+
+    return scores
+
+
+def skops_scores(bundle: Bundle) -> Scores:
+    """Return what scores with model.skops, in scikit-learn."""
+    try:
+        from mlops_loop.scoring.skops_model import open_model
+    except ImportError as error:
+        need = "its model needs the group serve-skops (SERVE_GROUP of deploy/Dockerfile)"
+        raise Failure(
+            f"{bundle.folder} cannot be served here, {error.name} is missing: {need}"
+        ) from None
+    return open_model(bundle.folder / "model.skops", bundle.schema)
+
+
+FORMATS = {"model.onnx": onnx_scores, "model.skops": skops_scores}
+
+
+def open_scorer(bundle: Bundle) -> Scorer:
+    """Return the scorer of a bundle, by the model file that its manifest lists.
+
+    Raises Refusal for any other kind of file, and one that cannot be read; Failure for a model with types
+    that nobody has reviewed. A pickle is never opened: it could run any code.
+    """
+    models = [name for name in bundle.manifest["files"] if name.startswith("model.")]
+    if len(models) != 1 or models[0] not in FORMATS:
+        found = ", ".join(models) or "no model"
+        raise Refusal(
+            f"{bundle.folder} holds {found}: it must be one of {', '.join(FORMATS)}, never a pickle"
+        )
+    try:
+        scores = FORMATS[models[0]](bundle)
+    except Failure:
+        raise
+    except Exception as error:  # of as many kinds as there are engines
+        reason = str(error).strip().partition("\n")[0]
+        raise Refusal(f"{bundle.folder / models[0]} cannot be loaded: {reason}") from None
+    return Scorer(scores, answerer(bundle.manifest))

@@ -1,0 +1,87 @@
+"""Models in skops files: written, read and scored. Only this module needs scikit-learn to serve."""
+
+import io
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import skops.io
+from sklearn.pipeline import Pipeline
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+from mlops_loop.base import project
+from mlops_loop.base.errors import Failure
+from mlops_loop.contract.schema import Schema
+from mlops_loop.scoring.scorer import Columns, Scores
+
+
+def inputs(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """Return the features as the model takes them: numbers as float32, categories as text.
+
+    float32 in training too, because the exported graph computes in it: both then take the same
+    branch at every split. A missing category is an empty text.
+    """
+    numbers = table[schema.numeric].astype("float32")
+    categories = table[schema.categorical].astype(object).fillna("")
+    return pd.concat([numbers, categories], axis="columns")[list(schema.features)]
+
+
+def columns(table: pd.DataFrame, schema: Schema) -> dict[str, Any]:
+    """Return the features as the scorer takes them."""
+    features = inputs(table, schema)
+    return {name: values.to_numpy() for name, values in features.items()}
+
+
+def scores(model: Pipeline, table: pd.DataFrame, schema: Schema) -> np.ndarray:
+    """Return probabilities, shape (rows, classes), or for a regression values, shape (rows, 1)."""
+    rows = inputs(table, schema)
+    found = model.predict_proba(rows) if schema.classes else model.predict(rows).reshape(-1, 1)
+    return np.asarray(found)
+
+
+def save(model: Pipeline, path: Path) -> None:
+    """Write the model as skops, so that equal models give equal bytes.
+
+    skops names objects by their memory address and stamps the time; we number them instead.
+    """
+    if hasattr(model[-1], "_bin_mapper"):
+        model[-1]._bin_mapper.n_threads = 1  # a trace of the machine that matters for speed only
+    source = zipfile.ZipFile(io.BytesIO(skops.io.dumps(model)))
+    text = source.read("schema.json").decode()
+    address = re.compile(r'(?<="__id__": )\d+|(?<=")\d+(?=\.npy")')
+    numbers = {old: str(new) for new, old in enumerate(dict.fromkeys(address.findall(text)))}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        text = address.sub(lambda found: numbers[found[0]], text)
+        target.writestr(zipfile.ZipInfo("schema.json"), text)
+        for old, new in numbers.items():
+            if f"{old}.npy" in source.namelist():
+                target.writestr(zipfile.ZipInfo(f"{new}.npy"), source.read(f"{old}.npy"))
+
+
+def load(path: Path) -> Pipeline:
+    """Return the model in a skops file; refuse types that the project does not trust."""
+    trusted = project.trusted_types()
+    try:
+        if unknown := set(skops.io.get_untrusted_types(file=path)) - set(trusted):
+            names = ", ".join(sorted(unknown))
+            raise Failure(f"{path} contains {names}: review, then add to TRUSTED_TYPES in model.py")
+        return skops.io.load(path, trusted=trusted)
+    except (FileNotFoundError, zipfile.BadZipFile, KeyError):
+        raise Failure(f"{path} is missing or corrupt: run `uv run dvc repro -f train`") from None
+
+
+def open_model(path: Path, schema: Schema) -> Scores:
+    """Return what scores with a skops file; raise Failure if it holds types that nobody trusts."""
+    fitted = load(path)
+    threads = (
+        ThreadpoolController()
+    )  # after the model, which brings the libraries that have threads
+
+    def score(columns: Columns) -> np.ndarray:
+        with threads.limit(limits=1):  # small batches lose more to threads than they gain
+            return scores(fitted, pd.DataFrame(dict(columns)), schema)
+
+    return score

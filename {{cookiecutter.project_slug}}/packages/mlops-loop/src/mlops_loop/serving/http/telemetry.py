@@ -1,0 +1,97 @@
+"""Observe: what the server tells of itself: its log, a JSON object a line, and traces where they are wanted.
+
+Neither holds who asked, with which key, or what: paths are those of the routes, exceptions have no texts.
+"""
+
+import json
+import logging
+import os
+import traceback
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from mlops_loop.base.errors import redacted
+from mlops_loop.base.project import current_project
+
+FIELDS = (
+    "request_id",
+    "method",
+    "path",
+    "status",
+    "milliseconds",
+)  # of a request, besides its message
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+LOGGER = logging.getLogger(f"{__package__}.requests")
+
+
+class JsonLines(logging.Formatter):
+    """Formats a record as one line of JSON; `time` is UTC."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, Any] = {"time": at, "level": record.levelname, "logger": record.name}
+        line["message"] = redacted(record.getMessage())
+        line |= {
+            name: value for name in FIELDS if (value := getattr(record, name, None)) is not None
+        }
+        if record.exc_info and (error := record.exc_info[1]):
+            line["exception"] = unworded(error)
+        return json.dumps(line)
+
+
+def unworded(error: BaseException) -> str:
+    """Return an exception's type and place, and its cause's, without their texts: they may quote rows."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    said = f"{frames}{type(error).__module__}.{type(error).__qualname__}"
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return f"{unworded(cause)}\n\n{said}" if cause else said
+
+
+def logging_config() -> dict[str, Any]:
+    """Return the configuration of all logging in a server's process, as uvicorn's log_config takes it.
+
+    uvicorn's own line on each request names the client and the raw path; `log_request` writes another one.
+    """
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"json": {"()": f"{__name__}.{JsonLines.__name__}"}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+        "root": {"handlers": ["stderr"], "level": "INFO"},
+        "loggers": {"uvicorn.access": {"level": "CRITICAL"}},
+    }
+
+
+def log_request(method: str, path: str, status: int, seconds: float, request_id: str) -> None:
+    """Log one request; `path` is its route's."""
+    more = {"request_id": request_id, "method": method, "path": path, "status": status}
+    more["milliseconds"] = round(seconds * 1000, 3)
+    LOGGER.info("%s %s %d", method, path, status, extra=more)
+
+
+@cache  # one provider, and one exporter, for all apps of this process
+def telemetry() -> dict[str, Any]:
+    """Return what FastAPI takes as `telemetry`: traces, if the environment has an OTLP endpoint.
+
+    FastAPI adds the exporter when the app starts, and flushes it when it ends.
+    """
+    off = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+    if not any(map(os.environ.get, ENDPOINTS)):
+        return off
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # here, because it costs memory
+    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+    class Nameless(SpanProcessor):
+        """Blanks what a client may have put into its URL; the route stays."""
+
+        def on_start(self, span: Any, parent_context: Any = None) -> None:  # noqa: ARG002
+            for name in ("url.path", "url.query"):
+                if name in (span.attributes or ()):
+                    span.set_attribute(name, "REDACTED")
+
+    service = os.environ.get("OTEL_SERVICE_NAME") or current_project().name
+    resource = Resource.create({SERVICE_NAME: service})
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(Nameless())
+    return off | {"tracing": True, "tracer_provider": provider, "auto_configure": True}

@@ -1,0 +1,46 @@
+"""Served: a bundle made ready to answer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mlops_loop.base.errors import Refusal
+from mlops_loop.scoring.bundle import Bundle, open_bundle
+from mlops_loop.scoring.scorer import Scorer, open_scorer
+from mlops_loop.serving.request_schema import Reader, Rows
+
+
+@dataclass(frozen=True)
+class Served:
+    bundle: Bundle
+    reader: Reader
+    scorer: Scorer
+
+    @property
+    def version(self) -> str:
+        return self.bundle.version
+
+    def score(self, rows: Rows) -> tuple[list[Any], np.ndarray]:
+        """Return the answer for each row, and the scores behind them."""
+        scores = self.scorer.scores(rows.columns)
+        return self.scorer.answers(scores), scores
+
+
+def load(folder: Path, secret: bytes = b"") -> Served:
+    """Return the bundle in a folder, ready and warm: it has answered its example.
+
+    Raises Failure if there is none, and Refusal if it cannot be served.
+    """
+    bundle = open_bundle(folder)
+    served = Served(bundle, Reader(bundle.schema, secret), open_scorer(bundle))
+    try:
+        served.score(
+            served.reader.read(msgspec.json.encode({"rows": [bundle.manifest["example"]]}))
+        )
+    except Exception as error:  # of as many kinds as there are engines
+        reason = str(error).partition("\n")[0]
+        raise Refusal(f"the bundle in {folder} does not answer its own example: {reason}") from None
+    return served

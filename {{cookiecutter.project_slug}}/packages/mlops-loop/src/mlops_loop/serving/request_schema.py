@@ -1,0 +1,258 @@
+"""Rows: what the API is sent, read and checked against the contract as fast as that can be done."""
+
+import hmac
+import json
+import re
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from math import ceil, floor
+from operator import attrgetter
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from mlops_loop.contract.limits import MAX_ROWS, ODD_NAME
+from mlops_loop.contract.schema import Column, Schema
+
+LENGTH = Meta(min_length=1, max_length=MAX_ROWS)
+EXACT = 2**53  # up to here every integer is a float, too
+UNKNOWN = "there is a key that the contract does not know"
+NOT_A_COLUMN = "(unknown column)"  # stands for one that a client made up
+TOLD = {  # msgspec's words that would echo what was sent, and ours
+    r"Object contains unknown field .*": UNKNOWN,
+    r"Invalid enum value .*": "is none of the contract's categories",
+}
+
+
+class Invalid(Exception):
+    """A request that cannot be answered: its HTTP status, what is wrong, and where.
+
+    `column` is the one that broke the contract, if one did; it is never the client's text.
+    """
+
+    def __init__(
+        self, status: int, text: str, place: Sequence[str | int] = (), column: str = ""
+    ) -> None:
+        super().__init__(text)
+        self.status, self.text, self.place, self.column = status, text, ["body", *place], column
+        match place:
+            case ["rows", int(), str(name)]:
+                self.column = name
+            case ["rows", int()] if text == UNKNOWN:
+                self.column = NOT_A_COLUMN
+
+    @property
+    def detail(self) -> list[dict[str, Any]]:
+        return [{"loc": self.place, "msg": self.text, "type": "value_error"}]
+
+
+class Repeated(Exception):
+    """A JSON object names a key twice."""
+
+
+def value_type(column: Column) -> Any:
+    """Return the type of one value: strict, within the contract's range or categories."""
+    low, high = column.limits
+    number: Any = Annotated[float, Meta(ge=low, le=high)]
+    if column.type == "integer":  # 5.0 is one as well: to JSON they are the same
+        number = Annotated[float, Meta(ge=low, le=high, multiple_of=1)]
+        if max(-low, high) <= EXACT:
+            number = Annotated[int, Meta(ge=ceil(low), le=floor(high))] | number
+    known: Any = str if column.unseen else Literal[column.categories]
+    kinds: dict[str, Any] = {"category": known, "boolean": bool}
+    kind = kinds.get(column.type, number)
+    return kind | None | UnsetType if column.nullable else kind
+
+
+def value_schema(column: Column, missing: tuple[str, ...]) -> dict[str, Any]:
+    """Return the JSON Schema of one value."""
+    text = f"{column.description} ({column.unit})" if column.unit else column.description
+    low, high = column.limits
+    kinds: dict[str, dict[str, Any]] = {
+        "boolean": {"type": "boolean"},
+        "integer": {"type": "integer", "minimum": ceil(low), "maximum": floor(high)},
+        "number": {"type": "number", "minimum": low, "maximum": high},
+        "category": {"type": "string", "enum": list(column.categories or ())},
+    }
+    found = kinds[column.type]
+    if column.unseen:
+        text += f" Known are {', '.join(column.categories or ())}; others are taken as unknown."
+        found = {"type": "string"}
+        if not column.nullable:
+            found["not"] = {"enum": list(missing)}
+    if column.nullable:
+        found["type"] = [found["type"], "null"]
+        if "enum" in found:
+            found["enum"].append(None)
+    return {"description": text.strip(), **found}
+
+
+def row_schema(schema: Schema) -> dict[str, Any]:
+    """Return the JSON Schema of a row."""
+    features = schema.features.items()
+    return {
+        "type": "object",
+        "title": "Row",
+        "properties": {name: value_schema(column, schema.missing) for name, column in features},
+        "required": [name for name, column in features if not column.nullable],
+        "additionalProperties": False,
+    }
+
+
+def rows_schema(example: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON Schema of a request's body."""
+    rows = {
+        "type": "array",
+        "items": {"$ref": "#/components/schemas/Row"},
+        "minItems": 1,
+        "maxItems": MAX_ROWS,
+    }
+    return {
+        "type": "object",
+        "title": "Rows",
+        "properties": {"rows": rows},
+        "required": ["rows"],
+        "additionalProperties": False,
+        "example": {"rows": [example]},
+    }
+
+
+class Rows(NamedTuple):
+    """What was asked: the rows, and the same as columns, in which None is a missing value."""
+
+    rows: list[Any]
+    columns: dict[str, list[Any]]
+
+
+class Reader:
+    """Reads requests as the contract has them. `secret` keys the hashes of sensitive columns in the log."""
+
+    def __init__(self, schema: Schema, secret: bytes = b"") -> None:
+        # Columns may have any name, fields may not: the n-th one is f<n>.
+        features = {
+            f"f{place}": (name, column)
+            for place, (name, column) in enumerate(schema.features.items())
+        }
+        members: list[Any] = [
+            (field, value_type(column), *([UNSET] if column.nullable else []))
+            for field, (_, column) in features.items()
+        ]
+        names = {field: name for field, (name, _) in features.items()}
+        # Where a name cannot be a field's, rows are read as mappings first, and their keys are replaced.
+        self.fields = (
+            {name: field for field, name in names.items()}
+            if any(map(ODD_NAME.search, names.values()))
+            else {}
+        )
+        self.names = (
+            names if self.fields else {name: name for name in names.values()}
+        )  # as errors call them
+        options: Any = {"rename": None if self.fields else names, "kw_only": True}
+        options |= {"forbid_unknown_fields": True}
+        row: Any = msgspec.defstruct("Row", members, gc=False, **options)
+        self.type: Any = Annotated[list[row], LENGTH]
+        kind = Annotated[list[dict[str, Any]], LENGTH] if self.fields else self.type
+        body = msgspec.defstruct("Rows", [("rows", kind)], forbid_unknown_fields=True)
+        self.decoder: Any = msgspec.json.Decoder(body)
+        self.encode = msgspec.json.Encoder().encode
+        self.getters = [
+            (name, attrgetter(field), column.nullable) for field, (name, column) in features.items()
+        ]
+        self.open = [(name, column.nullable) for name, column in features.values() if column.unseen]
+        self.missing, self.secret = set(schema.missing), secret
+        self.sensitive = [name for name, column in schema.features.items() if column.sensitive]
+
+    def read(self, body: bytes) -> Rows:
+        """Return the rows of a JSON body {"rows": [...]}; raise Invalid if it breaks the contract."""
+        try:
+            rows: list[Any] = self.decoder.decode(body).rows
+            if self.fields:
+                rows = msgspec.convert(self.translated(rows), self.type)
+        except msgspec.ValidationError as error:
+            raise told(str(error), names=self.names) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise Invalid(400, "this is not JSON") from None
+        columns, absent = self.columns(rows)
+        # Each key has one colon. Are there more, some are in texts, or a key is there twice.
+        if body.count(b":") != 1 + len(rows) * len(columns) - absent:
+            refuse_repeated(body)
+        return Rows(rows, columns)
+
+    def from_records(self, records: Sequence[Mapping[str, Any]]) -> Rows:
+        """Return the rows of mappings; raise Invalid if they break the contract."""
+        try:
+            given = self.translated(records) if self.fields else records
+            rows: list[Any] = msgspec.convert(given, self.type)
+        except msgspec.ValidationError as error:
+            raise told(str(error), ["rows"], self.names) from None
+        return Rows(rows, self.columns(rows)[0])
+
+    def columns(self, rows: list[Any]) -> tuple[dict[str, list[Any]], int]:
+        """Return the rows as columns, and how many values are not there; raise Invalid for some of these.
+
+        Where any text is allowed, some stand for a missing value.
+        """
+        found, absent = {name: list(map(get, rows)) for name, get, _ in self.getters}, 0
+        for name, _, nullable in self.getters:
+            if nullable and (gaps := found[name].count(UNSET)):
+                absent += gaps
+                found[name] = [None if value is UNSET else value for value in found[name]]
+        for name, nullable in self.open:
+            if not self.missing.isdisjoint(found[name]):
+                if not nullable:
+                    place = next(n for n, value in enumerate(found[name]) if value in self.missing)
+                    raise Invalid(422, "is missing", ["rows", place, name])
+                found[name] = [None if value in self.missing else value for value in found[name]]
+        return found, absent
+
+    def translated(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return mappings with the fields' names; keys that are not known stay unknown."""
+        return [{self.fields.get(key, ""): value for key, value in row.items()} for row in records]
+
+    def dump(self, rows: list[Any], outputs: list[Any]) -> bytes:
+        """Return [[features, output], ...] as JSON, for the log.
+
+        Columns that the contract marks as sensitive are left out or, if there is a secret, hashed.
+        """
+        if self.fields:
+            rows = [{self.names[key]: row[key] for key in row} for row in msgspec.to_builtins(rows)]
+        if self.sensitive:
+            rows = [self.without(row) for row in msgspec.to_builtins(rows)]
+        return self.encode(list(zip(rows, outputs, strict=True)))
+
+    def without(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a row as the log may have it."""
+        for name in self.sensitive:
+            if (value := row.pop(name, None)) is not None and self.secret:
+                row[name] = hmac.new(self.secret, str(value).encode(), sha256).hexdigest()
+        return row
+
+
+def refuse_repeated(body: bytes) -> None:
+    """Raise Invalid if a JSON text names a key twice in one object: readers would not agree on it."""
+    try:
+        json.loads(body, object_pairs_hook=once)
+    except Repeated:
+        raise Invalid(400, "a key is there twice in one object") from None
+
+
+def once(pairs: list[tuple[str, Any]]) -> None:
+    """Raise Repeated if an object names a key twice."""
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise Repeated
+
+
+def told(text: str, place: Sequence[str | int] = (), names: Mapping[str, str] = {}) -> Invalid:
+    """Return what msgspec says of a request, without echoing any of it: `names` are those we know."""
+    said, _, where = text.rpartition(" - at `$") if " - at `$" in text else (text, "", "")
+    for pattern, instead in TOLD.items():
+        said = re.sub(pattern, instead, said, flags=re.DOTALL)
+    if number := re.match(r"(?:\.(rows|outcomes))?\[(\d+)\]\.?", where):
+        place = [*(place or [number[1] or "rows"]), int(number[2])]
+        where = where[number.end() :]
+    column = where.lstrip(".").rstrip("`")
+    if missing := re.fullmatch("Object missing required field `(.*)`", said, re.DOTALL):
+        said, column = "is missing", missing[1]
+    status = 413 if re.match("Expected `array` of length <=", said) else 422
+    return Invalid(status, said, [*place, *([names[column]] if column in names else [])])

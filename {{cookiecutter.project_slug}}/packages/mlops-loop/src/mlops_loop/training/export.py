@@ -1,0 +1,182 @@
+"""Export: write the bundle, and prove that it predicts what the trained model predicts."""
+
+import json
+import shutil
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from skl2onnx import convert_sklearn
+from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+from sklearn.pipeline import Pipeline
+
+from mlops_loop.base import files
+from mlops_loop.base.errors import Failure, Refusal
+from mlops_loop.base.files import (
+    BEHAVED,
+    BEHAVIOUR,
+    BUNDLE,
+    FAIRNESS,
+    INTERVALS,
+    METRICS,
+    MODEL,
+    PLOTS,
+    REPORTS,
+    SCHEMA,
+    SLICES,
+    TEST,
+    TRAIN,
+)
+from mlops_loop.base.params import Params, load_params
+from mlops_loop.base.pipeline import code
+from mlops_loop.contract.schema import Schema, load_schema
+from mlops_loop.data import tables
+from mlops_loop.metrics import tasks
+from mlops_loop.scoring.bundle import HELD_OUT, REFERENCE, open_bundle, seal
+from mlops_loop.scoring.scorer import Scorer, open_scorer
+from mlops_loop.scoring.skops_model import columns, load, scores
+from mlops_loop.training.card import Evidence, card, page
+
+INPUTS = SCHEMA, BEHAVIOUR, TRAIN, TEST, MODEL
+SECTIONS = {"ingest", "split", "train", "evaluate", "export"}  # of params.yaml: make the bundle
+VALIDATED = REPORTS / "data/validation.json"
+EVIDENCE = METRICS, INTERVALS, SLICES, FAIRNESS, BEHAVED, VALIDATED  # and the tables of the plots
+
+
+def to_onnx(model: Pipeline, schema: Schema) -> bytes:
+    """Return the fitted pipeline as an ONNX graph with one input for each feature, in their order.
+
+    The converter replaces what is not a letter or digit in their names; the order stays.
+    """
+    text, number = StringTensorType([None, 1]), FloatTensorType([None, 1])
+    types = [(name, text if name in schema.categorical else number) for name in schema.features]
+    options = {"zipmap": False} if schema.classes else None  # probabilities as a table
+    try:
+        graph = convert_sklearn(model, schema.name, types, options=options)
+    except Exception as error:  # the converter raises many kinds
+        reason, name = str(error).strip().partition("\n")[0], type(model[-1]).__name__
+        instead = "set `export.format: skops` in params.yaml to serve it through scikit-learn"
+        raise Failure(f"the pipeline of {name} cannot become ONNX; {instead} ({reason})") from None
+    # The converter lists them in the order of a set, which differs from process to process.
+    imports = sorted(graph.opset_import, key=lambda opset: str(opset.domain))
+    del graph.opset_import[:]
+    graph.opset_import.extend(imports)
+    exported: bytes = graph.SerializeToString(deterministic=True)
+    return exported
+
+
+def write_model(folder: Path, model: Pipeline, schema: Schema, kind: str) -> None:
+    """Write the model as the server takes it: model.onnx or, where ONNX cannot express it, model.skops."""
+    if kind == "skops":
+        shutil.copy(MODEL, folder / "model.skops")
+    else:
+        (folder / "model.onnx").write_bytes(to_onnx(model, schema))
+
+
+def example(table: pd.DataFrame, schema: Schema) -> dict[str, Any]:
+    """Return a row with few gaps as JSON values: the example in the API's documentation."""
+    features = table[list(schema.features)]
+    row = features.loc[features.isna().sum(axis="columns").idxmin()].dropna()
+    kinds: dict[str, Any] = {"number": float, "integer": int, "boolean": bool, "category": str}
+    return {name: kinds[schema.features[name].type](value) for name, value in row.items()}
+
+
+def deciles(predicted: np.ndarray) -> list[float]:
+    """Return the nine values that divide predictions into tenths, for the server's metrics."""
+    edges: list[float] = np.quantile(predicted, np.linspace(0.1, 0.9, 9)).tolist()
+    return edges
+
+
+def difference(model: Pipeline, scorer: Scorer, table: pd.DataFrame, schema: Schema) -> float:
+    """Return how far the exported model's scores are from the trained one's, relative to the largest."""
+    trained = scores(model, table, schema)
+    exported = scorer.scores(columns(table, schema))
+    return float(np.abs(exported - trained).max() / max(np.abs(trained).max(), 1e-30))
+
+
+def reference(sample: pd.DataFrame, predicted: np.ndarray, schema: Schema) -> pd.DataFrame:
+    """Return what the model learned from, for the monitor: features, time, its predictions."""
+    when = [schema.timestamp] if schema.timestamp else []
+    return sample[[*schema.features, *when]].assign(**{schema.prediction: predicted})
+
+
+def held_out(judged: pd.DataFrame, scored: np.ndarray, schema: Schema) -> pd.DataFrame:
+    """Return how it did on rows it had not seen: truth, time, and each score in a column of its own."""
+    when = [schema.timestamp] if schema.timestamp else []
+    found = judged[[schema.target, *when]]
+    return found.assign(**{f"score {place}": scored[:, place] for place in range(scored.shape[1])})
+
+
+def reports() -> dict[str, str]:
+    """Return the SHA-256 of each report that the card and the gates rest on, by its path in reports/."""
+    paths = [*EVIDENCE, *sorted(PLOTS.glob("*.csv"))]
+    return {path.relative_to(REPORTS).as_posix(): files.sha256(path) for path in paths}
+
+
+def write_card(folder: Path, schema: Schema, params: Params, facts: dict[str, Any]) -> None:
+    """Write the bundle's card.md and card.html, with the plots they show."""
+    pictures = sorted(PLOTS.glob("*.png"))
+    (folder / "plots").mkdir()
+    for picture in pictures:
+        shutil.copy(picture, folder / "plots")
+    hashes = {"SHA-256 of the parameters": facts["params_sha256"]}
+    hashes |= {f"SHA-256 of {name}": value for name, value in facts["data_sha256"].items()}
+    slices = pd.read_csv(SLICES, converters={"value": str})  # a value may be called NA, or 007
+    groups = pd.read_csv(FAIRNESS, converters={"group": str})
+    measured = files.read_json(METRICS), files.read_json(INTERVALS)
+    found = Evidence(*measured, slices, groups, pd.read_csv(BEHAVED))
+    text = card(schema, params, found, [picture.stem for picture in pictures], hashes)
+    (folder / "card.md").write_text(text, encoding="utf-8")
+    (folder / "card.html").write_text(page(text, folder), encoding="utf-8")
+
+
+def main() -> None:
+    schema, params = load_schema(), load_params()
+    model, metrics, task = load(MODEL), files.read_json(METRICS), tasks.of(schema)
+    used = params.model_dump(mode="json", include=SECTIONS)
+    test = tables.read_table(TEST)
+    sample = tables.read_sample(TRAIN, params.export.reference_rows)
+    predicted = task.predictions(scores(model, sample, schema), schema)
+    facts = {
+        **schema.model_dump(include={"name", "task", "target", "positive"}),
+        "classes": schema.classes,
+        **{
+            key: value
+            for key, value in metrics.items()
+            if key not in ("test", "baseline", "validation")
+        },
+        "metrics": metrics["test"],
+        "baseline": metrics["baseline"],
+        "params": used,
+        "params_sha256": sha256(json.dumps(used, sort_keys=True).encode()).hexdigest(),
+        "data_sha256": {path.name: files.sha256(path) for path in (TRAIN, TEST)},
+        "reports_sha256": reports(),
+        "code_sha256": code(),
+        "inputs_sha256": {path.as_posix(): files.sha256(path) for path in INPUTS},
+        "example": example(test.head(1000), schema),
+        "deciles": deciles(predicted) if task.PREDICTION == "numerical" else [],
+    }
+    with files.writing(BUNDLE) as folder:
+        folder.mkdir()
+        write_model(folder, model, schema, params.export.format)
+        shutil.copy(SCHEMA, folder / "schema.yaml")
+        reference(sample, predicted, schema).to_parquet(folder / REFERENCE, index=False)
+        judged = tables.read_sample(TEST, params.export.reference_rows)
+        held_out(judged, scores(model, judged, schema), schema).to_parquet(
+            folder / HELD_OUT, index=False
+        )
+        write_card(folder, schema, params, facts)
+        seal(folder, facts)
+        scorer, limit = open_scorer(open_bundle(folder)), params.gates.parity
+        parts = (
+            test.iloc[first : first + files.BATCH] for first in range(0, len(test), files.BATCH)
+        )
+        found = max(difference(model, scorer, part, schema) for part in parts)
+        if limit and not found <= limit.max_difference:
+            allowed = f"gates.parity in params.yaml allows {limit.max_difference:.2g}"
+            raise Refusal(
+                f"the exported model differs from the trained one by {found:.2g}; {allowed}"
+            )
+    print(f"export: {BUNDLE}, within {found:.1e} of the trained model on {len(test):,} rows")

@@ -1,0 +1,204 @@
+"""Tune: search for better parameters with Optuna, on the training window, which is all that it reads."""
+
+import hashlib
+import inspect
+import json
+import math
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.trial import TrialState, create_trial
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.table import Table
+from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit
+from sqlalchemy.exc import SQLAlchemyError
+
+from mlops_loop.base import files, project
+from mlops_loop.base.config import edited
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.files import PARAMS, SCHEMA, TRAIN
+from mlops_loop.base.params import TrainParams, load_params
+from mlops_loop.base.settings import load_settings
+from mlops_loop.contract.schema import Schema, load_schema
+from mlops_loop.data import tables
+from mlops_loop.metrics import tasks
+from mlops_loop.scoring.skops_model import scores
+from mlops_loop.tracking import runs
+from mlops_loop.tracking.session import session
+from mlops_loop.training.train import build, fit
+
+FOLDS = 4
+STUDIES = Path("tune.db")  # all that was tried, so that a search goes on where it stopped
+
+Settings = dict[str, Any]  # parameters of the model
+Result = tuple[float, Settings]  # a loss, and what gave it
+Fold = tuple[np.ndarray, np.ndarray]
+
+
+def model_file() -> Path:
+    """Return the file that defines the project's model."""
+    return Path(inspect.getfile(project.required("model")))
+
+
+def folds(table: pd.DataFrame, schema: Schema, seed: int) -> list[Fold]:
+    """Return places of rows to learn from and to judge by; the latter are later, if there is a time."""
+    target, every = table[schema.target], np.arange(len(table))
+    try:
+        if schema.timestamp:
+            when = table[schema.timestamp].to_numpy()
+            order = np.argsort(when, kind="stable")
+            parts = [
+                (order[train], order[held]) for train, held in TimeSeriesSplit(FOLDS).split(every)
+            ]
+            parts = [(train[when[train] < when[held].min()], held) for train, held in parts]
+        else:
+            kind = StratifiedKFold if schema.classes else KFold
+            parts = list(kind(FOLDS, shuffle=True, random_state=seed).split(every, target))
+    except ValueError as error:
+        raise Failure(f"{TRAIN} has too few rows to tune on: {error}") from None
+    classes = set(schema.classes)
+    if usable := [part for part in parts if len(part[0]) and classes <= set(target.iloc[part[0]])]:
+        return usable
+    raise Failure(
+        f"{TRAIN} has too few rows to tune on: no fold has every class, or an earlier time"
+    )
+
+
+def loss(table: pd.DataFrame, parts: list[Fold], schema: Schema, params: TrainParams) -> float:
+    """Return the task's loss, on average over the folds."""
+    task, losses = tasks.of(schema), []
+    for train, held in parts:
+        fitted, rows = fit(table.iloc[train], schema, params), table.iloc[held]
+        losses.append(task.loss(task.truth(rows, schema), scores(fitted, rows, schema), schema))
+    return float(np.mean(losses))
+
+
+def open_study(schema: Schema, params: TrainParams, fixed: Settings) -> optuna.Study:
+    """Return the study of this model, data and code: losses of others cannot be compared."""
+    same = [
+        fixed,
+        params.seed,
+        params.max_rows,
+        *map(files.sha256, (TRAIN, SCHEMA, model_file())),
+    ]
+    digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
+    name = f"{schema.task} {params.model} {digest[:12]}"
+    try:
+        return optuna.create_study(
+            study_name=name, storage=f"sqlite:///{STUDIES}", load_if_exists=True
+        )
+    except (SQLAlchemyError, RuntimeError, optuna.exceptions.OptunaError) as error:
+        reason = str(error).splitlines()[0]
+        raise Failure(f"{STUDIES} cannot be used, delete it to begin anew: {reason}") from None
+
+
+def tried(study: optuna.Study) -> list[Result]:
+    """Return losses and parameters of the trials that came to an end, the best first."""
+    complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    pairs = [(trial.value or 0.0, trial.user_attrs["settings"]) for trial in complete]
+    return sorted(pairs, key=lambda pair: pair[0])
+
+
+def suggest(
+    study: optuna.Study, params: TrainParams, fixed: Settings
+) -> tuple[optuna.Trial, Settings]:
+    """Begin a trial; return it with the parameters to try, rounded as one would write them."""
+    # Seeded by what has ended: an interrupted search goes on as if nothing had happened.
+    ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    study.sampler = optuna.samplers.TPESampler(seed=params.seed + ended, constant_liar=False)
+    trial = study.ask()
+    found = project.required("search_space")(trial, params.model).items()
+    settings = fixed | {key: float(f"{x:.3g}") if isinstance(x, float) else x for key, x in found}
+    trial.set_user_attr("settings", settings)
+    return trial, settings
+
+
+def tune(trials: int, timeout: float | None = None) -> None:
+    """Try so many parameters more, and write the best of all to params.yaml if they are better."""
+    schema, params = load_schema(), load_params().train
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    table = tables.read_sample(TRAIN, params.max_rows, params.seed)
+    parts, objective = folds(table, schema, params.seed), tasks.of(schema).OBJECTIVE
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    probe, given = optuna.create_study().ask(), params.settings
+    searched, in_use = (
+        project.required("search_space")(probe, params.model),
+        build(schema, params)[-1].get_params(),
+    )
+    fixed = {key: value for key, value in given.items() if key not in searched}
+    current = fixed | {
+        key: in_use[key] for key in searched
+    }  # those that params.yaml leaves out, too
+    study = open_study(schema, params, fixed)
+
+    def measure(settings: Settings, name: str) -> float:
+        with mlflow.start_run(run_name=name, nested=True), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a trial that does not converge is judged by its loss
+            mlflow.log_params(settings)
+            value = loss(table, parts, schema, params.with_settings(settings))
+            mlflow.log_metric(objective, value)
+        return value
+
+    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with (
+        session(load_settings()),
+        mlflow.start_run(run_name="tune"),
+        Progress(*columns) as progress,
+    ):
+        mlflow.set_tags(
+            {**runs.lineage(), "data_sha256": files.sha256(TRAIN), "study": study.study_name}
+        )
+        bar = progress.add_task("parameters in use", total=trials)
+        known = [value for value, settings in tried(study) if settings == current]
+        before = best = known[0] if known else measure(current, "in use")
+        if not known:
+            about: Any = {"distributions": probe.distributions, "user_attrs": {"settings": current}}
+            about["params"] = {key: current[key] for key in searched}
+            with suppress(ValueError, TypeError):  # outside of the space they teach Optuna nothing
+                study.add_trial(create_trial(value=before, **about))
+        for _ in range(trials):
+            if time.monotonic() >= end:
+                break
+            trial, settings = suggest(study, params, fixed)
+            value = measure(settings, f"trial {trial.number}")
+            study.tell(trial, value)
+            best = min(best, value)
+            progress.update(bar, advance=1, description=f"best {objective} {best:.5g}")
+    report(objective, params.model, (before, current), tried(study))
+
+
+def report(objective: str, name: str, current: Result, results: list[Result]) -> None:
+    """Print what was found; write it to params.yaml if it is better than what is there."""
+    (before, old), (after, new) = current, results[0] if results else current
+    if after >= before:
+        print(
+            f"{PARAMS} is unchanged: {objective} {before:.5g} is the best of {len(results)} trials"
+        )
+        return
+    write_settings(name, new)
+    table = Table(f"train.{name}", "before", "after", box=None)
+    for key in new:
+        table.add_row(key, str(old[key]), str(new[key]))
+    table.add_row(objective, f"{before:.5g}", f"{after:.5g}")
+    Console().print(table)
+    print(f"{PARAMS} has the best of {len(results)} trials now. Next: uv run dvc repro")
+
+
+def write_settings(name: str, settings: Settings) -> None:
+    """Write the model's parameters to params.yaml; all else in it stays as it is, comments too."""
+
+    def change(document: Any) -> None:
+        section = document["train"][name]
+        section.update(
+            {key: value for key, value in settings.items() if section.get(key, math.nan) != value}
+        )
+
+    files.write_text(PARAMS, edited(PARAMS, change))

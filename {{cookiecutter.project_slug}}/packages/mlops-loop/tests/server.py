@@ -1,0 +1,95 @@
+"""Server: the real one, in a process of its own, and what the tests ask of it."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import requests
+import sqlalchemy as sa
+
+from mlops_loop.base import files
+from mlops_loop.base.project import command as project_command
+from mlops_loop.prediction_log import log
+from mlops_loop.scoring.bundle import MANIFEST, PROMOTION, seal
+
+SERVED = Path("served")
+
+
+def install(version: str, manifest: dict | None = None, graph: bytes | None = None) -> None:
+    """Replace the served bundle, as a promotion does."""
+    with files.writing(SERVED) as beside:
+        shutil.copytree(files.BUNDLE, beside)
+        if graph:
+            (beside / MANIFEST).unlink()
+            (beside / "model.onnx").write_bytes(graph)
+            seal(beside, manifest or {})
+        files.write_json(beside / PROMOTION, {"version": version})
+
+
+class Server(NamedTuple):
+    address: str
+    process: subprocess.Popen
+
+
+@contextmanager
+def running(*options: str) -> Iterator[Server]:
+    """Run the real server, which says what it has to say in server.log."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    command = [*project_command(), "serve", "--port", port, *options]
+    address = f"http://127.0.0.1:{port}"
+    with Path("server.log").open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        for _ in range(600):
+            with suppress(requests.ConnectionError):
+                requests.get(f"{address}/health/ready", timeout=60).raise_for_status()
+                break
+            assert process.poll() is None, Path("server.log").read_text()
+            time.sleep(0.1)
+        yield Server(address, process)
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def until(found: Callable[[], bool]) -> None:
+    """Wait for something that must come; the limit is for a test that would never end."""
+    for _ in range(600):
+        if found():
+            return
+        time.sleep(0.1)
+    raise AssertionError(Path("server.log").read_text())
+
+
+def logged() -> list[dict]:
+    """Every row of the prediction log."""
+    with log.open_log("sqlite:///predictions.db").connect() as connection:
+        return [dict(row) for row in connection.execute(log.PREDICTIONS.select()).mappings()]
+
+
+def read_log(engine: sa.Engine, since: datetime, version: str) -> list[dict]:
+    """What one version answered since then."""
+    column = log.PREDICTIONS.c
+    wanted = (
+        (column.time >= since) & (column.model_version == version) & (column.variant != "shadow")
+    )
+    with engine.connect() as connection:
+        return [
+            dict(row)
+            for row in connection.execute(sa.select(log.PREDICTIONS).where(wanted)).mappings()
+        ]
+
+
+def value(text: str, name: str, *parts: str) -> float:
+    """The sum of a metric over the samples that have all these labels."""
+    lines = [line for line in text.splitlines() if line.startswith((name + "{", name + " "))]
+    return sum(
+        float(line.rpartition(" ")[2]) for line in lines if all(part in line for part in parts)
+    )

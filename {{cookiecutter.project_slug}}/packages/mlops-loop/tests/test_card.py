@@ -1,0 +1,177 @@
+import re
+from html import escape, unescape
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from mlops_loop.base import files
+from mlops_loop.contract.schema import load_schema
+from mlops_loop.training import card, export
+
+from .conftest import change, run_stages
+
+READER = MarkdownIt("commonmark", {"html": True}).enable(
+    "table"
+)  # takes all that it is not kept from
+TEXTS = st.text(st.sampled_from("ab1 _*`#|<>[]()!&;~\\-+=.:\"'/é\n"), max_size=25)
+HOSTILE = (
+    "<script>alert(1)</script> ![x](http://evil/x.png) [a](javascript:alert(1)) `b` *c* | d &lt; e"
+)
+
+
+def texts() -> tuple[str, str]:
+    """The bundle's card as Markdown and as HTML."""
+    return tuple(
+        (files.BUNDLE / name).read_text(encoding="utf-8") for name in ("card.md", "card.html")
+    )
+
+
+def cells(markdown: str) -> set[str]:
+    return {
+        cell.strip()
+        for line in markdown.splitlines()
+        if line[:1] == "|"
+        for cell in line.split("|")
+    }
+
+
+def evaluated_by(mark: str) -> str:
+    """Mark the column with the fewest categories in the contract, and evaluate anew; return its name."""
+    schema = load_schema()
+    name = min(schema.categorical, key=lambda name: len(schema.columns[name].categories))
+    change(files.SCHEMA, "columns", name, **{mark: True})
+    change(files.PARAMS, "evaluate", min_slice_rows=1)
+    run_stages("evaluate", "export")
+    return name
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_any_text_is_shown_as_it_is(text) -> None:
+    shown = " ".join(text.split())
+    assert unescape(READER.render(card.paragraph(text)).strip()) == (
+        f"<p>{shown}</p>" if shown else ""
+    )
+    table = READER.render(card.table(pd.DataFrame({"a": [text], "b": ["end"]})))
+    assert unescape(table.split("<tbody>")[1].split("</td>")[0]).endswith(f"<td>{shown}")
+    assert table.count("<td") == 2
+    code = READER.render(f"x `{card.code(text)}` y")
+    assert not shown or "<script" not in code
+
+
+def test_what_a_contract_says_cannot_break_its_card(project) -> None:
+    schema = load_schema()
+    name, values = next(iter(schema.features)), {"description": HOSTILE, "unit": HOSTILE}
+    change(files.SCHEMA, name="<b>", description=HOSTILE, limits=f"# {HOSTILE}\n\n- f")
+    change(files.SCHEMA, "columns", name, **values)
+    change(files.SCHEMA, "columns", schema.target, description=HOSTILE)
+    export.main()
+    _, html = texts()
+    assert html.count(escape(HOSTILE, quote=False)) >= 5
+    assert "<title>Model card: &lt;b&gt;</title>" in html
+    body = html.partition("<body>")[2]
+    assert not re.search("<(script|a |em|code>b<|h1>#|li>f)", body)
+    assert set(re.findall('<img src="([^,]+)', body)) == {"data:image/png;base64"}
+
+
+def test_the_card_tells_what_was_found(project) -> None:
+    markdown, html = texts()
+    metrics, intervals = files.read_json(files.METRICS), files.read_json(files.INTERVALS)
+    known = cells(markdown)
+    for window in ("test", "baseline"):
+        for name, value in metrics[window].items():
+            assert {name, card.cell(value, 4)} <= known
+    for low, high in intervals.values():
+        assert low < high
+        assert f"{low:.4f} to {high:.4f}" in known
+    assert intervals
+    assert set(pd.read_csv(files.BEHAVED)["test"]) <= known
+    manifest = files.read_json(files.BUNDLE / "bundle.json")
+    assert {manifest["params_sha256"], *manifest["data_sha256"].values()} <= known
+    for name, expected in manifest["reports_sha256"].items():
+        assert files.sha256(files.REPORTS / name) == expected
+    assert {"metrics.json", "slices.csv", "plots/importance.csv"} <= set(manifest["reports_sha256"])
+    pictures = {path.stem for path in (files.BUNDLE / "plots").iterdir()}
+    assert set(re.findall(r"!\[(\w+)\]\(plots/\w+\.png\)", markdown)) == pictures
+    assert html.count('src="data:image/png;base64,') == len(pictures) > 3
+    assert card.NOT_YET in markdown
+
+
+def test_groups_of_people_are_reported_where_the_contract_marks_them(project) -> None:
+    assert "### Fairness" not in texts()[0]
+    assert pd.read_csv(files.FAIRNESS).empty
+    name = evaluated_by("protected")
+    found = pd.read_csv(files.FAIRNESS)
+    assert set(found["column"]) == {name}
+    section = texts()[0].partition("### Fairness")[2].partition("\n#")[0]
+    assert {card.cell(group, 4) for group in found["group"].astype(str)} <= cells(section)
+
+
+def test_a_promotion_completes_the_card(project) -> None:
+    markdown, _ = texts()
+    verdicts = [
+        {
+            "gate": "slices: a|b",
+            "measure": "auc",
+            "value": 0.61234,
+            "limit": "> 0.5",
+            "passed": True,
+        },
+        {"gate": "size", "measure": "MB", "value": 51.0, "limit": "<= 50", "passed": False},
+        {"gate": "latency", "measure": "off", "value": None, "limit": "", "passed": None},
+    ]
+    promotion = {
+        "version": "7",
+        "run_id": "r1",
+        "promoted_by": "<ada>",
+        "promoted_at": "2026-11-21T08:00:00",
+    }
+    promotion |= {"git_commit": "c0ffee", "dvc_lock": "10c", "bundle_sha256": "5ea1"}
+    text = card.complete(markdown, promotion | {"gates": verdicts})
+    assert card.NOT_YET not in text
+    assert {"7", "r1", "2026-11-21T08:00:00", "c0ffee", "10c", "5ea1"} <= cells(text)
+    html = card.page(text, files.BUNDLE)
+    assert "<td>&lt;ada&gt;</td>" in html
+    rows = [re.findall(r"<td>(.*?)</td>", line) for line in html.replace("\n", "").split("<tr>")]
+    assert ["slices: a|b", "auc", "0.6123", "&gt; 0.5", "passed"] in rows
+    assert ["size", "MB", "51", "&lt;= 50", "refused"] in rows
+    assert ["latency", "off", "", "", "not judged"] in rows
+    quoted = card.complete(f"{card.NOT_YET}\n\n{markdown}", promotion)
+    assert quoted.startswith(card.NOT_YET)  # a contract may say so: ours is the last one
+    assert "## Promotion\n\n| what | value |" in card.complete("# Older card\n", promotion)
+
+
+def test_a_page_embeds_the_pictures_of_the_bundle_only(project) -> None:
+    html = card.page(
+        "# A\n\n![a](plots/importance.png) ![b](/etc/hosts) ![c](http://x/y.png)", files.BUNDLE
+    )
+    assert re.findall('src="(.{0,15})', html) == [
+        "data:image/png;",
+        '" alt="b" /> <i',
+        '" alt="c" /></p',
+    ]
+
+
+def test_the_card_tells_of_test_rows_that_training_has_seen(project) -> None:
+    path = files.REPORTS / "data/validation.json"
+    report = files.read_json(path)
+    (found,) = [check for check in report["checks"] if "training window" in check["rule"]]
+    for failed, told in ((0, []), (found["rows"] // 2, ["also among the training rows"])):
+        found["failed_rows"] = failed
+        files.write_json(path, report)
+        limits = card.overlap()
+        assert len(limits) == len(told)
+        assert all(words in limit for words, limit in zip(told, limits, strict=True))
+
+
+@pytest.mark.parametrize("texts", [["NA", "007", "1e5"]])
+def test_values_of_slices_stay_as_they_are(project, texts) -> None:
+    evaluated_by("slice")
+    slices = pd.read_csv(files.SLICES)
+    rows = pd.concat([slices.head(1)] * len(texts)).assign(value=texts)
+    files.write_text(files.SLICES, rows.to_csv(index=False))
+    export.main()
+    assert set(texts) <= cells((files.BUNDLE / "card.md").read_text(encoding="utf-8"))

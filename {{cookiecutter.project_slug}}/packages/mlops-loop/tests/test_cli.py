@@ -1,0 +1,75 @@
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from mlops_loop.base import files
+from mlops_loop.base.errors import Failure, Refusal, run
+from mlops_loop.base.params import load_params
+from mlops_loop.base.settings import load_settings
+from mlops_loop.cli.app import app
+from mlops_loop.contract.schema import load_schema
+
+from .conftest import change
+
+
+def test_help_lists_the_verbs_and_each_has_an_example() -> None:
+    shown = CliRunner().invoke(app, ["--help"]).output
+    for verb in (
+        *(
+            "audit",
+            "card",
+            "compare",
+            "demo",
+            "doctor",
+            "monitor",
+            "outcomes",
+            "promote",
+            "reproduce",
+        ),
+        *("retrain", "rollback", "score", "serve", "trace", "tune"),
+    ):
+        assert verb in shown
+        assert verb in CliRunner().invoke(app, [verb, "--help"]).output.split("Example:")[1]
+
+
+def test_the_command_and_the_server_load_nothing_heavy() -> None:
+    package = files.__package__
+    code = f"import sys, {package}.cli, {package}.serve.app; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout
+    assert not {"mlflow", "pandas", "sklearn", "evidently", "dvc", "pyarrow"} & set(loaded.split())
+
+
+ENDS = [
+    (Failure("x"), 1, "error: x"),
+    (Refusal("x"), 3, "refused: x"),
+    (OSError("x"), 1, "error: x"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "line"), ENDS)
+def test_exit_codes(error, code, line, capsys) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        run(main)
+    assert stopped.value.code == code
+    assert capsys.readouterr().err.startswith(line)
+
+
+def test_a_mistake_in_a_file_is_one_line(project) -> None:
+    change(files.PARAMS, "monitor", day=7)
+    with pytest.raises(Failure, match=r"params\.yaml, line \d+: monitor\.day: Extra inputs"):
+        load_params()
+    name = next(iter(load_schema().features))
+    change(files.SCHEMA, "columns", name, nulable=True)
+    with pytest.raises(
+        Failure, match=r"schema\.yaml, line \d+: columns\..*\.nulable: Extra inputs"
+    ):
+        load_schema()
+    (project / ".env").write_text("PREDICTION_LOG=x")
+    with pytest.raises(Failure, match=r"PREDICTION_LOG: .*known are .*PREDICTION_LOG_URL"):
+        load_settings()

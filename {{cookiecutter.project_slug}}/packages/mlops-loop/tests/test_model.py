@@ -1,0 +1,156 @@
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import skops.io
+from threadpoolctl import threadpool_limits
+
+from mlops_loop.base import files
+from mlops_loop.base.errors import Failure, Refusal
+from mlops_loop.base.params import load_params
+from mlops_loop.contract.schema import load_schema
+from mlops_loop.data import tables
+from mlops_loop.metrics.tasks import of
+from mlops_loop.scoring.bundle import CARDS, MANIFEST, PROMOTION, open_bundle
+from mlops_loop.scoring.scorer import open_scorer
+from mlops_loop.training import explain, export, model, train
+
+from .conftest import change, run_stages
+
+
+def test_equal_training_gives_equal_bytes(project) -> None:
+    table, schema = tables.read_table(files.TRAIN), load_schema()
+    for name in ("a", "b"):
+        fitted = train.fit(table, schema, load_params().train)
+        model.save(fitted, project / f"{name}.skops")
+        (project / f"{name}.onnx").write_bytes(export.to_onnx(fitted, schema))
+    for kind in ("skops", "onnx"):
+        assert files.sha256(project / f"a.{kind}") == files.sha256(project / f"b.{kind}")
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_bundle_scores_as_the_model_does_gaps_and_unseen_categories_too(project, place) -> None:
+    schema = load_schema()
+    change(files.PARAMS, "train", model=list(of(schema).ESTIMATORS)[place])
+    train.main()
+    export.main()
+    test = tables.read_table(files.TEST)
+    strange = test.assign(
+        **dict.fromkeys(schema.categorical, "??"), **dict.fromkeys(schema.numeric, np.nan)
+    )
+    fitted, scorer = model.load(files.MODEL), open_scorer(open_bundle(files.BUNDLE))
+    for table in (test, strange):
+        assert export.difference(fitted, scorer, table, schema) < 1e-5
+
+
+def test_thresholds_are_float32_and_no_prediction_changes_by_it(project) -> None:
+    table, schema, params = tables.read_table(files.TRAIN), load_schema(), load_params().train
+    fitted = train.fit(table, schema, params)
+    target = table[schema.target].to_numpy(dtype=object if schema.classes else float)
+    exact = model.build(schema, params).fit(model.inputs(table, schema), target)
+    for group in fitted[-1]._predictors:
+        for tree in group:
+            held = tree.nodes["num_threshold"]
+            assert (held == held.astype("float32")).all()
+    found = model.scores(fitted, table, schema)
+    assert (found == model.scores(exact, table, schema)).all()
+
+
+def test_an_unfaithful_export_is_refused(project) -> None:
+    change(files.PARAMS, "gates", parity={"max_difference": 1e-20})
+    before = files.sha256(files.BUNDLE / "bundle.json")
+    with pytest.raises(Refusal, match="differs from the trained one"):
+        export.main()
+    assert files.sha256(files.BUNDLE / "bundle.json") == before
+
+
+def test_unreviewed_types_and_unknown_parameters_are_refused(project) -> None:
+    skops.io.dump(open_scorer, "other.skops")
+    with pytest.raises(Failure, match=r"review, then add to TRUSTED_TYPES in model\.py"):
+        model.load(project / "other.skops")
+    change(files.PARAMS, "train", "gradient_boosting", max_iters=20)
+    with pytest.raises(Failure, match=r"see train in params\.yaml"):
+        train.main()
+
+
+def test_a_model_that_does_not_fit_the_task_is_refused(project) -> None:
+    other = {"ridge", "logistic_regression"} - set(of(load_schema()).ESTIMATORS)
+    change(files.PARAMS, "train", model=other.pop())
+    with pytest.raises(Failure, match=r"train\.model: \w+ does not fit the task"):
+        train.main()
+
+
+def test_training_may_use_a_sample(project) -> None:
+    rows = len(tables.read_table(files.TRAIN)) // 2
+    first, second = (tables.read_sample(files.TRAIN, rows, seed) for seed in (0, 1))
+    assert len(first) == len(second) == rows
+    assert not first.equals(second)
+    assert first.equals(tables.read_sample(files.TRAIN, rows, 0))
+
+
+def test_equal_input_gives_equal_evidence_whatever_the_threads(project) -> None:
+    before = files.sha256(files.BUNDLE / "bundle.json")  # it has the hash of every file and report
+    with threadpool_limits(1):
+        run_stages("evaluate", "export")
+    assert files.sha256(files.BUNDLE / "bundle.json") == before
+
+
+def test_a_feature_counts_by_what_shuffling_it_costs(project) -> None:
+    schema, fitted = load_schema(), model.load(files.MODEL)
+    table, decision = tables.read_table(files.TEST), files.read_json(files.METRICS)
+    truth, (name, *_) = of(schema).truth(table, schema), schema.features
+    ranked = explain.importance(fitted, table, truth, decision, schema)
+    assert sorted(ranked["feature"]) == sorted(schema.features)
+    assert ranked["importance"].is_monotonic_decreasing
+    assert ranked["importance"][0] > 0
+    same = table.assign(
+        **{name: table[name].dropna().iloc[0]}
+    )  # in all rows: shuffling changes nothing
+    found = explain.importance(fitted, same, truth, decision, schema).set_index("feature").loc[name]
+    assert (found["importance"], found["spread"]) == (0, 0)
+
+
+def test_dependence_is_the_mean_prediction_at_a_value(project) -> None:
+    schema, fitted, table = load_schema(), model.load(files.MODEL), tables.read_table(files.TEST)
+    _, found = explain.dependence(fitted, table, list(schema.features), schema, rows=len(table))
+    assert set(found["feature"]) <= set(list(schema.features)[: explain.SHOWN])
+    for name in set(found["feature"]):
+        line = found[found["feature"] == name].iloc[-1]
+        scored = model.scores(fitted, table.assign(**{name: line["value"]}), schema)
+        place = schema.classes.index(line["class"]) if schema.classes else 0
+        assert line["prediction"] == pytest.approx(scored[:, place].mean(), rel=1e-5)
+        if order := schema.features[name].categories:
+            values = list(found[found["feature"] == name]["value"].unique())
+            assert values == [value for value in order if value in values]
+
+
+def test_a_changed_bundle_is_refused_and_only_its_card_may_be_replaced(project) -> None:
+    promotion = {"version": "3", "files": {}}
+    files.write_json(files.BUNDLE / PROMOTION, promotion)
+    assert open_bundle(files.BUNDLE).version == "3"
+    for path in sorted(files.BUNDLE.rglob("*.*")):
+        if path.name == PROMOTION:
+            continue
+        honest = path.read_bytes()
+        path.write_bytes(honest + b" ")
+        with (
+            pytest.raises(Refusal, match="was changed") if path.name != MANIFEST else nullcontext()
+        ):
+            open_bundle(files.BUNDLE)
+        changed = promotion | {"files": {path.name: files.sha256(path)}}
+        files.write_json(files.BUNDLE / PROMOTION, changed)
+        with (
+            nullcontext()
+            if path.name in CARDS
+            else pytest.raises(Refusal, match="does not replace")
+        ):
+            open_bundle(files.BUNDLE)
+        path.write_bytes(honest)
+        files.write_json(files.BUNDLE / PROMOTION, promotion)
+    (files.BUNDLE / "plots/importance.png").unlink()
+    with pytest.raises(Refusal, match=r"importance\.png is missing"):
+        open_bundle(files.BUNDLE)
+    (files.BUNDLE / MANIFEST).unlink()
+    with pytest.raises(Failure, match="there is no bundle") as missing:
+        open_bundle(files.BUNDLE)
+    assert not isinstance(missing.value, Refusal)

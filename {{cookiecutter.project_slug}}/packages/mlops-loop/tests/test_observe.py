@@ -1,0 +1,220 @@
+import gzip
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from math import isnan, nan
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import requests
+import sqlalchemy as sa
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from mlops_loop import NAME
+from mlops_loop.base import files
+from mlops_loop.base.settings import load_settings
+from mlops_loop.contract.schema import load_schema
+from mlops_loop.prediction_log import log
+from mlops_loop.scoring.bundle import PROMOTION, open_bundle
+from mlops_loop.serving import metrics
+from mlops_loop.serving.http.telemetry import ENDPOINTS, JsonLines
+
+from .server import SERVED, install, running, until, value
+
+SECRET = "vulpes-vulpes"
+
+
+@contextmanager
+def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+    """A server that OpenTelemetry data can be sent to; gives its address, and (path, body) as they come."""
+    received: list[tuple[str, bytes]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            packed = self.headers.get("Content-Encoding") == "gzip"
+            received.append((self.path, gzip.decompress(body) if packed else body))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/x-protobuf")
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", received
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def ask(address: str, **headers: str) -> None:
+    """Send what must not be in any log: a key, a query, a path and a name that are the client's own."""
+    row = open_bundle(files.BUNDLE).manifest["example"]
+    headers = {"X-API-Key": SECRET, "User-Agent": SECRET, **headers}
+    body = {"rows": [row]}
+    answer = requests.post(
+        f"{address}/v1/predict?who={SECRET}", json=body, headers=headers, timeout=60
+    )
+    assert answer.status_code == 200
+    body = {"rows": [row | {SECRET: SECRET}]}
+    refused = requests.post(f"{address}/v1/predict", json=body, headers=headers, timeout=60)
+    assert refused.status_code == 422
+    assert requests.get(f"{address}/{SECRET}", headers=headers, timeout=60).status_code == 404
+    assert (
+        requests.get(f"{address}/v2/models/{SECRET}", headers=headers, timeout=60).status_code
+        == 404
+    )
+
+
+def test_traces_are_sent_where_the_environment_says(project, monkeypatch) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    with collector() as (endpoint, received):
+        monkeypatch.setenv(ENDPOINTS[0], endpoint)
+        with running() as (address, _):
+            ask(address, traceparent=f"00-{trace}-b7ad6b7169203331-01")
+    assert {path for path, _ in received} == {"/v1/traces"}  # neither metrics nor logs
+    requests_ = [ExportTraceServiceRequest.FromString(body) for _, body in received]
+    resources = [resource for found in requests_ for resource in found.resource_spans]
+    for resource in resources:
+        named = {item.key: item.value.string_value for item in resource.resource.attributes}
+        assert named["service.name"] == NAME
+    spans = [span for found in resources for scope in found.scope_spans for span in scope.spans]
+    predicted = next(span for span in spans if span.name == "POST /v1/predict")
+    assert predicted.trace_id.hex() == trace
+    assert "GET /v2/models/{name}" in {span.name for span in spans}
+    assert SECRET not in str(spans)
+
+
+def test_the_log_is_json_and_names_no_client_and_nothing_that_is_not_ours(
+    project, monkeypatch
+) -> None:
+    for name in ENDPOINTS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("API_KEYS", f"a:{SECRET}")
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    with running() as (address, _):
+        ask(address)
+    written = Path("server.log").read_text(encoding="utf-8")
+    assert SECRET not in written
+    imported = [line for line in written.splitlines() if line.startswith("import time:")]
+    assert any("onnxruntime" in line for line in imported)
+    assert not [
+        line for line in imported if "opentelemetry.sdk" in line or "opentelemetry.exporter" in line
+    ]
+    lines = [
+        json.loads(line) for line in written.splitlines() if not line.startswith("import time:")
+    ]
+    assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
+    answered = [(line["method"], line["path"], line["status"]) for line in lines if "path" in line]
+    assert answered[-4:] == [
+        ("POST", "/v1/predict", 200),
+        ("POST", "/v1/predict", 422),
+        ("GET", "other", 404),
+        ("GET", "/v2/models/{name}", 404),
+    ]
+    assert all(line["milliseconds"] > 0 for line in lines if "path" in line)
+
+
+def fail(secret: str) -> None:
+    try:
+        raise ValueError(secret)
+    except ValueError as error:
+        raise KeyError(secret) from error
+
+
+def test_an_exception_is_one_line_that_says_where_but_not_on_what(caplog) -> None:
+    try:
+        fail(SECRET)
+    except KeyError:
+        logging.getLogger("x").exception("failed to reach //user:%s@host/", SECRET)
+    line = JsonLines().format(caplog.records[-1])
+    assert "\n" not in line
+    assert SECRET not in line
+    found = json.loads(line)
+    assert (found["level"], found["message"]) == ("ERROR", "failed to reach //host/")
+    assert "builtins.ValueError" in found["exception"]
+    assert found["exception"].endswith("builtins.KeyError")
+    assert Path(__file__).name in found["exception"]
+
+
+def window(days: int, summary: dict, model: str = "") -> None:
+    """Put a window into the log, as the monitor does: one that ended so many days ago, seen just now."""
+    now = datetime.now(UTC)
+    row = {"model": model or load_settings().mlflow_experiment_name, "name": str(days), "made": now}
+    row |= {"start": now - timedelta(days + 1), "end": now - timedelta(days), "summary": summary}
+    with log.open_log("sqlite:///predictions.db").begin() as connection:
+        connection.execute(sa.insert(log.WINDOWS), row)
+
+
+def test_the_metrics_tell_what_the_monitor_found_and_when_the_champion_was_promoted(
+    project, monkeypatch
+) -> None:
+    name, *_, last = load_schema().features
+    monkeypatch.setenv("BUNDLE", str(SERVED))
+    promoted = {"version": "1", "promoted_at": "2013-05-01T00:00:00+00:00"}
+    install("1")
+    files.write_json(SERVED / PROMOTION, promoted)
+    drift = {
+        "share": 0.5,
+        "columns": {name: {"score": 1.5, "threshold": 0.5}, SECRET: {"score": 1}},
+    }
+    metric = {"value": 0.7, "low": 0.6, "high": None, "reference": 0.8}
+    performance = {"coverage": 0.25, "metrics": {"roc_auc": metric, "not_known": {"value": None}}}
+    found = {
+        "rows": 1000,
+        "verdicts": ["drift", "decay"],
+        "drift": drift,
+        "performance": performance,
+    }
+    window(8, {"rows": 1, "verdicts": ["quality"]})  # an earlier one
+    window(1, found)
+    window(0, {"rows": 2, "verdicts": ["quality"]}, model="another")
+    started = time.time()
+    with running("--workers", "2") as (address, _):
+        tell = lambda: requests.get(f"{address}/metrics", timeout=60).text  # noqa: E731
+        until(lambda: value(tell(), "monitor_rows") == 1000)
+        text = tell()
+        assert value(text, "model_promoted_timestamp_seconds", 'variant="champion"') == 1367366400
+        assert abs(value(text, "monitor_last_run_timestamp_seconds") - started) < 60
+        assert abs(value(text, "monitor_window_end_timestamp_seconds") - started + 86400) < 60
+        told = {
+            verdict: value(text, "monitor_verdict", f'"{verdict}"') for verdict in metrics.VERDICTS
+        }
+        assert told == {"drift": 1, "quality": 0, "decay": 1}
+        assert value(text, "monitor_drift_share") == 0.5
+        assert value(text, "monitor_coverage") == 0.25
+        assert value(text, "monitor_column_score", f'"{name}"') == 1.5
+        assert value(text, "monitor_column_threshold", f'"{name}"') == 0.5
+        assert isnan(value(text, "monitor_column_score", f'"{last}"'))  # was not compared
+        assert SECRET not in text  # no column of the contract
+        bounds = {bound: value(text, "monitor_metric", f'"{bound}"') for bound in metrics.BOUNDS}
+        assert bounds == {"value": 0.7, "low": 0.6, "high": 0, "reference": 0.8}
+        assert 'bound="high"' not in text
+        assert "not_known" not in text
+        install("2")  # without a date
+        until(lambda: isnan(value(tell(), "model_promoted_timestamp_seconds")))
+
+
+def test_what_a_newer_window_lacks_is_not_told_of_an_older_one(project) -> None:
+    schema, end = load_schema(), datetime.now(UTC)
+    name = next(iter(schema.features))
+    drift = {"share": 0.5, "columns": {name: {"score": 1.5, "threshold": 0.5}}}
+    performance = {"coverage": 0.25, "metrics": {"f1": {"value": 0.7}}}
+    for summary, one in (({"drift": drift, "performance": performance}, 0.7), ({"rows": 5}, nan)):
+        metrics.found(end, end, summary, schema)
+        text = metrics.exposition().decode()
+        assert value(text, "monitor_metric", '"f1"') == pytest.approx(one, nan_ok=True)
+        assert isnan(value(text, "monitor_column_score", f'"{name}"')) == isnan(one)
+        assert isnan(value(text, "monitor_drift_share")) == isnan(one)
+    for promotion in ({}, {"promoted_at": None}, {"promoted_at": "yesterday"}):
+        assert isnan(metrics.promoted(promotion))

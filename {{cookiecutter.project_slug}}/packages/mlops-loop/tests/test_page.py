@@ -1,0 +1,222 @@
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from mlops_loop.base import files
+from mlops_loop.contract.schema import Column, load_schema
+from mlops_loop.scoring.bundle import Bundle, open_bundle
+from mlops_loop.serving.app import create_app
+from mlops_loop.serving.pages import model_page
+from mlops_loop.training import export
+
+from .conftest import change
+
+HOSTILE = "<script>alert(1)</script> \"quoted\" 'single' <img src=x onerror=alert(1)> &lt; {brace}"
+VOID = {"meta", "link", "input", "img", "br", "hr"}
+
+
+class Reader(HTMLParser):
+    """Reads a page into its elements, as (tag, attributes), and its texts; notes what is not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements, self.texts, self.open = list[tuple[str, dict]](), list[str](), list[str]()
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        assert len(dict(attributes)) == len(attributes)  # none is there twice
+        self.elements.append((tag, dict(attributes)))
+        self.open += [] if tag in VOID else [tag]
+
+    def handle_startendtag(self, tag: str, attributes: list) -> None:
+        self.handle_starttag(tag, attributes)  # <img ... />
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, text: str) -> None:
+        self.texts.append(text)
+
+    def all(self, *tags: str) -> list[dict]:
+        return [attributes for tag, attributes in self.elements if tag in tags]
+
+
+@pytest.fixture
+def bundle(project) -> Bundle:
+    return open_bundle(files.BUNDLE)
+
+
+def read(bundle: Bundle, keyed: bool = False) -> Reader:
+    found = Reader(model_page.html(bundle, keyed))
+    assert not found.open
+    return found
+
+
+def column(**facts: Any) -> Column:
+    return Column.model_validate({"type": "number", **facts})
+
+
+def control(value: Any = None, **facts: Any) -> list[tuple[str, dict]]:
+    return Reader(model_page.field(0, "name", column(**facts), value)).elements
+
+
+def test_the_page_has_a_labelled_input_for_each_feature_with_the_example_in_it(bundle) -> None:
+    found, example = read(bundle), bundle.manifest["example"]
+    inputs = [made for made in found.all("input", "select") if "data-name" in made]
+    assert [made["data-name"] for made in inputs] == list(load_schema().features)
+    ids = [made["id"] for made in found.all(*{tag for tag, _ in found.elements}) if "id" in made]
+    assert len(set(ids)) == len(ids)
+    assert {made["id"] for made in inputs} < {made["for"] for made in found.all("label")}
+    for made in inputs:
+        assert set(made["aria-describedby"].split()) <= set(ids)
+        feature, name = load_schema().features[made["data-name"]], made["data-name"]
+        assert ("required" in made) != feature.nullable
+        if feature.type in ("number", "integer") and name in example:
+            assert float(made["value"]) == example[name]
+            assert [made.get("min"), made.get("max")] == [
+                None if limit is None else model_page.plain(limit)
+                for limit in (feature.minimum, feature.maximum)
+            ]
+    chosen = [json.loads(made["value"]) for made in found.all("option") if "selected" in made]
+    listed = [
+        name
+        for name, column in load_schema().features.items()
+        if column.type in ("category", "boolean")
+    ]
+    closed = [
+        name for name in listed if not load_schema().features[name].unseen and name in example
+    ]
+    assert chosen == [example[name] for name in closed]
+
+
+def test_each_type_has_its_own_input() -> None:
+    ((_, _), (_, _), (tag, made), *_) = control(
+        0.5, minimum=0.1, maximum=1e30, unit="m", nullable=True
+    )
+    assert (tag, made["type"], made["step"]) == ("input", "number", "any")
+    assert (made["min"], made["max"], made["value"]) == ("0.1", "1e+30", "0.5")
+    made = control(5.0, type="integer", minimum=0.5, maximum=7.5)[2][1]
+    assert (made["step"], made["min"], made["max"], made["value"]) == ("1", "1", "7", "5")
+    options = [
+        made
+        for tag, made in control("b", type="category", categories=["a", "b"])
+        if tag == "option"
+    ]
+    assert options == [{"value": '"a"'}, {"value": '"b"', "selected": None}]
+    options = [
+        made for tag, made in control(False, type="boolean", nullable=True) if tag == "option"
+    ]
+    assert options == [{"value": ""}, {"value": "true"}, {"value": "false", "selected": None}]
+    found = dict(control("c", type="category", categories=["a"], unseen=True)[2:])
+    assert (found["input"]["type"], found["input"]["value"]) == ("text", "c")
+    assert found["input"]["list"] == found["datalist"]["id"]
+    assert found["option"] == {"value": "a"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"minimum": -1500, "maximum": 0.5, "unit": "m"}, "-1,500 to 0.5 m"),
+        ({"minimum": 0}, "0 or more"),
+        ({"maximum": 12345678}, "12,345,678 or less"),
+        ({"unit": "°F"}, "in °F"),
+        ({}, ""),
+    ],
+)
+def test_limits_are_told_in_words(facts, words) -> None:
+    assert model_page.span(column(**facts)) == words
+
+
+def test_nothing_that_a_contract_says_becomes_part_of_the_page(project) -> None:
+    schema = load_schema()
+    usual = Reader(model_page.html(open_bundle(files.BUNDLE), False))
+    change(files.SCHEMA, name=HOSTILE, description=HOSTILE, limits=HOSTILE)
+    for name in schema.features:
+        change(files.SCHEMA, "columns", name, description=HOSTILE, unit=HOSTILE)
+    change(files.SCHEMA, "columns", schema.target, description=HOSTILE)
+    export.main()
+    found = read(open_bundle(files.BUNDLE))
+    assert found.all("script") == [{"src": "page.js", "defer": None}]
+    assert not [
+        made for made in found.all(*{tag for tag, _ in found.elements}) if "onerror" in made
+    ]
+    assert len(found.all("img")) == len(usual.all("img"))
+    told = " ".join(found.texts)
+    assert told.count(HOSTILE) >= 2 + len(schema.features)  # name, description and each hint
+    field = model_page.field(0, HOSTILE, column(type="category", categories=[HOSTILE]), HOSTILE)
+    made = Reader(field)
+    assert made.all("select")[0]["data-name"] == HOSTILE
+    assert json.loads(made.all("option")[0]["value"]) == HOSTILE
+    assert [text for text in made.texts if text.strip()] == [HOSTILE, HOSTILE]
+    made = Reader(
+        model_page.field(
+            0, "a", column(type="category", categories=[HOSTILE], unseen=True), HOSTILE
+        )
+    )
+    assert (made.all("input")[0]["value"], made.all("option")) == (HOSTILE, [{"value": HOSTILE}])
+
+
+def test_the_page_asks_nobody_else_and_runs_its_own_script_only(bundle) -> None:
+    client = TestClient(
+        create_app(), "http://127.0.0.1"
+    )  # without its log, which a page does not need
+    answer, script = client.get("/"), client.get("/page.js")
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert (
+        "default-src 'none'; script-src 'self'; connect-src 'self';"
+        in answer.headers["Content-Security-Policy"]
+    )
+    found = read(bundle)
+    outside = r"^(?!data:)(?:[a-z]+:|//)"
+    links = [
+        made.get("src", "") + made.get("href", "")
+        for made in found.all("script", "link", "img", "a")
+    ]
+    assert not [link for link in links if re.match(outside, link)]
+    assert not re.search(r"url\(|@import", model_page.STYLE)
+    for made in found.all("a"):
+        if not made["href"].startswith("#"):
+            assert client.get(f"/{made['href']}").status_code == 200
+    assert script.text == model_page.SCRIPT
+    assert script.headers["Content-Type"].startswith("text/javascript")
+    assert script.headers["X-Content-Type-Options"] == "nosniff"
+    names = set(re.findall(r'\bfind\("([\w-]+)"\)', model_page.SCRIPT))
+    assert names <= {made.get("id") for made in found.all(*{tag for tag, _ in found.elements})}
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", model_page.SCRIPT
+    )
+
+
+def test_a_key_is_asked_for_only_where_there_are_keys(bundle, monkeypatch) -> None:
+    for keyed in (False, True):
+        (place,) = [made for made in read(bundle, keyed).all("div") if made.get("id") == "with-key"]
+        assert ("hidden" in place) != keyed
+    monkeypatch.setenv("API_KEYS", "a:first")
+    assert TestClient(create_app(), "http://127.0.0.1").get("/").text == model_page.html(
+        bundle, True
+    )
+
+
+def test_the_card_is_on_the_page_and_an_older_bundle_without_one_is_served(bundle) -> None:
+    found = read(bundle)
+    assert found.texts.count(f"Model card: {load_schema().name}") == 1
+    assert len(found.all("h1")) == 1  # the page's own
+    assert [made for made in found.all("p") if made.get("id") == "no-script"]
+    assert all("disabled" in made for made in found.all("button"))  # until the script runs
+    (files.BUNDLE / "card.html").unlink()
+    assert model_page.NO_CARD in model_page.html(bundle, False)
+
+
+def test_the_rule_of_an_answer_is_told(bundle) -> None:
+    threshold = bundle.manifest.get("threshold")
+    told = model_page.rule(bundle.schema, bundle.manifest)
+    assert (
+        (f"{threshold:.1%}" in told)
+        if threshold is not None
+        else ("interval" in told) != bool(bundle.schema.classes)
+    )

@@ -1,0 +1,145 @@
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlops_loop.base import files
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.params import load_params
+from mlops_loop.data import tables
+from mlops_loop.release import smoke_test
+from mlops_loop.release.gates import GateResult
+from mlops_loop.scoring.bundle import Bundle, open_bundle, seal
+
+LIMITS = smoke_test.ServerGate(requests=30, fuzz=60, timeout=60)
+ANY_SPEED = smoke_test.LatencyGate(p95_milliseconds=1e6)
+
+
+@pytest.fixture
+def bundle(project) -> Bundle:
+    return open_bundle(files.BUNDLE)
+
+
+@pytest.fixture
+def running(bundle, tmp_path) -> Iterator[tuple[Any, ...]]:
+    """The address of a server with the bundle, a client of it, and the bundle."""
+    log_url = f"sqlite:///{(tmp_path / 'log.db').as_posix()}"
+    with smoke_test.server(files.BUNDLE, log_url, tmp_path / "server.log") as (address, client):
+        yield address, client, bundle
+
+
+def gates(**changed: Any) -> smoke_test.Gates:
+    return load_params().gates.model_copy(
+        update={"server": LIMITS, "latency": ANY_SPEED, **changed}
+    )
+
+
+def reseal(**facts: Any) -> None:
+    """Make the bundle whole again after a change of its files or facts."""
+    manifest = files.read_json(files.BUNDLE / "bundle.json")
+    (files.BUNDLE / "bundle.json").unlink()
+    seal(files.BUNDLE, {key: value for key, value in manifest.items() if key != "files"} | facts)
+
+
+def judged(bundle: Bundle, **changed: Any) -> list[GateResult]:
+    return smoke_test.verdicts(bundle, tables.read_table(files.TEST), gates(**changed))
+
+
+def test_a_good_bundle_passes_and_the_real_log_stays_as_it_is(bundle) -> None:
+    before = sorted(Path().rglob("*"))
+    found = judged(bundle)
+    assert [verdict.passed for verdict in found] == [True] * 4, found
+    assert [verdict.gate for verdict in found] == ["server"] * 3 + ["latency"]
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_bundle_that_does_not_start_is_refused_with_the_reason(bundle) -> None:
+    (files.BUNDLE / "model.onnx").write_bytes(b"no model")
+    reseal()
+    for opened in (bundle, open_bundle(files.BUNDLE)):  # whose hashes are right
+        refused, latency = judged(opened)
+        assert (refused.gate, refused.passed, latency.passed) == ("server", False, None)
+        assert "the server does not start: " in refused.measure
+        assert "onnx" in refused.measure.lower()
+        assert "\n" not in refused.measure
+    (files.BUNDLE / "schema.yaml").write_text("columns: {}\n", encoding="utf-8")
+    reseal()
+    refused, _ = judged(bundle)
+    assert not refused.passed
+    assert "schema.yaml, line 1" in refused.measure
+
+
+def test_a_server_that_is_not_ready_in_time_is_refused(bundle) -> None:
+    refused, _ = judged(bundle, server=LIMITS.model_copy(update={"timeout": 1e-6}))
+    assert not refused.passed
+    assert "was not ready within 1e-06 seconds" in refused.measure
+
+
+def test_a_server_that_answers_otherwise_is_refused(bundle) -> None:
+    facts = {"threshold": 2.0, "half_width": 1e9, "classes": bundle.manifest["classes"][::-1]}
+    reseal(**{key: value for key, value in facts.items() if key in bundle.manifest})
+    _, answers, odd, _ = judged(bundle)
+    assert (answers.passed, answers.value) == (False, LIMITS.requests)
+    assert odd.passed
+
+
+def test_a_speed_that_nothing_has_is_refused(running) -> None:
+    address, client, bundle = running
+    window, nothing = tables.read_table(files.TEST), smoke_test.LatencyGate(p95_milliseconds=1e-6)
+    for latency, passed in ((nothing, False), (ANY_SPEED, True), (None, None)):
+        found = smoke_test.questions(address, client, bundle, window, LIMITS, latency)
+        assert (found[-1].gate, found[-1].passed) == ("latency", passed)
+        assert all(verdict.passed for verdict in found[:-1])
+
+
+def test_no_odd_request_breaks_the_server_and_a_5xx_is_refused(running, tmp_path) -> None:
+    address, client, bundle = running
+    known = bundle.schema, bundle.manifest["example"]
+    assert smoke_test.fuzz(address, client, *known, 300) == []
+    asked = [what for what, *_ in islice(smoke_test.requests_of(*known), 60)]
+    assert len(set(asked)) > 25
+    # Neither log nor spool can be written: so no prediction can be kept, and none be answered.
+    for path in tmp_path.glob("log.db*"):
+        path.unlink()
+    (tmp_path / "log.db").mkdir()
+    shutil.rmtree(tmp_path / "server.spool")
+    (tmp_path / "server.spool").write_text("")
+    wrong = smoke_test.fuzz(address, client, *known, 60)
+    assert wrong == ["a row at the contract's edges: 503"] * 20 + ["afterwards: not ready"]
+    _, odd, _ = smoke_test.questions(
+        address, client, bundle, tables.read_table(files.TEST), LIMITS, None
+    )
+    assert (odd.passed, odd.value) == (False, 21)
+    assert "503" in odd.measure
+
+
+def test_a_server_that_dies_is_refused(bundle, tmp_path) -> None:
+    log_url = f"sqlite:///{(tmp_path / 'log.db').as_posix()}"
+    with smoke_test.server(files.BUNDLE, log_url, tmp_path / "server.log") as (address, client):
+        pass
+    window = tables.read_table(files.TEST)
+    answers, odd, latency = smoke_test.questions(address, client, bundle, window, LIMITS, None)
+    assert (answers.passed, odd.passed, latency.passed) == (False, False, None)
+    assert "no answer" in odd.measure
+
+
+def test_gates_that_are_off_say_so_and_start_nothing(bundle) -> None:
+    nowhere = replace(bundle, folder=Path("nowhere"))
+    for latency, words in ((ANY_SPEED, "not measured, as gates.server is off"), (None, "off")):
+        found = judged(nowhere, server=None, latency=latency)
+        assert [(verdict.gate, verdict.passed) for verdict in found] == [
+            ("server", None),
+            ("latency", None),
+        ]
+        assert found[1].measure == words
+
+
+def test_without_uv_there_is_one_clear_failure(bundle, monkeypatch) -> None:
+    monkeypatch.delenv("UV", raising=False)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(Failure, match="uv is not on PATH"):
+        judged(bundle)

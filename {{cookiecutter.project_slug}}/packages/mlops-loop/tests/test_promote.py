@@ -1,0 +1,486 @@
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+
+from mlops_loop.base import files
+from mlops_loop.base.errors import Failure, Refusal
+from mlops_loop.base.settings import load_settings
+from mlops_loop.cli import app
+from mlops_loop.contract.schema import load_schema
+from mlops_loop.data import tables
+from mlops_loop.release import audit, champion, registry
+from mlops_loop.release.promote import opponent, promote
+from mlops_loop.scoring.bundle import open_bundle
+from mlops_loop.tracking.session import experiment_name, session
+
+from .conftest import SERVER, change, run_stages, use_registry
+
+SERVED = Path("build/champion")
+# Gates that other tests are about: they take time, or refuse a model that is to be a weak champion.
+OFF = dict.fromkeys(
+    ("server", "latency", "behaviour", "slices", "calibration", "baseline", "leakage", "parity")
+)
+
+# Forks a child for each promotion, so that only one process imports everything. It reads lines: a folder, and
+# the number of the call (of all that change something) before which the child is killed, or `race` for two
+# children that decide at the same time. It answers with their exit codes.
+DRIVER = """
+import multiprocessing, os, signal, sys
+from pathlib import Path
+import mlflow
+# What would otherwise be imported anew in each child.
+import alembic.command, mlflow.store.model_registry.sqlalchemy_store, mlflow.store.tracking.sqlalchemy_store
+from PACKAGE import audit, cli, promote
+from PACKAGE.errors import run
+from PACKAGE.schema import load_schema
+promote.tasks.of(load_schema())
+
+def kill_before(number):
+    calls = [0]
+    def counted(function):
+        def call(*given, **named):
+            calls[0] += 1
+            if calls[0] == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*given, **named)
+        return call
+    client = mlflow.MlflowClient
+    for owner, names in (
+        (client, ["set_model_version_tag", "delete_model_version_tag", "set_registered_model_alias"]),
+        (client, ["delete_registered_model_alias", "log_artifact", "log_artifacts"]),
+        (mlflow, ["register_model"]), (audit, ["append"]), (Path, ["replace"]),
+    ):
+        for name in names:
+            setattr(owner, name, counted(getattr(owner, name)))
+
+def wait_before_deciding(barrier):
+    append = audit.append
+    def call(*given, **named):
+        barrier.wait(60)
+        return append(*given, **named)
+    audit.append = call
+
+def child(prepare, argument):
+    process = os.fork()
+    if process:
+        return process
+    try:
+        prepare(argument)
+        run(cli.app)
+    except SystemExit as stopped:
+        os._exit(stopped.code or 0)
+    os._exit(70)
+
+sys.argv = ["cli", "promote"]
+for line in sys.stdin:
+    folder, how = line.split()
+    os.chdir(folder)
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+    if how == "race":
+        barrier = multiprocessing.Barrier(2)
+        children = [child(wait_before_deciding, barrier) for _ in range(2)]
+    else:
+        children = [child(kill_before, int(how))]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in children]
+    print("codes", *sorted(codes), flush=True)
+"""
+
+
+@pytest.fixture
+def drive(served) -> Iterator[Callable[[Path, str], list[int]]]:
+    """Promote in other processes: give a folder and a way; returns exit codes, negative for a signal."""
+    if SERVER.startswith("http") or not hasattr(os, "fork"):
+        pytest.skip("needs fork, and a registry that can be copied")
+    driver, log = DRIVER.replace("PACKAGE", str(files.__package__)), served / "driver.log"
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            [sys.executable, "-c", driver], stdin=-1, stdout=-1, stderr=errors, text=True, bufsize=1
+        ) as process,
+    ):
+
+        def drive(folder: Path, how: str) -> list[int]:
+            process.stdin.write(f"{folder} {how}\n")
+            line = next(line for line in process.stdout if line.startswith("codes "))
+            return [int(code) for code in line.split()[1:]]
+
+        yield drive
+        process.stdin.close()
+
+
+def aliases() -> dict[str, str]:
+    with session(load_settings()) as client:
+        found = {
+            name: registry.by_alias(client, name) for name in ("champion", "previous", "challenger")
+        }
+        return {name: str(version.version) for name, version in found.items() if version}
+
+
+def lines() -> list[dict]:
+    return list(audit.read(audit.open_audit(load_settings().prediction_log_url), experiment_name()))
+
+
+def events() -> list[str]:
+    return [line["event"] for line in lines()]
+
+
+def retrain(honest: pd.DataFrame, noise: float) -> None:
+    """Train on a table in which this share of the rows got each other's targets."""
+    target = load_schema().target
+    chosen = honest.sample(frac=noise, random_state=0).index
+    table = honest.copy()
+    table.loc[chosen, target] = honest.loc[chosen, target].sample(frac=1, random_state=1).to_numpy()
+    tables.write_table(files.TRAIN, table)
+    run_stages("train", "evaluate", "export")
+
+
+@pytest.fixture
+def served(project, monkeypatch) -> Path:
+    """The project, with a folder for the champion, and only the gates that compare models."""
+    monkeypatch.setenv("BUNDLE", str(SERVED))
+    rivals = {"min_gain": 0.0, "confidence": 0.8, "resamples": 100}
+    change(files.PARAMS, "gates", champion=rivals, **OFF)
+    return project
+
+
+@pytest.fixture(scope="session")
+def trained(finished, tmp_path_factory) -> Path:
+    """Two trained models: one on targets that were mixed up, and an honest one."""
+    folder = tmp_path_factory.mktemp("trained") / "project"
+    shutil.copytree(finished, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        use_registry(patch, folder)
+        honest = tables.read_table(files.TRAIN)
+        for name, noise in (("mixed", 1), ("honest", 0)):
+            retrain(honest, noise)
+            shutil.copytree(files.BUNDLE, folder / name / "bundle")
+            for path in (files.MODEL, files.TRAIN):
+                shutil.copy(path, folder / name)
+    return folder
+
+
+@pytest.fixture
+def rivals(served, trained) -> dict[str, Path]:
+    return {name: trained / name for name in ("honest", "mixed")}
+
+
+def use(rival: Path) -> None:
+    shutil.rmtree(files.BUNDLE)
+    shutil.copytree(rival / "bundle", files.BUNDLE)
+    for path in (files.MODEL, files.TRAIN):
+        shutil.copy(rival / path.name, path)
+
+
+def test_the_better_is_crowned_the_worse_kept_as_challenger_and_all_is_written_down(
+    rivals, monkeypatch
+):
+    use(rivals["mixed"])
+    first = promote()
+    assert (first["version"], open_bundle(SERVED).version, aliases()) == (
+        "1",
+        "1",
+        {"champion": "1"},
+    )
+    assert promote() == first | {"new": False}
+    use(rivals["honest"])
+    assert promote()["version"] == open_bundle(SERVED).version == "2"
+    assert aliases() == {"champion": "2", "previous": "1"}
+    use(rivals["mixed"])
+    with pytest.raises(Refusal, match=r"version 1 stays a challenger: .*champion"):
+        promote()
+    assert aliases() == {"champion": "2", "previous": "1", "challenger": "1"}
+    assert open_bundle(SERVED).version == "2"
+    kept = lines()
+    assert [(line["event"], line["version"]) for line in kept] == [
+        ("promoted", "1"),
+        ("promoted", "2"),
+        ("refused", "1"),
+    ]
+    with session(load_settings()) as client:
+        version = registry.by_number(client, "1")
+        assert version.tags["refused"] == kept[-1]["reason"]
+        assert json.loads(version.tags["gates"]) == kept[-1]["gates"]
+        cards = [file.path for file in client.list_artifacts(version.run_id, "card/version-1")]
+        assert "card/version-1/card.md" in cards
+    assert {"by", "time", "git_commit", "data_sha256", "bundle_sha256"} <= set(kept[0])
+
+
+def test_an_equal_model_is_no_better(rivals):
+    use(rivals["honest"])
+    promote()
+    with (files.BUNDLE / "card.md").open("a") as text:
+        text.write("\n")
+    manifest = files.read_json(files.BUNDLE / "bundle.json")
+    manifest["files"]["card.md"] = files.sha256(files.BUNDLE / "card.md")
+    files.write_json(files.BUNDLE / "bundle.json", manifest)
+    with pytest.raises(Refusal, match="champion"):
+        promote()
+    assert aliases() == {"champion": "1", "challenger": "2"}
+
+
+def test_what_is_not_whole_or_not_made_of_this_data_is_not_judged(served):
+    with (files.BUNDLE / "bundle.json").open("a") as manifest:
+        manifest.write(" ")
+    promote()  # another hash, but nothing in it has changed
+    with (SERVED / "bundle.json").open("a") as manifest:
+        manifest.write(" ")
+    with pytest.raises(Refusal, match=r"bundle\.json was changed"):
+        open_bundle(SERVED)
+    promote()
+    assert open_bundle(SERVED).version == "1"  # mended
+    with (files.BUNDLE / "model.onnx").open("ab") as graph:
+        graph.write(b"x")
+    with pytest.raises(Refusal, match=r"model\.onnx is missing or was changed"):
+        promote()
+    run_stages("export")
+    tables.write_table(files.TEST, tables.read_table(files.TEST).head(100))
+    with pytest.raises(Failure, match=r"was not made from this data/test\.parquet"):
+        promote()
+
+
+def test_a_work_tree_that_has_changed_since_is_told(served):
+    change(files.SCHEMA, "columns", next(iter(load_schema().slices)), protected=True)
+    with pytest.raises(Failure, match=r"was not made from this schema\.yaml"):
+        promote()
+    run_stages("validate", "split", "train", "evaluate", "export")
+    change(files.PARAMS, "evaluate", min_slice_rows=7)
+    with pytest.raises(Failure, match=r"was not made from this params\.yaml"):
+        promote()
+
+
+def test_another_name_for_the_contract_does_not_make_the_champion_go_away(rivals):
+    use(rivals["honest"])
+    promote()
+    shutil.copy(rivals["mixed"] / files.TRAIN.name, files.TRAIN)
+    change(files.SCHEMA, name="other")
+    run_stages("train", "evaluate", "export")
+    with pytest.raises(Refusal, match="champion: gain in"):
+        promote()
+
+
+def test_uncommitted_changes_are_said_and_a_later_commit_is_recorded(rivals, capsys):
+    def git(*command: str) -> None:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *identity, *command], check=True, capture_output=True)
+
+    def commit_of_1() -> str:
+        with session(load_settings()) as client:
+            return registry.by_number(client, "1").tags["git_commit"]
+
+    git("init", "--quiet")
+    git("add", "params.yaml")
+    git("commit", "--quiet", "--message", "one")
+    change(files.PARAMS, "gates", "size", max_megabytes=49)
+    use(rivals["honest"])
+    promote()
+    assert "no commit holds" in capsys.readouterr().out
+    assert commit_of_1().endswith("-dirty")
+    git("commit", "--quiet", "--all", "--message", "two")
+    promote()
+    assert len(commit_of_1()) == 40
+    assert events() == ["promoted", "committed"]
+    app.audit()
+
+
+def test_the_candidate_s_own_folder_is_not_the_champion_s(project):
+    with pytest.raises(Failure, match="the candidate's own folder"):
+        promote()
+
+
+def test_a_champion_whose_columns_are_gone_is_not_compared(served):
+    promote()
+    gone = list(load_schema().features)[-1]
+    change(files.SCHEMA, "columns", **{gone: None})
+    files.BEHAVIOUR.write_text("{}")
+    run_stages("ingest", "validate", "split", "train", "evaluate", "export")
+    with pytest.raises(Failure, match="MLFLOW_EXPERIMENT_NAME"):
+        promote()
+
+
+def test_a_champion_that_takes_a_column_for_something_else_is_not_compared(served):
+    promote()
+    found, schema = open_bundle(SERVED), load_schema()
+    name, column = next(iter(schema.features.items()))
+    other = "category" if column.type != "category" else "number"
+    changed = {**schema.columns, name: column.model_copy(update={"type": other})}
+    candidate = replace(found, schema=schema.model_copy(update={"columns": changed}))
+    with pytest.raises(Failure, match=f"{name!r} is of type {column.type}, now it is {other}"):
+        opponent(found, candidate)
+
+
+def test_roll_back_there_and_back_again(rivals):
+    with pytest.raises(Failure, match="no champion"):
+        champion.roll_back(None, "")
+    use(rivals["mixed"])
+    promote()
+    with pytest.raises(Failure, match="no champion before"):
+        champion.roll_back(None, "")
+    use(rivals["honest"])
+    promote()
+    champion.roll_back(None, "a bad day")
+    assert aliases() == {"champion": "1", "previous": "2"}
+    assert open_bundle(SERVED).version == "1"
+    with pytest.raises(Refusal, match=r"version 2 was rolled back: .* a bad day"):
+        promote()
+    with pytest.raises(Failure, match="version 1 is champion already"):
+        champion.roll_back("1", "")
+    with pytest.raises(Failure, match="no version 7"):
+        champion.roll_back("7", "")
+    with pytest.raises(Failure, match="name a VERSION"):  # version 2 is what was rolled back
+        champion.roll_back(None, "")
+    shutil.rmtree(SERVED)
+    champion.roll_back("2", "it was not the model")
+    assert aliases() == {"champion": "2", "previous": "1"}
+    assert promote()["new"] is False
+    use(rivals["mixed"])  # which was only left again, not rolled back
+    with pytest.raises(Refusal, match="version 1 stays a challenger"):
+        promote()
+    champion.roll_back(None, "again")
+    assert aliases()["champion"] == "1"
+    assert [line["reason"] for line in lines() if line["event"] == "returned"] == [
+        "it was not the model"
+    ]
+    app.audit(as_json=True)
+
+
+def test_only_a_former_champion_is_rolled_back_to(rivals):
+    use(rivals["honest"])
+    promote()
+    use(rivals["mixed"])
+    with pytest.raises(Refusal, match="challenger"):
+        promote()
+    with pytest.raises(Refusal, match="version 2 was never champion"):
+        champion.roll_back("2", "")
+
+
+def test_an_alias_moved_by_hand_is_moved_back(rivals):
+    use(rivals["mixed"])
+    promote()
+    use(rivals["honest"])
+    promote()
+    champion.roll_back("1", "")
+    with session(load_settings()) as client:
+        version = registry.by_number(client, "2")
+        mlflow.register_model(version.source, experiment_name())
+        client.set_registered_model_alias(experiment_name(), "champion", "3")
+    with pytest.raises(Refusal, match="version 3, of which the log knows nothing"):
+        app.audit()
+    with pytest.raises(Refusal, match="version 2 was rolled back"):
+        promote()
+    assert aliases() == {"champion": "1", "previous": "2"}
+    assert lines()[-1]["event"] == "restored"
+    assert "moved to version 3" in lines()[-1]["reason"]
+    app.audit()
+
+
+def test_the_log_of_another_registry_is_not_followed(rivals, monkeypatch):
+    use(rivals["mixed"])
+    promote()
+    monkeypatch.setenv("PREDICTION_LOG_URL", "sqlite:///other.db")
+    use(rivals["honest"])
+    with pytest.raises(Refusal, match=r"the line about version 1 is missing.*PREDICTION_LOG_URL"):
+        promote()
+    assert aliases() == {"champion": "1"}
+
+
+TAMPER = {
+    "changed": (
+        "UPDATE audit SET line = replace(line, 'refused', 'allowed') WHERE number = 2",
+        "line 2 was",
+    ),
+    "unreadable": (
+        "UPDATE audit SET line = 'no JSON' WHERE number = 3",
+        "line 3 was",
+    ),
+    "renumbered": ("UPDATE audit SET number = 7 WHERE number = 3", "line 3 is missing"),
+    "forged": (
+        "UPDATE audit SET line = :line, sha256 = :digest WHERE number = 2",
+        "line 3 does not follow",
+    ),
+    "removed": ("DELETE FROM audit WHERE number = 2", "line 2 is missing"),
+    "cut": ("DELETE FROM audit WHERE number = 3", "the line about version 2 is missing"),
+}
+FORBIDDEN = {
+    "update": "UPDATE audit SET number = 9",
+    "delete": "DELETE FROM audit",
+    "replacement": "INSERT OR REPLACE INTO audit SELECT * FROM audit",
+}
+
+
+@pytest.mark.parametrize("how", TAMPER)
+def test_a_tampered_line_is_found_and_nothing_is_promoted_by_such_a_log(rivals, how):
+    use(rivals["honest"])
+    promote()
+    use(rivals["mixed"])
+    for _ in range(2):
+        with pytest.raises(Refusal, match="challenger"):
+            promote()
+    app.audit()
+    forged = json.dumps(
+        {key: value for key, value in lines()[1].items() if key != "sha256"} | {"by": "x"}
+    )
+    values = {"line": forged, "digest": audit.sha256(forged.encode()).hexdigest()}
+    with sqlite3.connect("predictions.db") as database:
+        for trigger, statement in FORBIDDEN.items():
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                database.execute(statement)
+            database.execute(f"DROP TRIGGER audit_no_{trigger}")
+        statement, found = TAMPER[how]
+        database.execute(statement, values if ":" in statement else {})
+    with pytest.raises(Refusal, match=found):
+        app.audit()
+    with pytest.raises(Refusal, match=found):
+        promote()
+    assert aliases()["champion"] == "1"
+
+
+def test_a_killed_promotion_leaves_one_champion_and_the_next_heals_the_rest(
+    rivals, drive, monkeypatch
+):
+    use(rivals["mixed"])
+    assert promote()["version"] == "1"
+    use(rivals["honest"])
+    codes, step, cut = [-9], 0, set()
+    while codes == [-9]:
+        step += 1
+        folder = shutil.copytree(
+            ".", Path(f"../{step}").resolve(), ignore=shutil.ignore_patterns("*.log")
+        )
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        codes = drive(folder, str(step))
+        assert codes in ([-9], [0])
+        found = aliases()
+        cut.add((found["champion"], found.get("previous"), len(lines())))
+        promote()
+        assert aliases() == {"champion": "2", "previous": "1"}
+        assert open_bundle(SERVED).version == "2"
+        assert events() == ["promoted", "promoted"]
+        app.audit()
+        monkeypatch.chdir(folder.parent / "project")
+    assert step > 10
+    # It was cut before the decision, between that and each of the aliases, and after.
+    assert cut == {("1", None, 1), ("1", None, 2), ("1", "1", 2), ("2", "1", 2)}
+
+
+def test_of_two_promotions_at_the_same_time_one_wins_and_the_other_says_so(rivals, drive):
+    Path("mlflow.db").unlink()
+    codes = drive(Path.cwd(), "race")
+    assert codes == [0, 1]
+    assert "meanwhile" in Path("driver.log").read_text()
+    assert open_bundle(SERVED).version == aliases()["champion"]
+    assert events() == ["promoted"]
+    with session(load_settings()) as client:
+        assert len(client.search_model_versions(f"name = '{experiment_name()}'")) == 1
+    app.audit()

@@ -1,0 +1,555 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+from filelock import FileLock
+
+from mlops_loop.base import files
+from mlops_loop.base.errors import Failure, Refusal
+from mlops_loop.base.params import Budget, load_params
+from mlops_loop.base.params import Retrain as Limits
+from mlops_loop.base.pipeline import code, reproduce
+from mlops_loop.base.settings import load_settings
+from mlops_loop.cli import app
+from mlops_loop.contract.schema import load_schema
+from mlops_loop.data import tables
+from mlops_loop.monitoring import retrain
+from mlops_loop.monitoring.retrain import Evidence, decide
+from mlops_loop.monitoring.retraining_summary import FOLDER
+from mlops_loop.prediction_log.log import WINDOWS, open_log
+from mlops_loop.release import audit
+from mlops_loop.release.champion import roll_back
+from mlops_loop.release.promote import promote
+from mlops_loop.scoring.bundle import open_bundle
+from mlops_loop.tracking.session import experiment_name
+
+from .conftest import ROOT, SERVER, change, run_stages, use_registry
+
+SERVED, SOURCE, DAY = Path("build/champion"), Path("sample.parquet"), timedelta(days=1)
+STAGES = "ingest", "validate", "split", "train", "evaluate", "export"
+# Gates that other tests are about; `labels` and `champion` stay.
+OFF = dict.fromkeys(
+    (
+        "server",
+        "latency",
+        "behaviour",
+        "slices",
+        "calibration",
+        "baseline",
+        "leakage",
+        "parity",
+        "fairness",
+    )
+)
+NOW = datetime(2024, 7, 1)
+LIMITS = Limits(
+    label_delay_days=0,
+    validation_days=7,
+    test_days=24,
+    window_days=None,
+    every_days=90,
+    new_rows=50_000,
+    cooldown_days=20,
+    budget=Budget(runs=2, days=80),
+)
+QUIET = Evidence(NOW, "1", NOW - 30 * DAY, rows=20_000, newest=NOW - DAY)
+DECAY = {"decay": ("June: worse",)}
+# What is found, whether to retrain, the rules for it and those against it.
+TABLE = {
+    "nothing": ({}, False, [], []),
+    "decay": (DECAY, True, ["decay"], []),
+    "a day before the schedule": ({"learned_to": NOW - 89 * DAY}, False, [], []),
+    "schedule": ({"learned_to": NOW - 90 * DAY}, True, ["schedule"], []),
+    "a row too few": ({"rows": 49_999}, False, [], []),
+    "new data": ({"rows": 50_000}, True, ["new data"], []),
+    "code": ({"changed": ("model.py",)}, True, ["code"], []),
+    "no champion": ({"champion": None, "learned_to": None}, True, ["no champion"], []),
+    "on demand": ({"demand": ""}, True, ["on demand"], []),
+    "all at once": (
+        DECAY
+        | {"rows": 50_000, "learned_to": NOW - 90 * DAY, "changed": ("model.py",), "demand": "why"},
+        True,
+        ["decay", "schedule", "new data", "code", "on demand"],
+        [],
+    ),
+    "cool-down": (DECAY | {"retrained": (NOW - 19 * DAY,)}, False, ["decay"], ["cool-down"]),
+    "cool-down is over": (DECAY | {"retrained": (NOW - 20 * DAY,)}, True, ["decay"], []),
+    "cool-down without a reason": ({"retrained": (NOW - 19 * DAY,)}, False, [], ["cool-down"]),
+    "budget": (
+        DECAY | {"retrained": (NOW - 79 * DAY, NOW - 30 * DAY)},
+        False,
+        ["decay"],
+        ["budget"],
+    ),
+    "budget is free again": (
+        DECAY | {"retrained": (NOW - 80 * DAY, NOW - 30 * DAY)},
+        True,
+        ["decay"],
+        [],
+    ),
+    "both": (
+        {"changed": ("model.py",), "retrained": (NOW - 50 * DAY, NOW - DAY)},
+        False,
+        ["code"],
+        ["cool-down", "budget"],
+    ),
+    "it was retrained until later": (
+        DECAY | {"retrained": (NOW + DAY,)},
+        False,
+        ["decay"],
+        ["order"],
+    ),
+    "no new data": (DECAY | {"rows": 0}, False, ["decay"], ["no new data"]),
+    "new code needs none": ({"changed": ("model.py",), "rows": 0}, True, ["code"], []),
+    "nor does a first champion": ({"champion": None, "rows": 0}, True, ["no champion"], []),
+    "nor does demand": ({"demand": "", "rows": 0}, True, ["on demand"], []),
+    "without time nobody knows": (DECAY | {"rows": None}, True, ["decay"], []),
+    "demand against cool-down and budget": (
+        {"demand": "", "retrained": (NOW - 50 * DAY, NOW - DAY)},
+        True,
+        ["on demand"],
+        ["cool-down", "budget"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_the_decision_table(case) -> None:
+    found, expected, reasons, against = TABLE[case]
+    decision = decide(replace(QUIET, **found), LIMITS)
+    assert decision.retrain is expected
+    assert [text.split(": ")[0] for text in decision.reasons] == reasons
+    assert [text.split(": ")[0] for text in decision.against] == against
+
+
+def times(table=None):
+    table = tables.read_table(SOURCE) if table is None else table
+    return table[load_schema().timestamp]
+
+
+@pytest.fixture(scope="session")
+def first(finished, tmp_path_factory) -> Path:
+    """A project whose champion knows the first 60 % of the time, with the windows that retraining has."""
+    folder = tmp_path_factory.mktemp("first") / "project"
+    shutil.copytree(finished, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        if not load_schema().timestamp:
+            pytest.skip("windows that move need a timestamp, which schema.yaml lacks")
+        use_registry(patch, folder)
+        patch.setenv("BUNDLE", str(SERVED))
+        begin, end = times().min(), times().max()
+        if (days := (end - begin).days) < 20:
+            pytest.skip("windows that move need more days than the data have")
+        change(
+            files.PARAMS,
+            "gates",
+            **OFF,
+            champion={"min_gain": 0.0, "confidence": 0.8, "resamples": 100},
+        )
+        limits = {
+            "validation_days": max(1, days // 20),
+            "test_days": days // 5,
+            "window_days": None,
+        }
+        change(files.PARAMS, "retrain", **limits, new_rows=10**9, every_days=10**5)
+        files.ACCEPTED.unlink()
+        middle = (begin + 0.6 * (end - begin)).to_pydatetime()
+        half = Evidence(middle, None, None, newest=middle)
+        retrain.write_windows(retrain.next_windows(load_params(), half))
+        run_stages(*STAGES)
+        promote()
+        (folder / "name").write_text(os.environ["MLFLOW_EXPERIMENT_NAME"])
+    return folder
+
+
+@pytest.fixture
+def served(first, tmp_path, monkeypatch) -> Path:
+    """A copy of that project; the pipeline runs in this process."""
+    folder = Path(shutil.copytree(first, tmp_path / "project"))
+    monkeypatch.chdir(folder)
+    use_registry(monkeypatch, folder)
+    monkeypatch.setenv("BUNDLE", str(SERVED))
+    if SERVER.startswith("http"):
+        (folder / "predictions.db").unlink()
+        promote()
+    else:
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", (folder / "name").read_text())
+    monkeypatch.setattr(retrain, "reproduce", lambda: run_stages(*STAGES))
+    files.ACCEPTED.unlink()  # its seasons are those of half the data
+    return folder
+
+
+def lines():
+    log = audit.open_audit(load_settings().prediction_log_url)
+    return list(audit.read(log, experiment_name()))
+
+
+def events():
+    return [line["event"] for line in lines()]
+
+
+def later() -> datetime:
+    """Return the day after the newest row."""
+    return retrain.midnight(times().max()) + DAY
+
+
+def written(name="summary.md"):
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def never() -> None:
+    raise AssertionError("the pipeline must not run")
+
+
+def test_nothing_to_do_is_recorded_and_summed_up(served, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(retrain, "reproduce", never)
+    before = files.PARAMS.read_bytes()
+    app.retrain(until=later())
+    assert "not retrained: nothing asks for it" in capsys.readouterr().out
+    assert events() == ["promoted", "not retrained"]
+    line = lines()[-1]
+    assert (line["until"], line["reasons"]) == (f"{later():%Y-%m-%d}", [])
+    assert line["evidence"]["champion"] == "1"
+    assert line["evidence"]["rows"] > 0
+    assert files.PARAMS.read_bytes() == before
+    assert "no retraining was needed" in written()
+    assert json.loads(written("summary.json"))["result"] == "declined"
+    app.audit()
+
+
+def test_labels_that_may_still_change_are_not_used(served, monkeypatch) -> None:
+    monkeypatch.setattr(retrain, "reproduce", never)
+    evidence = []
+    for days in (0, 2):
+        change(files.PARAMS, "retrain", label_delay_days=days)
+        app.retrain(until=later())
+        known = times()[times() < pd.Timestamp(later() - days * DAY)]
+        evidence.append(json.loads(written("summary.json"))["evidence"])
+        assert evidence[-1]["newest"] == known.max().isoformat()
+    assert 0 < evidence[1]["rows"] < evidence[0]["rows"]
+
+
+def test_a_retraining_moves_the_windows_and_promotes(served, monkeypatch, capsys) -> None:
+    change(files.PARAMS, "gates", champion=None)
+    files.PARAMS.write_text(f"# a comment that stays\n{files.PARAMS.read_text()}")
+    table, target = tables.read_table(SOURCE), load_schema().target
+    late = times(table) >= pd.Timestamp(later() - 2 * DAY)  # of whose rows no label has come
+    table.assign(**{target: table[target].mask(late)}).to_parquet(SOURCE)
+    newest = times(table)[~late].max()
+    found = retrain.retrain(later() + 0.5 * DAY, True, "a | new month")
+    assert found["result"] == "promoted"
+    assert "version 2 is the new champion" in capsys.readouterr().out
+    assert events() == ["promoted", "retraining", "promoted"]
+    assert open_bundle(SERVED).version == "2"
+
+    params, end = load_params(), retrain.midnight(newest) + DAY
+    assert files.PARAMS.read_text().startswith("# a comment that stays\n")
+    assert (params.ingest.end, params.split.validation_end) == (
+        end,
+        end - params.retrain.test_days * DAY,
+    )
+    assert (
+        params.split.validation_end - params.split.train_end == params.retrain.validation_days * DAY
+    )
+    started = lines()[1]
+    assert started["windows"]["ingest"]["end"] == f"{end:%Y-%m-%d}"
+    assert started["reasons"] == ["on demand: a | new month"]
+    text, rows = written(), json.loads(written("summary.json"))["parts"]["test"]["rows"]
+    assert rows == len(tables.read_table(files.TEST))
+    name = found["metric"]
+    for part in (
+        "version 2 is the new champion",
+        "- for: on demand: a | new month",
+        f"| {rows:,} |",
+        "| metric | candidate | champion | naive baseline |",
+        f"| {name} | {found['metrics']['candidate'][name]:.4g} | {found['metrics']['champion'][name]:.4g} |",
+        "| champion | off |",
+        "| labels | gain of the champion",
+        open_bundle(SERVED).sha256,
+        "rollback --reason",
+    ):
+        assert part in text
+    assert str(served) not in text
+
+    # Once more, there is nothing new: neither data nor, as dvc would find, anything to run.
+    monkeypatch.setattr(retrain, "reproduce", dict)
+    assert retrain.retrain(later() - 2 * DAY, False, "")["result"] == "declined"
+    assert retrain.retrain(later() - 2 * DAY, True, "")["result"] == "nothing new"
+    assert events()[3:] == ["not retrained", "retraining", "nothing new"]
+    assert retrain.finished(lines()) == lines()[4]
+    assert load_params() == params
+    roll_back(None, "to see")
+    assert open_bundle(SERVED).version == "1"
+    app.audit()
+
+
+def turned(labels: pd.Series, how: str) -> np.ndarray:
+    """Return labels that are wrong: mixed up, or the opposite of what they were."""
+    classes = load_schema().classes
+    if how == "mixed":
+        return labels.sample(frac=1, random_state=3).to_numpy()
+    if classes:
+        return labels.map(dict(zip(classes, classes[1:] + classes[:1], strict=True))).to_numpy()
+    return np.sort(labels)[::-1][labels.rank(method="first").astype(int) - 1]
+
+
+@pytest.mark.parametrize(
+    ("how", "window", "gate"),
+    [
+        ("mixed", ["test"], "labels"),  # the newest month
+        ("opposite", ["train"], "champion"),  # a month that was learned from; the newest is clean
+        ("opposite", ["train", "validation", "test"], "labels"),  # all from some month on
+    ],
+)
+def test_a_poisoned_month_does_not_win(served, how, window, gate) -> None:
+    params = load_params()
+    known, end = params.split.train_end, later()
+    test_from = end - params.retrain.test_days * DAY
+    train_until = test_from - params.retrain.validation_days * DAY
+    spans = {
+        "train": (known, train_until),
+        "validation": (train_until, test_from),
+        "test": (test_from, end),
+    }
+    table, target = tables.read_table(SOURCE), load_schema().target
+    for begin, until in (spans[name] for name in window):
+        inside = (times(table) >= pd.Timestamp(begin)) & (times(table) < pd.Timestamp(until))
+        table.loc[inside, target] = turned(table.loc[inside, target], how)
+    table.to_parquet(SOURCE)
+    with pytest.raises(Refusal, match="version 2 stays a challenger"):
+        retrain.retrain(end, True, "")
+    found = json.loads(written("summary.json"))
+    assert gate in [line["gate"] for line in found["gates"] if line["passed"] is False], found[
+        "gates"
+    ]
+    assert events() == ["promoted", "retraining", "refused"]
+    assert open_bundle(SERVED).version == "1"
+    assert f"| **{gate}** |" in written()
+    assert "**REFUSED**" in written()
+    assert "gates.labels: null" in written()
+
+
+def window(begin: datetime, alarms, version="1", **more):
+    """Return a row of the monitor's table, as `monitor` writes it."""
+    name, end = f"{begin:%Y-%m-%d}--{begin + DAY:%Y-%m-%d}", (begin + DAY).replace(tzinfo=UTC)
+    metric = next(iter(open_bundle(SERVED).manifest["metrics"]))
+    found = {
+        "window": name,
+        "end": end.isoformat(),
+        "model_version": version,
+        "verdicts": sorted({verdict for verdict, _ in alarms}),
+        "alarms": [{"verdict": verdict, "text": text} for verdict, text in alarms],
+        "performance": {"metrics": {metric: {"value": 0.6, "reference": 0.7}}},
+        "drift": {"share": 0.25},
+    } | more
+    times = {"start": begin.replace(tzinfo=UTC), "end": end, "made": datetime.now(UTC)}
+    return {"model": experiment_name(), "name": name, "summary": found, **times}
+
+
+def test_decay_of_the_champion_is_a_reason_and_drift_is_not(served, monkeypatch) -> None:
+    day, log = later(), open_log(load_settings().prediction_log_url)
+    with log.begin() as connection:
+        rows = [
+            window(day - 5 * DAY, [("drift", "drifted"), ("quality", "nulls")]),
+            window(day - 4 * DAY, [("decay", "of another model")], version="7"),
+            window(day - 3 * DAY, [], performance=None, drift=None),
+            window(day, [("decay", "not yet known")]),
+        ]
+        connection.execute(sa.insert(WINDOWS), rows)
+    monkeypatch.setattr(retrain, "reproduce", never)
+    assert retrain.retrain(day, False, "")["result"] == "declined"
+    with log.begin() as connection:
+        connection.execute(sa.insert(WINDOWS), window(day - 2 * DAY, [("decay", "much worse")]))
+
+    def stop() -> None:
+        raise Failure("the pipeline stopped, see above")
+
+    before = files.PARAMS.read_bytes()
+    monkeypatch.setattr(retrain, "reproduce", stop)
+    with pytest.raises(Failure, match="stopped"):
+        retrain.retrain(day, False, "")
+    started = lines()[-2]
+    (reason,) = started["reasons"]
+    assert reason.startswith("decay: ")
+    assert reason.endswith("much worse")
+    assert files.PARAMS.read_bytes() == before
+    assert events()[-2:] == ["retraining", "retraining failed"]
+    assert lines()[-1]["retraining"] == started["number"]
+    assert written().count("xychart-beta") == 2
+    assert "line [0.6, 0.6, 0.6]" in written()
+    # A reason that came to nothing holds on, but whatever happened there is a cool-down.
+    found = retrain.retrain(day + DAY, False, "")
+    assert [text.split(": ")[0] for text in found["decision"]["reasons"]] == ["decay", "decay"]
+    assert [text.split(": ")[0] for text in found["decision"]["against"]] == ["cool-down"]
+    assert events()[-1] == "not retrained"
+    assert "cool-down" in lines()[-1]["reason"]
+
+
+def test_data_that_is_refused_leaves_everything_as_it_was(served, monkeypatch) -> None:
+    monkeypatch.setattr(retrain, "reproduce", reproduce)  # in processes of dvc, as it is in use
+    shutil.copy(ROOT / "dvc.yaml", ".")
+    Path("src").symlink_to(ROOT / "src")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "config", "core.analytics", "false"], check=True)
+    change(files.SCHEMA, min_rows=10**9)  # which is a reason, too
+    files.ACCEPTED.write_text("{}")
+    before = files.PARAMS.read_bytes()
+    with pytest.raises(Refusal, match="the pipeline stopped"):
+        retrain.retrain(later(), False, "")
+    assert lines()[-2]["reasons"] == ["code: schema.yaml changed"]
+    assert events()[-2:] == ["retraining", "retraining failed"]
+    assert files.PARAMS.read_bytes() == before
+    assert files.ACCEPTED.read_text() == "{}"
+    assert not files.LOCK.exists()
+    assert "params.yaml is as it was" in written()
+    assert open_bundle(SERVED).version == "1"
+
+
+def test_what_is_interrupted_has_not_been_done(served, monkeypatch) -> None:
+    """Whatever ends it: its reasons still hold, and files are put back."""
+    before = files.PARAMS.read_bytes()
+    files.ACCEPTED.write_text("{}")
+
+    def stop(error: BaseException):
+        def stopping(*_: object) -> None:
+            raise error
+
+        return stopping
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retrain, "reproduce", stop(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            retrain.retrain(later(), True, "why")
+    assert files.PARAMS.read_bytes() == before
+    assert lines()[-1]["reason"] == "it was interrupted"
+    monkeypatch.setattr(retrain, "reproduce", dict)
+    for name in ("compared", "promote"):
+        with monkeypatch.context() as patch:
+            patch.setattr(retrain, name, stop(ValueError("of no use")))
+            with pytest.raises(ValueError, match="of no use"):
+                retrain.retrain(later(), True, "why")
+        assert json.loads(written("summary.json"))["result"] == "failed"
+        assert lines()[-1]["reason"] == "ValueError: of no use"
+    assert events() == ["promoted", *["retraining", "retraining failed"] * 3]
+    assert retrain.finished(lines()) is None
+    assert retrain.finished(lines()[:2]) is None  # killed: nothing follows
+
+
+def test_what_the_monitor_found_today_counts_today(served, monkeypatch) -> None:
+    monkeypatch.setattr(retrain, "reproduce", never)
+    now = datetime.now(UTC).replace(tzinfo=None, microsecond=0) - timedelta(seconds=2)
+    with open_log(load_settings().prediction_log_url).begin() as connection:
+        connection.execute(sa.insert(WINDOWS), window(now - DAY, [("decay", "much worse")]))
+    with pytest.raises(AssertionError, match="must not run"):
+        retrain.retrain(None, False, "")
+    (reason,) = lines()[1]["reasons"]
+    assert reason.endswith("much worse")
+
+
+def test_no_row_of_before_is_one_line(served, monkeypatch) -> None:
+    monkeypatch.setattr(retrain, "reproduce", never)
+    with pytest.raises(Failure, match="has no labelled row of before 1900-01-01"):
+        retrain.retrain(datetime(1900, 1, 1), True, "")
+    assert events() == ["promoted", "not retrained"]
+
+
+def test_too_short_a_history_is_one_line(served, monkeypatch) -> None:
+    monkeypatch.setattr(retrain, "reproduce", never)
+    change(files.PARAMS, "retrain", validation_days=10_000)
+    with pytest.raises(Failure, match="leave nothing to learn from"):
+        retrain.retrain(later(), True, "")
+    assert events() == ["promoted", "not retrained"]
+
+
+def test_one_at_a_time_on_this_machine(served, capsys) -> None:
+    command = [sys.executable, "-m", f"{files.__package__}.cli", "retrain", "--force"]
+    with FileLock(retrain.BUSY):
+        done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "not retrained: another retraining is running\n"
+    assert events() == ["promoted", "not retrained"]
+
+
+def test_of_two_machines_that_begin_at_the_same_time_one_does(served, monkeypatch, capsys) -> None:
+    code = """
+import sys
+from PACKAGE import audit, registry, retrain
+log = audit.open_audit("sqlite:///predictions.db")
+audit.append(log, experiment_name(), None, ("retraining",), event="retraining", until=sys.argv[1], made_of={})
+""".replace("PACKAGE", str(files.__package__))
+    append = audit.append
+
+    def overtaken(*given, **facts):
+        if facts["event"] == retrain.STARTED:
+            subprocess.run([sys.executable, "-c", code, facts["until"]], check=True)
+        return append(*given, **facts)
+
+    monkeypatch.setattr(audit, "append", overtaken)
+    monkeypatch.setattr(retrain, "reproduce", never)
+    before = files.PARAMS.read_bytes()
+    assert retrain.retrain(later(), True, "")["result"] == "declined"
+    assert "another retraining is running" in capsys.readouterr().out
+    assert events() == ["promoted", "retraining", "not retrained"]
+    assert files.PARAMS.read_bytes() == before
+    app.audit()
+
+
+def test_new_code_is_what_the_model_comes_from(tmp_path, monkeypatch) -> None:
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before, package = code(), Path("src") / str(files.__package__)
+    names = {Path(path).name for path in before}
+    assert {"model.py", "ingest.py", "train.py", "split.py", "regression.py"} <= names
+    assert not {"card.py", "export.py", "app.py"} & names
+    for name in ("model.py", "card.py"):
+        with (package / name).open("a") as text:
+            text.write("# changed\n")
+    last = {"made_of": before}
+    assert retrain.changes(last, None, code()) == ("model.py",)
+    assert retrain.changes(last, None, before) == ()
+    assert retrain.changes(None, None, before) == ()
+
+
+def test_without_a_timestamp_the_schedule_counts_from_the_promotion(served) -> None:
+    champion = open_bundle(SERVED)
+    manifest = champion.manifest | {"params": {"ingest": {"end": None}}}
+    timeless = champion.schema.model_copy(update={"timestamp": None})
+    found = replace(champion, schema=timeless, manifest=manifest)
+    promoted = datetime.fromisoformat(champion.promotion["promoted_at"])
+    assert retrain.learned_to(None, found) == retrain.midnight(promoted)
+    assert retrain.learned_to(None, replace(found, promotion={})) is None
+
+
+def test_windows_without_dates_only_move_their_ends(served) -> None:
+    evidence, params = Evidence(later(), "1", None, newest=times().max()), load_params()
+    end = f"{later():%Y-%m-%d}"
+    change(files.PARAMS, "split", train_end=None, validation_end=None)
+    moved = retrain.next_windows(load_params(), evidence)
+    assert moved == {"ingest": {"start": retrain.written(params.ingest.start), "end": end}}
+    change(files.PARAMS, "retrain", window_days=3)
+    (dates,) = retrain.next_windows(load_params(), evidence).values()
+    back = 3 + params.retrain.validation_days + params.retrain.test_days
+    assert dates == {"start": f"{later() - back * DAY:%Y-%m-%d}", "end": end}
+    retrain.write_windows({"ingest": dates})
+    assert load_params().ingest.start == later() - back * DAY
+    assert retrain.next_windows(load_params(), replace(evidence, newest=None)) == {}
+
+
+def test_nothing_later_than_asked_for_is_used(served) -> None:
+    day = later() - 9 * DAY
+    rows, newest, oldest = retrain.labelled(load_schema(), load_params(), later(), day)
+    assert (rows, oldest) == (0, times().min())
+    assert newest == times()[times() < pd.Timestamp(day)].max()
+    dates = retrain.next_windows(load_params(), Evidence(day, "1", later(), newest=newest))
+    assert datetime.fromisoformat(dates["ingest"]["end"]) <= day

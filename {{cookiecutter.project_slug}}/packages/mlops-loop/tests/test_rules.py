@@ -1,0 +1,175 @@
+"""Rules and dashboards: every metric that they name exists, every alert has its section of the runbook."""
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import sqlalchemy as sa
+import yaml
+
+from mlops_loop.base.settings import load_settings
+from mlops_loop.contract.schema import load_schema
+from mlops_loop.prediction_log import log
+from mlops_loop.serving import metrics
+from mlops_loop.serving.pages import status
+
+from .conftest import ROOT
+from .server import running, until, value
+
+OBSERVE = ROOT / "deploy/observe"
+DASHBOARDS = sorted((OBSERVE / "grafana/dashboards").glob("*.json"))
+WORDS = {
+    "and",
+    "or",
+    "unless",
+    "bool",
+    "offset",
+    "group_left",
+    "group_right",
+}  # of PromQL, but functions
+UNTYPED = {"up"}  # Prometheus' own
+
+
+def rules() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((OBSERVE / "rules.yml").read_text(encoding="utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def panels() -> list[dict[str, Any]]:
+    return [panel for path in DASHBOARDS for panel in json.loads(path.read_text("utf-8"))["panels"]]
+
+
+def named(expression: str) -> set[str]:
+    """The metrics in a PromQL expression."""
+    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\"[^\"]*\"", " ", expression)
+    bare = re.sub(r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", " ", bare)
+    return set(re.findall(r"\b[a-z_:][\w:]*\b(?!\s*\()", bare)) - WORDS - UNTYPED
+
+
+def expressions() -> list[str]:
+    shown = [target["expr"] for panel in panels() for target in panel["targets"]]
+    return [rule["expr"] for rule in rules()] + shown
+
+
+def test_metrics_are_found_in_expressions() -> None:
+    text = 'sum by (le, x) (rate(a_bucket{b="c(d)"}[5m])) / ignoring (e) group_left b_total > 3 or vector(0)'
+    assert named(text) == {"a_bucket", "b_total"}
+    assert named("absent(up) or time() - x_seconds > 2 * 86400") == {"x_seconds"}
+
+
+def seen(address: str) -> str:
+    """The metrics of a server."""
+    return requests.get(f"{address}/metrics", timeout=60).text
+
+
+@pytest.fixture
+def exposition(project: Path, row: dict[str, Any]) -> str:
+    """The metrics of a server that has seen traffic, and whose predictions the monitor has."""
+    name, now = next(iter(load_schema().features)), datetime.now(UTC)
+    summary = {
+        "rows": 1,
+        "verdicts": ["drift"],
+        "drift": {"share": 1, "columns": {name: {"score": 2, "threshold": 1}}},
+        "performance": {"coverage": 1, "metrics": {"x": dict.fromkeys(metrics.BOUNDS, 0.5)}},
+    }
+    found = {"model": load_settings().mlflow_experiment_name, "name": "x", "summary": summary}
+    with log.open_log("sqlite:///predictions.db").begin() as connection:
+        connection.execute(
+            sa.insert(log.WINDOWS), found | dict.fromkeys(("start", "end", "made"), now)
+        )
+    with running() as (address, _):
+        for rows, code in (([row], 200), ([{}], 422)):
+            answer = requests.post(f"{address}/v1/predict", json={"rows": rows}, timeout=60)
+            assert answer.status_code == code
+        until(lambda: value(seen(address), "monitor_rows") == 1)
+        return seen(address)
+
+
+def test_every_metric_that_is_asked_for_exists(exposition) -> None:
+    there = set(re.findall(r"^([a-z_:]\w*)[ {]", exposition, re.MULTILINE))
+    needed = set().union(*map(named, expressions()))
+    assert len(needed) > 20
+    # No model of numbers has classes.
+    optional = {"predicted_labels_total"} if not load_schema().classes else set()
+    assert needed - optional <= there
+    source = Path(status.__file__).read_text(encoding="utf-8")
+    shown = set(re.findall(r'"((?:requests?|predicted|log)_\w+)"', source))
+    assert len(shown) == 5
+    assert shown <= there
+
+
+def test_every_label_that_is_asked_for_exists(exposition) -> None:
+    for expression in expressions():
+        for name, inside in re.findall(r"(\w+)\{([^}]*)\}", expression):
+            samples = [line for line in exposition.splitlines() if line.startswith(name + "{")]
+            for label in re.findall(r"(\w+)\s*[!=]~?\s*\"", inside):
+                known = name in UNTYPED or (
+                    name == "predicted_labels_total" and not load_schema().classes
+                )
+                assert known or any(f'{label}="' in line for line in samples), (name, label)
+
+
+def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
+    names = [rule["alert"] for rule in rules()]
+    assert len(set(names)) == len(names) == 14
+    for rule in rules():
+        assert rule["labels"]["severity"] in ("page", "ticket")
+        assert set(rule["annotations"]) == {"summary", "description", "runbook"}
+        path, _, anchor = rule["annotations"]["runbook"].partition("#")
+        assert anchor == rule["alert"].lower()
+        sections = re.split(r"^## ", (ROOT / path).read_text(encoding="utf-8"), flags=re.MULTILINE)
+        (section,) = [one for one in sections if one.startswith(rule["alert"] + "\n")]
+        assert f"*{rule['labels']['severity']}.*" in section
+        assert "see [" in section or ("- Look: " in section and "- Do: " in section)
+
+
+def test_the_runbook_leads_nowhere_else_than_to_itself() -> None:
+    text = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
+    titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert titles[14:] == [*metrics.VERDICTS, "retrain refused"]
+    assert set(titles[:14]) == {rule["alert"] for rule in rules()}
+    anchors = {title.lower().replace(" ", "-") for title in titles}
+    assert set(re.findall(r"\]\(#([^)]*)\)", text)) <= anchors
+    for path in re.findall(r"`((?:deploy|\.github)/[\w./-]+)`", text):
+        assert (ROOT / path).exists()
+
+
+def test_the_routes_know_every_severity_and_name_no_other_alert() -> None:
+    text = (OBSERVE / "alertmanager.yml").read_text(encoding="utf-8")
+    config = yaml.safe_load(text)
+    receivers = {one["name"] for one in config["receivers"]}
+    used = {
+        config["route"]["receiver"],
+        *(route["receiver"] for route in config["route"]["routes"]),
+    }
+    assert receivers == used
+    matched = re.findall(r'alertname [!=]?[~=] "([^"]*)"', text)
+    assert {name for names in matched for name in names.split("|")} <= {
+        rule["alert"] for rule in rules()
+    }
+
+
+def test_the_dashboards_can_be_told_apart_and_have_a_choice_of_source() -> None:
+    boards = [json.loads(path.read_text(encoding="utf-8")) for path in DASHBOARDS]
+    assert [path.stem for path in DASHBOARDS] == ["data", "model", "service"]
+    assert len({board["uid"] for board in boards}) == len({board["title"] for board in boards}) == 3
+    for board in boards:
+        ids = [panel["id"] for panel in board["panels"]]
+        assert len(set(ids)) == len(ids)
+        assert [one["name"] for one in board["templating"]["list"]] == ["datasource"]
+        taken = set()
+        for panel in board["panels"]:
+            assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+            place = panel["gridPos"]
+            cells = {
+                (x, y)
+                for x in range(place["x"], place["x"] + place["w"])
+                for y in range(place["y"], place["y"] + place["h"])
+            }
+            assert not cells & taken
+            assert max(x for x, _ in cells) < 24
+            taken |= cells

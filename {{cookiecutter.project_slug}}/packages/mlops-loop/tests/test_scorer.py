@@ -1,0 +1,173 @@
+import os
+import pickle
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import skops.io
+from fastapi.testclient import TestClient
+from sklearn.preprocessing import FunctionTransformer
+
+from mlops_loop.base import files
+from mlops_loop.base.errors import Failure, Refusal
+from mlops_loop.cli import app
+from mlops_loop.contract.schema import load_schema
+from mlops_loop.data import tables
+from mlops_loop.release import promote, smoke_test
+from mlops_loop.scoring.bundle import open_bundle, seal
+from mlops_loop.scoring.scorer import open_scorer
+from mlops_loop.serving.app import create_app
+from mlops_loop.training import export, model
+
+from .conftest import change
+
+WRITTEN = Path("written")  # by code in a model file, if that is run
+WHAT_IS_LOADED = """
+import sys
+from PACKAGE.serve.app import create_app
+create_app()
+print(*sorted({"onnxruntime", "sklearn"} & set(sys.modules)))
+"""
+
+
+class Exploit:
+    def __reduce__(self):
+        return os.mkdir, (str(WRITTEN),)
+
+
+@pytest.fixture
+def roots(project) -> Path:
+    """A project whose pipeline has a step that ONNX cannot express."""
+    table, schema, fitted = tables.read_table(files.TRAIN), load_schema(), model.load(files.MODEL)
+    fitted.steps.insert(1, ("cube roots", FunctionTransformer(np.cbrt)))
+    target = table[schema.target].to_numpy(dtype=object if schema.classes else float)
+    model.save(fitted.fit(model.inputs(table, schema), target), files.MODEL)
+    return project
+
+
+def in_skops() -> None:
+    change(files.PARAMS, "export", format="skops")
+    export.main()
+
+
+def swap(name: str, content: bytes) -> None:
+    """Put another file in the place of the bundle's model, and seal it: all hashes are right."""
+    manifest = files.read_json(files.BUNDLE / "bundle.json")
+    for path in (files.BUNDLE / "bundle.json", *files.BUNDLE.glob("model.*")):
+        path.unlink()
+    (files.BUNDLE / name).write_bytes(content)
+    seal(files.BUNDLE, {key: value for key, value in manifest.items() if key != "files"})
+
+
+def numbers(answer: dict) -> list[float]:
+    """The scores in an answer: probabilities in the order of the classes, or the value."""
+    shares = answer.get("probabilities")
+    return [shares[name] for name in sorted(shares)] if shares else [answer["value"]]
+
+
+def engines() -> str:
+    code = WHAT_IS_LOADED.replace("PACKAGE", str(files.__package__))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_what_onnx_cannot_express_is_served_by_skops_with_the_same_answers(roots) -> None:
+    with pytest.raises(
+        Failure, match=r"cannot become ONNX; set `export\.format: skops` in params\.yaml"
+    ):
+        export.main()
+    in_skops()
+    listed = open_bundle(files.BUNDLE).manifest["files"]
+    assert {"model.skops", "model.onnx"} & set(listed) == {"model.skops"}
+    schema = load_schema()
+    test = smoke_test.sample(tables.read_table(files.TEST), schema, 50)
+    optional = [name for name, column in schema.features.items() if column.nullable]
+    gaps = test.astype(object)
+    gaps[optional] = None  # whole columns of them
+    for table in (test, gaps):
+        rows = smoke_test.as_json(table, schema)
+        with TestClient(create_app(), "http://127.0.0.1") as client:
+            answers = client.post("/v1/predict", json={"rows": rows}).json()["predictions"]
+        trained = model.scores(model.load(files.MODEL), pd.DataFrame(rows), schema)
+        assert np.array_equal(np.array([numbers(answer) for answer in answers]), trained)
+
+
+def test_each_format_loads_its_own_engine_only(project) -> None:
+    assert engines() == "onnxruntime"
+    in_skops()
+    assert engines() == "sklearn"
+
+
+def test_a_model_in_skops_is_promoted_through_the_real_server(roots, monkeypatch) -> None:
+    monkeypatch.setenv("BUNDLE", "build/champion")
+    in_skops()
+    off = (
+        "baseline",
+        "champion",
+        "slices",
+        "calibration",
+        "fairness",
+        "leakage",
+        "labels",
+        "behaviour",
+    )
+    change(files.PARAMS, "gates", **dict.fromkeys(off))
+    change(files.PARAMS, "gates", latency={"p95_milliseconds": 1e6})
+    promoted = promote.promote()
+    assert {gate["gate"]: gate["passed"] for gate in promoted["gates"]} == {
+        **dict.fromkeys(off),
+        **dict.fromkeys(("server", "latency", "parity", "size"), True),
+    }
+    served = open_bundle(Path("build/champion"))
+    assert (served.version, (served.folder / "model.skops").is_file()) == (
+        promoted["version"],
+        True,
+    )
+
+
+def test_the_environment_for_onnx_says_what_a_model_in_skops_needs(project) -> None:
+    in_skops()
+    command = [smoke_test.interpreter(), "-m", f"{files.__package__}.cli", "serve"]
+    done = subprocess.run(command, env=smoke_test.outside(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "needs the group serve-skops" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "model.joblib", "model.skops", "model.onnx"])
+def test_a_pickle_is_refused_and_never_opened(project, name) -> None:
+    pickle.loads(content := pickle.dumps(Exploit()))
+    WRITTEN.rmdir()  # so it works, wherever it is opened
+    swap(name, content)
+    bundle = open_bundle(files.BUNDLE)  # as its hashes are right
+    for serve in (app.serve, partial(open_scorer, bundle)):
+        with pytest.raises(
+            Failure, match=r"never a pickle|missing or corrupt|cannot be loaded"
+        ) as refused:
+            serve()
+        assert "\n" not in str(refused.value)
+    assert not WRITTEN.exists()
+
+
+def test_a_skops_file_with_types_that_nobody_reviewed_is_refused(project) -> None:
+    fitted = model.load(files.MODEL)
+    fitted.steps.insert(0, ("exploit", FunctionTransformer(partial(os.mkdir, str(WRITTEN)))))
+    swap("model.skops", skops.io.dumps(fitted))
+    with pytest.raises(Failure, match=r"mkdir: review, then add to TRUSTED_TYPES in model\.py"):
+        app.serve()
+    assert not WRITTEN.exists()
+
+
+def test_a_bundle_without_a_model_is_refused(project) -> None:
+    graph = (files.BUNDLE / "model.onnx").read_bytes()
+    swap("model.txt", b"")
+    with pytest.raises(
+        Refusal, match=r"holds model\.txt: it must be one of model\.onnx, model\.skops"
+    ):
+        app.serve()
+    swap("graph", graph)
+    with pytest.raises(Refusal, match="holds no model"):
+        app.serve()

@@ -1,0 +1,87 @@
+import json
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from mlops_loop.base import files
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.settings import load_settings
+from mlops_loop.release.promote import promote
+from mlops_loop.release.reproduce import differences, reproduce
+from mlops_loop.release.trace import facts, trace
+from mlops_loop.scoring.bundle import open_bundle
+from mlops_loop.serving.app import create_app
+
+from .conftest import change, use_registry
+
+SERVED = Path("build/champion")
+# Gates that other tests are about, and that take time.
+SLOW = dict.fromkeys(("server", "latency", "behaviour", "slices", "calibration"))
+
+
+def predict() -> str:
+    """Return the id of a prediction of the bundle that is served."""
+    example = open_bundle(Path(load_settings().bundle)).manifest["example"]
+    with TestClient(create_app(), "http://127.0.0.1") as client:
+        answer = client.post("/v1/predict", json={"rows": [example]})
+    return str(answer.json()["predictions"][0]["id"])
+
+
+def test_a_prediction_is_traced_to_everything_behind_it(project, monkeypatch, capsys) -> None:
+    change(files.PARAMS, "gates", **SLOW)
+    with pytest.raises(Failure, match="the registry has no record of it"):
+        facts(predict())  # the candidate, which was never promoted
+    monkeypatch.setenv("BUNDLE", str(SERVED))
+    promotion = promote()
+    prediction = predict()
+    found = facts(prediction)
+    manifest = files.read_json(SERVED / "bundle.json")
+    assert found["model version"].endswith(f" {promotion['version']} (champion)")
+    assert found["promoted"] == f"{promotion['promoted_at']} by {promotion['promoted_by']}"
+    assert found["run"].split()[0] == promotion["run_id"]
+    assert found["bundle.json, sha256"] == files.sha256(SERVED / "bundle.json")
+    for path in (files.TRAIN, files.TEST):
+        assert found[f"{path.name}, sha256"] == files.sha256(path)
+    assert found["train.seed"] == str(manifest["params"]["train"]["seed"])
+    example = {
+        name: value for name, value in json.loads(found["features"]).items() if value is not None
+    }
+    assert set(example) == set(manifest["example"])
+    capsys.readouterr()
+    trace(prediction)
+    shown = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert {name: value.strip() for name, value in shown.items()} == found
+
+    with pytest.raises(Failure, match="has no prediction 'nonsense'"):
+        facts("nonsense")
+    monkeypatch.setenv("PREDICTION_LOG_URL", "sqlite:///elsewhere/predictions.db")
+    with pytest.raises(Failure, match="see PREDICTION_LOG_URL"):
+        facts(prediction)
+    monkeypatch.delenv("PREDICTION_LOG_URL")
+    (project / "elsewhere").mkdir()
+    use_registry(monkeypatch, project / "elsewhere")
+    with pytest.raises(Failure, match=r"does not know version 1 .*MLFLOW_TRACKING_URI"):
+        facts(prediction)
+
+
+def test_what_no_commit_holds_cannot_be_reproduced(project, monkeypatch) -> None:
+    change(files.PARAMS, "gates", **SLOW)
+    monkeypatch.setenv("BUNDLE", str(SERVED))
+    with pytest.raises(Failure, match="the registry has no version 1"):
+        reproduce("1")
+    promote()
+    with pytest.raises(Failure, match="outside of git"):
+        reproduce("1")
+
+
+def test_a_difference_is_named() -> None:
+    old = {"task": "x", "files": {"model.onnx": "1", "card.md": "2"}, "metrics": {"mae": 0.5}}
+    assert differences(old, json.loads(json.dumps(old))) == []
+    new = {
+        "task": "y",
+        "files": {"model.onnx": "3", "card.md": "2", "more": "4"},
+        "metrics": {"mae": 0.5},
+    }
+    assert differences(old, new) == ["task", "files: model.onnx", "files: more"]
+    assert differences(old, {"task": "x"}) == ["files", "metrics"]

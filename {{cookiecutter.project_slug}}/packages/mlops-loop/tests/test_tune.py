@@ -1,0 +1,232 @@
+import shutil
+
+import mlflow
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+import yaml
+
+from mlops_loop.base import files
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.params import load_params
+from mlops_loop.contract.schema import Schema, load_schema
+from mlops_loop.data import tables
+from mlops_loop.metrics import tasks
+from mlops_loop.training import model, tune
+
+from .conftest import ROOT, change
+
+COLUMNS = {
+    "time": {"type": "timestamp", "role": "timestamp"},
+    "size": {"type": "number"},
+    "sort": {"type": "category", "categories": ["a", "b"]},
+}
+TASKS = {
+    "regression": {"type": "number", "role": "target"},
+    "binary-classification": {"type": "category", "role": "target", "categories": ["no", "yes"]},
+    "multiclass-classification": {
+        "type": "category",
+        "role": "target",
+        "categories": ["x", "y", "z"],
+    },
+}
+
+
+def contract(task: str) -> dict:
+    about = {"name": "t", "task": task, "target": "target", "timestamp": "time"}
+    about |= {"positive": "yes"} if task.startswith("binary") else {}
+    return about | {"columns": COLUMNS | {"target": TASKS[task]}}
+
+
+def table(rows: int = 200) -> pd.DataFrame:
+    """Rows in no order of time, with some at the same time."""
+    random = np.random.default_rng(0)
+    size, sort = random.normal(size=rows), random.choice(["a", "b"], rows)
+    time = pd.Timestamp("2026-01-01") + pd.to_timedelta(random.integers(0, rows // 2, rows), "h")
+    target = 3 * size + (sort == "a") + random.normal(scale=0.1, size=rows)
+    return pd.DataFrame({"time": time, "size": size, "sort": sort, "target": target})
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory) -> str:
+    """MLflow's database, made once: it takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow').as_posix()}/mlflow.db"
+
+
+@pytest.fixture
+def folder(tmp_path, tracked, monkeypatch):
+    """A project that has a training window and nothing else: no validation window, no test window."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracked)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / files.PARAMS, tmp_path)
+    files.SCHEMA.write_text(yaml.safe_dump(contract("regression")), encoding="utf-8")
+    begin()
+    return tmp_path
+
+
+def begin() -> None:
+    """Forget what was tried; the parameters in use are poor ones, outside of the space."""
+    tune.STUDIES.unlink(missing_ok=True)
+    tables.write_table(files.TRAIN, table())
+    shutil.copy(ROOT / files.PARAMS, files.PARAMS)
+    text = files.PARAMS.read_text(encoding="utf-8")
+    for old, new in (
+        (f"model: {load_params().train.model}", "model: ridge"),
+        ("alpha: 1.0", "alpha: 1.0e+6 # poor"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    files.PARAMS.write_text(text, encoding="utf-8")
+
+
+def history() -> list[tuple[float, dict]]:
+    """Every trial that ended, in order."""
+    (name,) = optuna.get_all_study_names(storage())
+    study = optuna.load_study(study_name=name, storage=storage())
+    ended = [trial for trial in study.trials if trial.state.is_finished()]
+    return [(trial.value, trial.user_attrs["settings"]) for trial in ended]
+
+
+def storage() -> str:
+    return f"sqlite:///{tune.STUDIES}"
+
+
+def test_the_best_is_written_and_nothing_else_changes(folder, capsys) -> None:
+    before = files.PARAMS.read_text(encoding="utf-8").splitlines()
+    tune.tune(4)
+    after = files.PARAMS.read_text(encoding="utf-8").splitlines()
+    (old,), (new,) = (
+        [x for x in one if x not in other] for one, other in ((before, after), (after, before))
+    )
+    loss, best = min(history(), key=lambda pair: pair[0])
+    assert load_params().train.ridge == best
+    assert len(before) == len(after)
+    assert old.endswith("# poor")
+    assert new.endswith("# poor")
+    said = capsys.readouterr().out
+    assert f"{loss:.5g}" in said
+    assert "uv run dvc repro" in said
+
+    written = files.PARAMS.read_bytes()
+    tune.tune(1, timeout=0)  # the parameters in use are known, and no trial may begin
+    assert len(history()) == 4
+    assert files.PARAMS.read_bytes() == written
+    assert "unchanged" in capsys.readouterr().out
+
+
+def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(folder, monkeypatch) -> None:
+    monkeypatch.setattr(tune, "report", lambda *_: None)  # the parameters in use stay as they are
+    tune.tune(13)  # the first ten are random, the others learn from them
+    whole = history()
+    begin()
+    tune.tune(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow, "log_params", stop_at_a_trial)
+        with pytest.raises(KeyboardInterrupt):
+            tune.tune(2)
+    assert len(history()) == 2
+    tune.tune(11)
+    assert history() == whole
+    assert len({str(settings) for _, settings in whole}) == 13
+
+
+def stop_at_a_trial(settings: dict) -> None:
+    if settings["alpha"] != 1e6:
+        raise KeyboardInterrupt
+
+
+def test_parameters_within_the_space_are_the_first_trial_and_other_data_begins_anew(folder) -> None:
+    change(files.PARAMS, "train", "ridge", alpha=0.5)
+    tune.tune(1)
+    first, second = (settings["alpha"] for _, settings in history())
+    assert first == 0.5 != second
+    tables.write_table(files.TRAIN, table(100))
+    tune.tune(1)
+    assert len(optuna.get_all_study_names(storage())) == 2
+
+
+def test_what_is_worse_is_not_written(folder, monkeypatch, capsys) -> None:
+    change(files.PARAMS, "train", "ridge", alpha=0.001, fit_intercept=True)
+    before = files.PARAMS.read_bytes()
+    monkeypatch.setattr(
+        tune, "space", lambda trial, _: {"alpha": trial.suggest_float("alpha", 1e4, 1e5)}
+    )
+    tune.tune(2)
+    assert files.PARAMS.read_bytes() == before
+    assert "params.yaml is unchanged" in capsys.readouterr().out
+    assert all(settings["fit_intercept"] for _, settings in history())
+
+
+def test_trials_are_runs_within_a_run(folder) -> None:
+    tune.tune(2)
+    runs = mlflow.search_runs(search_all_experiments=True, max_results=4).set_index(
+        "tags.mlflow.runName"
+    )
+    parent = runs.loc["tune", "run_id"]
+    trials = runs.loc[["in use", "trial 0", "trial 1"]]
+    assert set(trials["tags.mlflow.parentRunId"]) == {parent}
+    assert trials["metrics.mae"].tolist()[1:] == [value for value, _ in history()]
+    assert float(runs.loc["trial 0", "params.alpha"]) == history()[0][1]["alpha"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("timestamp", ["time", None])
+def test_folds_are_judged_by_later_rows_or_by_random_ones(task, timestamp) -> None:
+    schema, rows = Schema.model_validate(contract(task)), table()
+    if schema.classes:
+        rows["target"] = np.resize(schema.classes, len(rows))
+    schema = schema.model_copy(update={"timestamp": timestamp})
+    parts = tune.folds(rows, schema, seed=0)
+    assert len(parts) == tune.FOLDS
+    for train, held in parts:
+        assert not set(train) & set(held)
+        times = rows["time"].to_numpy()
+        assert (times[train].max() < times[held].min()) == bool(timestamp)
+        assert set(rows["target"].iloc[train]) >= set(schema.classes)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_space_is_of_parameters_that_the_model_has(folder, task) -> None:
+    files.SCHEMA.write_text(yaml.safe_dump(contract(task)), encoding="utf-8")
+    schema, study = load_schema(), optuna.create_study()
+    for name in tasks.of(schema).ESTIMATORS:
+        settings = tune.space(study.ask(), name)
+        params = load_params().train.model_copy(update={"model": name, name: settings})
+        assert model.build(schema, params)[-1].get_params().items() >= settings.items()
+
+
+def test_a_classification_is_tuned_too(folder) -> None:
+    files.SCHEMA.write_text(yaml.safe_dump(contract("binary-classification")), encoding="utf-8")
+    tables.write_table(
+        files.TRAIN, table().assign(target=lambda x: np.where(x["target"] > 0, "yes", "no"))
+    )
+    change(files.PARAMS, "train", model="logistic_regression")
+    change(files.PARAMS, "train", "logistic_regression", C=0.001)
+    tune.tune(2)
+    schema, params, rows = load_schema(), load_params().train, tables.read_table(files.TRAIN)
+    after = tune.loss(rows, tune.folds(rows, schema, params.seed), schema, params)
+    assert params.logistic_regression["C"] > 0.001
+    assert after == min(loss for loss, _ in history()) < history()[0][0]
+
+
+def test_floats_and_nulls_are_written_as_they_are_read(folder) -> None:
+    tune.write_settings(
+        "gradient_boosting", {"learning_rate": 1e-05, "max_depth": None, "max_iter": 7}
+    )
+    found = load_params().train.gradient_boosting
+    assert found["learning_rate"] == 1e-05
+    assert found["max_depth"] is None
+    assert "max_depth: null" in files.PARAMS.read_text(encoding="utf-8")
+
+
+def test_mistakes_are_one_line(folder) -> None:
+    tune.STUDIES.write_bytes(b"no database" * 100)
+    with pytest.raises(Failure, match=r"tune\.db cannot be used, delete it"):
+        tune.tune(1)
+    tables.write_table(files.TRAIN, table(3))
+    with pytest.raises(Failure, match="too few rows"):
+        tune.tune(1)
+    files.TRAIN.unlink()
+    with pytest.raises(Failure, match=r"train\.parquet is missing"):
+        tune.tune(1)

@@ -1,0 +1,96 @@
+"""Traffic: predictions and outcomes in the log, as if the server had answered them at another time."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+
+from mlops_loop.base.params import load_params
+from mlops_loop.base.settings import load_settings
+from mlops_loop.data import tables
+from mlops_loop.metrics import tasks
+from mlops_loop.monitoring.compare import scores
+from mlops_loop.monitoring.performance import similar_errors
+from mlops_loop.prediction_log import log
+from mlops_loop.release.smoke_test import as_json
+from mlops_loop.scoring.bundle import open_bundle
+from mlops_loop.scoring.scorer import open_scorer
+from mlops_loop.scoring.skops_model import columns
+
+END = datetime(2024, 1, 29, tzinfo=UTC)  # of a window of seven days, which begins on a Monday
+REQUEST = 50  # rows
+
+
+def engine() -> sa.Engine:
+    return log.open_log(load_settings().prediction_log_url)
+
+
+def log_rows(
+    table: pd.DataFrame, end: datetime = END, days: float = 7, version: str = ""
+) -> pd.DataFrame:
+    """Log the rows' predictions, evenly over the days before `end`; return ids and outputs."""
+    bundle, database, found = open_bundle(Path(load_settings().bundle)), engine(), []
+    outputs, rows = (
+        open_scorer(bundle).score(columns(table, bundle.schema)),
+        as_json(table, bundle.schema),
+    )
+    with database.begin() as connection:
+        for first in range(0, len(rows), REQUEST):
+            pairs = list(
+                zip(rows[first : first + REQUEST], outputs[first : first + REQUEST], strict=True)
+            )
+            prefix, at = uuid.uuid4().hex[:28], end - timedelta(days=days * (1 - first / len(rows)))
+            facts = prefix, at, None, version or bundle.version, "champion", None, 1.0
+            log.insert(connection, [log.Entry(*facts, msgspec.json.encode(pairs))])
+            found += [(f"{prefix}{place:04x}", output) for place, (_, output) in enumerate(pairs)]
+    return pd.DataFrame(found, columns=["id", "output"])
+
+
+def promised(logged: pd.DataFrame) -> list:
+    """Return outcomes as if the model's promises were right: drawn from its probabilities, or its values."""
+    bundle, params = open_bundle(Path(load_settings().bundle)), load_params().evaluate
+    schema, drawn = bundle.schema, np.random.default_rng(0)
+    scored = scores(logged["output"], schema)
+    truth = tasks.of(schema).draw(drawn, scored, bundle.manifest, schema, params)
+    if schema.task == "regression":
+        held_out = tables.read_table(bundle.folder / "held_out.parquet")
+        before = held_out["score 0"].to_numpy()
+        errors = held_out[schema.target].to_numpy() - before
+        return (scored[:, 0] + similar_errors(drawn, scored[:, 0], errors, before)).tolist()
+    if schema.task == "binary-classification":
+        (other,) = set(schema.classes) - {schema.positive}
+        return np.where(truth, schema.positive, other).tolist()
+    return np.asarray(schema.classes)[truth].tolist()
+
+
+def wrong(logged: pd.DataFrame) -> list:
+    """Return outcomes of which nobody would have thought: the least probable class, or far from the value."""
+    schema = open_bundle(Path(load_settings().bundle)).schema
+    scored = scores(logged["output"], schema)
+    if schema.task == "regression":
+        return (scored[:, 0] + 100 * (1 + np.ptp(scored))).tolist()
+    return np.asarray(schema.classes)[scored.argmin(axis=1)].tolist()
+
+
+def come_true(logged: pd.DataFrame, values: list, days: float = 2) -> log.Recorded:
+    """Record outcomes, as of so many days after the predictions."""
+    done = log.record(engine(), list(zip(logged["id"], values, strict=True)))
+    outcomes, predictions = log.OUTCOMES.c, log.PREDICTIONS.c
+    made = (
+        sa.select(predictions.time)
+        .where(predictions.id == outcomes.prediction_id)
+        .scalar_subquery()
+    )
+    with engine().begin() as connection:
+        times = {
+            row[0]: row[1] for row in connection.execute(sa.select(outcomes.prediction_id, made))
+        }
+        change = sa.update(log.OUTCOMES).where(outcomes.prediction_id == sa.bindparam("key"))
+        change = change.values(time=sa.bindparam("at"))
+        rows = [{"key": key, "at": at + timedelta(days=days)} for key, at in times.items() if at]
+        connection.execute(change, rows)
+    return done

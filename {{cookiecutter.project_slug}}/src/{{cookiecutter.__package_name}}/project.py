@@ -1,0 +1,16 @@
+"""What this project plugs into the loop, as "module:function": loaded when it is needed."""
+
+import mlops_loop
+
+PROJECT = mlops_loop.Project(
+    name="{{ cookiecutter.project_slug }}",
+    reader="{{ cookiecutter.__package_name }}.ingest:read",
+    model="{{ cookiecutter.__package_name }}.model:build",
+    search_space="{{ cookiecutter.__package_name }}.model:search_space",
+    trusted_types="{{ cookiecutter.__package_name }}.model:TRUSTED_TYPES",
+)
+
+
+def main() -> None:
+    """Run a verb of the command line."""
+    mlops_loop.run(PROJECT)

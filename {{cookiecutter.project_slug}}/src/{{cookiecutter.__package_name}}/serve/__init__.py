@@ -1,1 +1,0 @@
-"""Serve: the model behind HTTP, in an environment without training libraries."""
