@@ -214,9 +214,9 @@ def test_a_key_may_ask_so_often_and_no_other_pays_for_it(project, row, monkeypat
     monkeypatch.setenv("API_KEYS", "web:first,team-c:second")
     monkeypatch.setenv("RATE_LIMIT", "20")
     with TestClient(create_app(), "http://127.0.0.1") as client:
-        ask = lambda key: client.post(
+        ask = lambda key: client.post(  # noqa: E731
             "/v1/predict", json={"rows": [row]}, headers={"X-API-Key": key}
-        )  # noqa: E731
+        )
         until(lambda: time.time() % 60 < 50)  # where a minute ends, a little more is let through
         answers = [ask("first") for _ in range(30)]
         assert [answer.status_code for answer in answers] == [200] * 20 + [429] * 10
@@ -284,9 +284,9 @@ def test_metrics_tell_what_was_predicted(client, row) -> None:
 def test_a_server_ends_in_order(project, row, monkeypatch) -> None:
     for options in ([], ["--workers", "2"]):
         with running(*options) as (address, process), ThreadPoolExecutor(4) as threads:
-            ask = lambda _: requests.post(
+            ask = lambda _: requests.post(  # noqa: E731
                 f"{address}/v1/predict", json={"rows": [row] * 1000}, timeout=60
-            )  # noqa: E731
+            )
             answers = [threads.submit(ask, number) for number in range(4)]
             time.sleep(0.3)
             process.send_signal(signal.SIGTERM)

@@ -36,7 +36,7 @@ HOMES = {
     "batches": "data.source",
     "run": "cli.app",
 }
-__all__ = [  # noqa: F822 - loaded by __getattr__
+__all__ = [
     "Column",
     "Failure",
     "GateResult",

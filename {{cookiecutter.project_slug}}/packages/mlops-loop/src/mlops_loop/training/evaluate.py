@@ -100,7 +100,9 @@ def main() -> None:
     parts = [pd.DataFrame(windows).T.astype({"rows": int}).to_html(float_format="{:.4f}".format)]
     found_tables = (by_slice, by_group, by_test)
     parts += [
-        table.to_html(index=False, float_format="{:.3f}".format) for table in found_tables if len(table)
+        table.to_html(index=False, float_format="{:.3f}".format)
+        for table in found_tables
+        if len(table)
     ]
     with files.writing(PLOTS) as folder:
         folder.mkdir()
