@@ -15,7 +15,7 @@ def valid_value(column: Column) -> st.SearchStrategy[Any]:
         "boolean": st.booleans(),
         "category": st.sampled_from(column.categories or ("",)),
     }[column.type]
-    if column.unseen:
+    if column.allow_unknown:
         values |= st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
         values = values if column.nullable else values.filter(bool)
     return values | st.none() if column.nullable else values
@@ -31,7 +31,7 @@ def invalid_value(column: Column) -> st.SearchStrategy[Any]:
         "boolean": st.sampled_from(["maybe", 7]),
         "category": st.sampled_from(["no such category", 7.5]),
     }[column.type]
-    if column.unseen:  # "" stands for a missing value; half a surrogate pair is no text
+    if column.allow_unknown:  # "" stands for a missing value; half a surrogate pair is no text
         return st.sampled_from(["\ud800"] if column.nullable else ["\ud800", "", None])
     return wrong if column.nullable else wrong | st.none()
 

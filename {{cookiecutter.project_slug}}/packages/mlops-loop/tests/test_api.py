@@ -81,7 +81,7 @@ def test_any_row_the_contract_forbids_is_refused_online_and_offline(client, data
 
 def test_a_refusal_names_the_column_and_echoes_nothing(client, row) -> None:
     for name, column in load_schema().features.items():
-        value = "<script>" if not column.unseen else 7
+        value = "<script>" if not column.allow_unknown else 7
         answer = client.post("/v1/predict", json={"rows": [row | {name: value}]})
         assert answer.status_code == 422
         assert name in answer.json()["detail"][0]["loc"]

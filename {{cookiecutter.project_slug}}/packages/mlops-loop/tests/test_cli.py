@@ -8,14 +8,14 @@ from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal, run
 from mlops_loop.base.params import load_params
 from mlops_loop.base.settings import load_settings
-from mlops_loop.cli.app import app
+from mlops_loop.cli.app import APP
 from mlops_loop.contract.schema import load_schema
 
 from .conftest import change
 
 
 def test_help_lists_the_verbs_and_each_has_an_example() -> None:
-    shown = CliRunner().invoke(app, ["--help"]).output
+    shown = CliRunner().invoke(APP, ["--help"]).output
     for verb in (
         *(
             "audit",
@@ -31,7 +31,7 @@ def test_help_lists_the_verbs_and_each_has_an_example() -> None:
         *("retrain", "rollback", "score", "serve", "trace", "tune"),
     ):
         assert verb in shown
-        assert verb in CliRunner().invoke(app, [verb, "--help"]).output.split("Example:")[1]
+        assert verb in CliRunner().invoke(APP, [verb, "--help"]).output.split("Example:")[1]
 
 
 def test_the_command_and_the_server_load_nothing_heavy() -> None:

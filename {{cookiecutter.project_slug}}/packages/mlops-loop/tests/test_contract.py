@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import load_settings
-from mlops_loop.contract.schema import load_schema
+from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.data import validate
 from mlops_loop.monitoring.drift import kinds
 from mlops_loop.serving.app import create_app
@@ -104,7 +104,10 @@ COLUMNS = [
         {"type": "boolean", "maximum": 1},
         "`minimum` and `maximum` go with type number or integer only",
     ),
-    ({"type": "number", "unseen": True}, "`unseen` goes with a category that is not the target"),
+    (
+        {"type": "number", "allow_unknown": True},
+        "`allow_unknown` goes with a category that is not the target",
+    ),
     ({"type": "number", "max_null": 0.5}, "`max_null` goes with `nullable: true` only"),
     ({"type": "integer", "minimum": 0.2, "maximum": 0.7}, "no integer is between 0.2 and 0.7"),
     ({"type": "number", "format": "%Y"}, "`format` goes with type timestamp only"),
@@ -135,3 +138,9 @@ def test_a_category_cannot_stand_for_a_missing_value(project) -> None:
         Failure, match=r"line \d+: missing: names 'b', which is a category of 'extra'"
     ):
         load_schema()
+
+
+def test_old_names_of_keys_go_on_being_read() -> None:
+    keys = {"type": "category", "categories": ["a"]}
+    old = Column.model_validate(keys | {"unseen": True, "sensitive": True})
+    assert old == Column.model_validate(keys | {"allow_unknown": True, "pii": True})

@@ -70,7 +70,7 @@ def infinite(table, schema):
 
 
 def unknown_category(table, schema):
-    name = pick(schema, type="category", unseen=False)
+    name = pick(schema, type="category", allow_unknown=False)
     return put(table, name, "?!"), name, "in set", len(table[HALF]), "?!"
 
 

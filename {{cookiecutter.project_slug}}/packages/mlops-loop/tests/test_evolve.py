@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from mlops_loop.base.config import parse_yaml
 from mlops_loop.base.errors import Failure, Refusal
-from mlops_loop.cli.app import app
+from mlops_loop.cli.app import APP
 from mlops_loop.contract import compatibility
 from mlops_loop.contract.compatibility import BREAK, HARMLESS, RETRAIN
 from mlops_loop.contract.schema import Column, Schema
@@ -102,7 +102,7 @@ def contracts() -> list[Schema]:
     columns = [{"type": kind} | given for kind in ("number", "integer") for given in limits]
     names = itertools.product((["a"], ["b"], ["a", "b"]), (True, False))
     columns += [
-        {"type": "category", "categories": some, "unseen": unseen} for some, unseen in names
+        {"type": "category", "categories": some, "allow_unknown": unseen} for some, unseen in names
     ]
     columns += [{"type": "boolean"}]
     columns = [column | {"nullable": nullable} for column in columns for nullable in (True, False)]
@@ -139,7 +139,7 @@ def test_every_key_of_a_contract_is_judged() -> None:
         "mostly",
         "max_shift",
         "protected",
-        "sensitive",
+        "pii",
         "slice",
     }
     assert set(Column.model_fields) == {*compatibility.MEANING, *free}
@@ -169,7 +169,7 @@ def test_files_and_revisions_are_compared(repository, capsys) -> None:
     assert "100 -> 50" in capsys.readouterr().out
     compatibility.check("schema.yaml", "HEAD")
     assert "no change breaks" in capsys.readouterr().out
-    done = CliRunner().invoke(app, ["schema", "check", "HEAD"])
+    done = CliRunner().invoke(APP, ["schema", "check", "HEAD"])
     assert isinstance(done.exception, Refusal)
     assert "columns.way.maximum" in done.output
 

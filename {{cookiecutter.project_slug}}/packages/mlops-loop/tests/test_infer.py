@@ -17,7 +17,7 @@ from mlops_loop.base.config import parse_yaml
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.params import IngestParams, Sql, load_params
 from mlops_loop.batch.score import score
-from mlops_loop.cli.app import app
+from mlops_loop.cli.app import APP
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.data.source import batches
@@ -120,7 +120,7 @@ def test_every_kind_of_column_is_told(form) -> None:
     }
     assert columns["colour"].categories == ("1e3", "2013-01-01", "no", "red")
     assert columns["colour"].nullable
-    assert (columns["skewed"].unseen, len(columns["skewed"].categories or ())) == (True, 50)
+    assert (columns["skewed"].allow_unknown, len(columns["skewed"].categories or ())) == (True, 50)
     assert schema.missing == ("", "N/A")
     assert (columns["gaps"].nullable, columns["number"].nullable) == (True, False)
     assert (schema.name, schema.task, schema.positive) == ("my", "binary-classification", "yes")
@@ -300,7 +300,7 @@ def test_sql(folder, monkeypatch) -> None:
         "--url-env",
         "WAREHOUSE",
     ]
-    done = CliRunner().invoke(app, asked)
+    done = CliRunner().invoke(APP, asked)
     assert done.exit_code == 0, done.output
     assert load_schema().columns["number"].type == "number"
     assert load_params().ingest.source == Sql(
@@ -436,7 +436,7 @@ def test_a_contract_is_replaced_with_force_only(folder) -> None:
 
 def test_a_source_or_a_query_is_needed() -> None:
     for given in ([], ["data.csv", "--sql", "SELECT 1", "--url-env", "X"], ["--sql", "SELECT 1"]):
-        assert CliRunner().invoke(app, ["schema", "infer", "--target", "y", *given]).exit_code == 2
+        assert CliRunner().invoke(APP, ["schema", "infer", "--target", "y", *given]).exit_code == 2
 
 
 def test_what_parquet_holds_besides(folder) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.batch.ground_truth import outcomes
-from mlops_loop.cli.app import app
+from mlops_loop.cli.app import APP
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.prediction_log import log
@@ -76,7 +76,7 @@ def test_unknown_and_wrong_outcomes_are_put_beside_the_file(project: Path) -> No
     ids, truths, strange = predicted(5), values(schema, 5), uuid.uuid4().hex
     wrong = "no such class" if schema.classes else "far"
     write("late.csv", [*ids, strange], [wrong, None, *truths[2:], truths[0]])
-    result = CliRunner().invoke(app, ["outcomes", "late.csv"])
+    result = CliRunner().invoke(APP, ["outcomes", "late.csv"])
     assert result.exit_code == 0
     assert "3 recorded, 0 there already, 0 corrected" in result.output
     assert "1 of predictions that the log has not: late.unknown.csv" in result.output
@@ -142,7 +142,7 @@ def test_prune_of_the_command_line_leaves_the_audit_log_alone(project: Path) -> 
         )
         connection.execute(moved)
     audit.append(audit.open_audit(URL), "model", None, event="refused", time="2001-01-01")
-    result = CliRunner().invoke(app, ["log", "prune", "--older-than", "1"])
+    result = CliRunner().invoke(APP, ["log", "prune", "--older-than", "1"])
     assert result.exit_code == 0
     assert "3 predictions deleted" in result.output
     with engine.connect() as connection:

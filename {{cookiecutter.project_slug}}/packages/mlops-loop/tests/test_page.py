@@ -89,7 +89,9 @@ def test_the_page_has_a_labelled_input_for_each_feature_with_the_example_in_it(b
         if column.type in ("category", "boolean")
     ]
     closed = [
-        name for name in listed if not load_schema().features[name].unseen and name in example
+        name
+        for name in listed
+        if not load_schema().features[name].allow_unknown and name in example
     ]
     assert chosen == [example[name] for name in closed]
 
@@ -112,7 +114,7 @@ def test_each_type_has_its_own_input() -> None:
         made for tag, made in control(False, type="boolean", nullable=True) if tag == "option"
     ]
     assert options == [{"value": ""}, {"value": "true"}, {"value": "false", "selected": None}]
-    found = dict(control("c", type="category", categories=["a"], unseen=True)[2:])
+    found = dict(control("c", type="category", categories=["a"], allow_unknown=True)[2:])
     assert (found["input"]["type"], found["input"]["value"]) == ("text", "c")
     assert found["input"]["list"] == found["datalist"]["id"]
     assert found["option"] == {"value": "a"}
@@ -155,7 +157,7 @@ def test_nothing_that_a_contract_says_becomes_part_of_the_page(project) -> None:
     assert [text for text in made.texts if text.strip()] == [HOSTILE, HOSTILE]
     made = Reader(
         model_page.field(
-            0, "a", column(type="category", categories=[HOSTILE], unseen=True), HOSTILE
+            0, "a", column(type="category", categories=[HOSTILE], allow_unknown=True), HOSTILE
         )
     )
     assert (made.all("input")[0]["value"], made.all("option")) == (HOSTILE, [{"value": HOSTILE}])

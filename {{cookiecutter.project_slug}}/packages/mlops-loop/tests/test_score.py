@@ -43,7 +43,7 @@ def spoilt(schema: Schema) -> tuple[str, str]:
     """A feature, and a text that no row may have there."""
     wrong = {"number": "far", "integer": "far", "boolean": "maybe", "category": "no such category"}
     for name, column in schema.features.items():
-        if not column.unseen:
+        if not column.allow_unknown:
             return name, wrong[column.type]
         if not column.nullable:
             return name, ""

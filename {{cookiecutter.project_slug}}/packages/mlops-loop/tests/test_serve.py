@@ -197,10 +197,10 @@ def test_without_keys_pages_of_other_sites_get_nothing(client, row) -> None:
 
 def test_sensitive_columns_are_not_in_the_log(project, row, monkeypatch) -> None:
     name = next(iter(row))
-    change(files.SCHEMA, "columns", name, sensitive=True)
+    change(files.SCHEMA, "columns", name, pii=True)
     run_stages("export")
     for key, kept in (("", None), ("a secret", 64)):
-        monkeypatch.setenv("SENSITIVE_KEY", key)
+        monkeypatch.setenv("PII_KEY", key)
         with TestClient(create_app(), "http://127.0.0.1") as client:
             assert client.post("/v1/predict", json={"rows": [row]}).status_code == 200
         features = logged()[-1]["features"]

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings
 
 from mlops_loop.base.errors import Failure
@@ -32,7 +32,9 @@ class Settings(BaseSettings, env_file=".env", extra="forbid"):
     api_keys_file: str = ""  # name:key on each line; read again when it changes
     rate_limit: int = Field(default=0, ge=0)  # requests a minute of each key; 0 is no limit
     max_body_mb: int = Field(default=8, ge=1)
-    sensitive_key: SecretStr = SecretStr("")  # with which sensitive columns are hashed in the log
+    pii_key: SecretStr = Field(  # hashes `pii` columns in the prediction log
+        default=SecretStr(""), validation_alias=AliasChoices("pii_key", "sensitive_key")
+    )
     alert_webhook: SecretStr = SecretStr("")  # URL that is told of what the monitor finds
     alert_format: Literal["json", "slack", "teams"] = "json"  # of what is posted there
     alert_file: str = "reports/monitor/alerts.jsonl"

@@ -28,7 +28,16 @@ TABLE = {
     "timestamp": RETRAIN,
     "missing": RETRAIN,
 }
-MEANING = ("type", "unit", "format", "minimum", "maximum", "categories", "unseen", "nullable")
+MEANING = (
+    "type",
+    "unit",
+    "format",
+    "minimum",
+    "maximum",
+    "categories",
+    "allow_unknown",
+    "nullable",
+)
 UNSEEN_BY_MODEL = ("absent", "id", "slice", "ignored")
 
 
@@ -93,8 +102,9 @@ def of_key(key: str, old: Column, new: Column) -> str:
         "type": (old.type, new.type) != ("integer", "number"),
         "minimum": old.limits[0] < new.limits[0],
         "maximum": old.limits[1] > new.limits[1],
-        "categories": not new.unseen and not set(old.categories or ()) <= set(new.categories or ()),
-        "unseen": not new.unseen,
+        "categories": not new.allow_unknown
+        and not set(old.categories or ()) <= set(new.categories or ()),
+        "allow_unknown": not new.allow_unknown,
         "nullable": not new.nullable,
     }
     return BREAK if refuses_more[key] else RETRAIN

@@ -3,7 +3,14 @@
 from math import ceil, floor
 from typing import Literal, Self
 
-from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from mlops_loop.base.config import read_yaml
 from mlops_loop.base.files import SCHEMA
@@ -25,7 +32,10 @@ class Column(BaseModel, extra="forbid"):
     minimum: float | None = Field(None, allow_inf_nan=False)
     maximum: float | None = Field(None, allow_inf_nan=False)
     categories: tuple[str, ...] | None = Field(None, min_length=1)
-    unseen: bool = False  # whether other categories are allowed; to the model they are all alike
+    # Whether other categories are allowed; to the model they are all alike.
+    allow_unknown: bool = Field(
+        default=False, validation_alias=AliasChoices("allow_unknown", "unseen")
+    )
     nullable: bool = False  # rows without target or timestamp are left out of the windows
     max_null: float = Field(default=0.99, ge=0, le=1)  # share of rows, of a nullable column
     mostly: float = Field(default=1, ge=0, le=1)  # share of rows that must keep each rule
@@ -34,7 +44,8 @@ class Column(BaseModel, extra="forbid"):
     protected: bool = (
         False  # whether groups of people are told by it: the model must treat them alike
     )
-    sensitive: bool = False  # whether the prediction log must not hold it: left out, or hashed
+    # Whether the prediction log must not hold it: it is left out, or hashed.
+    pii: bool = Field(default=False, validation_alias=AliasChoices("pii", "sensitive"))
 
     @model_validator(mode="after")
     def consistent(self) -> Self:
@@ -50,8 +61,8 @@ class Column(BaseModel, extra="forbid"):
             raise ValueError("`minimum` and `maximum` go with type number or integer only")
         if None not in (self.minimum, self.maximum) and self.limits[0] > self.limits[1]:
             raise ValueError(f"minimum {self.minimum:g} is above maximum {self.maximum:g}")
-        if self.unseen and (self.type != "category" or self.role == "target"):
-            raise ValueError("`unseen` goes with a category that is not the target")
+        if self.allow_unknown and (self.type != "category" or self.role == "target"):
+            raise ValueError("`allow_unknown` goes with a category that is not the target")
         if self.slice and self.role == "timestamp":
             raise ValueError("a model is not evaluated on each time: `slice` does not go with it")
         if self.protected and (
@@ -60,10 +71,8 @@ class Column(BaseModel, extra="forbid"):
             raise ValueError(
                 "`protected` goes with type category or boolean, and not with the target"
             )
-        if self.sensitive and self.role != "feature":
-            raise ValueError(
-                "`sensitive` goes with a feature: the prediction log holds nothing else"
-            )
+        if self.pii and self.role != "feature":
+            raise ValueError("`pii` goes with a feature: the prediction log holds nothing else")
         if "max_null" in self.model_fields_set and not self.nullable:
             raise ValueError("`max_null` goes with `nullable: true` only")
         if self.type == "integer" and floor(self.limits[1]) < ceil(self.limits[0]):

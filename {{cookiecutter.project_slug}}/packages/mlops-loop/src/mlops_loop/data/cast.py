@@ -138,7 +138,7 @@ def keeps(given: pa.ChunkedArray, typed: pa.Array | pa.ChunkedArray, column: Col
     if column.type in ("number", "integer"):
         (low, high), found = column.limits, pc.min_max(typed).as_py()
         return found["min"] is None or bool(low <= found["min"] and found["max"] <= high)
-    if column.categories is not None and not column.unseen:
+    if column.categories is not None and not column.allow_unknown:
         return set(pc.unique(typed).to_pylist()) <= {*column.categories, None}
     return True
 
@@ -162,7 +162,7 @@ def judge(table: pd.DataFrame, columns: Mapping[str, Column]) -> tuple[pd.DataFr
         if column.type in ("number", "integer"):
             low, high = column.limits
             wrong["is out of range"] = (values < low) | (values > high)
-        if column.categories is not None and not column.unseen:
+        if column.categories is not None and not column.allow_unknown:
             wrong["is not one of the categories"] = values.notna() & ~values.isin(column.categories)
         for reason, rows in wrong.items():
             if rows.any():

@@ -37,7 +37,7 @@ def column_expectations(name: str, column: Column) -> list[Any]:
     filled = 1 - column.max_null if column.nullable else column.mostly
     rules: list[Any] = [gxe.ExpectColumnValuesToNotBeNull(column=name, mostly=filled)]
     common = {"column": name, "mostly": column.mostly}
-    if column.categories is not None and not column.unseen:
+    if column.categories is not None and not column.allow_unknown:
         rules.append(gxe.ExpectColumnValuesToBeInSet(value_set=list(column.categories), **common))
     if column.type in ("number", "integer"):
         low, high = column.limits

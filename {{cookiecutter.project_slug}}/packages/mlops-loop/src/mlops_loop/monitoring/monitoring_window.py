@@ -146,8 +146,8 @@ FEATURE = "feature: "  # before the names of features, which may be anything
 
 
 def logged(schema: Schema) -> list[str]:
-    """Return the features that are in the log as they were sent: what is sensitive is not."""
-    return [name for name, column in schema.features.items() if not column.sensitive]
+    """Return the features that are in the log as they were sent: `pii` columns are not."""
+    return [name for name, column in schema.features.items() if not column.pii]
 
 
 def features(rows: pd.DataFrame) -> pd.DataFrame:

@@ -151,7 +151,12 @@ def propose_text(
         return ignored, f"{why}: mostly numbers - write them like 1234.5, and leave others empty"
     if share < SHARE:
         return ignored, f"{why}: too many to learn from, unless grouped at the source"
-    return {"type": "category", "categories": sorted(frequent), "unseen": True, **nullable}, why
+    return {
+        "type": "category",
+        "categories": sorted(frequent),
+        "allow_unknown": True,
+        **nullable,
+    }, why
 
 
 def number_of(seen: Profile) -> str:

@@ -209,7 +209,7 @@ def valid_value(column: Column, random: np.random.Generator) -> Any:
         "integer": [int(np.ceil(max(low, -(2**53)))), int(np.floor(min(high, 2**53)))],
         "boolean": [True, False],
         "category": list(column.categories or ())
-        + ["no such category", "é\u2028\U0001f600"] * column.unseen,
+        + ["no such category", "é\u2028\U0001f600"] * column.allow_unknown,
     }
     values = kinds[column.type]
     return (values + [None] * column.nullable)[random.integers(len(values) + column.nullable)]
@@ -230,7 +230,7 @@ def invalid_value(column: Column, random: np.random.Generator) -> Any:
         "number": [*beyond, "far", True],
         "integer": [*beyond, 0.5, "far", True],
         "boolean": ["maybe", 7, float("nan")],
-        "category": [7.5, float("nan"), True] + ["no such category"] * (not column.unseen),
+        "category": [7.5, float("nan"), True] + ["no such category"] * (not column.allow_unknown),
     }
     values = kinds[column.type] + [[], {}, [[1]], {"$ne": None}] + [None] * (not column.nullable)
     return values[random.integers(len(values))]

@@ -59,7 +59,7 @@ def value_type(column: Column) -> Any:
         number = Annotated[float, Meta(ge=low, le=high, multiple_of=1)]
         if max(-low, high) <= EXACT:
             number = Annotated[int, Meta(ge=ceil(low), le=floor(high))] | number
-    known: Any = str if column.unseen else Literal[column.categories]
+    known: Any = str if column.allow_unknown else Literal[column.categories]
     kinds: dict[str, Any] = {"category": known, "boolean": bool}
     kind = kinds.get(column.type, number)
     return kind | None | UnsetType if column.nullable else kind
@@ -76,7 +76,7 @@ def value_schema(column: Column, missing: tuple[str, ...]) -> dict[str, Any]:
         "category": {"type": "string", "enum": list(column.categories or ())},
     }
     found = kinds[column.type]
-    if column.unseen:
+    if column.allow_unknown:
         text += f" Known are {', '.join(column.categories or ())}; others are taken as unknown."
         found = {"type": "string"}
         if not column.nullable:
@@ -126,7 +126,7 @@ class Rows(NamedTuple):
 
 
 class Reader:
-    """Reads requests as the contract has them. `secret` keys the hashes of sensitive columns in the log."""
+    """Reads requests as the contract has them. `secret` keys the hashes of `pii` columns in the log."""
 
     def __init__(self, schema: Schema, secret: bytes = b"") -> None:
         # Columns may have any name, fields may not: the n-th one is f<n>.
@@ -159,9 +159,11 @@ class Reader:
         self.getters = [
             (name, attrgetter(field), column.nullable) for field, (name, column) in features.items()
         ]
-        self.open = [(name, column.nullable) for name, column in features.values() if column.unseen]
+        self.open = [
+            (name, column.nullable) for name, column in features.values() if column.allow_unknown
+        ]
         self.missing, self.secret = set(schema.missing), secret
-        self.sensitive = [name for name, column in schema.features.items() if column.sensitive]
+        self.pii = [name for name, column in schema.features.items() if column.pii]
 
     def read(self, body: bytes) -> Rows:
         """Return the rows of a JSON body {"rows": [...]}; raise Invalid if it breaks the contract."""
@@ -213,17 +215,17 @@ class Reader:
     def dump(self, rows: list[Any], outputs: list[Any]) -> bytes:
         """Return [[features, output], ...] as JSON, for the log.
 
-        Columns that the contract marks as sensitive are left out or, if there is a secret, hashed.
+        Columns that the contract marks as `pii` are left out or, if there is a secret, hashed.
         """
         if self.fields:
             rows = [{self.names[key]: row[key] for key in row} for row in msgspec.to_builtins(rows)]
-        if self.sensitive:
+        if self.pii:
             rows = [self.without(row) for row in msgspec.to_builtins(rows)]
         return self.encode(list(zip(rows, outputs, strict=True)))
 
     def without(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return a row as the log may have it."""
-        for name in self.sensitive:
+        for name in self.pii:
             if (value := row.pop(name, None)) is not None and self.secret:
                 row[name] = hmac.new(self.secret, str(value).encode(), sha256).hexdigest()
         return row

@@ -46,7 +46,7 @@ class Answered(NamedTuple):
 
 class Service:
     def __init__(self, settings: Settings) -> None:
-        secret, folder = settings.sensitive_key.get_secret_value().encode(), Path(settings.bundle)
+        secret, folder = settings.pii_key.get_secret_value().encode(), Path(settings.bundle)
         self.settings = settings
         kept = Path(os.environ[KEPT]) if KEPT in os.environ else None
         try:

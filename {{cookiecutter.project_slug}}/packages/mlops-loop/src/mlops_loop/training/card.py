@@ -184,7 +184,9 @@ def inputs(schema: Schema) -> pd.DataFrame:
 def allowed(column: Column) -> str:
     """Return in a few words which values a column may have."""
     if column.categories is not None:
-        values = f"{len(column.categories)} categories" + (" and others" if column.unseen else "")
+        values = f"{len(column.categories)} categories" + (
+            " and others" if column.allow_unknown else ""
+        )
     elif column.type == "boolean":
         values = "true, false"
     else:

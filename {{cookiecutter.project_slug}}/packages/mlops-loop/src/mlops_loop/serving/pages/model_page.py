@@ -93,7 +93,7 @@ def control(column: Column, value: Any, about: dict[str, str]) -> str:
         kept = attributes(min=plain(low), max=plain(high), value=plain(value))
         step = "any" if column.type == "number" else "1"
         return f'<input type="number" step="{step}"{kept}{attributes(**about)}>'
-    if column.unseen:  # any text is allowed: what is known is only proposed
+    if column.allow_unknown:  # any text is allowed: what is known is only proposed
         known = "".join(
             f"<option{attributes(value=text)}></option>" for text in column.categories or ()
         )
