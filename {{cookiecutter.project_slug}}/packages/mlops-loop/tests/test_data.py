@@ -206,7 +206,7 @@ def test_what_the_contract_tolerates_is_left_out_of_the_windows(project, capsys)
     validate.main()
     split.main()
     assert "; 2 left out, as they break schema.yaml" in capsys.readouterr().out
-    windows = [tables.read_table(path) for path in split.WINDOWS.values()]
+    windows = [tables.read_table(path) for path in split.SPLITS.values()]
     assert sum(map(len, windows)) == len(table) - 2
     if time := load_schema().timestamp:
         ends = [when for window in windows for when in window[time].agg(["min", "max"])]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
-from mlops_loop.batch.ground_truth import outcomes
+from mlops_loop.batch.ground_truth import record_file
 from mlops_loop.cli.app import APP
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
@@ -60,13 +60,13 @@ def test_a_file_of_outcomes_is_recorded_and_again_changes_nothing(project: Path,
     schema = load_schema()
     ids, truths = predicted(50), values(schema, 50)
     path = write(name, ids, truths)
-    assert outcomes(path) == (50, 0, 0, 0, 0)
-    assert outcomes(path) == (0, 50, 0, 0, 0)
+    assert record_file(path) == (50, 0, 0, 0, 0)
+    assert record_file(path) == (0, 50, 0, 0, 0)
     assert recorded() == dict(zip(ids, truths, strict=True))
     other = schema.classes[0] if schema.classes else 7.0
     if truths[0] == other:
         other = schema.classes[1] if schema.classes else 8.0
-    assert outcomes(write(name, ids[:2], [other, truths[1]])) == (0, 1, 1, 0, 0)
+    assert record_file(write(name, ids[:2], [other, truths[1]])) == (0, 1, 1, 0, 0)
     assert recorded()[ids[0]] == other
     assert not list(Path().glob("late.*.csv"))
 
@@ -88,7 +88,7 @@ def test_unknown_and_wrong_outcomes_are_put_beside_the_file(project: Path) -> No
     assert rejects["value"].fillna("").tolist() == [wrong, ""]
     assert rejects["reason"].str.startswith("value ").all()
     write("late.csv", ids[2:], truths[2:])
-    assert outcomes("late.csv") == (0, 3, 0, 0, 0)
+    assert record_file("late.csv") == (0, 3, 0, 0, 0)
     assert not list(Path().glob("late.*.csv"))
 
 
@@ -103,7 +103,7 @@ def test_unknown_and_wrong_outcomes_are_put_beside_the_file(project: Path) -> No
 def test_a_file_of_something_else_is_refused(project: Path, text: str, words: str) -> None:
     Path("late.csv").write_text(text, encoding="utf-8")
     with pytest.raises(Failure, match=words):
-        outcomes("late.csv")
+        record_file("late.csv")
 
 
 def test_outcomes_of_the_api_are_checked_before_any_is_recorded(client) -> None:

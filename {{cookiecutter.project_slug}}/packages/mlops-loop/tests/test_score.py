@@ -22,7 +22,7 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.batch.score import score
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
-from mlops_loop.data.cast import fit, judge
+from mlops_loop.data.cast import cast_if_valid, check_rows
 from mlops_loop.scoring.bundle import MANIFEST, seal
 
 from .contract import invalid_rows, valid_rows
@@ -61,7 +61,10 @@ def test_the_quick_check_says_what_the_thorough_one_says(project, data) -> None:
         return  # no table, of any file, can hold such rows
     if data.draw(st.booleans()):  # as a CSV file has them
         found = pa.table({name: found[name].cast(pa.string()) for name in found.column_names})
-    typed, (frame, reasons) = fit(found, schema.features), judge(found.to_pandas(), schema.features)
+    typed, (frame, reasons) = (
+        cast_if_valid(found, schema.features),
+        check_rows(found.to_pandas(), schema.features),
+    )
     assert (typed is not None) == (reasons == "").all()
     if typed is not None:
         for name, column in schema.features.items():

@@ -34,16 +34,16 @@ def writing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-        beside = Path(folder) / path.name
-        yield beside
+        tmp_path = Path(folder) / path.name
+        yield tmp_path
         if path.is_dir():
             path.replace(Path(folder) / "old")
-        beside.replace(path)
+        tmp_path.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:
-    with writing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    with writing(path) as tmp_path:
+        tmp_path.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:

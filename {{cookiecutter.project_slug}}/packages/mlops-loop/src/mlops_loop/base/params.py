@@ -25,7 +25,7 @@ class Sql(Section):
     url_env: str = Field(min_length=1)  # the environment variable that holds the database's URL
 
 
-def shown(source: str | Sql) -> str:
+def format_source(source: str | Sql) -> str:
     """Return a source as it may be printed: a URL's password and signature are left out."""
     if isinstance(source, Sql):
         return f"the query on {source.url_env}"
@@ -43,7 +43,7 @@ class IngestParams(Section):
     @field_serializer("source")
     def without_secrets(self, source: str | Sql) -> str | dict[str, str]:
         """Dump the source as it may be seen: cards, manifests and runs are read by many."""
-        return source.model_dump() if isinstance(source, Sql) else shown(source)
+        return source.model_dump() if isinstance(source, Sql) else format_source(source)
 
 
 class SplitParams(Section):

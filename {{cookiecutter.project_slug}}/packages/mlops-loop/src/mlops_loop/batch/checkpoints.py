@@ -1,4 +1,4 @@
-"""Parts: what a long run has done is kept beside its output until all is whole, should it be stopped."""
+"""Checkpoints: a long run keeps what it has done beside its output, and resumes there if stopped."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params import shown
+from mlops_loop.base.params import format_source
 
 FAR = Path("build/scoring")  # the parts of what goes to a URL
 
@@ -22,15 +22,15 @@ def folder_of(target: str) -> Iterator[Path]:
 
     It stays there with what is done if the process is stopped or fails, and is removed if all is published.
     """
-    beside = Path(target).with_name(f".{Path(target).name}.parts")
-    parts = FAR / sha256(target.encode()).hexdigest()[:16] if "://" in target else beside
+    tmp_path = Path(target).with_name(f".{Path(target).name}.parts")
+    parts = FAR / sha256(target.encode()).hexdigest()[:16] if "://" in target else tmp_path
     parts.mkdir(parents=True, exist_ok=True)
     lock, whole = FileLock(parts / "lock", timeout=0), False
     try:
         lock.acquire()
     except Timeout:
         raise Failure(
-            f"another process scores to {shown(target)}: wait for it, or name another"
+            f"another process scores to {format_source(target)}: wait for it, or name another"
         ) from None
     try:
         yield parts
@@ -54,11 +54,11 @@ def read(part: Path, rows: int) -> pa.Table | None:
 
 
 def write(part: Path, answered: pa.Table) -> None:
-    beside = part.with_suffix(".new")
-    with pa.ipc.new_file(str(beside), answered.schema) as writer:
+    tmp_path = part.with_suffix(".new")
+    with pa.ipc.new_file(str(tmp_path), answered.schema) as writer:
         writer.write_table(answered)
-    settle(beside)
-    beside.replace(part)
+    settle(tmp_path)
+    tmp_path.replace(part)
 
 
 def settle(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Outcomes: record what came true, from a file with the columns prediction_id and value."""
+"""Record ground truth from a file with the columns prediction_id and value."""
 
 import csv
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import writing
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Column, Schema
-from mlops_loop.data.cast import judge
+from mlops_loop.data.cast import check_rows
 from mlops_loop.data.source import batches
 from mlops_loop.prediction_log import log
 from mlops_loop.scoring.bundle import open_bundle
@@ -43,7 +43,7 @@ def divide(table: pa.Table, schema: Schema) -> tuple[pd.DataFrame, pd.DataFrame]
         "value": schema.columns[schema.target].model_copy(update=changes),
     }
     rows = table.select(NAMES).to_pandas()
-    typed, reasons = judge(rows, columns)
+    typed, reasons = check_rows(rows, columns)
     return typed[reasons == ""], rows.assign(reason=reasons)[reasons != ""]
 
 
@@ -66,18 +66,18 @@ def write_rows(path: Path, names: Sequence[str], rows: Sequence[Sequence[Any]]) 
     """Write a CSV file, or remove the one of the last time if there are no rows."""
     if not rows:
         return path.unlink(missing_ok=True)
-    with writing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+    with writing(path) as tmp_path, tmp_path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([names, *rows])
     return None
 
 
-def beside(source: str, kind: str) -> Path:
+def sibling(source: str, kind: str) -> Path:
     """Return where the outcomes go that were not recorded: beside the file, or here if it is a URL."""
     path = Path(Path(urlsplit(source).path).name) if "://" in source else Path(source)
     return path.with_name(f"{path.stem}.{kind}.csv")
 
 
-def outcomes(source: str) -> Counts:
+def record_file(source: str) -> Counts:
     """Record the outcomes in a file or URL: CSV, JSON lines or Parquet.
 
     Those of predictions that the log has not, and those that break the contract, go to files beside it.
@@ -93,7 +93,7 @@ def outcomes(source: str) -> Counts:
         counts = [sum(pair) for pair in zip(counts, done, strict=True)]
         unknown += strange
         rejected += bad.values.tolist()
-    write_rows(beside(source, "unknown"), NAMES, unknown)
-    write_rows(beside(source, "rejects"), [*NAMES, "reason"], rejected)
+    write_rows(sibling(source, "unknown"), NAMES, unknown)
+    write_rows(sibling(source, "rejects"), [*NAMES, "reason"], rejected)
     recorded, repeated, corrected = counts
     return Counts(recorded, repeated, corrected, len(unknown), len(rejected))

@@ -22,11 +22,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params import shown
+from mlops_loop.base.params import format_source
 from mlops_loop.base.settings import load_settings
 from mlops_loop.batch import checkpoints, storage
 from mlops_loop.contract.schema import Schema
-from mlops_loop.data.cast import fit, judge
+from mlops_loop.data.cast import cast_if_valid, check_rows
 from mlops_loop.data.source import batches, first_line, local, reader_of
 from mlops_loop.scoring.bundle import Bundle, open_bundle
 from mlops_loop.scoring.predictions import chosen
@@ -82,8 +82,8 @@ def predict(table: pa.Table, scorer: Scorer, bundle: Bundle) -> pa.Table:
         raise Failure(f"the column {min(needed)!r} is missing, and schema.yaml does not let it be")
     gap = pa.nulls(len(table))
     given = pa.table({name: gap if name in absent else table[name] for name in schema.features})
-    if (typed := fit(given, schema.features)) is None:
-        frame, found = judge(given.to_pandas(), schema.features)
+    if (typed := cast_if_valid(given, schema.features)) is None:
+        frame, found = check_rows(given.to_pandas(), schema.features)
         good = (found == "").to_numpy()
         typed = pa.Table.from_pandas(frame[good], preserve_index=False)
         place, reasons = (
@@ -195,7 +195,7 @@ def score_file(
                 try:
                     answered = predict(table, scorer, bundle)
                 except Failure as failure:
-                    raise Failure(f"{shown(source)}: {failure}") from None
+                    raise Failure(f"{format_source(source)}: {failure}") from None
                 checkpoints.write(part, answered)
             return answered
 
@@ -206,7 +206,7 @@ def score_file(
                 rows = write(pairs, good, bad, lambda rows: bar.advance(task, rows))
         except (pa.ArrowException, UnicodeDecodeError) as error:
             raise Failure(
-                f"{shown(source)} cannot be scored to a {suffix} file: {first_line(error)}"
+                f"{format_source(source)} cannot be scored to a {suffix} file: {first_line(error)}"
             ) from None
         files.write_json(counted, rows)
         for part in folder.glob(f"{key}-*.arrow"):
@@ -224,11 +224,11 @@ def output_names(found: dict[str, str], folder: str) -> dict[str, str]:
         output = (path if path.suffix in WRITERS else path.with_suffix(".parquet")).as_posix()
         if output in names.values():
             raise Failure(
-                f"{shown(folder)}: the predictions of two files would be called {output}: rename one"
+                f"{format_source(folder)}: the predictions of two files would be called {output}: rename one"
             )
         names[name] = output
     if not names:
-        raise Failure(f"{shown(folder)} is an empty folder: files with rows are needed")
+        raise Failure(f"{format_source(folder)} is an empty folder: files with rows are needed")
     return names
 
 
@@ -238,13 +238,15 @@ def check(source: str, targets: tuple[str, str], folder: bool) -> None:
         raise Failure(f"{source} is not there")
     suffix = storage.name_of(targets[0]).suffix
     if folder and suffix in WRITERS:
-        raise Failure(f"{shown(source)} is a folder: OUTPUT must be one too, without {suffix}")
+        raise Failure(
+            f"{format_source(source)} is a folder: OUTPUT must be one too, without {suffix}"
+        )
     if not folder and suffix not in WRITERS:
-        raise Failure(f"{shown(targets[0])}: predictions are written to .parquet or .csv")
+        raise Failure(f"{format_source(targets[0])}: predictions are written to .parquet or .csv")
     for target in targets:
         if target == source:
             raise Failure(
-                f"{shown(source)} would be overwritten by its own predictions: name another file"
+                f"{format_source(source)} would be overwritten by its own predictions: name another file"
             )
         if "://" in target:
             continue
@@ -268,7 +270,7 @@ def score(source: str, target: str | Path) -> tuple[list[int], str]:
     """
     source, target = storage.plain(source), storage.plain(str(target))
     found, place = storage.files_in(source), storage.name_of(target)
-    rejects = storage.beside(target, f"{place.stem}.rejects{place.suffix}")
+    rejects = storage.sibling(target, f"{place.stem}.rejects{place.suffix}")
     check(source, (target, rejects), found is not None)
     names = {source: place.name} if found is None else output_names(found, source)
     bundle = open_bundle(Path(load_settings().bundle))

@@ -1,4 +1,4 @@
-"""Store: the files of a folder, and where results go - on a disk, or at a URL that fsspec knows."""
+"""Storage: list the files of a folder and publish results, on a disk or at a URL of fsspec."""
 
 import shutil
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ def name_of(place: str) -> PurePosixPath | Path:
     return PurePosixPath(urlsplit(place).path) if "://" in place else Path(place)
 
 
-def beside(place: str, name: str) -> str:
+def sibling(place: str, name: str) -> str:
     """Return the path or URL of another name in the same folder."""
     if "://" not in place:
         return str(Path(place).with_name(name))

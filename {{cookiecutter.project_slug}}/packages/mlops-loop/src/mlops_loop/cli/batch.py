@@ -20,11 +20,13 @@ def score(
 
     Rows that break the contract go to a file or folder beside OUTPUT, each with the reason.
     """
-    from mlops_loop.base.params import shown
+    from mlops_loop.base.params import format_source
     from mlops_loop.batch.score import score
 
     (scored, rejected), rejects = score(source, target)
-    print(f"{scored:,} rows scored: {shown(target)}\n{rejected:,} rows rejected: {shown(rejects)}")
+    print(
+        f"{scored:,} rows scored: {format_source(target)}\n{rejected:,} rows rejected: {format_source(rejects)}"
+    )
 
 
 @APP.command(epilog="{example} outcomes late.csv")
@@ -34,13 +36,13 @@ def outcomes(
     ],
 ) -> None:
     """Record what came true, from the columns prediction_id and value; again if it was corrected."""
-    from mlops_loop.batch.ground_truth import beside, outcomes
+    from mlops_loop.batch.ground_truth import record_file, sibling
 
-    done = outcomes(file)
+    done = record_file(file)
     print(
         f"{done.recorded:,} recorded, {done.repeated:,} there already, {done.corrected:,} corrected"
     )
     if done.unknown:
-        print(f"{done.unknown:,} of predictions that the log has not: {beside(file, 'unknown')}")
+        print(f"{done.unknown:,} of predictions that the log has not: {sibling(file, 'unknown')}")
     if done.rejected:
-        print(f"{done.rejected:,} that break the contract: {beside(file, 'rejects')}")
+        print(f"{done.rejected:,} that break the contract: {sibling(file, 'rejects')}")

@@ -1,4 +1,4 @@
-"""Evolve: what a change of the contract means for the API's clients and for the model.
+"""Compatibility: what a change of the contract means for the API's clients and for the model.
 
 Clients send features, and get the target's classes or values. So a change breaks them if a request that
 is valid today is refused tomorrow, or if numbers or answers that look the same mean something else.

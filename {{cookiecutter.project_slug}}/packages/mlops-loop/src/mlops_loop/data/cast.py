@@ -1,6 +1,6 @@
-"""Conform: bring rows into the contract's types, and say for each row what breaks the contract.
+"""Cast rows to the contract's types, and report for each row what breaks the contract.
 
-The API checks a request with pydantic types made from the same contract (serve/app.py); a
+The API checks a request with pydantic types made from the same contract (serving/request_schema.py); a
 property-based test holds the two against each other.
 """
 
@@ -82,7 +82,7 @@ def latest_now() -> pd.Timestamp:
     return pd.Timestamp.now("UTC").tz_localize(None) + pd.Timedelta(hours=14)
 
 
-def conform(
+def cast_table(
     table: pa.Table, columns: Mapping[str, Column], as_text: set[str] | None = None
 ) -> pa.Table:
     """Return those of `columns` that the table has, in the contract's types and order.
@@ -114,8 +114,8 @@ def to_text(values: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
         )
 
 
-def fit(table: pa.Table, columns: Mapping[str, Column]) -> pa.Table | None:
-    """Return the columns in their types, or None if any row may break the contract: `judge` then tells which.
+def cast_if_valid(table: pa.Table, columns: Mapping[str, Column]) -> pa.Table | None:
+    """Return the columns in their types, or None if any row may break the contract: `check_rows` reports which.
 
     Quick, because no row is looked at on its own. `table` must have all of `columns`.
     """
@@ -125,12 +125,12 @@ def fit(table: pa.Table, columns: Mapping[str, Column]) -> pa.Table | None:
             typed[name] = cast(table.column(name), column)
         except MISFIT:
             return None
-        if not keeps(table.column(name), typed[name], column):
+        if not is_valid(table.column(name), typed[name], column):
             return None
     return pa.table(typed)
 
 
-def keeps(given: pa.ChunkedArray, typed: pa.Array | pa.ChunkedArray, column: Column) -> bool:
+def is_valid(given: pa.ChunkedArray, typed: pa.Array | pa.ChunkedArray, column: Column) -> bool:
     """Return whether all values of a column keep the contract, before and after they came into its type."""
     gaps = [pc.sum(pc.is_null(values, nan_is_null=True)).as_py() or 0 for values in (given, typed)]
     if gaps[0] != gaps[1] or (gaps[0] and not column.nullable):
@@ -143,7 +143,9 @@ def keeps(given: pa.ChunkedArray, typed: pa.Array | pa.ChunkedArray, column: Col
     return True
 
 
-def judge(table: pd.DataFrame, columns: Mapping[str, Column]) -> tuple[pd.DataFrame, pd.Series]:
+def check_rows(
+    table: pd.DataFrame, columns: Mapping[str, Column]
+) -> tuple[pd.DataFrame, pd.Series]:
     """Return the columns in their types, and what breaks the contract in each row ("" if nothing).
 
     Values that do not fit their type come out as missing ones.
@@ -155,7 +157,7 @@ def judge(table: pd.DataFrame, columns: Mapping[str, Column]) -> tuple[pd.DataFr
             reasons[:] = reasons.where(reasons != "", f"{name}: missing")
             continue
         missing = table[name].isna()
-        values = typed[name] = to_type(table[name], column)
+        values = typed[name] = cast_series(table[name], column)
         wrong = {f"is not of type {column.type}": values.isna() & ~missing}
         if not column.nullable:
             wrong["is missing"] = missing
@@ -170,30 +172,30 @@ def judge(table: pd.DataFrame, columns: Mapping[str, Column]) -> tuple[pd.DataFr
     return pd.DataFrame(typed, index=table.index), reasons
 
 
-def to_type(values: pd.Series, column: Column) -> pd.Series:
+def cast_series(values: pd.Series, column: Column) -> pd.Series:
     """Return the values in the contract's type, missing where one does not fit."""
     try:
         array = pa.array(values, from_pandas=True)
     except MISFIT:  # of several types: each on its own
-        array = pa.concat_arrays([to_type_or_null(value, column) for value in values])
+        array = pa.concat_arrays([cast_value(value, column) for value in values])
     else:
         array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
         if is_text(array.type) and column.type in SPELLED:  # quickly away with what cannot fit
             trimmed = pc.utf8_trim_whitespace(array)
             hopeful = pc.match_substring_regex(trimmed, SPELLED[column.type], ignore_case=True)
             array = pc.if_else(hopeful, array, pa.scalar(None, array.type))
-        array = fitting(array, column)
+        array = cast_or_null(array, column)
     return array.to_pandas().set_axis(values.index)
 
 
-def to_type_or_null(value: object, column: Column) -> pa.Array:
+def cast_value(value: object, column: Column) -> pa.Array:
     try:
         return cast(pa.array([value], from_pandas=True), column)
     except MISFIT:
         return pa.nulls(1, ARROW[column.type])
 
 
-def fitting(values: pa.Array, column: Column) -> pa.Array:
+def cast_or_null(values: pa.Array, column: Column) -> pa.Array:
     """Return the values in the contract's type, null where one does not fit."""
     try:
         return cast(values, column)
@@ -204,4 +206,6 @@ def fitting(values: pa.Array, column: Column) -> pa.Array:
             return pa.nulls(1, ARROW[column.type])
     # Halves, until what does not fit is alone: fast where it is rare.
     half = len(values) // 2
-    return pa.concat_arrays([fitting(values[:half], column), fitting(values[half:], column)])
+    return pa.concat_arrays(
+        [cast_or_null(values[:half], column), cast_or_null(values[half:], column)]
+    )

@@ -1,4 +1,4 @@
-"""Quality: what only the whole table shows - repeated rows, leaks of the target, shifts."""
+"""Checks that need the whole table: repeated rows, leakage of the target, shifted distributions."""
 
 from collections.abc import Iterable
 from itertools import pairwise
@@ -120,7 +120,7 @@ def r_squared(inputs: np.ndarray, truth: np.ndarray) -> float:
     return float(max(1 - error / measured.var(), line))
 
 
-def profile(values: pd.Series, numeric: bool) -> dict[str, Any]:
+def column_distribution(values: pd.Series, numeric: bool) -> dict[str, Any]:
     """Return how a column is distributed: its shares by its own deciles or by category, for `shift`."""
     if numeric:
         found = values[np.isfinite(values.to_numpy("float64", na_value=np.nan))].to_numpy("float64")

@@ -8,10 +8,10 @@ import pyarrow.compute as pc
 from mlops_loop.base import files, project
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import RAW
-from mlops_loop.base.params import IngestParams, load_params, shown
+from mlops_loop.base.params import IngestParams, format_source, load_params
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
-from mlops_loop.data.cast import conform
+from mlops_loop.data.cast import cast_table
 from mlops_loop.data.source import batches
 
 
@@ -27,7 +27,7 @@ def select(table: pa.Table, schema: Schema, params: IngestParams, as_text: set[s
     What does not fit the contract - columns that are missing, values of another type, rows without
     a time - is left for `validate` to report.
     """
-    table, time = conform(table, schema.used, as_text), schema.timestamp
+    table, time = cast_table(table, schema.used, as_text), schema.timestamp
     if time is None or time not in table.column_names or time in as_text:
         return table
     inside = pc.is_null(table[time])
@@ -54,13 +54,17 @@ def store(schema: Schema, params: IngestParams) -> tuple[int, int]:
     as_text: set[str] = set()
     while True:
         try:
-            with files.writing(RAW) as beside:
-                rows, columns = tables.write_tables(beside, selected(schema, params, as_text))
+            with files.writing(RAW) as tmp_path:
+                rows, columns = tables.write_tables(tmp_path, selected(schema, params, as_text))
                 if not columns:
-                    raise Failure(f"{shown(params.source)} has none of the columns in schema.yaml")
+                    raise Failure(
+                        f"{format_source(params.source)} has none of the columns in schema.yaml"
+                    )
                 if not rows:
                     window = f"from {params.start:%Y-%m-%d} to {params.end:%Y-%m-%d}"
-                    raise Failure(f"{shown(params.source)} has no row {window}: see params.yaml")
+                    raise Failure(
+                        f"{format_source(params.source)} has no row {window}: see params.yaml"
+                    )
                 return rows, columns
         except Misfit:
             continue  # again, with that column as text
@@ -69,4 +73,4 @@ def store(schema: Schema, params: IngestParams) -> tuple[int, int]:
 def main() -> None:
     params, schema = load_params().ingest, load_schema()
     rows, columns = store(schema, params)
-    print(f"ingest: {rows:,} rows, {columns} columns from {shown(params.source)}")
+    print(f"ingest: {rows:,} rows, {columns} columns from {format_source(params.source)}")

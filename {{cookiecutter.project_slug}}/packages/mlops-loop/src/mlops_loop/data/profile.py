@@ -1,4 +1,4 @@
-"""Survey: what one pass over a whole table shows of its columns; `infer` decides by it."""
+"""Profile every column of a table in one pass; `schema infer` decides by it."""
 
 import re
 from collections import Counter
@@ -45,7 +45,7 @@ NUMBER, INTEGER, TEXT = column(type="number"), column(type="integer"), column(ty
 
 
 @dataclass
-class Profile:
+class ColumnProfile:
     """What is known of a column, after a pass over its values."""
 
     rows: int = 0
@@ -71,7 +71,7 @@ class Profile:
         return self.kind in ("text", "number") and self.numeric and not self.coded
 
 
-def kind_of(kind: pa.DataType) -> str:
+def kind_of_type(kind: pa.DataType) -> str:
     if is_text(kind):
         return "text"
     if pa.types.is_boolean(kind):
@@ -82,14 +82,14 @@ def kind_of(kind: pa.DataType) -> str:
     return "number" if number else "other"
 
 
-def fits(values: pa.Array, column: Column) -> pa.Array | None:
+def cast_or_none(values: pa.Array, column: Column) -> pa.Array | None:
     try:
         return cast(values, column)
     except MISFIT:
         return None
 
 
-def look(seen: Profile, values: pa.ChunkedArray, name: str) -> None:
+def update_profile(seen: ColumnProfile, values: pa.ChunkedArray, name: str) -> None:
     """Add values to a profile. Nearly all is done on the different values and their counts."""
     seen.rows += len(values)
     if pa.types.is_floating(values.type):
@@ -98,7 +98,7 @@ def look(seen: Profile, values: pa.ChunkedArray, name: str) -> None:
     seen.filled += len(values)
     if not len(values):
         return
-    kind = kind_of(values.type)
+    kind = kind_of_type(values.type)
     if seen.kind not in ("", kind):
         raise Failure(
             f"the column {name!r} holds {seen.kind} and {kind} values: let all be of one kind"
@@ -108,7 +108,7 @@ def look(seen: Profile, values: pa.ChunkedArray, name: str) -> None:
         return
     found = pa.Table.from_struct_array(pc.value_counts(values)).rename_columns(["value", "count"])
     if kind in ("text", "number"):
-        look_at_numbers(seen, found)
+        update_numbers(seen, found)
     if found.num_rows < len(values) or kind == "time" or (seen.number and not seen.whole):
         seen.keys = None
     if seen.keys is not None:
@@ -127,7 +127,7 @@ def look(seen: Profile, values: pa.ChunkedArray, name: str) -> None:
         seen.counts, seen.more = seen.counts.take(order), True
 
 
-def look_at_numbers(seen: Profile, found: pa.Table) -> None:
+def update_numbers(seen: ColumnProfile, found: pa.Table) -> None:
     """Add numbers, or texts that may spell them, to a profile."""
     if seen.kind == "text":
         stand_in = pc.is_in(found["value"], pa.array(STAND_INS, found["value"].type))
@@ -135,13 +135,13 @@ def look_at_numbers(seen: Profile, found: pa.Table) -> None:
             for row in found.filter(stand_in).to_pylist():
                 seen.stand_ins[row["value"]] += row["count"]
             found = found.filter(pc.invert(stand_in))
-    numbers = fits(found["value"], NUMBER) if seen.numeric else None
+    numbers = cast_or_none(found["value"], NUMBER) if seen.numeric else None
     if numbers is None:
         seen.numeric = False
         return
     if seen.kind == "text" and not seen.coded:
         seen.coded = bool(pc.any(pc.match_substring_regex(found["value"], CODE)).as_py())
-    seen.whole = seen.whole and fits(found["value"], INTEGER) is not None
+    seen.whole = seen.whole and cast_or_none(found["value"], INTEGER) is not None
     infinite = pc.is_inf(numbers)
     if pc.any(infinite).as_py():
         seen.infinite += pc.sum(found["count"].filter(infinite)).as_py()
@@ -153,10 +153,10 @@ def look_at_numbers(seen: Profile, found: pa.Table) -> None:
 
 
 @dataclass
-class Survey:
+class TableProfile:
     """What one pass shows: a profile of each column, some of the rows, the timestamp's formats."""
 
-    profiles: dict[str, Profile] = field(default_factory=dict)
+    profiles: dict[str, ColumnProfile] = field(default_factory=dict)
     sample: pa.Table = None
     formats: list[str | None] = field(default_factory=lambda: FORMATS)
 
@@ -165,16 +165,18 @@ class Survey:
         return next((seen.rows for seen in self.profiles.values()), 0)
 
 
-def survey(tables: Iterable[pa.Table], target: str, timestamp: str | None) -> Iterator[Survey]:
+def profile_table(
+    tables: Iterable[pa.Table], target: str, timestamp: str | None
+) -> Iterator[TableProfile]:
     """Give, after each table, what is known so far. Raises Failure if a column named is absent."""
-    known, chance, random = Survey(), 1.0, np.random.default_rng(0)
+    known, chance, random = TableProfile(), 1.0, np.random.default_rng(0)
     for table in tables:
         if known.sample is None:
-            known.profiles = {name: Profile() for name in table.column_names}
+            known.profiles = {name: ColumnProfile() for name in table.column_names}
             for name in filter(None, (target, timestamp)):
-                require(name, table.column_names)
+                require_column(name, table.column_names)
         for name, seen in known.profiles.items():
-            look(seen, table[name], name)
+            update_profile(seen, table[name], name)
         for seen in [seen for seen in known.profiles.values() if seen.keys is not None][KEYED:]:
             seen.keys = None
         if timestamp:
@@ -207,7 +209,7 @@ def formats_of(name: str, values: pa.Array, formats: list[str | None]) -> list[s
     return kept
 
 
-def require(name: str, names: list[str]) -> None:
+def require_column(name: str, names: list[str]) -> None:
     if name not in names:
         close = get_close_matches(name, names, 3, 0.5) or names[:10]
         shown = ", ".join(repr(other) for other in close)
@@ -216,7 +218,7 @@ def require(name: str, names: list[str]) -> None:
         )
 
 
-def missing_texts(profiles: Mapping[str, Profile]) -> list[str]:
+def missing_texts(profiles: Mapping[str, ColumnProfile]) -> list[str]:
     """Return the texts that stand for missing values: those beside which a column holds numbers only."""
     found: Counter[str] = sum(
         (seen.stand_ins for seen in profiles.values() if seen.number), Counter()
@@ -224,7 +226,7 @@ def missing_texts(profiles: Mapping[str, Profile]) -> list[str]:
     return ["", *sorted(found)]
 
 
-def settle(seen: Profile, missing: list[str]) -> None:
+def set_missing(seen: ColumnProfile, missing: list[str]) -> None:
     """Take the texts that stand for missing values out of a profile."""
     seen.filled -= sum(seen.stand_ins[text] for text in missing)
     if seen.kind == "text":
@@ -240,15 +242,15 @@ def settle(seen: Profile, missing: list[str]) -> None:
         seen.whole = False
 
 
-def unique(seen: Profile) -> bool:
+def is_unique(seen: ColumnProfile) -> bool:
     if seen.keys is None or seen.filled < seen.rows:
         return False
     keys = np.concatenate(seen.keys) if seen.keys else np.array([])
     return len(keys) == seen.rows and len(np.unique(keys)) == seen.rows
 
 
-def texts(seen: Profile) -> dict[str, int]:
-    """Return the counts of the most frequent values, as texts, as `conform` makes them."""
+def text_counts(seen: ColumnProfile) -> dict[str, int]:
+    """Return the counts of the most frequent values, as texts, as `cast_table` makes them."""
     values = cast(seen.counts["value"], TEXT).to_pylist()
     counts: Counter[str] = Counter()
     for value, count in zip(values, seen.counts["count"].to_pylist(), strict=True):

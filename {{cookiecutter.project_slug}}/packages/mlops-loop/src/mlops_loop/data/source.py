@@ -24,7 +24,7 @@ import pyarrow.parquet
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import BATCH
-from mlops_loop.base.params import Sql, shown
+from mlops_loop.base.params import Sql, format_source
 
 MAX_COLUMNS = 2000
 CELLS = 20_000_000  # values held at a time, of a wide table
@@ -48,7 +48,7 @@ def batches(
     value come as null. A `copy` of the file, from `local`, saves fetching it again. Raises Failure
     if there is no row, or if the table cannot be read.
     """
-    rows, name = 0, shown(source)
+    rows, name = 0, format_source(source)
     for table in query(source, missing) if isinstance(source, Sql) else read(source, missing, copy):
         rows += table.num_rows
         for start in range(0, table.num_rows, BATCH):
@@ -66,12 +66,12 @@ def reader_of(source: str) -> Reader:
     reader = READERS.get(stem.suffix.lower())
     if reader is None or (reader is read_parquet and stem != path):
         known = f"{', '.join(READERS)}; all but .parquet may be followed by .gz or .zst"
-        raise Failure(f"{shown(source)}: the name must end in one of {known}")
+        raise Failure(f"{format_source(source)}: the name must end in one of {known}")
     return reader
 
 
 def read(source: str, missing: Sequence[str], copy: Path | None) -> Iterator[pa.Table]:
-    reader, name = reader_of(source), shown(source)
+    reader, name = reader_of(source), format_source(source)
     with nullcontext(copy) if copy else local(source) as found:
         if not found.is_file():
             raise Failure(f"{name} is {'a folder: name a file' if found.is_dir() else 'not there'}")
@@ -122,7 +122,7 @@ def reached(url: str, verb: str = "read") -> Iterator[tuple[Any, str]]:
         if isinstance(error, FileNotFoundError) and not error.__cause__:
             reason = "there is no such file"
         reason = reason or f"no answer for {3 * SECONDS} seconds"
-        raise Failure(f"{shown(url)} cannot be {verb}: {reason}") from None
+        raise Failure(f"{format_source(url)} cannot be {verb}: {reason}") from None
 
 
 def about(system: Any, place: str) -> dict[str, Any]:
@@ -327,7 +327,7 @@ def query(source: Sql, missing: Sequence[str]) -> Iterator[pa.Table]:
         raise Failure(
             f"the environment variable {source.url_env} is not set: it must hold the database's URL"
         )
-    name, password = shown(source), None
+    name, password = format_source(source), None
     try:
         url = sa.make_url(address)
         password = url.password

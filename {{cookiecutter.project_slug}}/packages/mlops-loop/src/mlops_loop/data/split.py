@@ -16,9 +16,9 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import RAW, TEST, TRAIN, VALIDATION
 from mlops_loop.base.params import SplitParams, load_params
 from mlops_loop.contract.schema import Schema, load_schema
-from mlops_loop.data.cast import conform, judge, to_type
+from mlops_loop.data.cast import cast_series, cast_table, check_rows
 
-WINDOWS = {"training": TRAIN, "validation": VALIDATION, "test": TEST}
+SPLITS = {"training": TRAIN, "validation": VALIDATION, "test": TEST}
 HINT = "see split in params.yaml"
 
 
@@ -34,11 +34,11 @@ def assign(schema: Schema, params: SplitParams) -> np.ndarray:
     name = schema.timestamp or schema.target
     if name not in pq.read_schema(RAW).names:
         raise Failure(f"{RAW} lacks the column {name!r}: run `uv run dvc repro`")
-    values = to_type(pq.ParquetFile(RAW).read([name])[name].to_pandas(), schema.columns[name])
-    return windows(values, schema, params)
+    values = cast_series(pq.ParquetFile(RAW).read([name])[name].to_pandas(), schema.columns[name])
+    return split_rows(values, schema, params)
 
 
-def windows(values: pd.Series, schema: Schema, params: SplitParams) -> np.ndarray:
+def split_rows(values: pd.Series, schema: Schema, params: SplitParams) -> np.ndarray:
     """Return the window of each row from its timestamp or, if there is none, its target."""
     if schema.timestamp:
         return by_time(values, params)
@@ -65,8 +65,8 @@ def by_time(when: pd.Series, params: SplitParams) -> np.ndarray:
         first, second = np.searchsorted(earlier, np.array(shares) - 1e-9)
         first = np.clip(first, 1, last - 1)
         ends = [times[first], times[np.clip(second, first + 1, last)]]
-    windows: np.ndarray = np.sum([when >= pd.Timestamp(end) for end in ends], axis=0, dtype="int8")
-    return windows
+    splits: np.ndarray = np.sum([when >= pd.Timestamp(end) for end in ends], axis=0, dtype="int8")
+    return splits
 
 
 def at_random(strata: pd.Series, params: SplitParams) -> np.ndarray:
@@ -81,9 +81,9 @@ def at_random(strata: pd.Series, params: SplitParams) -> np.ndarray:
     test = (size * (1 - params.train_share - params.validation_share)).round()
     test = test.clip(fewest, size - 1 - fewest)
     validation = (size * params.validation_share).round().clip(fewest, size - 1 - test)
-    windows = np.empty(len(strata), dtype="int8")
-    windows[shuffled] = np.select([place < test, place < test + validation], [2, 1], 0)
-    return windows
+    splits = np.empty(len(strata), dtype="int8")
+    splits[shuffled] = np.select([place < test, place < test + validation], [2, 1], 0)
+    return splits
 
 
 def check(counts: list[Counter[str]], schema: Schema) -> None:
@@ -93,7 +93,7 @@ def check(counts: list[Counter[str]], schema: Schema) -> None:
         raise Failure(
             f"the training window lacks the class {lacking[0]!r} of {schema.target!r}: {HINT}"
         )
-    for name, count in zip(WINDOWS, counts, strict=True):
+    for name, count in zip(SPLITS, counts, strict=True):
         if len(count) < (2 if schema.classes else 1):
             seen = f"the {name} window has {count.total():,} rows"
             raise Failure(f"{seen}{' and not two classes' if schema.classes else ''}: {HINT}")
@@ -106,19 +106,19 @@ def split(schema: Schema, params: SplitParams) -> tuple[list[int], int]:
     without a target or timestamp.
     """
     needed = [name for name in (schema.target, schema.timestamp) if name]
-    windows = assign(schema, params)
-    counts: list[Counter[str]] = [Counter() for _ in WINDOWS]
+    splits = assign(schema, params)
+    counts: list[Counter[str]] = [Counter() for _ in SPLITS]
     start = 0
     with ExitStack() as stack:
-        paths = [stack.enter_context(files.writing(path)) for path in WINDOWS.values()]
-        shape = conform(pq.read_schema(RAW).empty_table(), schema.used).schema
+        paths = [stack.enter_context(files.writing(path)) for path in SPLITS.values()]
+        shape = cast_table(pq.read_schema(RAW).empty_table(), schema.used).schema
         writers = [stack.enter_context(pq.ParquetWriter(path, shape)) for path in paths]
         for batch in pq.ParquetFile(RAW).iter_batches(files.BATCH):
-            typed, reasons = judge(batch.to_pandas(), schema.used)
+            typed, reasons = check_rows(batch.to_pandas(), schema.used)
             good = ((reasons == "") & typed[needed].notna().all(axis="columns")).to_numpy()
-            inside = windows[start : start + len(batch)]
+            inside = splits[start : start + len(batch)]
             for number, writer in enumerate(writers):
-                part = conform(
+                part = cast_table(
                     pa.table(batch).filter(pa.array(good & (inside == number))), schema.used
                 )
                 if part.num_rows:
@@ -134,7 +134,7 @@ def split(schema: Schema, params: SplitParams) -> tuple[list[int], int]:
 
 def main() -> None:
     rows, left_out = split(load_schema(), load_params().split)
-    sizes = ", ".join(f"{size:,} {name}" for size, name in zip(rows, WINDOWS, strict=True))
+    sizes = ", ".join(f"{size:,} {name}" for size, name in zip(rows, SPLITS, strict=True))
     print(
         f"split: {sizes} rows"
         + (

@@ -13,8 +13,8 @@ from mlops_loop.base.errors import Failure
 
 
 def write_table(path: Path, table: Any) -> None:
-    with files.writing(path) as beside:
-        table.to_parquet(beside, index=False)
+    with files.writing(path) as tmp_path:
+        table.to_parquet(tmp_path, index=False)
 
 
 def write_tables(path: Path, tables: Iterable[Any]) -> tuple[int, int]:

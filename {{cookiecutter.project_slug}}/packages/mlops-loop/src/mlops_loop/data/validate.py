@@ -20,7 +20,7 @@ from mlops_loop.base.files import ACCEPTED, RAW, REPORTS
 from mlops_loop.base.params import SplitParams, load_params
 from mlops_loop.contract.schema import LARGEST, Column, Schema, load_schema
 from mlops_loop.data import data_checks, split, tables
-from mlops_loop.data.cast import judge, latest_now
+from mlops_loop.data.cast import check_rows, latest_now
 from mlops_loop.reporting import page
 
 CHUNK = 500_000  # rows that are checked at a time,
@@ -130,7 +130,7 @@ def scan(schema: Schema, present: list[str]) -> tuple[list[Check], dict[str, np.
     hashes: dict[str, list[np.ndarray]] = {key: [] for key in keys}
     sums: dict[tuple[str, str], Check] = {}
     for given in chunks():
-        typed = judge(given, schema.used)[0]
+        typed = check_rows(given, schema.used)[0]
         types = {
             name: of_type(name, schema.used[name], given[name], typed[name]) for name in present
         }
@@ -138,7 +138,7 @@ def scan(schema: Schema, present: list[str]) -> tuple[list[Check], dict[str, np.
         for found in [*(outcome_of(outcome, len(given)) for outcome in outcomes), *types.values()]:
             if (
                 found["rule"] == "column values to not be null"
-            ):  # as which a misfit comes out of `judge`
+            ):  # as which a misfit comes out of `check_rows`
                 found["failed_rows"] -= types[found["column"]]["failed_rows"]
             total = sums.setdefault(
                 (found["column"], found["rule"]), {**found, "failed_rows": 0, "rows": 0}
@@ -257,7 +257,9 @@ def accept(schema: Schema, sample: pd.DataFrame, rows: int) -> None:
     """Remember how the data is distributed: what comes next is compared with it."""
     columns = {}
     for name, column in profiled(schema, sample).items():
-        profile = data_checks.profile(sample[name], column.type in ("number", "integer"))
+        profile = data_checks.column_distribution(
+            sample[name], column.type in ("number", "integer")
+        )
         columns[name] = {"type": column.type, **profile}
     # A line for each column, for those who read a diff.
     lines = ",\n".join(
@@ -320,7 +322,7 @@ def write_reports(checks: list[Check], summary: str, rows: int) -> None:
 
 def main() -> None:
     schema, params = load_schema(), load_params()
-    sample = judge(tables.read_sample(RAW, SAMPLE), schema.used)[0]
+    sample = check_rows(tables.read_sample(RAW, SAMPLE), schema.used)[0]
     accepted = last_accepted(schema)
     checks = check(schema, params.split, sample, accepted)
     failed, rows = (

@@ -26,13 +26,13 @@ from mlops_loop.base import files
 from mlops_loop.base.config import edited
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.files import ACCEPTED, BUNDLE, LOCK, PARAMS, SCHEMA, TEST
-from mlops_loop.base.params import Params, load_params, shown
+from mlops_loop.base.params import Params, format_source, load_params
 from mlops_loop.base.params import Retrain as Limits
 from mlops_loop.base.pipeline import code, reproduce
 from mlops_loop.base.settings import Settings, load_settings
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import ingest, tables
-from mlops_loop.data.split import WINDOWS as PARTS
+from mlops_loop.data.split import SPLITS
 from mlops_loop.metrics import tasks
 from mlops_loop.monitoring import retraining_summary
 from mlops_loop.prediction_log import log as predictions
@@ -190,7 +190,7 @@ def labelled(
         ]
         if lacking:
             raise Failure(
-                f"{shown(window.source)} has no column {lacking[0]!r} that fits schema.yaml"
+                f"{format_source(window.source)} has no column {lacking[0]!r} that fits schema.yaml"
             )
         when = part[name].filter(pc.and_(pc.is_valid(part[name]), pc.is_valid(part[schema.target])))
         rows += len(when.filter(pc.greater_equal(when, since)) if since else when)
@@ -296,7 +296,7 @@ def put_back(*paths: Path) -> Iterator[None]:
 def parts(schema: Schema) -> dict[str, dict[str, Any]]:
     """Return rows, first and last time of the training, validation and test window."""
     found = {}
-    for name, path in PARTS.items():
+    for name, path in SPLITS.items():
         facts: dict[str, Any] = {
             "rows": pq.read_metadata(path).num_rows,
             "first": None,
@@ -427,7 +427,7 @@ def carry_out(
     try:
         if schema.timestamp and newest is None:
             raise Failure(
-                f"{shown(params.ingest.source)} has no labelled row of before {known_to:%Y-%m-%d}"
+                f"{format_source(params.ingest.source)} has no labelled row of before {known_to:%Y-%m-%d}"
             )
         dates = next_windows(params, evidence)
     except Failure as failure:

@@ -114,7 +114,9 @@ def once() -> None:
         "candidate"
         if serves == BUNDLE
         else "champion": f"{current_project().name} version {version}",
-        "one prediction": "\n".join(f"{name} {shown(value)}" for name, value in last.items()),
+        "one prediction": "\n".join(
+            f"{name} {format_value(value)}" for name, value in last.items()
+        ),
         "monitor": verdict,
         "data checks": f"{REPORTS}/data/validation.html",
         "evaluation": f"{REPORTS}/evaluation.html",
@@ -127,10 +129,10 @@ def once() -> None:
     console.print(table)
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a part of an answer in few digits."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {shown(part)}" for name, part in value.items())
+        return ", ".join(f"{name} {format_value(part)}" for name, part in value.items())
     if isinstance(value, list):
-        return " to ".join(map(shown, value))
+        return " to ".join(map(format_value, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)

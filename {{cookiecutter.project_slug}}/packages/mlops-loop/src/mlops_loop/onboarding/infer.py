@@ -22,25 +22,25 @@ from mlops_loop.base import files
 from mlops_loop.base.config import edited, parse_yaml
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import BEHAVIOUR, DVC, PARAMS, SCHEMA
-from mlops_loop.base.params import Params, SplitParams, Sql, load_params, shown
+from mlops_loop.base.params import Params, SplitParams, Sql, format_source, load_params
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import LARGEST, Column, Schema
 from mlops_loop.contract.task import Task
 from mlops_loop.data import data_checks, split
-from mlops_loop.data.cast import conform, judge, latest_now
+from mlops_loop.data.cast import cast_table, check_rows, latest_now
 from mlops_loop.data.profile import (
     FORMATS,
     NUMBER,
     WHOLE,
-    Profile,
-    Survey,
-    fits,
+    ColumnProfile,
+    TableProfile,
+    cast_or_none,
+    is_unique,
     missing_texts,
-    settle,
-    survey,
-    texts,
+    profile_table,
+    set_missing,
+    text_counts,
     time_formats,
-    unique,
 )
 from mlops_loop.data.source import batches, local, plain
 from mlops_loop.metrics import tasks
@@ -92,7 +92,7 @@ def tidy(value: float) -> float:
     return int(value) if value.is_integer() and abs(value) < WHOLE else value
 
 
-def propose(name: str, seen: Profile, sample: pa.ChunkedArray) -> tuple[Spec, str]:
+def propose(name: str, seen: ColumnProfile, sample: pa.ChunkedArray) -> tuple[Spec, str]:
     """Return what schema.yaml is to say of a column that is no target or timestamp, and why."""
     empty = 1 - seen.filled / seen.rows
     ignored: Spec = {"type": "category", "role": "ignored"}
@@ -105,16 +105,20 @@ def propose(name: str, seen: Profile, sample: pa.ChunkedArray) -> tuple[Spec, st
         return {**ignored, "type": "timestamp"}, A_TIME.format(name)
     different = None if seen.more else seen.counts.num_rows
     if different == 1 and not empty:
-        return ignored, f"always {next(iter(texts(seen)))}"
+        return ignored, f"always {next(iter(text_counts(seen)))}"
     if seen.number:
         return propose_number(name, seen, nullable)
     return propose_text(name, seen, nullable, sample.drop_null())
 
 
-def propose_number(name: str, seen: Profile, nullable: Spec) -> tuple[Spec, str]:
+def propose_number(name: str, seen: ColumnProfile, nullable: Spec) -> tuple[Spec, str]:
     kind = "integer" if seen.whole else "number"
     largest = max(-seen.low, seen.high)
-    if seen.whole and unique(seen) and (ID.search(name) or seen.high - seen.low == seen.rows - 1):
+    if (
+        seen.whole
+        and is_unique(seen)
+        and (ID.search(name) or seen.high - seen.low == seen.rows - 1)
+    ):
         return {
             "type": kind,
             "role": "id",
@@ -129,14 +133,14 @@ def propose_number(name: str, seen: Profile, nullable: Spec) -> tuple[Spec, str]
 
 
 def propose_text(
-    name: str, seen: Profile, nullable: Spec, sample: pa.ChunkedArray
+    name: str, seen: ColumnProfile, nullable: Spec, sample: pa.ChunkedArray
 ) -> tuple[Spec, str]:
-    counts, ignored = texts(seen), {"type": "category", "role": "ignored"}
+    counts, ignored = text_counts(seen), {"type": "category", "role": "ignored"}
     if {text.casefold() for text in counts} == {"true", "false"}:
         return {"type": "boolean", **nullable}, "true and false"
     if time_formats(sample.unique(), FORMATS):
         return {**ignored, "type": "timestamp"}, A_TIME.format(name)
-    if unique(seen):
+    if is_unique(seen):
         return {"type": "id", "role": "id"}, "different in each row"
     if len(sample.unique()) >= NEARLY * len(sample):
         return {"type": "id", "role": "id", **nullable}, "different in nearly all rows"
@@ -159,11 +163,11 @@ def propose_text(
     }, why
 
 
-def number_of(seen: Profile) -> str:
+def number_of(seen: ColumnProfile) -> str:
     return f"{'over ' * seen.more}{seen.counts.num_rows:,}"
 
 
-def propose_target(name: str, seen: Profile, task: str | None) -> tuple[Spec, Spec, str]:
+def propose_target(name: str, seen: ColumnProfile, task: str | None) -> tuple[Spec, Spec, str]:
     """Return what schema.yaml is to say of the target, its task and positive class, and why.
 
     Raises Failure if nothing can be predicted, or not what `task` asks for.
@@ -177,7 +181,7 @@ def propose_target(name: str, seen: Profile, task: str | None) -> tuple[Spec, Sp
     different, lost = seen.counts.num_rows, seen.rows - seen.filled
     if different == 1:
         raise Failure(
-            f"the target {name!r} is always {next(iter(texts(seen)))}: there is nothing to predict"
+            f"the target {name!r} is always {next(iter(text_counts(seen)))}: there is nothing to predict"
         )
     few = different <= (10 if seen.number else MAX_CLASSES)
     if task == "regression" or (
@@ -191,7 +195,7 @@ def propose_target(name: str, seen: Profile, task: str | None) -> tuple[Spec, Sp
     return {**spec, "role": "target"}, table, why
 
 
-def propose_value(name: str, seen: Profile) -> tuple[Spec, Spec, str]:
+def propose_value(name: str, seen: ColumnProfile) -> tuple[Spec, Spec, str]:
     if not seen.number:
         raise Failure(
             f"the target {name!r} of a regression must be a number: {example(seen)} is none"
@@ -206,9 +210,9 @@ def propose_value(name: str, seen: Profile) -> tuple[Spec, Spec, str]:
     return spec, {"task": "regression"}, why
 
 
-def propose_classes(name: str, seen: Profile, task: str | None) -> tuple[Spec, Spec, str]:
+def propose_classes(name: str, seen: ColumnProfile, task: str | None) -> tuple[Spec, Spec, str]:
     """Return the classes, less those with hardly a row: each window needs one."""
-    counts = texts(seen)
+    counts = text_counts(seen)
     if len(counts) > MAX_CLASSES:
         what = f"{number_of(seen)} classes, {MAX_CLASSES} is the limit"
         raise Failure(f"the target {name!r} has {what}: group them at the source")
@@ -234,21 +238,24 @@ def propose_classes(name: str, seen: Profile, task: str | None) -> tuple[Spec, S
     return spec, {"task": found, **positive}, why
 
 
-def example(seen: Profile) -> str:
+def example(seen: ColumnProfile) -> str:
     """Return a value that is no number."""
     values = [pa.array([value]) for value in seen.counts["value"].to_pylist()]
     return repr(
-        next((value[0].as_py() for value in values if fits(value, NUMBER) is None), "a truth value")
+        next(
+            (value[0].as_py() for value in values if cast_or_none(value, NUMBER) is None),
+            "a truth value",
+        )
     )
 
 
 def propose_table(
-    known: Survey, name: str, target: str, timestamp: str | None, task: str | None
+    known: TableProfile, name: str, target: str, timestamp: str | None, task: str | None
 ) -> tuple[Spec, Spec]:
     """Return the content of schema.yaml, apart from the repeated rows, and the reasons by column."""
     missing = missing_texts(known.profiles)
     for seen in known.profiles.values():
-        settle(seen, missing)
+        set_missing(seen, missing)
     if known.rows < MIN_ROWS:
         raise Failure(f"too few rows to learn from: {known.rows:,}, of at least {MIN_ROWS}")
     refuse_infinite(known.profiles)
@@ -272,7 +279,7 @@ def propose_table(
     keys = [
         key
         for key, spec in columns.items()
-        if spec.get("role") == "id" and unique(known.profiles[key])
+        if spec.get("role") == "id" and is_unique(known.profiles[key])
     ]
     document: Spec = {
         "name": name,
@@ -291,14 +298,14 @@ def propose_table(
     return document | {"columns": {key: columns[key] for key in known.profiles}}, reasons
 
 
-def refuse_infinite(profiles: Mapping[str, Profile]) -> None:
+def refuse_infinite(profiles: Mapping[str, ColumnProfile]) -> None:
     for name, seen in profiles.items():
         if seen.infinite and seen.number:
             what = "leave them empty at the source, or put in the largest value that makes sense"
             raise Failure(f"the column {name!r} holds {seen.infinite:,} infinite values: {what}")
 
 
-def propose_timestamp(name: str, known: Survey) -> tuple[Spec, str]:
+def propose_timestamp(name: str, known: TableProfile) -> tuple[Spec, str]:
     seen, form = known.profiles[name], known.formats[0]
     if not seen.filled:
         raise Failure(f"the timestamp {name!r} is empty")
@@ -325,7 +332,7 @@ def leaks(
         for name, spec in columns.items()
         if spec.get("role", "target") == "target"
     }
-    typed, _ = judge(conform(sample, used).to_pandas(), used)
+    typed, _ = check_rows(cast_table(sample, used).to_pandas(), used)
     return data_checks.leaks(
         typed, [name for name in used if name != target], target, task == "regression"
     )
@@ -342,7 +349,7 @@ def measure(tables: Iterable[pa.Table], schema: Schema, params: SplitParams) -> 
     by = schema.timestamp or schema.target
     for table in tables:
         as_text: set[str] = set()
-        typed = conform(table, schema.used, as_text).to_pandas()
+        typed = cast_table(table, schema.used, as_text).to_pandas()
         if as_text:
             raise Failure(f"the column {min(as_text)!r} changed while it was read: try again")
         rows.append(data_checks.hashes(typed, schema.used))
@@ -350,7 +357,7 @@ def measure(tables: Iterable[pa.Table], schema: Schema, params: SplitParams) -> 
         needed.append(typed[[*{by, schema.target}]])
     every, facts = np.concatenate(rows), np.concatenate(learnt)
     values = pd.concat(needed, ignore_index=True)
-    windows = split.windows(values[by], schema, params)
+    windows = split.split_rows(values[by], schema, params)
     check_windows(values, windows, schema)
     shares = {
         "max_duplicates": data_checks.repeated(every),
@@ -366,7 +373,7 @@ def check_windows(values: pd.DataFrame, windows: np.ndarray, schema: Schema) -> 
         if late := int((when > latest_now()).sum()):
             what = f"the timestamp {schema.timestamp!r} is in the future in {late:,} rows, up to {when.max()}"
             raise Failure(f"{what}: leave those out at the source")
-    for place, window in enumerate(split.WINDOWS if schema.classes else ()):
+    for place, window in enumerate(split.SPLITS if schema.classes else ()):
         absent = sorted({*schema.classes} - {*values[schema.target][windows == place].unique()})
         if absent and (place == 0 or len(absent) > len(schema.classes) - 2):
             what = f"the target {schema.target!r} is {absent[0]!r} in no row of the {window} window"
@@ -478,7 +485,11 @@ def as_written(source: str | Sql) -> str | Sql:
 
 
 def name_of(source: str | Sql) -> str:
-    return "query" if isinstance(source, Sql) else Path(shown(source)).name.split(".")[0] or "table"
+    return (
+        "query"
+        if isinstance(source, Sql)
+        else Path(format_source(source)).name.split(".")[0] or "table"
+    )
 
 
 def infer(
@@ -504,18 +515,18 @@ def infer(
         nullcontext() if isinstance(source, Sql) else local(source) as copy,
         console.status("reading") as status,
     ):
-        known = Survey()
-        for known in survey(batches(source, copy=copy), target, timestamp):
+        known = TableProfile()
+        for known in profile_table(batches(source, copy=copy), target, timestamp):
             status.update(f"looking: {known.rows:,} rows")
         document, reasons = propose_table(known, name_of(source), target, timestamp, task)
-        schema = parse_yaml(as_yaml(document, shown(source)), str(SCHEMA), Schema)
+        schema = parse_yaml(as_yaml(document, format_source(source)), str(SCHEMA), Schema)
         params = new_params(as_written(source), schema)
         status.update("looking for repeated rows")
         split_params = parse_yaml(params, str(PARAMS), Params).split
         shares = measure(batches(source, schema.missing, copy), schema, split_params)
     columns = document.pop("columns")
     document |= {key: allowed(share) for key, share in shares.items()} | {"columns": columns}
-    text = as_yaml(document, shown(source))
+    text = as_yaml(document, format_source(source))
     schema = parse_yaml(text, str(SCHEMA), Schema)
     tests, said = new_behaviour(schema)
     written = {SCHEMA: text, PARAMS: params, DVC: new_pipeline(as_written(source), schema)}

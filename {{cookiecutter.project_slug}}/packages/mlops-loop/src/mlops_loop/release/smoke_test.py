@@ -24,7 +24,7 @@ from mlops_loop.base.params import Gates, LatencyGate, ServerGate
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.limits import MAX_ROWS
 from mlops_loop.contract.schema import Column, Schema
-from mlops_loop.data.cast import judge
+from mlops_loop.data.cast import check_rows
 from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.scoring.bundle import Bundle
 from mlops_loop.scoring.scorer import open_scorer
@@ -165,7 +165,7 @@ def as_json(table: pd.DataFrame, schema: Schema) -> list[dict[str, Any]]:
 def sample(window: pd.DataFrame, schema: Schema, rows: int) -> pd.DataFrame:
     """Return random rows of the window that keep the contract: `mostly` lets some rows break it."""
     some = window.sample(min(2 * rows, len(window)), random_state=0)
-    _, reasons = judge(some[list(schema.features)], schema.features)
+    _, reasons = check_rows(some[list(schema.features)], schema.features)
     return some[(reasons == "").to_numpy()].head(rows)
 
 

@@ -23,7 +23,7 @@ from pydantic import (
 from mlops_loop.base.config import read_yaml
 from mlops_loop.base.files import BEHAVIOUR
 from mlops_loop.contract.schema import Column, Schema
-from mlops_loop.data.cast import judge
+from mlops_loop.data.cast import check_rows
 from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.scoring.predictions import labels
 
@@ -93,7 +93,9 @@ class Case(BaseModel, extra="forbid"):
                     raise ValueError(f"no value of {name!r} is in that range")
                 continue
             for value in wanted if isinstance(wanted, list) else [wanted]:
-                _, (reason,) = judge(pd.DataFrame({name: [value]}, dtype=object), {name: column})
+                _, (reason,) = check_rows(
+                    pd.DataFrame({name: [value]}, dtype=object), {name: column}
+                )
                 if reason:
                     raise ValueError(f"{value!r} breaks the contract: {reason}")
         return found

@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from mlops_loop.base import files
 from mlops_loop.base.files import REPORTS, TEST, TRAIN, VALIDATION
-from mlops_loop.base.params import Params, shown
+from mlops_loop.base.params import Params, format_source
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.scoring.bundle import CARDS
@@ -276,7 +276,7 @@ def card(
         target=about,
         answers=task.ANSWERS.format(schema=named, metrics=found.metrics, params=params),
         inputs=table(inputs(schema)),
-        source=plain(shown(params.ingest.source)),
+        source=plain(format_source(params.ingest.source)),
         windows_text=BY_TIME
         if schema.timestamp
         else AT_RANDOM.format(seed=params.split.seed, by=kind),
