@@ -386,7 +386,7 @@ def try_naive(world: World, month: int) -> Candidate:
                 serves(world, champion.version)
         except Refusal as refusal:
             verdict = str(refusal)
-        frozen, name = open_bundle(FROZEN), next(iter(task.GATES))
+        frozen, name = open_bundle(FROZEN), next(iter(task.GATE_METRICS))
         given = task.truth(table, world.schema), score(frozen, table), frozen.manifest, world.schema
         metrics = measured["candidate"][name], measured["champion"][name]
         return Candidate(
@@ -428,16 +428,12 @@ def sides(world: World, month: int) -> tuple[pd.DataFrame, pd.DataFrame]:
 def judge(world: World, month: int) -> Result:
     """Return how champion and frozen model did on a month, when all its outcomes are known."""
     task, schema, params = tasks.of(world.schema), world.schema, load_params()
-    name, more = next(iter(task.GATES.items()))
+    name, more = next(iter(task.GATE_METRICS.items()))
     pair = [compare.usable(rows, schema) for rows in sides(world, month)]
     truth = task.truth(pair[0].rename(columns={"value": schema.target}), schema)
     scores = [compare.scores(rows["output"], schema) for rows in pair]
-    decisions = [open_bundle(world.root / folder).manifest for folder in (CHAMPION, FROZEN)]
-    decisions = [
-        compare.decision(rows["output"], schema) or known
-        for rows, known in zip(pair, decisions, strict=True)
-    ]
-    new, old = (task.statistic(truth, s, d, schema) for s, d in zip(scores, decisions, strict=True))
+    decisions = [compare.operating_point(rows["output"], schema) for rows in pair]
+    new, old = (task.weighted_metrics(truth, s, d, schema) for s, d in zip(scores, decisions, strict=True))
 
     def gain(weights: np.ndarray) -> dict[str, float]:
         return {"gain": (new(weights)[name] - old(weights)[name]) * (1 if more else -1)}
@@ -573,7 +569,7 @@ def tell(root: Path, fast: bool) -> Story:
             replay.deliver(world.address, world.client, world.engine, pending)
             pairs = zip(months, found, strict=True)
             found = [month._replace(result=judge(world, number)) for number, month in pairs]
-        metric = next(iter(tasks.of(schema).GATES))
+        metric = next(iter(tasks.of(schema).GATE_METRICS))
         return Story(metric, start, first, found, [one.result() for one in seen], naive, swaps)
 
 

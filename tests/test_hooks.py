@@ -150,7 +150,7 @@ def test_the_answers_hold_no_path_of_this_machine(tmp_path: Path, template: str)
     private = {"_output_dir": "/home/me", "_repo_dir": "/home/me/x", "_copy_without_render": []}
     given = answers(author="Zoë 東京 🛫")
     post.keep_answers(tmp_path, given | private | {"_template": template, "_checkout": "v1"})
-    text = (tmp_path / post.ANSWERS).read_text("utf-8")
+    text = (tmp_path / post.ANSWER_TEXT).read_text("utf-8")
     kept = json.loads(text)["cookiecutter"]
     expected = given | {"_checkout": "v1"}
     if template.startswith("gh:"):
@@ -172,5 +172,5 @@ def test_the_answers_hold_no_secret_and_no_path(
     tmp_path: Path, template: str, kept: str | None
 ) -> None:
     post.keep_answers(tmp_path, {"author": "A", "_template": template})
-    answers = json.loads((tmp_path / post.ANSWERS).read_text("utf-8"))["cookiecutter"]
+    answers = json.loads((tmp_path / post.ANSWER_TEXT).read_text("utf-8"))["cookiecutter"]
     assert answers.get("_template") == kept

@@ -58,7 +58,7 @@ def test_the_finished_model_passes(window) -> None:
     )
     judges = {
         "baseline": lambda limits: gates.baseline(
-            task.measure(*measured), decision["baseline"], task.GATES, limits
+            task.measure(*measured), decision["baseline"], task.GATE_METRICS, limits
         ),
         "slices": lambda limits: gates.slices(table, truth, scores, schema, minimum, limits),
         "calibration": lambda limits: gates.calibration(*measured, limits),
@@ -81,7 +81,7 @@ def test_statistics_are_the_metrics_and_weights_count_rows(window) -> None:
     _, truth, scores, decision = window
     schema, params = load_schema(), load_params().evaluate
     task, weights = of(schema), np.random.default_rng(0).poisson(1, len(truth))
-    statistic = task.statistic(truth, scores, decision, schema)
+    statistic = task.weighted_metrics(truth, scores, decision, schema)
     for given in (np.ones(len(truth), dtype=int), weights):
         rows = np.repeat(np.arange(len(truth)), given)
         measured = task.measure(truth[rows], scores[rows], decision, schema, params)
@@ -124,10 +124,10 @@ def test_no_better_than_the_naive_baseline_is_refused(window) -> None:
         tables.read_table(files.TRAIN), table, schema, params.evaluate.baseline_by
     )
     measured = task.measure(truth, naive, decision, schema, params.evaluate)
-    found = gates.baseline(measured, decision["baseline"], task.GATES, limits)
-    assert refused(found) == ["baseline"] * len(task.GATES)
+    found = gates.baseline(measured, decision["baseline"], task.GATE_METRICS, limits)
+    assert refused(found) == ["baseline"] * len(task.GATE_METRICS)
     (nan, *_) = gates.baseline(
-        dict.fromkeys(task.GATES, float("nan")), measured, task.GATES, limits
+        dict.fromkeys(task.GATE_METRICS, float("nan")), measured, task.GATE_METRICS, limits
     )
     assert (nan.value, nan.passed) == (None, False)
 
@@ -140,7 +140,7 @@ def test_labels_of_which_the_champion_knows_nothing_are_refused(window) -> None:
 
     def judged(scores, before=before):
         now = skill(table, truth, scores, manifest, schema, params)
-        (found,) = gates.labels(now, before, task.GATES, limits)
+        (found,) = gates.labels(now, before, task.GATE_METRICS, limits)
         return found
 
     assert judged(scores).value == pytest.approx(1)
@@ -151,13 +151,17 @@ def test_labels_of_which_the_champion_knows_nothing_are_refused(window) -> None:
     assert np.median(shuffled) < limits.min_skill
     never = judged(scores, (before[1], before[1]))
     assert never.passed is None
-    nan = dict.fromkeys(task.GATES, float("nan")), before[1]
-    (lost,) = gates.labels(nan, before, task.GATES, limits)
+    nan = dict.fromkeys(task.GATE_METRICS, float("nan")), before[1]
+    (lost,) = gates.labels(nan, before, task.GATE_METRICS, limits)
     assert (lost.value, lost.passed) == (None, False)
     # All outcomes are the same: the best constant is right, and errors divided by its error are nothing.
-    errors = dict.fromkeys(task.GATES, 1.0), dict.fromkeys(task.GATES, 0.0)
-    assert [line.passed for line in gates.labels(errors, before, task.GATES, limits)] == [False]
-    assert [line.passed for line in gates.labels(before, errors, task.GATES, limits)] == [None]
+    errors = dict.fromkeys(task.GATE_METRICS, 1.0), dict.fromkeys(task.GATE_METRICS, 0.0)
+    assert [line.passed for line in gates.labels(errors, before, task.GATE_METRICS, limits)] == [
+        False
+    ]
+    assert [line.passed for line in gates.labels(before, errors, task.GATE_METRICS, limits)] == [
+        None
+    ]
 
 
 def test_only_a_surely_better_candidate_passes_the_champion(window) -> None:
@@ -197,7 +201,9 @@ def test_a_model_worse_on_one_slice_is_refused(window) -> None:
 def test_a_slice_is_not_refused_for_noise(window) -> None:
     table, truth, scores, _ = window
     schema, table = with_side(table, sides=tuple("abcdefghij"))
-    quality = of(schema).quality(truth, scores, schema)(np.ones(len(truth)))[of(schema).QUALITY]
+    quality = of(schema).slice_quality(truth, scores, schema)(np.ones(len(truth)))[
+        of(schema).SLICE_METRIC
+    ]
     # Of ten slices that are alike, some are below what all are, but none surely.
     limits = gates.SlicesGate(floor=quality - 0.02, max_gap=0.02)
     assert not refused(gates.slices(table, truth, scores, schema, 1, limits))
@@ -223,7 +229,7 @@ def test_few_rows_are_not_refused_for_what_chance_alone_gives(window) -> None:
     draws, limits = np.random.default_rng(0), gates.CalibrationGate(max_error=1e-6)
     kept = []
     for _ in range(10):
-        fair = of(schema).draw(draws, few, decision, schema, params)
+        fair = of(schema).sample_labels(draws, few, decision, schema, params)
         kept += gates.calibration(fair, few, decision, schema, params, limits)
     assert sum(line.value > limits.max_error for line in kept) >= 7
     assert sum(line.passed for line in kept) >= 7

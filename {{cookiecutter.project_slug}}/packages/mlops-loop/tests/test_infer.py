@@ -185,7 +185,7 @@ def test_tests_of_another_table_are_gone_and_those_that_fit_stay(folder, capsys)
 def test_limits_of_slices_go_with_the_task(folder) -> None:
     table().to_csv("data.csv", index=False)
     for target in ("number", "y"):
-        limits = of(inferred("data.csv", target, force=True)).SLICES
+        limits = of(inferred("data.csv", target, force=True)).SLICE_LIMITS
         assert load_params().gates.slices.model_dump() == limits
     change(files.PARAMS, "gates", slices={"floor": 0.6, "max_gap": 0.05})
     inferred("data.csv", force=True)

@@ -243,7 +243,7 @@ def test_promises_that_hold_are_no_decay_and_the_estimate_is_right(learned) -> N
     found = look()
     assert rules(found, "decay") == set()
     assert "decay" not in found["not_judged"]
-    name = next(iter(tasks.of(load_schema()).GATES))
+    name = next(iter(tasks.of(load_schema()).GATE_METRICS))
     measured, guess = found["performance"]["metrics"][name], found["estimate"][name]
     assert measured["low"] <= measured["value"] <= measured["high"]
     assert guess["value"] == pytest.approx(measured["value"], rel=0.25)
@@ -256,7 +256,7 @@ def test_decay_is_seen_and_the_estimate_cannot_see_it(learned) -> None:
     before = look()["estimate"]
     come_true(logged, wrong(logged))
     found = look()
-    names = tasks.of(load_schema()).GATES
+    names = tasks.of(load_schema()).GATE_METRICS
     assert "decay" in found["verdicts"]
     assert {f"decay: {name}" for name in names} <= rules(found, "decay")
     assert found["estimate"] == before
@@ -347,7 +347,7 @@ def test_outcomes_that_do_not_tell_a_metric_leave_its_alert_open(learned) -> Non
         pytest.skip("of a regression every outcome tells something")
     logged = log_rows(learned)
     come_true(logged, [schema.classes[0]] * ROWS)
-    found, names = look(), tasks.of(schema).GATES
+    found, names = look(), tasks.of(schema).GATE_METRICS
     unknown = {
         name for name in names if found["performance"]["metrics"].get(name, {}).get("drop") is None
     }

@@ -19,7 +19,7 @@ from mlops_loop.cli import app
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.release import audit, champion, registry
-from mlops_loop.release.promote import opponent, promote
+from mlops_loop.release.promote import comparable_champion, promote
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.tracking.session import experiment_name, session
 
@@ -316,7 +316,7 @@ def test_a_champion_that_takes_a_column_for_something_else_is_not_compared(serve
     changed = {**schema.columns, name: column.model_copy(update={"type": other})}
     candidate = replace(found, schema=schema.model_copy(update={"columns": changed}))
     with pytest.raises(Failure, match=f"{name!r} is of type {column.type}, now it is {other}"):
-        opponent(found, candidate)
+        comparable_champion(found, candidate)
 
 
 def test_roll_back_there_and_back_again(rivals):

@@ -1,22 +1,24 @@
 """Binary classification: the probability of the positive class, and a threshold for calling it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from sklearn import metrics
 from sklearn.calibration import CalibrationDisplay, calibration_curve
 
 from mlops_loop.base.params import EvaluateParams
 from mlops_loop.contract.schema import Schema
+from mlops_loop.scoring.operating_point import OperatingPoint
 
-GATES = {"roc_auc": True}
-SLICES = {"floor": 0.5, "max_gap": 0.1}  # of the ROC AUC
-QUALITY, GAP = "roc_auc", "roc_auc below the whole's"
+GATE_METRICS = {"roc_auc": True}
+SLICE_LIMITS = {"floor": 0.5, "max_gap": 0.1}  # of the ROC AUC
+SLICE_METRIC, SLICE_GAP = "roc_auc", "roc_auc below the whole's"
 MISCALIBRATION = "calibration_error"
 OBJECTIVE = "log_loss"
-PREDICTION = "numerical"
+PREDICTION_KIND: Literal["numerical"] = "numerical"
 PLOTS = [
     {"ROC": {"x": "false_positive_rate", "y": {"reports/plots/roc.csv": "true_positive_rate"}}},
     {
@@ -34,7 +36,7 @@ PLOTS = [
         }
     },
 ]
-ANSWERS = (
+ANSWER_TEXT = (
     "It answers with a probability; a row is called `{schema.positive}` from {metrics[threshold]:.3f} on, "
     "the threshold of the best F1 score on the validation window."
 )
@@ -51,7 +53,7 @@ def predictions(scores: np.ndarray, schema: Schema) -> np.ndarray:
     return positive
 
 
-def logged(output: dict[str, Any], schema: Schema) -> float:
+def logged_prediction(output: dict[str, Any], schema: Schema) -> float:
     return float(output["probabilities"][schema.positive])
 
 
@@ -78,20 +80,20 @@ def loss(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> float:
     return float(metrics.log_loss(truth, predictions(scores, schema), labels=[False, True]))
 
 
-def decide(
+def choose_operating_point(
     truth: np.ndarray, scores: np.ndarray, schema: Schema, params: EvaluateParams
-) -> dict[str, float]:
+) -> OperatingPoint:
     """Return the threshold with the best F1 score."""
     curve = metrics.precision_recall_curve(truth, predictions(scores, schema))
     precision, recall, thresholds = curve
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    return {"threshold": float(thresholds[np.argmax(f1[:-1])])}
+    return OperatingPoint(threshold=float(thresholds[np.argmax(f1[:-1])]))
 
 
 def measure(
     truth: np.ndarray,
     scores: np.ndarray,
-    decision: dict[str, float],
+    operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
 ) -> dict[str, float]:
@@ -107,8 +109,8 @@ def measure(
     }
 
 
-def statistic(
-    truth: np.ndarray, scores: np.ndarray, decision: dict[str, Any], schema: Schema
+def weighted_metrics(
+    truth: np.ndarray, scores: np.ndarray, operating_point: OperatingPoint, schema: Schema
 ) -> Callable[[np.ndarray], dict[str, float]]:
     """Return the function that gives the metrics under weights of the rows, shape (rows,), >= 0."""
     positive = predictions(scores, schema)
@@ -159,35 +161,35 @@ def weighted_area(truth: np.ndarray, positive: np.ndarray) -> Callable[[np.ndarr
     return area
 
 
-def quality(
+def slice_quality(
     truth: np.ndarray, scores: np.ndarray, schema: Schema
 ) -> Callable[[np.ndarray], dict[str, float]] | None:
     """Return the function that gives the ROC AUC under row weights; None if all are of one class."""
     if len(set(truth)) < 2:
         return None
     area = weighted_area(truth, predictions(scores, schema))
-    return lambda weights: {QUALITY: area(weights)}
+    return lambda weights: {SLICE_METRIC: area(weights)}
 
 
-def gap(whole: dict[str, float], part: Any) -> Any:
+def slice_gap(whole: dict[str, float], part: Any) -> Any:
     """Return how far the ROC AUC of a part is below that of the whole."""
-    return whole[QUALITY] - part[QUALITY]
+    return whole[SLICE_METRIC] - part[SLICE_METRIC]
 
 
 def miscalibration(
     truth: np.ndarray,
     scores: np.ndarray,
-    decision: dict[str, Any],
+    operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
 ) -> float:
     return calibration_error(truth, predictions(scores, schema), params.calibration_bins)
 
 
-def draw(
+def sample_labels(
     draws: np.random.Generator,
     scores: np.ndarray,
-    decision: dict[str, Any],
+    operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
 ) -> np.ndarray:
@@ -202,7 +204,7 @@ def calibration_error(truth: np.ndarray, positive: np.ndarray, bins: int) -> flo
     return float(np.abs(observed - predicted).mean())
 
 
-def by_slice(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict[str, float] | None:
+def slice_metrics(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict[str, float] | None:
     """Return the metrics of one slice, or None if it holds one class only."""
     if len(set(truth)) < 2:
         return None
@@ -214,17 +216,17 @@ def by_slice(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict[str,
 def plots(
     truth: np.ndarray,
     scores: np.ndarray,
-    decision: dict[str, float],
+    operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
-) -> dict[str, tuple[Any, pd.DataFrame]]:
+) -> dict[str, tuple[Figure, pd.DataFrame]]:
     positive, name = predictions(scores, schema), str(schema.positive)
     common = {"name": "model", "plot_chance_level": True}
     bins: Any = {"n_bins": params.calibration_bins, "strategy": "quantile", "name": "model"}
     roc = metrics.RocCurveDisplay.from_predictions(truth, positive, **common)
     recall = metrics.PrecisionRecallDisplay.from_predictions(truth, positive, **common)
     fit = CalibrationDisplay.from_predictions(truth, positive, **bins)
-    called = positive >= decision["threshold"]
+    called = positive >= operating_point.threshold
     actual, called = (np.where(yes, name, f"not {name}") for yes in (truth, called))
     looks: Any = {"cmap": "Blues", "colorbar": False, "values_format": ","}
     confusion = metrics.ConfusionMatrixDisplay.from_predictions(actual, called, **looks)

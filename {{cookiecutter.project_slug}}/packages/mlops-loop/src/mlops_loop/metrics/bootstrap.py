@@ -14,6 +14,7 @@ import pandas as pd
 
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
+from mlops_loop.scoring.operating_point import OperatingPoint
 
 FEWEST_DAYS = 20  # fewer are too few to resample
 
@@ -52,7 +53,7 @@ def intervals(
     table: pd.DataFrame,
     truth: np.ndarray,
     scores: np.ndarray,
-    decision: dict[str, Any],
+    operating_point: OperatingPoint,
     schema: Schema,
     resamples: int = 200,
 ) -> dict[str, tuple[float, float]]:
@@ -60,6 +61,6 @@ def intervals(
 
     `truth` and `scores` are those of the rows of `table`, as of the task and the model.
     """
-    statistic = tasks.of(schema).statistic(truth, scores, decision, schema)
+    statistic = tasks.of(schema).weighted_metrics(truth, scores, operating_point, schema)
     ends = resample(statistic, days(table, schema), resamples).quantile([0.025, 0.975])
     return {name: (float(ends[name].iloc[0]), float(ends[name].iloc[1])) for name in ends}

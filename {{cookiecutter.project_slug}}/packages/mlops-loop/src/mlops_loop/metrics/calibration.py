@@ -9,6 +9,7 @@ import pandas as pd
 from mlops_loop.base.params import EvaluateParams
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
+from mlops_loop.scoring.operating_point import OperatingPoint
 
 RESAMPLES = 200  # truths that keep the promises, to know what chance alone gives
 
@@ -28,7 +29,7 @@ class Calibration:
 def calibration(
     truth: np.ndarray,
     scores: np.ndarray,
-    decision: dict[str, Any],
+    operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
     max_error: float,
@@ -39,10 +40,12 @@ def calibration(
     have by chance with so few rows, in 95 of 100 cases.
     """
     task, limit = tasks.of(schema), max_error
-    error = task.miscalibration(truth, scores, decision, schema, params)
+    error = task.miscalibration(truth, scores, operating_point, schema, params)
     if error > limit:
-        draws, given = np.random.default_rng(0), (scores, decision, schema, params)
-        chance = [task.miscalibration(task.draw(draws, *given), *given) for _ in range(RESAMPLES)]
+        draws, given = np.random.default_rng(0), (scores, operating_point, schema, params)
+        chance = [
+            task.miscalibration(task.sample_labels(draws, *given), *given) for _ in range(RESAMPLES)
+        ]
         limit = max(limit, float(np.quantile(chance, 0.95)))
     return Calibration(error, limit)
 

@@ -11,6 +11,7 @@ from sklearn.metrics import mean_absolute_error
 
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
+from mlops_loop.scoring.operating_point import OperatingPoint
 
 RATES = {
     "selection_rate": partial(metrics.selection_rate, pos_label=1),
@@ -24,7 +25,7 @@ def groups(
     table: pd.DataFrame,
     truth: np.ndarray,
     scores: np.ndarray,
-    decision: dict[str, Any],
+    operating_point: OperatingPoint,
     schema: Schema,
     minimum: int,
 ) -> pd.DataFrame:
@@ -37,7 +38,7 @@ def groups(
     found = []
     for name in schema.protected:
         members = values(table[name]).astype(str).to_numpy()
-        for facts, actual, answered in answers(truth, scores, decision, schema):
+        for facts, actual, answered in answers(truth, scores, operating_point, schema):
             frame = by_group(actual, answered, members, RATES if schema.classes else ERRORS)
             frame = frame[frame["rows"] >= minimum].reset_index(names="group")
             found.append(frame.assign(column=name, **facts))
@@ -61,7 +62,7 @@ def differences(
     name: str,
     truth: np.ndarray,
     scores: np.ndarray,
-    decision: dict[str, Any],
+    operating_point: OperatingPoint,
     schema: Schema,
     minimum: int,
 ) -> Callable[[np.ndarray], dict[str, float]]:
@@ -72,7 +73,7 @@ def differences(
     """
     codes, _ = pd.factorize(values(table[name]).astype(str))
     judged = np.flatnonzero(np.bincount(codes) >= minimum)
-    each = answers(truth, scores, decision, schema)
+    each = answers(truth, scores, operating_point, schema)
 
     def share(part: np.ndarray, of: np.ndarray) -> float:
         rates = (np.bincount(codes, part * of) / np.bincount(codes, of))[judged]
@@ -94,14 +95,14 @@ def differences(
 
 
 def answers(
-    truth: np.ndarray, scores: np.ndarray, decision: dict[str, Any], schema: Schema
+    truth: np.ndarray, scores: np.ndarray, operating_point: OperatingPoint, schema: Schema
 ) -> list[tuple[dict[str, str], np.ndarray, np.ndarray]]:
     """Return what is true and what is answered, shape (rows,), of a multiclass task for each class."""
     predicted = tasks.of(schema).predictions(scores, schema)
     if not schema.classes:
         return [({}, truth, predicted)]
     if schema.positive:
-        return [({}, truth.astype(int), (predicted >= decision["threshold"]).astype(int))]
+        return [({}, truth.astype(int), (predicted >= operating_point.threshold).astype(int))]
     names = enumerate(schema.classes)
     return [
         ({"class": name}, (truth == code).astype(int), (predicted == name).astype(int))

@@ -1,7 +1,7 @@
 """Multiclass classification: a probability for each class; the likeliest is the answer."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -10,24 +10,23 @@ from sklearn import metrics
 
 from mlops_loop.base.params import EvaluateParams
 from mlops_loop.contract.schema import Schema
+from mlops_loop.metrics.binary_classification import MISCALIBRATION as MISCALIBRATION
+from mlops_loop.metrics.binary_classification import OBJECTIVE as OBJECTIVE
 from mlops_loop.metrics.binary_classification import (
-    MISCALIBRATION,
-    OBJECTIVE,
     average,
-    baseline,
     calibration_error,
     surprise,
     thin,
     weighted_area,
 )
-
-__all__ = ["MISCALIBRATION", "OBJECTIVE", "baseline"]
+from mlops_loop.metrics.binary_classification import baseline as baseline
+from mlops_loop.scoring.operating_point import OperatingPoint
 
 # Not accuracy: where one class is common, always naming it is hard to beat.
-GATES = {"log_loss": False, "macro_roc_auc": True}
-SLICES = {"floor": 0.5, "max_gap": 0.1}  # of the mean ROC AUC
-QUALITY, GAP = "macro_roc_auc", "macro_roc_auc below the whole's"
-PREDICTION = "categorical"
+GATE_METRICS = {"log_loss": False, "macro_roc_auc": True}
+SLICE_LIMITS = {"floor": 0.5, "max_gap": 0.1}  # of the mean ROC AUC
+SLICE_METRIC, SLICE_GAP = "macro_roc_auc", "macro_roc_auc below the whole's"
+PREDICTION_KIND: Literal["categorical"] = "categorical"
 PLOTS = [
     {"ROC": {"x": "false_positive_rate", "y": {"reports/plots/roc.csv": "true_positive_rate"}}},
     {"Calibration": {"x": "predicted", "y": {"reports/plots/calibration.csv": "observed"}}},
@@ -39,7 +38,7 @@ PLOTS = [
         }
     },
 ]
-ANSWERS = "It answers with a probability for each class, and names the likeliest."
+ANSWER_TEXT = "It answers with a probability for each class, and names the likeliest."
 
 
 def truth(table: pd.DataFrame, schema: Schema) -> np.ndarray:
@@ -53,7 +52,7 @@ def predictions(scores: np.ndarray, schema: Schema) -> np.ndarray:
     return likeliest
 
 
-def logged(output: dict[str, Any], schema: Schema) -> str:
+def logged_prediction(output: dict[str, Any], schema: Schema) -> str:
     return str(output["label"])
 
 
@@ -61,10 +60,10 @@ def loss(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> float:
     return float(metrics.log_loss(truth, scores, labels=range(len(schema.classes))))
 
 
-def decide(
+def choose_operating_point(
     truth: np.ndarray, scores: np.ndarray, schema: Schema, params: EvaluateParams
-) -> dict[str, float]:
-    return {}
+) -> OperatingPoint:
+    return OperatingPoint()
 
 
 def one_by_one(truth: np.ndarray, scores: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -81,7 +80,7 @@ def macro_roc_auc(truth: np.ndarray, scores: np.ndarray) -> float:
 def measure(
     truth: np.ndarray,
     scores: np.ndarray,
-    decision: dict[str, float],
+    operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
 ) -> dict[str, float]:
@@ -91,13 +90,13 @@ def measure(
         "macro_roc_auc": macro_roc_auc(truth, scores),
         "accuracy": float(metrics.accuracy_score(truth, called)),
         "macro_f1": float(metrics.f1_score(truth, called, average="macro", zero_division=0)),
-        "calibration_error": miscalibration(truth, scores, decision, schema, params),
+        "calibration_error": miscalibration(truth, scores, operating_point, schema, params),
         "rows": len(truth),
     }
 
 
-def statistic(
-    truth: np.ndarray, scores: np.ndarray, decision: dict[str, Any], schema: Schema
+def weighted_metrics(
+    truth: np.ndarray, scores: np.ndarray, operating_point: OperatingPoint, schema: Schema
 ) -> Callable[[np.ndarray], dict[str, float]]:
     """Return the function that gives the metrics under weights of the rows, shape (rows,), >= 0."""
     losses = surprise(np.ones(len(truth), dtype=bool), scores[np.arange(len(truth)), truth])
@@ -125,25 +124,25 @@ def weighted_areas(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarra
     return mean
 
 
-def quality(
+def slice_quality(
     truth: np.ndarray, scores: np.ndarray, schema: Schema
 ) -> Callable[[np.ndarray], dict[str, float]] | None:
     """Return the function that gives `macro_roc_auc` under row weights; None if all are of one class."""
     if len(set(truth)) < 2:
         return None
     areas = weighted_areas(truth, scores)
-    return lambda weights: {QUALITY: areas(weights)}
+    return lambda weights: {SLICE_METRIC: areas(weights)}
 
 
-def gap(whole: dict[str, float], part: Any) -> Any:
+def slice_gap(whole: dict[str, float], part: Any) -> Any:
     """Return how far the mean ROC AUC of a part is below that of the whole."""
-    return whole[QUALITY] - part[QUALITY]
+    return whole[SLICE_METRIC] - part[SLICE_METRIC]
 
 
 def miscalibration(
     truth: np.ndarray,
     scores: np.ndarray,
-    decision: dict[str, Any],
+    operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
 ) -> float:
@@ -152,10 +151,10 @@ def miscalibration(
     return float(np.mean([calibration_error(*pair, params.calibration_bins) for pair in pairs]))
 
 
-def draw(
+def sample_labels(
     draws: np.random.Generator,
     scores: np.ndarray,
-    decision: dict[str, Any],
+    operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
 ) -> np.ndarray:
@@ -165,7 +164,7 @@ def draw(
     return drawn
 
 
-def by_slice(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict[str, float] | None:
+def slice_metrics(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict[str, float] | None:
     """Return the metrics of one slice, or None if it holds one class only."""
     if len(set(truth)) < 2:
         return None
@@ -177,10 +176,10 @@ def by_slice(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict[str,
 def plots(
     truth: np.ndarray,
     scores: np.ndarray,
-    decision: dict[str, float],
+    operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
-) -> dict[str, tuple[Any, pd.DataFrame]]:
+) -> dict[str, tuple[Figure, pd.DataFrame]]:
     names = np.array(schema.classes, dtype=object)
     roc, fit = Figure(layout="tight"), Figure(layout="tight")
     axes, tables = (roc.subplots(), fit.subplots()), ([], [])  # type: ignore[var-annotated]

@@ -1,7 +1,7 @@
 """Regression: a value, and an interval around it that holds the truth as often as was asked for."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -11,13 +11,17 @@ from sklearn import metrics
 from mlops_loop.base.params import EvaluateParams
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics.binary_classification import average
+from mlops_loop.scoring.operating_point import OperatingPoint
 
-GATES = {"mae": False}
-SLICES = {"floor": 0, "max_gap": 1.0}  # of the D2 score; of the error, as a share of the whole's
-QUALITY, GAP = "d2", "mae above the whole's, as a share"
+GATE_METRICS = {"mae": False}
+SLICE_LIMITS = {
+    "floor": 0,
+    "max_gap": 1.0,
+}  # of the D2 score; of the error, as a share of the whole's
+SLICE_METRIC, SLICE_GAP = "d2", "mae above the whole's, as a share"
 MISCALIBRATION = "coverage, difference from what was asked"
 OBJECTIVE = "mae"
-PREDICTION = "numerical"
+PREDICTION_KIND: Literal["numerical"] = "numerical"
 PLOTS = [
     {
         "Actual and predicted": {
@@ -34,7 +38,7 @@ PLOTS = [
         }
     },
 ]
-ANSWERS = (
+ANSWER_TEXT = (
     "It answers with a value and an interval of {metrics[half_width]:.4g} on either side of it, made to hold "
     "{params.evaluate.coverage:.0%} of the truths; on the test window it held {metrics[test][coverage]:.1%}."
 )
@@ -52,7 +56,7 @@ def predictions(scores: np.ndarray, schema: Schema) -> np.ndarray:
     return values
 
 
-def logged(output: dict[str, Any], schema: Schema) -> float:
+def logged_prediction(output: dict[str, Any], schema: Schema) -> float:
     return float(output["value"])
 
 
@@ -71,9 +75,9 @@ def loss(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> float:
     return float(metrics.mean_absolute_error(truth, scores[:, 0]))
 
 
-def decide(
+def choose_operating_point(
     truth: np.ndarray, scores: np.ndarray, schema: Schema, params: EvaluateParams
-) -> dict[str, float]:
+) -> OperatingPoint:
     """Return half the interval's width, by split conformal prediction.
 
     That is the quantile of the absolute errors on rows that the model has not seen, with the
@@ -82,13 +86,13 @@ def decide(
     """
     errors = np.sort(np.abs(truth - scores[:, 0]))
     rank = int(np.ceil((len(errors) + 1) * params.coverage))
-    return {"half_width": float(errors[min(rank, len(errors)) - 1])}
+    return OperatingPoint(half_width=float(errors[min(rank, len(errors)) - 1]))
 
 
 def measure(
     truth: np.ndarray,
     scores: np.ndarray,
-    decision: dict[str, float],
+    operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
 ) -> dict[str, float]:
@@ -98,18 +102,18 @@ def measure(
         "rmse": float(np.sqrt((errors**2).mean())),
         "r2": float(metrics.r2_score(truth, scores[:, 0])),
         "bias": float(errors.mean()),
-        "coverage": float((np.abs(errors) <= decision["half_width"]).mean()),
-        "interval_width": 2 * decision["half_width"],
+        "coverage": float((np.abs(errors) <= operating_point.half_width).mean()),
+        "interval_width": 2 * operating_point.half_width,
         "rows": len(truth),
     }
 
 
-def statistic(
-    truth: np.ndarray, scores: np.ndarray, decision: dict[str, Any], schema: Schema
+def weighted_metrics(
+    truth: np.ndarray, scores: np.ndarray, operating_point: OperatingPoint, schema: Schema
 ) -> Callable[[np.ndarray], dict[str, float]]:
     """Return the function that gives the metrics under weights of the rows, shape (rows,), >= 0."""
     errors = scores[:, 0] - truth
-    sizes, held = np.abs(errors), np.abs(errors) <= decision["half_width"]
+    sizes, held = np.abs(errors), np.abs(errors) <= operating_point.half_width
 
     def weighted(weights: np.ndarray) -> dict[str, float]:
         mae, rmse = average(sizes, weights), float(np.sqrt(average(errors**2, weights)))
@@ -123,7 +127,7 @@ def statistic(
     return weighted
 
 
-def quality(
+def slice_quality(
     truth: np.ndarray, scores: np.ndarray, schema: Schema
 ) -> Callable[[np.ndarray], dict[str, float]] | None:
     """Return the function that gives the D2 score and the mean absolute error under weights of the rows.
@@ -138,12 +142,12 @@ def quality(
 
     def weighted(weights: np.ndarray) -> dict[str, float]:
         mae = average(errors, weights)
-        return {QUALITY: 1 - mae / average(usual, weights), "mae": mae}
+        return {SLICE_METRIC: 1 - mae / average(usual, weights), "mae": mae}
 
     return weighted
 
 
-def gap(whole: dict[str, float], part: Any) -> Any:
+def slice_gap(whole: dict[str, float], part: Any) -> Any:
     """Return by which share the mean absolute error of a part is larger than that of the whole."""
     return part["mae"] / max(whole["mae"], 1e-30) - 1
 
@@ -151,29 +155,29 @@ def gap(whole: dict[str, float], part: Any) -> Any:
 def miscalibration(
     truth: np.ndarray,
     scores: np.ndarray,
-    decision: dict[str, Any],
+    operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
 ) -> float:
     """Return how far the share of truths in the intervals is from the one that was asked for."""
-    held = np.abs(truth - scores[:, 0]) <= decision["half_width"]
+    held = np.abs(truth - scores[:, 0]) <= operating_point.half_width
     return float(abs(held.mean() - params.coverage))
 
 
-def draw(
+def sample_labels(
     draws: np.random.Generator,
     scores: np.ndarray,
-    decision: dict[str, Any],
+    operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
 ) -> np.ndarray:
     """Return truths, shape (rows,), of which each is in its interval with the probability asked for."""
     outside = draws.random(len(scores)) >= params.coverage
-    drawn: np.ndarray = scores[:, 0] + outside * (2 * decision["half_width"] + 1)
+    drawn: np.ndarray = scores[:, 0] + outside * (2 * operating_point.half_width + 1)
     return drawn
 
 
-def by_slice(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict[str, float] | None:
+def slice_metrics(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict[str, float] | None:
     errors = scores[:, 0] - truth
     return {"mean": truth.mean(), "mae": np.abs(errors).mean(), "bias": errors.mean()}
 
@@ -181,13 +185,13 @@ def by_slice(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict[str,
 def plots(
     truth: np.ndarray,
     scores: np.ndarray,
-    decision: dict[str, float],
+    operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
-) -> dict[str, tuple[Any, pd.DataFrame]]:
+) -> dict[str, tuple[Figure, pd.DataFrame]]:
     table = pd.DataFrame({"predicted": scores[:, 0], "actual": truth})
     table["error"] = table["predicted"] - table["actual"]
-    held = (table["error"].abs() <= decision["half_width"]).rename("coverage")
+    held = (table["error"].abs() <= operating_point.half_width).rename("coverage")
     some = table.sample(min(SHOWN, len(table)), random_state=0)[["predicted", "actual"]]
     rows, edges = np.histogram(table["error"], bins=60)
     errors = pd.DataFrame({"error": (edges[1:] + edges[:-1]) / 2, "rows": rows})

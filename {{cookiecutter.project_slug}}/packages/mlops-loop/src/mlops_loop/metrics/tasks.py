@@ -1,41 +1,162 @@
 """Tasks: one module for each kind of prediction; `of` gives the one that the contract names.
 
-Each has the same names. Scores are the model's raw output: probabilities of shape (rows, classes)
-in the order of `schema.classes`, or values of shape (rows, 1).
-
-GATES       metrics that promotion looks at, and whether more is better; the first decides
-SLICES      limits of the slices, as `schema infer` sets them in params.yaml
-QUALITY     the metric that a slice is judged by, from `quality`; GAP says what `gap` is
-MISCALIBRATION  what `miscalibration` is
-OBJECTIVE   the metric that `tune` minimises, computed by `loss`
-PLOTS       what dvc.yaml plots
-PREDICTION  what kind of column the monitor sees: numerical or categorical
-truth       the target of each row, as the other functions take it
-baseline    naive scores: what was usual in training, by a column or at all
-decide      what turns scores into answers, chosen on the validation window
-measure     metrics of scores
-statistic   some of them as a function of the rows' weights, to be resampled
-quality     how good scores are on a slice, as such a function; `gap`: how far below the whole it is
-miscalibration  how far promises are from what is observed; `draw`: truths that keep the promises
-by_slice    the few metrics that are shown for each slice
-plots       pictures, and the tables behind them
-predictions one value for each row, for the monitor; `logged` gets it from a logged answer
-ANSWERS     a sentence for the model card
+`scores` are the model's raw output: probabilities of shape (rows, classes) in the order of
+`schema.classes`, or values of shape (rows, 1). `truth` is the target as the task takes it.
 """
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
 
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mlops_loop.base.params import EvaluateParams
 from mlops_loop.contract.schema import Schema
-from mlops_loop.contract.task import Task
+from mlops_loop.contract.task import Task as Name
 from mlops_loop.metrics import binary_classification, multiclass_classification, regression
+from mlops_loop.scoring.operating_point import OperatingPoint
 
-TASKS: dict[Task, Any] = {
+Metrics = dict[str, float]
+Weighted = Callable[[np.ndarray], Metrics]  # metrics as a function of the rows' weights, >= 0
+
+
+class Task(Protocol):
+    """What the rest of the loop asks of a kind of prediction."""
+
+    @property
+    def GATE_METRICS(self) -> Mapping[str, bool]:  # noqa: N802
+        """The metrics that gates compare, and whether more is better; the first one decides."""
+
+    @property
+    def SLICE_LIMITS(self) -> Mapping[str, float]:  # noqa: N802
+        """The limits of slices that `schema infer` writes into params.yaml."""
+
+    @property
+    def SLICE_METRIC(self) -> str:  # noqa: N802
+        """The metric that a slice is held to, from `slice_quality`."""
+
+    @property
+    def SLICE_GAP(self) -> str:  # noqa: N802
+        """What `slice_gap` measures, in a few words."""
+
+    @property
+    def MISCALIBRATION(self) -> str:  # noqa: N802
+        """What `miscalibration` measures."""
+
+    @property
+    def OBJECTIVE(self) -> str:  # noqa: N802
+        """The metric that `tune` minimises, computed by `loss`."""
+
+    @property
+    def PREDICTION_KIND(self) -> Literal["numerical", "categorical"]:  # noqa: N802
+        """What kind of column the monitor sees in `predictions`."""
+
+    @property
+    def PLOTS(self) -> list[dict[str, Any]]:  # noqa: N802
+        """What dvc.yaml plots."""
+
+    @property
+    def ANSWER_TEXT(self) -> str:  # noqa: N802
+        """A sentence for the model card."""
+
+    def truth(self, table: pd.DataFrame, schema: Schema) -> np.ndarray:
+        """Return the target of each row."""
+
+    def baseline(
+        self, train: pd.DataFrame, table: pd.DataFrame, schema: Schema, by: str | None
+    ) -> np.ndarray:
+        """Return naive scores: what was usual in training, for each value of a column or at all."""
+
+    def choose_operating_point(
+        self, truth: np.ndarray, scores: np.ndarray, schema: Schema, params: EvaluateParams
+    ) -> OperatingPoint:
+        """Return what turns scores into answers."""
+
+    def loss(self, truth: np.ndarray, scores: np.ndarray, schema: Schema) -> float:
+        """Return the metric OBJECTIVE."""
+
+    def measure(
+        self,
+        truth: np.ndarray,
+        scores: np.ndarray,
+        operating_point: OperatingPoint,
+        schema: Schema,
+        params: EvaluateParams,
+    ) -> Metrics:
+        """Return the metrics of scores."""
+
+    def weighted_metrics(
+        self,
+        truth: np.ndarray,
+        scores: np.ndarray,
+        operating_point: OperatingPoint,
+        schema: Schema,
+    ) -> Weighted:
+        """Return the function that gives some of the metrics under weights, to be resampled."""
+
+    def slice_quality(
+        self, truth: np.ndarray, scores: np.ndarray, schema: Schema
+    ) -> Weighted | None:
+        """Return the function that gives SLICE_METRIC; None where these rows cannot have one."""
+
+    def slice_gap(self, whole: Metrics, part: Any) -> Any:
+        """Return how far a part (metrics, or a table of resampled ones) is below the whole."""
+
+    def slice_metrics(
+        self, truth: np.ndarray, scores: np.ndarray, schema: Schema
+    ) -> Metrics | None:
+        """Return the few metrics that reports show of a slice."""
+
+    def miscalibration(
+        self,
+        truth: np.ndarray,
+        scores: np.ndarray,
+        operating_point: OperatingPoint,
+        schema: Schema,
+        params: EvaluateParams,
+    ) -> float:
+        """Return how far the model's promises are from what is observed."""
+
+    def sample_labels(
+        self,
+        draws: np.random.Generator,
+        scores: np.ndarray,
+        operating_point: OperatingPoint,
+        schema: Schema,
+        params: EvaluateParams,
+    ) -> np.ndarray:
+        """Return a truth for each row as if the model's promises were right."""
+
+    def plots(
+        self,
+        truth: np.ndarray,
+        scores: np.ndarray,
+        operating_point: OperatingPoint,
+        schema: Schema,
+        params: EvaluateParams,
+    ) -> dict[str, tuple[Figure, pd.DataFrame]]:
+        """Return pictures, and the tables behind them."""
+
+    def predictions(self, scores: np.ndarray, schema: Schema) -> np.ndarray:
+        """Return one value for each row, for the monitor."""
+
+    def logged_prediction(self, output: dict[str, Any], schema: Schema) -> float | str:
+        """Return that value of an answer in the prediction log."""
+
+
+TASKS: dict[Name, Task] = {
     "binary-classification": binary_classification,
     "multiclass-classification": multiclass_classification,
     "regression": regression,
 }
 
 
-def of(schema: Schema) -> Any:
+def of(schema: Schema) -> Task:
     """Return the task that the contract names."""
     return TASKS[schema.task]
+
+
+def deciding_metric(schema: Schema) -> tuple[str, bool]:
+    """Return the metric by which models are compared, and whether more of it is better."""
+    return next(iter(of(schema).GATE_METRICS.items()))

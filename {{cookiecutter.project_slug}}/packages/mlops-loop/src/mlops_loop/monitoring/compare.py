@@ -23,6 +23,7 @@ from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import FEWEST_DAYS, resample
 from mlops_loop.prediction_log.log import OUTCOMES, PREDICTIONS, open_log
 from mlops_loop.scoring.bundle import open_bundle
+from mlops_loop.scoring.operating_point import OperatingPoint
 
 FEWEST = 100  # outcomes of each side; fewer are too few to tell anything
 RESAMPLES = 500
@@ -97,12 +98,12 @@ def scores(outputs: pd.Series, schema: Schema) -> np.ndarray:
     return np.array(rows, dtype=float)
 
 
-def decision(outputs: pd.Series, schema: Schema) -> dict[str, float]:
-    """Return what the task's statistic must know of how answers are made: half of a regression's interval."""
+def operating_point(outputs: pd.Series, schema: Schema) -> OperatingPoint:
+    """Return the operating point that logged answers show: half of a regression's interval."""
     if schema.classes:
-        return {}
+        return OperatingPoint()
     ends = np.array([output["interval"] for output in outputs], dtype=float)
-    return {"half_width": float(np.median(ends[:, 1] - ends[:, 0]) / 2)}
+    return OperatingPoint(half_width=float(np.median(ends[:, 1] - ends[:, 0]) / 2))
 
 
 def measure(champion: pd.DataFrame, challenger: pd.DataFrame, schema: Schema) -> dict[str, Any]:
@@ -112,10 +113,10 @@ def measure(champion: pd.DataFrame, challenger: pd.DataFrame, schema: Schema) ->
     """
     task, sides = tasks.of(schema), {"champion": champion, "challenger": challenger}
     statistics = {
-        side: task.statistic(
+        side: task.weighted_metrics(
             task.truth(rows.rename(columns={"value": schema.target}), schema),
             scores(rows["output"], schema),
-            decision(rows["output"], schema),
+            operating_point(rows["output"], schema),
             schema,
         )
         for side, rows in sides.items()
@@ -143,7 +144,7 @@ def measure(champion: pd.DataFrame, challenger: pd.DataFrame, schema: Schema) ->
 
 def judge(metrics: dict[str, Any], schema: Schema) -> tuple[str, str]:
     """Return whether the challenger is "better", "worse" or that it is "open", and why in a few words."""
-    name, more_is_better = next(iter(tasks.of(schema).GATES.items()))
+    name, more_is_better = next(iter(tasks.of(schema).GATE_METRICS.items()))
     low, high = metrics[name]["difference"]["low"], metrics[name]["difference"]["high"]
     if low is None or high is None:
         return "open", f"{name} needs outcomes of several classes on both sides"

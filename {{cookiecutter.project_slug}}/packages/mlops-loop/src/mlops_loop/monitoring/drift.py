@@ -138,7 +138,7 @@ def thresholds(found: pd.DataFrame, least: pd.Series, rate: float) -> pd.Series:
 def kinds(schema: Schema) -> dict[str, bool]:
     """Return the columns that are compared, and whether they are numbers: features, and the prediction."""
     found = {name: name in schema.numeric for name in logged(schema)}
-    return found | {schema.prediction: tasks.of(schema).PREDICTION == "numerical"}
+    return found | {schema.prediction: tasks.of(schema).PREDICTION_KIND == "numerical"}
 
 
 def compare(

@@ -28,6 +28,7 @@ from mlops_loop.monitoring.monitoring_window import Window, features, logged, na
 from mlops_loop.prediction_log import log
 from mlops_loop.prediction_log.log import WINDOWS
 from mlops_loop.scoring.bundle import HELD_OUT, REFERENCE, Bundle, open_bundle
+from mlops_loop.scoring.operating_point import OperatingPoint
 
 FOLDER = REPORTS / "monitor"
 LATEST = FOLDER / "latest.json"
@@ -140,7 +141,7 @@ def volume(window: Window, params: Monitor) -> tuple[dict[str, Any], list[dict[s
 def decayed(found: dict[str, Any], schema: Schema, params: Monitor) -> list[dict[str, Any]]:
     """Return an alarm for each metric of the gates that surely fell too far, and for the calibration."""
     alarms, limit, wrong = [], params.decay.max_drop, found["calibration_error"]
-    for name in tasks.of(schema).GATES:
+    for name in tasks.of(schema).GATE_METRICS:
         numbers = found["metrics"].get(name, {})
         if (numbers.get("drop") or 0) > limit:
             text = "{} {value:.4g} ({low:.4g} to {high:.4g}), on the test window {reference:.4g}"
@@ -194,14 +195,14 @@ def look(
         alarms += more
         tables["outside"] = outside(current, known, schema)
         found["estimate"] = performance.estimate(
-            window.answered["output"], held_out, bundle.manifest, schema, params
+            window.answered["output"], held_out, OperatingPoint.of(bundle.manifest), schema, params
         )
     found["performance"], why = judged(window, held_out, bundle, params)
     if why:
         not_judged["decay"] = why
     else:
         alarms += decayed(found["performance"], schema, monitor)
-        for name in tasks.of(schema).GATES:
+        for name in tasks.of(schema).GATE_METRICS:
             if found["performance"]["metrics"].get(name, {}).get("drop") is None:
                 not_judged[f"decay: {name}"] = (
                     "these outcomes do not tell it, such as those of one class"
@@ -225,7 +226,7 @@ def compared(
     predicted = pd.Series(task.predictions(scores, schema))
     current = features(window.answered)
     current[schema.prediction] = [
-        task.logged(output, schema) for output in window.answered["output"]
+        task.logged_prediction(output, schema) for output in window.answered["output"]
     ]
     rows, days = len(current), (window.end - window.start) / timedelta(days=1)
     encoded = {name: drift.encode(reference[name], numeric[name]) for name in logged(schema)}
@@ -272,7 +273,7 @@ def judged(
             f"{len(rows):,} outcomes of version {bundle.version} are too few: "
             f"monitor.decay.min_labels asks for {limits.min_labels:,}"
         )
-    given = rows, held_out, bundle.manifest, schema
+    given = rows, held_out, OperatingPoint.of(bundle.manifest), schema
     found["metrics"] = performance.measure(*given, limits)
     found["calibration_error"] = performance.calibration(*given, params)
     found["calibration"] = performance.curve(rows, schema)

@@ -276,7 +276,7 @@ def write_report(folder: Path, report: Any) -> None:
 
 def write_index(folder: Path, summaries: list[Summary], schema: Schema) -> None:
     """Write the page over all windows, and drop Evidently's report of all but the newest."""
-    name = next(iter(tasks.of(schema).GATES))
+    name = next(iter(tasks.of(schema).GATE_METRICS))
     latest, kept = summaries[-1], [summary["window"] for summary in summaries[-KEPT:]]
     for path in folder.glob("*/evidently.html"):
         if path.parent.name not in kept:

@@ -19,11 +19,11 @@ from mlops_loop.metrics.calibration import held_out_scores
 from mlops_loop.metrics.fairness import values
 from mlops_loop.monitoring import compare
 from mlops_loop.monitoring.monitoring_window import features
+from mlops_loop.scoring.operating_point import OperatingPoint
 
 RESAMPLES = 200
 DRAWS = 50  # sets of outcomes that the probabilities stand for
 BINS = 10
-Decision = dict[str, Any]
 
 
 def truths(rows: pd.DataFrame, schema: Schema) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
@@ -36,7 +36,7 @@ def truths(rows: pd.DataFrame, schema: Schema) -> tuple[pd.DataFrame, np.ndarray
 def measure(
     labelled: pd.DataFrame,
     held_out: pd.DataFrame,
-    decision: Decision,
+    operating_point: OperatingPoint,
     schema: Schema,
     limits: Decay,
 ) -> dict[str, dict[str, Any]]:
@@ -49,8 +49,8 @@ def measure(
     before, scored = held_out_scores(held_out, schema)
     task = tasks.of(schema)
     now, then = (
-        task.statistic(truth, scores, decision, schema),
-        task.statistic(before, scored, decision, schema),
+        task.weighted_metrics(truth, scores, operating_point, schema),
+        task.weighted_metrics(before, scored, operating_point, schema),
     )
     value, reference = now(np.ones(len(truth))), then(np.ones(len(before)))
     drawn = resample(now, compare.groups(rows), RESAMPLES)
@@ -59,8 +59,8 @@ def measure(
     for name in value:
         low, high = drawn[name].quantile([0.025, 0.975])
         numbers = {"value": value[name], "low": low, "high": high, "reference": reference[name]}
-        if name in task.GATES:
-            worse = (usual[name] - drawn[name]) * (1 if task.GATES[name] else -1)
+        if name in task.GATE_METRICS:
+            worse = (usual[name] - drawn[name]) * (1 if task.GATE_METRICS[name] else -1)
             numbers["drop"] = worse.quantile(1 - limits.confidence) / max(
                 abs(reference[name]), 1e-30
             )
@@ -75,7 +75,7 @@ def finite(number: Any) -> float | None:
 def calibration(
     labelled: pd.DataFrame,
     held_out: pd.DataFrame,
-    decision: Decision,
+    operating_point: OperatingPoint,
     schema: Schema,
     params: Params,
 ) -> dict[str, Any]:
@@ -84,10 +84,11 @@ def calibration(
     The limit is that of the gate: more where so few rows would show more by chance.
     """
     _, truth, scores = truths(labelled, schema)
-    task, given = tasks.of(schema), (decision, schema, params.evaluate)
+    task, given = tasks.of(schema), (operating_point, schema, params.evaluate)
     max_error = params.monitor.decay.max_calibration_error
     found = calibrated.calibration(truth, scores, *given, max_error)
-    before = task.miscalibration(*held_out_scores(held_out, schema), *given)
+    known, scored = held_out_scores(held_out, schema)
+    before = task.miscalibration(known, scored, *given)
     return {
         "measure": task.MISCALIBRATION,
         "value": finite(found.error),
@@ -120,7 +121,7 @@ def by_slice(labelled: pd.DataFrame, schema: Schema, minimum: int) -> list[dict[
     for name in [name for name in schema.slices if name in known]:
         for value, places in known.groupby(values(known[name])).indices.items():
             if len(places) >= minimum and (
-                measured := task.by_slice(truth[places], scores[places], schema)
+                measured := task.slice_metrics(truth[places], scores[places], schema)
             ):
                 numbers = {key: finite(number) for key, number in measured.items()}
                 found.append({"column": name, "value": str(value), "rows": len(places), **numbers})
@@ -128,7 +129,11 @@ def by_slice(labelled: pd.DataFrame, schema: Schema, minimum: int) -> list[dict[
 
 
 def estimate(
-    outputs: pd.Series, held_out: pd.DataFrame, decision: Decision, schema: Schema, params: Params
+    outputs: pd.Series,
+    held_out: pd.DataFrame,
+    operating_point: OperatingPoint,
+    schema: Schema,
+    params: Params,
 ) -> dict[str, dict[str, float | None]]:
     """Return the metrics that the answers are expected to have, with the range that chance gives them.
 
@@ -144,12 +149,14 @@ def estimate(
     drawn = []
     for _ in range(DRAWS):
         if schema.classes:
-            truth = task.draw(draws, scores, decision, schema, params.evaluate)
+            truth = task.sample_labels(draws, scores, operating_point, schema, params.evaluate)
         else:
             truth = scores[:, 0] + similar_errors(
                 draws, scores[:, 0], before - scored[:, 0], scored[:, 0]
             )
-        drawn.append(task.statistic(truth, scores, decision, schema)(np.ones(len(scores))))
+        drawn.append(
+            task.weighted_metrics(truth, scores, operating_point, schema)(np.ones(len(scores)))
+        )
     table, found = pd.DataFrame(drawn), dict[str, dict[str, float | None]]()
     for name in table:
         low, high = table[name].quantile([0.025, 0.975])

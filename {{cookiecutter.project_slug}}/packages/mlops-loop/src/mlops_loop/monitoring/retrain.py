@@ -39,8 +39,9 @@ from mlops_loop.prediction_log import log as predictions
 from mlops_loop.prediction_log.log import WINDOWS
 from mlops_loop.release import audit
 from mlops_loop.release.champion import install, settle, target
-from mlops_loop.release.promote import opponent, promote, score
+from mlops_loop.release.promote import comparable_champion, promote, score
 from mlops_loop.scoring.bundle import HELD_OUT, Bundle, open_bundle
+from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.tracking.session import experiment_name, session
 
 # Events of the audit log.
@@ -317,12 +318,13 @@ def compared(champion: Bundle | None, params: Params) -> dict[str, dict[str, flo
     candidate = open_bundle(BUNDLE)
     found = {"candidate": candidate.manifest["metrics"]}
     with suppress(Failure):  # of two that cannot be compared: `promote` says why
-        if champion and opponent(champion, candidate):
+        if champion and comparable_champion(champion, candidate):
             table, task = (
                 tables.read_sample(TEST, params.gates.max_rows),
                 tasks.of(candidate.schema),
             )
-            given = task.truth(table, candidate.schema), score(champion, table), champion.manifest
+            known = OperatingPoint.of(champion.manifest)
+            given = task.truth(table, candidate.schema), score(champion, table), known
             found["champion"] = task.measure(*given, candidate.schema, params.evaluate)
     return found | {"naive baseline": candidate.manifest["baseline"]}
 
@@ -409,8 +411,8 @@ def carry_out(
         "decision": asdict(decision),
         "evidence": files.plain(asdict(evidence)),
         "limits": params.retrain.model_dump(mode="json"),
-        "metric": next(iter(tasks.of(schema).GATES)),
-        "monitor": retraining_summary.monitored(windows, next(iter(tasks.of(schema).GATES))),
+        "metric": next(iter(tasks.of(schema).GATE_METRICS)),
+        "monitor": retraining_summary.monitored(windows, next(iter(tasks.of(schema).GATE_METRICS))),
     }
     known = {
         key: found["evidence"][key]

@@ -406,7 +406,7 @@ def new_params(source: str | Sql, schema: Schema) -> str:
         if (
             params["gates"]["slices"] and former_task() != schema.task
         ):  # its limits were of other metrics
-            params["gates"]["slices"] |= tasks.of(schema).SLICES
+            params["gates"]["slices"] |= tasks.of(schema).SLICE_LIMITS
 
     return edited(PARAMS, change)
 

@@ -1,12 +1,12 @@
 """Gates: what a candidate must pass before it may become champion. Each is seen red in a test.
 
 A gate is a function that takes what it judges and, last, its section of params.yaml: gates. `truth` and
-`scores` belong to the rows of the window, `table`, as the task and the model give them; `decision` is what
-the task decided on the validation window, as the bundle's manifest holds it.
+`scores` belong to the rows of the window, `table`, as the task and the model give them; `operating_point` is
+what the task chose on the validation window.
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from mlops_loop.metrics import calibration, tasks
 from mlops_loop.metrics.bootstrap import days, resample
 from mlops_loop.metrics.fairness import differences, groups, values
 from mlops_loop.metrics.gate_result import GateResult
+from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.scorer import Scorer
 from mlops_loop.training import export
 
@@ -71,7 +72,7 @@ def verdict(gate: str, measure: str, value: float, relation: str, limit: float) 
 def baseline(
     measured: dict[str, float],
     naive: dict[str, float],
-    better: dict[str, bool],
+    better: Mapping[str, bool],
     limits: BaselineGate,
 ) -> list[GateResult]:
     """Judge whether each metric in `better`, which says if more of it is better, beats the naive baseline."""
@@ -87,7 +88,7 @@ def champion(
     truth: np.ndarray,
     scores: np.ndarray,
     rival: np.ndarray,
-    decision: dict[str, Any],
+    operating_point: OperatingPoint,
     schema: Schema,
     limits: ChampionGate,
 ) -> list[GateResult]:
@@ -97,8 +98,10 @@ def champion(
     which both have the same resamples. Equal models gain nothing, so the champion stays.
     """
     task = tasks.of(schema)
-    name, more = next(iter(task.GATES.items()))
-    new, old = (task.statistic(truth, found, decision, schema) for found in (scores, rival))
+    name, more = next(iter(task.GATE_METRICS.items()))
+    new, old = (
+        task.weighted_metrics(truth, found, operating_point, schema) for found in (scores, rival)
+    )
 
     def gain(weights: np.ndarray) -> dict[str, float]:
         ours, theirs = new(weights)[name], old(weights)[name]
@@ -115,7 +118,7 @@ def champion(
 def labels(
     now: tuple[dict[str, float], dict[str, float]],
     before: tuple[dict[str, float], dict[str, float]],
-    better: dict[str, bool],
+    better: Mapping[str, bool],
     limits: LabelsGate,
 ) -> list[GateResult]:
     """Judge whether the window's labels can be trusted, by how well the champion, of all, does on them.
@@ -163,20 +166,22 @@ def slices(
     whose rows are all of one class is not judged.
     """
     task, floors, gaps = tasks.of(schema), [], []
-    whole = task.quality(truth, scores, schema)
+    whole = task.slice_quality(truth, scores, schema)
     of_all = whole(np.ones(len(truth))) if whole else {}
     for name in schema.slices if whole else ():
         for value, rows in table.groupby(values(table[name])).indices.items():
-            if len(rows) < minimum or not (part := task.quality(truth[rows], scores[rows], schema)):
+            if len(rows) < minimum or not (
+                part := task.slice_quality(truth[rows], scores[rows], schema)
+            ):
                 continue
             measured = part(np.ones(len(rows)))
             found = resample(part, days(table.iloc[rows], schema), RESAMPLES)
-            gate, best = f"slices: {name}={value}", found[task.QUALITY].quantile(0.975)
-            told = f"{task.QUALITY} {measured[task.QUALITY]:.4g}, at best"
+            gate, best = f"slices: {name}={value}", found[task.SLICE_METRIC].quantile(0.975)
+            told = f"{task.SLICE_METRIC} {measured[task.SLICE_METRIC]:.4g}, at best"
             floors.append(verdict(gate, told, best, ">", limits.floor))
             told, best = (
-                f"{task.GAP} {task.gap(of_all, measured):.4g}, at best",
-                task.gap(of_all, found),
+                f"{task.SLICE_GAP} {task.slice_gap(of_all, measured):.4g}, at best",
+                task.slice_gap(of_all, found),
             )
             gaps.append(verdict(gate, told, best.quantile(0.025), "<=", limits.max_gap))
     if not floors:
@@ -196,7 +201,7 @@ def slices(
 def calibration_error(
     truth: np.ndarray,
     scores: np.ndarray,
-    decision: dict[str, Any],
+    operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
     limits: CalibrationGate,
@@ -206,7 +211,9 @@ def calibration_error(
     Where that is more than `max_error`, the limit is what a model whose promises are right would have
     by chance with so few rows, in 95 of 100 cases.
     """
-    found = calibration.calibration(truth, scores, decision, schema, params, limits.max_error)
+    found = calibration.calibration(
+        truth, scores, operating_point, schema, params, limits.max_error
+    )
     measure = tasks.of(schema).MISCALIBRATION
     return [verdict("calibration", measure, found.error, "<=", found.limit)]
 
@@ -215,7 +222,7 @@ def fairness(
     table: pd.DataFrame,
     truth: np.ndarray,
     scores: np.ndarray,
-    decision: dict[str, Any],
+    operating_point: OperatingPoint,
     schema: Schema,
     minimum: int,
     limits: FairnessGate,
@@ -229,7 +236,7 @@ def fairness(
     in supervised learning, NeurIPS 2016. Of a regression the difference of mean absolute errors, as a
     share of that of all rows.
     """
-    every, found = groups(table, truth, scores, decision, schema, minimum), []
+    every, found = groups(table, truth, scores, operating_point, schema, minimum), []
     told = {
         "selection": ("difference of selection rates", limits.max_selection_difference),
         "error": ("difference of true or false positive rates", limits.max_error_difference),
@@ -242,7 +249,7 @@ def fairness(
             few = f"groups with {minimum} rows: too few to judge"
             found.append(GateResult(gate, few, judged, "", None))
             continue
-        apart = differences(table, name, truth, scores, decision, schema, minimum)
+        apart = differences(table, name, truth, scores, operating_point, schema, minimum)
         measured = apart(np.ones(len(truth)))
         lows = resample(apart, days(table, schema), RESAMPLES).quantile(0.025)
         for key, (what, limit) in told.items():

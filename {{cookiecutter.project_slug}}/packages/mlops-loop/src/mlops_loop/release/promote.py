@@ -38,6 +38,7 @@ from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.release import audit, gates, registry, smoke_test
 from mlops_loop.release.champion import SETTLED, install, install_version, record, settle, target
 from mlops_loop.scoring.bundle import CARDS, HELD_OUT, Bundle, open_bundle
+from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.scoring.skops_model import columns, load
 from mlops_loop.tracking import runs
@@ -50,7 +51,8 @@ SHOWN = 3  # reasons in the line that tells of a refusal; the table and the reco
 
 def judge(candidate: Bundle, rival: Bundle | None, window: pd.DataFrame) -> list[GateResult]:
     """Return what every gate says of the candidate; both models are scored on the same window."""
-    params, schema, decision = load_params(), candidate.schema, candidate.manifest
+    params, schema = load_params(), candidate.schema
+    operating_point = OperatingPoint.of(candidate.manifest)
     # First, because a bundle that does not start cannot be asked anything.
     started = smoke_test.verdicts(candidate, window, params.gates)
     if any(verdict.passed is False and verdict.gate == "server" for verdict in started):
@@ -64,7 +66,8 @@ def judge(candidate: Bundle, rival: Bundle | None, window: pd.DataFrame) -> list
     truth, scores = task.truth(window, schema), score(candidate, window)
     usual = task.baseline(tables.read_table(TRAIN), window, schema, params.evaluate.baseline_by)
     measured, naive = (
-        task.measure(truth, found, decision, schema, params.evaluate) for found in (scores, usual)
+        task.measure(truth, found, operating_point, schema, params.evaluate)
+        for found in (scores, usual)
     )
     judged = window, truth, scores
     rivals = score(rival, window) if rival else None
@@ -72,7 +75,7 @@ def judge(candidate: Bundle, rival: Bundle | None, window: pd.DataFrame) -> list
     def champion(limits: ChampionGate) -> list[GateResult]:
         if rivals is None:
             return [GateResult("champion", "there is none of this target", None, "", None)]
-        return gates.champion(*judged, rivals, decision, schema, limits)
+        return gates.champion(*judged, rivals, operating_point, schema, limits)
 
     def labels(limits: LabelsGate) -> list[GateResult]:
         if rival is None or rivals is None or not (rival.folder / HELD_OUT).is_file():
@@ -80,17 +83,17 @@ def judge(candidate: Bundle, rival: Bundle | None, window: pd.DataFrame) -> list
                 GateResult("labels", "there is no champion of this target to tell", None, "", None)
             ]
         held_out = tables.read_table(rival.folder / HELD_OUT)
-        given = rival.manifest, schema, params.evaluate
+        given = OperatingPoint.of(rival.manifest), schema, params.evaluate
         now = skill(window, truth, rivals, *given)
         known, scored = held_out_scores(held_out, schema)
         before = skill(held_out, known, scored, *given)
-        return gates.labels(now, before, task.GATES, limits)
+        return gates.labels(now, before, task.GATE_METRICS, limits)
 
     def behaves(limits: BehaviourGate) -> list[GateResult]:
         declared = behaviour.load_behaviour(schema)
         ask = partial(score, candidate)
         return behaviour.verdicts(
-            behaviour.check(declared, window, ask, schema, limits.rows, decision)
+            behaviour.check(declared, window, ask, schema, limits.rows, operating_point)
         )
 
     judges: dict[str, Callable[[Any], list[GateResult]]] = {
@@ -98,13 +101,15 @@ def judge(candidate: Bundle, rival: Bundle | None, window: pd.DataFrame) -> list
         "labels": labels,
         "parity": lambda limits: gates.parity(load(MODEL), scorer, window, schema, limits),
         "size": lambda limits: gates.size(candidate.folder, limits),
-        "baseline": lambda limits: gates.baseline(measured, naive, task.GATES, limits),
+        "baseline": lambda limits: gates.baseline(measured, naive, task.GATE_METRICS, limits),
         "champion": champion,
         "slices": lambda limits: gates.slices(*judged, schema, minimum, limits),
         "calibration": lambda limits: gates.calibration_error(
-            truth, scores, decision, schema, params.evaluate, limits
+            truth, scores, operating_point, schema, params.evaluate, limits
         ),
-        "fairness": lambda limits: gates.fairness(*judged, decision, schema, minimum, limits),
+        "fairness": lambda limits: gates.fairness(
+            *judged, operating_point, schema, minimum, limits
+        ),
         "behaviour": behaves,
     }
     return [*started, *gates.judge(judges, params.gates)]
@@ -114,14 +119,16 @@ def skill(
     table: pd.DataFrame,
     truth: np.ndarray,
     scores: np.ndarray,
-    decision: dict[str, Any],
+    operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return the metrics of scores, and of the constant answer that suits these rows best."""
     task = tasks.of(schema)
     constant = task.baseline(table, table, schema, None)
-    both = (task.measure(truth, found, decision, schema, params) for found in (scores, constant))
+    both = (
+        task.measure(truth, found, operating_point, schema, params) for found in (scores, constant)
+    )
     return next(both), next(both)
 
 
@@ -130,7 +137,7 @@ def score(bundle: Bundle, table: pd.DataFrame) -> np.ndarray:
     return open_scorer(bundle).scores(columns(table, bundle.schema))
 
 
-def opponent(champion: Bundle, candidate: Bundle) -> Bundle | None:
+def comparable_champion(champion: Bundle, candidate: Bundle) -> Bundle | None:
     """Return the champion, if it is one to compare with: of the same target."""
     old, new = champion.schema, candidate.schema
     if (old.task, old.target) != (new.task, new.target):
@@ -239,7 +246,7 @@ def promote() -> dict[str, Any]:
         if when := version.tags.get("rolled_back"):
             back = f"train another one, or return to it by `rollback {version.version}`"
             raise Refusal(f"version {version.version} was rolled back: {when.strip()}; {back}")
-        rival = opponent(open_bundle(folder), candidate) if champion else None
+        rival = comparable_champion(open_bundle(folder), candidate) if champion else None
         with Console(stderr=True).status("The candidate is started, asked and compared"):
             verdicts = judge(candidate, rival, window)
         show(verdicts)

@@ -4,7 +4,7 @@ Three kinds of test, after Ribeiro et al., Beyond Accuracy: Behavioral Testing o
 CheckList, ACL 2020: invariance, directional expectation and minimum functionality.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -25,6 +25,7 @@ from mlops_loop.base.files import BEHAVIOUR
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.data.cast import check_rows
 from mlops_loop.metrics.gate_result import GateResult
+from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.predictions import labels
 
 Info = Any  # pydantic's ValidationInfo; its context is the Schema
@@ -308,19 +309,18 @@ def check(
     predict: Predict,
     schema: Schema,
     rows: int = 1000,
-    decision: Mapping[str, Any] | None = None,
+    operating_point: OperatingPoint = OperatingPoint(),  # noqa: B008 (it is frozen)
 ) -> pd.DataFrame:
     """Return how each test came out on at most `rows` random rows of the table, always the same ones.
 
     `predict` gives a table's scores: probabilities, shape (rows, classes), or values, shape (rows, 1).
-    `decision` has the threshold of a binary classification's labels, 0.5 by default: what
-    `task.decide` returns, or a bundle's manifest. A test that no row fits has neither value nor verdict.
+    `operating_point` has the threshold of a binary classification's labels. A test that no row fits has neither value nor verdict.
     """
     found = []
     for case in behaviour.cases:
         if isinstance(case, Minimum):
             after = pick(case, table, schema, rows).assign(**case.set)
-            measure, value, limit = functionality(case, after, predict, schema, decision or {})
+            measure, value, limit = functionality(case, after, predict, schema, operating_point)
         else:
             before = pick(case, table, schema, rows)
             after = before.assign(
@@ -389,7 +389,11 @@ def effect(
 
 
 def functionality(
-    case: Minimum, rows: pd.DataFrame, predict: Predict, schema: Schema, decision: Mapping[str, Any]
+    case: Minimum,
+    rows: pd.DataFrame,
+    predict: Predict,
+    schema: Schema,
+    operating_point: OperatingPoint,
 ) -> tuple[str, float | None, float]:
     """Return what is measured of the rows, its value (None if there is no row), and the least it may be."""
     limits = {"at least": case.minimum, "at most": case.maximum}
@@ -403,8 +407,7 @@ def functionality(
         facts = {
             "classes": schema.classes,
             "positive": schema.positive,
-            "threshold": 0.5,
-            **decision,
+            "threshold": operating_point.threshold,
         }
         right = np.array([label == case.label for label in labels(scores, facts)])
     else:

@@ -213,7 +213,7 @@ def slices(by_slice: pd.DataFrame, schema: Schema) -> str:
     """Return the section on the slices, the worst first."""
     if not len(by_slice):
         return ""
-    metric, more_is_better = next(iter(tasks.of(schema).GATES.items()))
+    metric, more_is_better = next(iter(tasks.of(schema).GATE_METRICS.items()))
     ranked = by_slice.sort_values(metric, ascending=more_is_better, kind="stable")
     which = (
         f"The worst {SHOWN} of {len(ranked)} slices"
@@ -274,7 +274,7 @@ def card(
         name=plain(schema.name),
         description=paragraph(schema.description),
         target=about,
-        answers=task.ANSWERS.format(schema=named, metrics=found.metrics, params=params),
+        answers=task.ANSWER_TEXT.format(schema=named, metrics=found.metrics, params=params),
         inputs=table(inputs(schema)),
         source=plain(format_source(params.ingest.source)),
         windows_text=BY_TIME
@@ -289,7 +289,7 @@ def card(
         slices=slices(found.slices, schema),
         fairness=protected(found.groups, schema),
         behaviour=behaved(found.behaviour),
-        metric=next(iter(task.GATES)),
+        metric=next(iter(task.GATE_METRICS)),
         explanations=pictures([name for name in EXPLAINED if name in plots]),
         limits="\n".join(f"- {limit}" for limit in limits),
         lineage=table(facts.set_axis(["what", "value"], axis="columns")),

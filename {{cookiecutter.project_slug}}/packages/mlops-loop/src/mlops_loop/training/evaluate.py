@@ -32,6 +32,7 @@ from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import bootstrap, fairness, tasks
 from mlops_loop.reporting import page
+from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.skops_model import load, scores
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import session
@@ -46,7 +47,7 @@ def slices(
     for name in schema.slices:
         for value, rows in test.groupby(fairness.values(test[name])).indices.items():
             if len(rows) >= minimum and (
-                measured := task.by_slice(truth[rows], scored[rows], schema)
+                measured := task.slice_metrics(truth[rows], scored[rows], schema)
             ):
                 found.append({"column": name, "value": value, "rows": len(rows), **measured})
     return pd.DataFrame(found or {"column": [], "value": [], "rows": []})
@@ -55,14 +56,14 @@ def slices(
 def behaved(
     model: Pipeline,
     table: pd.DataFrame,
-    decision: dict[str, float],
+    operating_point: OperatingPoint,
     schema: Schema,
     gate: BehaviourGate | None,
 ) -> pd.DataFrame:
     """Return how the tests of behaviour.yaml came out, on as many rows as the gate says."""
     declared, rows = behaviour.load_behaviour(schema), gate.rows if gate else len(table)
     return behaviour.check(
-        declared, table, lambda rows: scores(model, rows, schema), schema, rows, decision
+        declared, table, lambda rows: scores(model, rows, schema), schema, rows, operating_point
     )
 
 
@@ -79,22 +80,24 @@ def main() -> None:
         name: task.baseline(train, table, schema, by)
         for name, table in (("validation", validation), ("test", test))
     }
-    decision = task.decide(earlier, on_validation, schema, params)
-    naive_decision = task.decide(earlier, naive["validation"], schema, params)
+    operating_point = task.choose_operating_point(earlier, on_validation, schema, params)
+    naive_operating_point = task.choose_operating_point(
+        earlier, naive["validation"], schema, params
+    )
     windows = {
-        "test": task.measure(truth, scored, decision, schema, params),
-        "baseline": task.measure(truth, naive["test"], naive_decision, schema, params),
-        "validation": task.measure(earlier, on_validation, decision, schema, params),
+        "test": task.measure(truth, scored, operating_point, schema, params),
+        "baseline": task.measure(truth, naive["test"], naive_operating_point, schema, params),
+        "validation": task.measure(earlier, on_validation, operating_point, schema, params),
     }
     judged = test, truth, scored
-    intervals = bootstrap.intervals(*judged, decision, schema)
+    intervals = bootstrap.intervals(*judged, operating_point, schema)
     by_slice = slices(*judged, schema, params.min_slice_rows)
-    by_group = fairness.groups(*judged, decision, schema, params.min_slice_rows)
+    by_group = fairness.groups(*judged, operating_point, schema, params.min_slice_rows)
     matplotlib.use("Agg")  # no screen
-    plots = task.plots(truth, scored, decision, schema, params)
+    plots = task.plots(truth, scored, operating_point, schema, params)
     with threadpool_limits(1):  # many small predictions: threads would wait for each other
-        by_test = behaved(model, test, decision, schema, everything.gates.behaviour)
-        important = explain.importance(model, test, truth, decision, schema)
+        by_test = behaved(model, test, operating_point, schema, everything.gates.behaviour)
+        important = explain.importance(model, test, truth, operating_point, schema)
         plots["importance"] = explain.bars(important, schema), important
         plots["dependence"] = explain.dependence(model, test, list(important["feature"]), schema)
     parts = [pd.DataFrame(windows).T.astype({"rows": int}).to_html(float_format="{:.4f}".format)]
@@ -115,13 +118,13 @@ def main() -> None:
     for path, table in zip((SLICES, FAIRNESS, BEHAVED), found_tables, strict=True):
         files.write_text(path, table.to_csv(index=False))
     files.write_json(INTERVALS, intervals)
-    files.write_json(METRICS, windows | decision)
+    files.write_json(METRICS, windows | operating_point.as_json(schema))
     with session(load_settings()) as client:
         run_id = runs.record_training(client)
         for name, value in runs.flat(windows).items():
             client.log_metric(run_id, name, value)
         client.log_artifacts(run_id, str(PLOTS), "evaluation")
-    for name in task.GATES:
+    for name in task.GATE_METRICS:
         found, usual = windows["test"][name], windows["baseline"][name]
         between = " ({:.4f} to {:.4f})".format(*intervals[name]) if name in intervals else ""
         print(f"evaluate: test {name} {found:.4f}{between}, naive baseline {usual:.4f}")

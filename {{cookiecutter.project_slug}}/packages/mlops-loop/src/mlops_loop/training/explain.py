@@ -9,6 +9,7 @@ from sklearn.pipeline import Pipeline
 
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.metrics import tasks
+from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.skops_model import scores
 
 ROWS, CELLS = 3000, 10**9  # at most, of the test window, and to predict from: what takes seconds
@@ -23,7 +24,7 @@ def importance(
     model: Pipeline,
     table: pd.DataFrame,
     truth: np.ndarray,
-    decision: dict[str, float],
+    operating_point: OperatingPoint,
     schema: Schema,
     repeats: int = 5,
     seed: int = 0,
@@ -36,13 +37,15 @@ def importance(
     but Many are Useful, JMLR 2019.
     """
     task, generator = tasks.of(schema), np.random.default_rng(seed)
-    metric, more_is_better = next(iter(task.GATES.items()))
+    metric, more_is_better = next(iter(task.GATE_METRICS.items()))
     rows = max(200, min(ROWS, CELLS // (repeats * len(schema.features) ** 2)))
     chosen = np.sort(generator.choice(len(table), min(rows, len(table)), replace=False))
     sample, known = table.iloc[chosen][list(schema.features)].reset_index(drop=True), truth[chosen]
 
     def quality(scored: np.ndarray) -> float:
-        value: float = task.statistic(known, scored, decision, schema)(np.ones(len(known)))[metric]
+        value: float = task.weighted_metrics(known, scored, operating_point, schema)(
+            np.ones(len(known))
+        )[metric]
         return value if more_is_better else -value
 
     whole, found = quality(scores(model, sample, schema)), []
@@ -61,7 +64,7 @@ def importance(
 
 def bars(important: pd.DataFrame, schema: Schema) -> Any:
     """Return a figure of the importance of the first twenty features."""
-    metric, top = next(iter(tasks.of(schema).GATES)), important.head(20)[::-1]
+    metric, top = next(iter(tasks.of(schema).GATE_METRICS)), important.head(20)[::-1]
     figure = Figure(figsize=(6.4, max(2.4, 0.28 * len(top) + 1)), layout="tight")
     axis = figure.subplots()
     axis.barh([label(name) for name in top["feature"]], top["importance"], xerr=top["spread"])

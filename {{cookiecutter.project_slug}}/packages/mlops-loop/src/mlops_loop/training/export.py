@@ -156,7 +156,7 @@ def main() -> None:
         "code_sha256": code(),
         "inputs_sha256": {path.as_posix(): files.sha256(path) for path in INPUTS},
         "example": example(test.head(1000), schema),
-        "deciles": deciles(predicted) if task.PREDICTION == "numerical" else [],
+        "deciles": deciles(predicted) if task.PREDICTION_KIND == "numerical" else [],
     }
     with files.writing(BUNDLE) as folder:
         folder.mkdir()
