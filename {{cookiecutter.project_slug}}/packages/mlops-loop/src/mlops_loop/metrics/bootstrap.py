@@ -7,7 +7,6 @@ and MacGibbon, Creating non-parametric bootstrap samples using Poisson frequenci
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd

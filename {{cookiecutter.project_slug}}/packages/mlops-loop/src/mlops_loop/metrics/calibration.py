@@ -1,7 +1,6 @@
 """How far a model's promises are from what is observed: probabilities, or intervals' coverage."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
