@@ -13,7 +13,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint docs bench
+.PHONY: help demo test test-fast lint stages docs bench
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -34,6 +34,9 @@ lint: $(UV) ## Check style and types of the template's own code
 	uv run ruff check
 	uv run ruff format --check
 	uv run mypy
+
+stages: $(UV) ## Write the modules that each stage depends on into the project's dvc.yaml
+	uv run python tests/test_stages.py
 
 docs: $(UV) ## Build the documentation site into site/
 	uv run --only-group docs mkdocs build --strict

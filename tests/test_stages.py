@@ -1,0 +1,205 @@
+"""The stages of dvc.yaml: what each depends on is what its result comes from, neither less nor more."""
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TREE, Project, copy
+
+SOURCE = TREE / "packages/mlops-loop/src"
+PACKAGE = "packages/mlops-loop/src/mlops_loop"
+STAGES = {
+    "ingest": "data.ingest",
+    "validate": "data.validate",
+    "split": "data.split",
+    "train": "training.train",
+    "evaluate": "training.evaluate",
+    "export": "training.export",
+}
+
+# Modules that a stage imports and that do not change what it writes, by stage.
+PLUMBING = {
+    "base.config": "reads YAML and says which line is wrong",
+    "base.errors": "exit codes",
+    "base.files": "paths, and writing a file whole or not at all",
+    "base.pipeline": "runs DVC",
+    "base.project": "finds the functions that project.py names",
+    "base.settings": "reads the environment",
+    "tracking": "records a run in MLflow, which is no output of a stage",
+}
+BESIDE = {
+    "train": {
+        "scoring.bundle": "opens bundles; train writes none",
+        "scoring.predictions": "turns scores into answers",
+        "scoring.scorer": "runs an exported model",
+    },
+    "evaluate": {
+        "scoring.bundle": "opens bundles; evaluate reads the model itself",
+        "scoring.scorer": "runs an exported model",
+    },
+}
+# The bundle's manifest holds the hash of the code that made its model.
+HASHED = {"export": ("ingest", "validate", "split", "train")}
+
+
+def module_file(name: str) -> Path | None:
+    """Return the file of a module or package, if there is one of that name."""
+    path = SOURCE.joinpath(*name.split("."))
+    candidates = path / "__init__.py", path.with_suffix(".py")
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def is_typing_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def imported_nodes(tree: ast.AST) -> Iterator[ast.ImportFrom | ast.Import]:
+    """Yield what a module imports when it runs, inside its functions too."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif not is_typing_only(node):
+            yield from imported_nodes(node)
+
+
+def imports(name: str) -> set[str]:
+    """Return the modules of the package that a module imports."""
+    file = module_file(name)
+    assert file, f"there is no module {name}"
+    found = set()
+    for node in imported_nodes(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {full if module_file(full) else node.module for full in names}
+    return {name for name in found if name.startswith("mlops_loop.")}
+
+
+def closure(name: str) -> set[str]:
+    """Return a module and all that it imports, as names below the package."""
+    seen, waiting = set[str](), [f"mlops_loop.{name}"]
+    while waiting:
+        module = waiting.pop()
+        if module not in seen:
+            seen.add(module)
+            waiting += imports(module)
+    return {module.removeprefix("mlops_loop.") for module in seen}
+
+
+def left_out(stage: str, module: str) -> bool:
+    """Say whether a module is on the list of those that change no output of the stage."""
+    listed = PLUMBING | BESIDE.get(stage, {})
+    return any(f"{module}.".startswith(f"{entry}.") for entry in listed)
+
+
+def wanted(stage: str) -> list[str]:
+    """Return the package's files that the result of a stage comes from, as dvc.yaml names them."""
+    needed = {
+        module
+        for made in (stage, *HASHED.get(stage, ()))
+        for module in closure(STAGES[made])
+        if not left_out(made, module)
+    }
+    files = {module_file(f"mlops_loop.{module}") for module in needed}
+    code = {file.relative_to(TREE).as_posix() for file in files if file and file.stat().st_size}
+    return sorted(path for path in code if not path.endswith("/__init__.py"))
+
+
+def listed(project: Path, stage: str) -> list[str]:
+    """Return the package's files among the dependencies of a stage."""
+    stages = yaml.safe_load((project / "dvc.yaml").read_text("utf-8"))["stages"]
+    return [dep for dep in stages[stage]["deps"] if dep.startswith("packages/")]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_modules_that_make_its_result(
+    rendered: Project, stage: str
+) -> None:
+    lines = "\n".join(f"      - {path}" for path in wanted(stage))
+    assert listed(rendered.path, stage) == wanted(stage), f"run `make stages`, or write in dvc.yaml:\n{lines}"
+
+
+def test_what_is_left_out_exists_and_is_imported() -> None:
+    for stage, entries in BESIDE.items():
+        assert not entries.keys() - closure(STAGES[stage]), stage
+    imported = {module for name in STAGES.values() for module in closure(name)}
+    for entry in PLUMBING:
+        assert any(f"{module}.".startswith(f"{entry}.") for module in imported), entry
+
+
+# A module of each group, and the stages that a changed line in it starts.
+CHANGES: list[tuple[str, Iterable[str]]] = [
+    ("data/source.py", ["ingest", "export"]),
+    ("data/cast.py", ["ingest", "validate", "split", "evaluate", "export"]),
+    ("data/data_checks.py", ["validate", "export"]),
+    ("data/split.py", ["validate", "split", "export"]),
+    ("training/train.py", ["train", "export"]),
+    ("training/evaluate.py", ["evaluate"]),
+    ("training/behaviour.py", ["evaluate"]),
+    ("training/explain.py", ["evaluate"]),
+    ("training/card.py", ["export"]),
+    ("training/export.py", ["export"]),
+    ("training/tune.py", []),
+    ("metrics/fairness.py", ["evaluate"]),
+    ("metrics/binary_classification.py", ["evaluate", "export"]),
+    ("scoring/predictions.py", ["evaluate", "export"]),  # it labels the rows of behaviour.csv
+    ("scoring/scorer.py", ["export"]),
+    ("contract/schema.py", STAGES),
+    ("contract/compatibility.py", []),
+    ("batch/score.py", []),
+    ("monitoring/monitor.py", []),
+    ("onboarding/infer.py", []),
+    ("prediction_log/writer.py", []),
+    ("release/promote.py", []),
+    ("serving/app.py", []),
+    ("cli/training.py", []),
+]
+OWN_CHANGES: list[tuple[str, Iterable[str]]] = [
+    ("src/flight_delays/flights.py", ["ingest", "export"]),
+    ("src/flight_delays/ingest.py", ["ingest", "export"]),
+    ("src/flight_delays/model.py", ["train", "evaluate", "export"]),
+    ("behaviour.yaml", ["evaluate", "export"]),
+    ("schema.yaml", STAGES),
+    ("README.md", []),
+    ("tests/test_model.py", []),
+]
+
+
+@pytest.mark.slow
+def test_a_changed_line_starts_the_stages_that_it_changes(
+    pipeline: Project, tmp_path: Path
+) -> None:
+    project = copy(pipeline, tmp_path)
+    dvc = pipeline.path / ".venv/bin/dvc"  # only asked, so the environment need not be made again
+    assert json.loads(project.run(dvc, "status", "--json").stdout) == {}
+    for name, stages in [(f"{PACKAGE}/{name}", s) for name, s in CHANGES] + OWN_CHANGES:
+        file = project.path / name
+        before = file.read_bytes()
+        file.write_bytes(before + b"# changed\n")
+        status = json.loads(project.run(dvc, "status", "--json").stdout)
+        file.write_bytes(before)
+        assert set(status) == set(stages), name
+
+
+def rewritten(text: str) -> str:
+    """Return dvc.yaml with the package's files that each stage needs."""
+    lines, stage = list[str](), ""
+    for line in text.splitlines(keepends=True):
+        if name := re.fullmatch(r"  (\w+):\n", line):
+            stage = name[1]
+        if not line.startswith(f"      - {PACKAGE}/"):
+            lines.append(line)
+        elif stage:
+            lines += [f"      - {path}\n" for path in wanted(stage)]
+            stage = ""
+    return "".join(lines)
+
+
+if __name__ == "__main__":  # `make stages`
+    pipeline_file = TREE / "dvc.yaml"
+    pipeline_file.write_text(rewritten(pipeline_file.read_text("utf-8")), "utf-8")
