@@ -6,6 +6,8 @@ import subprocess
 import sys
 import sysconfig
 import time
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +53,9 @@ def with_scripts() -> str:
 def code() -> dict[str, str]:
     """Return the SHA-256 of each source file that the model comes from, by its path.
 
-    These are the dependencies in src/ of the stage that makes the model, and of those before it. Where there
-    is no dvc.yaml there is no such file.
+    These are the code dependencies of the stage that makes the model and of the stages before it, less how
+    a page looks. Where the package is pinned, its version takes the place of its files. Where there is no
+    dvc.yaml there is no such file.
     """
     stages = yaml.safe_load(DVC.read_text(encoding="utf-8"))["stages"] if DVC.is_file() else {}
     needed, done = [MODEL.as_posix()], set[str]()
@@ -62,9 +65,13 @@ def code() -> dict[str, str]:
         needed += [
             dep for stage in makers for dep in names(stage.get("deps", [])) if dep not in done
         ]
-    sources = [Path(path) for path in done if path.startswith(("src/", "packages/"))]
+    code_paths = [path for path in done if path.startswith(("src/", "packages/"))]
+    sources = [Path(path) for path in code_paths if "/mlops_loop/reporting/" not in path]
     found = {file for path in sources for file in (path.rglob("*.py") if path.is_dir() else [path])}
-    return {file.as_posix(): files.sha256(file) for file in sorted(found) if file.is_file()}
+    hashes = {file.as_posix(): files.sha256(file) for file in sorted(found) if file.is_file()}
+    if hashes and not any(path.startswith("packages/") for path in hashes):
+        hashes["mlops-loop"] = sha256(version("mlops-loop").encode()).hexdigest()
+    return hashes
 
 
 def names(paths: list[Any]) -> list[str]:
