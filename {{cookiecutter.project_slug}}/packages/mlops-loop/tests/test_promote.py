@@ -15,11 +15,13 @@ import pytest
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.settings import load_settings
-from mlops_loop.cli import app
+from mlops_loop.cli import release as verbs
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.release import audit, champion, registry
-from mlops_loop.release.promote import comparable_champion, promote
+from mlops_loop.release import promote as promotions
+from mlops_loop.release.promote import comparable_champion
+from mlops_loop.release.promotion import Promotion
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.tracking.session import experiment_name, session
 
@@ -40,10 +42,13 @@ from pathlib import Path
 import mlflow
 # What would otherwise be imported anew in each child.
 import alembic.command, mlflow.store.model_registry.sqlalchemy_store, mlflow.store.tracking.sqlalchemy_store
-from PACKAGE import audit, cli, promote
-from PACKAGE.errors import run
-from PACKAGE.schema import load_schema
-promote.tasks.of(load_schema())
+from mlops_loop.base.errors import run
+from mlops_loop.cli.groups import APP
+import mlops_loop.cli.app
+from mlops_loop.contract.schema import load_schema
+from mlops_loop.metrics import tasks
+from mlops_loop.release import audit, promote
+tasks.of(load_schema())
 
 def kill_before(number):
     calls = [0]
@@ -76,7 +81,7 @@ def child(prepare, argument):
         return process
     try:
         prepare(argument)
-        run(cli.app)
+        run(APP)
     except SystemExit as stopped:
         os._exit(stopped.code or 0)
     os._exit(70)
@@ -101,7 +106,7 @@ def drive(served) -> Iterator[Callable[[Path, str], list[int]]]:
     """Promote in other processes: give a folder and a way; returns exit codes, negative for a signal."""
     if SERVER.startswith("http") or not hasattr(os, "fork"):
         pytest.skip("needs fork, and a registry that can be copied")
-    driver, log = DRIVER.replace("PACKAGE", str(files.__package__)), served / "driver.log"
+    driver, log = DRIVER, served / "driver.log"
     with (
         log.open("w") as errors,
         subprocess.Popen(
@@ -116,6 +121,11 @@ def drive(served) -> Iterator[Callable[[Path, str], list[int]]]:
 
         yield drive
         process.stdin.close()
+
+
+def promote() -> Promotion:
+    """Promote as the verb does, which ends with a Refusal if a gate refuses."""
+    return promotions.promote().checked()
 
 
 def aliases() -> dict[str, str]:
@@ -187,14 +197,15 @@ def test_the_better_is_crowned_the_worse_kept_as_challenger_and_all_is_written_d
 ):
     use(rivals["mixed"])
     first = promote()
-    assert (first["version"], open_bundle(SERVED).version, aliases()) == (
+    assert (first.version, open_bundle(SERVED).version, aliases()) == (
         "1",
         "1",
         {"champion": "1"},
     )
-    assert promote() == first | {"new": False}
+    again = promote()
+    assert (again.outcome, again.version, again.gates) == ("unchanged", "1", [])
     use(rivals["honest"])
-    assert promote()["version"] == open_bundle(SERVED).version == "2"
+    assert promote().version == open_bundle(SERVED).version == "2"
     assert aliases() == {"champion": "2", "previous": "1"}
     use(rivals["mixed"])
     with pytest.raises(Refusal, match=r"version 1 stays a challenger: .*champion"):
@@ -284,13 +295,13 @@ def test_uncommitted_changes_are_said_and_a_later_commit_is_recorded(rivals, cap
     change(files.PARAMS, "gates", "size", max_megabytes=49)
     use(rivals["honest"])
     promote()
-    assert "no commit holds" in capsys.readouterr().out
+    assert "uncommitted changes" in capsys.readouterr().err
     assert commit_of_1().endswith("-dirty")
     git("commit", "--quiet", "--all", "--message", "two")
     promote()
     assert len(commit_of_1()) == 40
     assert events() == ["promoted", "committed"]
-    app.audit()
+    verbs.audit()
 
 
 def test_the_candidate_s_own_folder_is_not_the_champion_s(project):
@@ -342,7 +353,7 @@ def test_roll_back_there_and_back_again(rivals):
     shutil.rmtree(SERVED)
     champion.roll_back("2", "it was not the model")
     assert aliases() == {"champion": "2", "previous": "1"}
-    assert promote()["new"] is False
+    assert promote().outcome == "unchanged"
     use(rivals["mixed"])  # which was only left again, not rolled back
     with pytest.raises(Refusal, match="version 1 stays a challenger"):
         promote()
@@ -351,7 +362,7 @@ def test_roll_back_there_and_back_again(rivals):
     assert [line["reason"] for line in lines() if line["event"] == "returned"] == [
         "it was not the model"
     ]
-    app.audit(as_json=True)
+    verbs.audit(as_json=True)
 
 
 def test_only_a_former_champion_is_rolled_back_to(rivals):
@@ -375,13 +386,13 @@ def test_an_alias_moved_by_hand_is_moved_back(rivals):
         mlflow.register_model(version.source, experiment_name())
         client.set_registered_model_alias(experiment_name(), "champion", "3")
     with pytest.raises(Refusal, match="version 3, of which the log knows nothing"):
-        app.audit()
+        verbs.audit()
     with pytest.raises(Refusal, match="version 2 was rolled back"):
         promote()
     assert aliases() == {"champion": "1", "previous": "2"}
     assert lines()[-1]["event"] == "restored"
     assert "moved to version 3" in lines()[-1]["reason"]
-    app.audit()
+    verbs.audit()
 
 
 def test_the_log_of_another_registry_is_not_followed(rivals, monkeypatch):
@@ -426,7 +437,7 @@ def test_a_tampered_line_is_found_and_nothing_is_promoted_by_such_a_log(rivals, 
     for _ in range(2):
         with pytest.raises(Refusal, match="challenger"):
             promote()
-    app.audit()
+    verbs.audit()
     forged = json.dumps(
         {key: value for key, value in lines()[1].items() if key != "sha256"} | {"by": "x"}
     )
@@ -439,7 +450,7 @@ def test_a_tampered_line_is_found_and_nothing_is_promoted_by_such_a_log(rivals, 
         statement, found = TAMPER[how]
         database.execute(statement, values if ":" in statement else {})
     with pytest.raises(Refusal, match=found):
-        app.audit()
+        verbs.audit()
     with pytest.raises(Refusal, match=found):
         promote()
     assert aliases()["champion"] == "1"
@@ -449,7 +460,7 @@ def test_a_killed_promotion_leaves_one_champion_and_the_next_heals_the_rest(
     rivals, drive, monkeypatch
 ):
     use(rivals["mixed"])
-    assert promote()["version"] == "1"
+    assert promote().version == "1"
     use(rivals["honest"])
     codes, step, cut = [-9], 0, set()
     while codes == [-9]:
@@ -467,7 +478,7 @@ def test_a_killed_promotion_leaves_one_champion_and_the_next_heals_the_rest(
         assert aliases() == {"champion": "2", "previous": "1"}
         assert open_bundle(SERVED).version == "2"
         assert events() == ["promoted", "promoted"]
-        app.audit()
+        verbs.audit()
         monkeypatch.chdir(folder.parent / "project")
     assert step > 10
     # It was cut before the decision, between that and each of the aliases, and after.
@@ -483,4 +494,4 @@ def test_of_two_promotions_at_the_same_time_one_wins_and_the_other_says_so(rival
     assert events() == ["promoted"]
     with session(load_settings()) as client:
         assert len(client.search_model_versions(f"name = '{experiment_name()}'")) == 1
-    app.audit()
+    verbs.audit()

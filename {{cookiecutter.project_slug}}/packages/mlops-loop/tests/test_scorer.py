@@ -118,13 +118,13 @@ def test_a_model_in_skops_is_promoted_through_the_real_server(roots, monkeypatch
     change(files.PARAMS, "gates", **dict.fromkeys(off))
     change(files.PARAMS, "gates", latency={"p95_milliseconds": 1e6})
     promoted = promote.promote()
-    assert {gate["gate"]: gate["passed"] for gate in promoted["gates"]} == {
+    assert {gate.gate: gate.passed for gate in promoted.gates} == {
         **dict.fromkeys(off),
         **dict.fromkeys(("server", "latency", "parity", "size"), True),
     }
     served = open_bundle(Path("build/champion"))
     assert (served.version, (served.folder / "model.skops").is_file()) == (
-        promoted["version"],
+        promoted.version,
         True,
     )
 

@@ -33,7 +33,8 @@ def test_a_prediction_is_traced_to_everything_behind_it(project, monkeypatch, ca
     with pytest.raises(Failure, match="the registry has no record of it"):
         facts(predict())  # the candidate, which was never promoted
     monkeypatch.setenv("BUNDLE", str(SERVED))
-    promotion = promote()
+    promote()
+    promotion = open_bundle(Path(load_settings().bundle)).promotion
     prediction = predict()
     found = facts(prediction)
     manifest = files.read_json(SERVED / "bundle.json")

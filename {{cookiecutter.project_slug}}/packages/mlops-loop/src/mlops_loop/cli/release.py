@@ -8,13 +8,23 @@ from mlops_loop.cli.groups import APP
 
 
 @APP.command(epilog="{example} promote")
-def promote() -> None:
-    """Register the bundle as a version, and make it champion if it passes every gate."""
+def promote(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the outcome and every gate's result as JSON.")
+    ] = False,
+) -> None:
+    """Make the bundle champion if it passes every gate; exit code 3 if one refuses it."""
+    from mlops_loop.release.gate_table import print_gates
     from mlops_loop.release.promote import promote
 
     promotion = promote()
-    word = "the new champion" if promotion["new"] else "champion already; it was not judged again"
-    print(f"version {promotion['version']} is {word}")
+    if as_json:
+        print(promotion.model_dump_json(indent=2))
+    elif promotion.gates:
+        print_gates(promotion.gates)
+    promotion.checked()
+    if not as_json:
+        print(promotion.text)
 
 
 @APP.command(epilog="{example} rollback --reason 'late flights are missed'")

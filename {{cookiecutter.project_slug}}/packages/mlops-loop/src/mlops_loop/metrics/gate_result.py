@@ -1,14 +1,47 @@
-"""Verdict: what a gate says of a candidate."""
+"""Gate result: what a gate says of a candidate. The same fields are its JSON.
 
-from dataclasses import dataclass
+Audit log, registry, promotion.json and `promote --json` hold it; older versions of this package wrote
+gate, measure, value, limit and passed alone, and go on reading those.
+"""
+
+import operator
+from typing import Literal
+
+import numpy as np
+from pydantic.dataclasses import dataclass
+
+Relation = Literal["<", "<=", ">", ">="]
+RELATIONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """A line of the table that `promote` prints, keeps in the audit log and in the model card."""
+    """A line of the gate table. Make one that compares a value with a limit by `compare`."""
 
     gate: str  # the key in params.yaml, and what it was about: "slices: carrier=HA"
     measure: str  # what `value` is, in a few words: "roc_auc"
-    value: float | None
-    limit: str  # as read: "> 0.6076"
-    passed: bool | None  # None: the gate is off, or there was nothing to judge
+    value: float | None = None
+    limit: str = ""  # relation and number as tables show them: "> 0.6076"
+    passed: bool | None = None  # None: the gate is off, or there was nothing to judge
+    relation: Relation | None = None
+    number: float | None = None
+
+
+def compare(gate: str, measure: str, value: float, relation: Relation, number: float) -> GateResult:
+    """Return whether the value is in this relation to the number; NaN is in none."""
+    return GateResult(
+        gate,
+        measure,
+        float(value) if np.isfinite(value) else None,
+        f"{relation} {number:.6g}",
+        bool(RELATIONS[relation](value, number)),
+        relation,
+        float(number),
+    )
+
+
+def format_reason(result: GateResult) -> str:
+    """Return a result as part of the line that says why a candidate is refused."""
+    value = "" if result.value is None else f" {result.value:.4g}"
+    limit = f", asked for {result.limit}" if result.limit else ""
+    return f"{result.gate}: {result.measure}{value}{limit}"

@@ -39,6 +39,7 @@ from mlops_loop.prediction_log import log as predictions
 from mlops_loop.prediction_log.log import WINDOWS
 from mlops_loop.release import audit
 from mlops_loop.release.champion import install, settle, target
+from mlops_loop.release.gate_table import print_gates
 from mlops_loop.release.promote import comparable_champion, promote, score
 from mlops_loop.scoring.bundle import HELD_OUT, Bundle, open_bundle
 from mlops_loop.scoring.operating_point import OperatingPoint
@@ -458,9 +459,12 @@ def carry_out(
         raise
     try:
         found |= {"parts": parts(schema), "metrics": compared(champion, params)}
-        promoted = promote()
-        found |= {"result": "promoted" if promoted["new"] else "nothing new", "reason": ""}
-        if not promoted["new"]:
+        promotion = promote()
+        print_gates(promotion.gates)
+        promotion.checked()
+        promoted = promotion.outcome == "promoted"
+        found |= {"result": "promoted" if promoted else "nothing new", "reason": ""}
+        if not promoted:
             facts = {
                 "until": line["until"],
                 "reason": "the pipeline gives what is champion already",
@@ -486,8 +490,8 @@ def carry_out(
             )
             found |= {key: verdict.get(key) for key in keys}
         retraining_summary.write(found)
-    told = f"version {promoted['version']} is the new champion"
-    print(told if promoted["new"] else "nothing new: the pipeline gives what is champion already")
+    same = "nothing new: the pipeline gives what is champion already"
+    print(promotion.text if promoted else same)
     return found
 
 

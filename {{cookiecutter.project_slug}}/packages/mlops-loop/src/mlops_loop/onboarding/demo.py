@@ -21,6 +21,7 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.monitoring.monitor import monitor
+from mlops_loop.release.gate_table import print_gates
 from mlops_loop.release.promote import promote
 from mlops_loop.release.smoke_test import server
 from mlops_loop.scoring.bundle import open_bundle
@@ -83,7 +84,9 @@ def once() -> None:
     console.rule("promote, serve, monitor")
     started, serves = time.monotonic(), Path(load_settings().bundle)
     try:
-        promote()
+        promotion = promote()
+        print_gates(promotion.gates)
+        promotion.checked()
     except Refusal as refusal:
         if not serves.exists() or open_bundle(serves).schema.target != load_schema().target:
             serves = BUNDLE

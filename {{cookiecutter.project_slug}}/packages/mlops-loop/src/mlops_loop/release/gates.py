@@ -5,7 +5,6 @@ A gate is a function that takes what it judges and, last, its section of params.
 what the task chose on the validation window.
 """
 
-import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,13 +35,12 @@ from mlops_loop.data import data_checks, tables
 from mlops_loop.metrics import calibration, tasks
 from mlops_loop.metrics.bootstrap import days, resample
 from mlops_loop.metrics.fairness import differences, groups, values
-from mlops_loop.metrics.gate_result import GateResult
+from mlops_loop.metrics.gate_result import GateResult, compare
 from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.scorer import Scorer
 from mlops_loop.training import export
 
 RESAMPLES = 200  # for what is judged by its interval or by chance
-RELATIONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
 def judge(judges: dict[str, Callable[[Any], list[GateResult]]], gates: Gates) -> list[GateResult]:
@@ -53,20 +51,8 @@ def judge(judges: dict[str, Callable[[Any], list[GateResult]]], gates: Gates) ->
     found = []
     for name, verdicts in judges.items():
         limits = getattr(gates, name)
-        found += verdicts(limits) if limits else [GateResult(name, "off", None, "", None)]
+        found += verdicts(limits) if limits else [GateResult(name, "off")]
     return found
-
-
-def verdict(gate: str, measure: str, value: float, relation: str, limit: float) -> GateResult:
-    """Return whether the value is in this relation to the limit; NaN is in none."""
-    passed = bool(RELATIONS[relation](value, limit))
-    return GateResult(
-        gate,
-        measure,
-        float(value) if np.isfinite(value) else None,
-        f"{relation} {limit:.6g}",
-        passed,
-    )
 
 
 def baseline(
@@ -79,7 +65,7 @@ def baseline(
     found = []
     for name, more in better.items():
         limit = naive[name] + (limits.min_gain if more else -limits.min_gain)
-        found.append(verdict("baseline", name, measured[name], ">" if more else "<", limit))
+        found.append(compare("baseline", name, measured[name], ">" if more else "<", limit))
     return found
 
 
@@ -112,7 +98,7 @@ def champion(
         1 - limits.confidence
     )
     measure = f"gain in {name} {point:+.4g}, with {limits.confidence:.0%} confidence at least"
-    return [verdict("champion", measure, low, ">", limits.min_gain)]
+    return [compare("champion", measure, low, ">", limits.min_gain)]
 
 
 def labels(
@@ -148,7 +134,7 @@ def labels(
     if not gains[1] > 0:
         return [GateResult("labels", f"the champion never had a gain in {name}", None, "", None)]
     measure = f"gain of the champion in {name} over a constant {gains[0]:+.1%}, was {gains[1]:+.1%}, a share of"
-    return [verdict("labels", measure, gains[0] / gains[1], ">=", limits.min_skill)]
+    return [compare("labels", measure, gains[0] / gains[1], ">=", limits.min_skill)]
 
 
 def slices(
@@ -178,12 +164,12 @@ def slices(
             found = resample(part, days(table.iloc[rows], schema), RESAMPLES)
             gate, best = f"slices: {name}={value}", found[task.SLICE_METRIC].quantile(0.975)
             told = f"{task.SLICE_METRIC} {measured[task.SLICE_METRIC]:.4g}, at best"
-            floors.append(verdict(gate, told, best, ">", limits.floor))
+            floors.append(compare(gate, told, best, ">", limits.floor))
             told, best = (
                 f"{task.SLICE_GAP} {task.slice_gap(of_all, measured):.4g}, at best",
                 task.slice_gap(of_all, found),
             )
-            gaps.append(verdict(gate, told, best.quantile(0.025), "<=", limits.max_gap))
+            gaps.append(compare(gate, told, best.quantile(0.025), "<=", limits.max_gap))
     if not floors:
         return [
             GateResult(
@@ -215,7 +201,7 @@ def calibration_error(
         truth, scores, operating_point, schema, params, limits.max_error
     )
     measure = tasks.of(schema).MISCALIBRATION
-    return [verdict("calibration", measure, found.error, "<=", found.limit)]
+    return [compare("calibration", measure, found.error, "<=", found.limit)]
 
 
 def fairness(
@@ -254,7 +240,7 @@ def fairness(
         lows = resample(apart, days(table, schema), RESAMPLES).quantile(0.025)
         for key, (what, limit) in told.items():
             found.append(
-                verdict(gate, f"{what} {measured[key]:.4g}, at best", lows[key], "<=", limit)
+                compare(gate, f"{what} {measured[key]:.4g}, at best", lows[key], "<=", limit)
             )
     return found or [GateResult("fairness", "no column is protected", None, "", None)]
 
@@ -275,7 +261,8 @@ def overlap_in_time(schema: Schema) -> list[GateResult]:
         pq.read_table(path, columns=[schema.timestamp])[schema.timestamp] for path in (TRAIN, TEST)
     ]
     last, first = pc.max(times[0]).as_py(), pc.min(times[1]).as_py()
-    return [GateResult("leakage: time", f"training ends {last}", None, f"< {first}", last < first)]
+    measure = f"seconds from the last training row, {last}, to the first test row, {first}"
+    return [compare("leakage: time", measure, (first - last).total_seconds(), ">", 0)]
 
 
 def overlap_of_rows(schema: Schema, limits: LeakageGate) -> GateResult:
@@ -285,7 +272,7 @@ def overlap_of_rows(schema: Schema, limits: LeakageGate) -> GateResult:
         float(np.isin(tested, trained).mean()),
         max(limits.max_overlap, schema.max_overlap),
     )
-    return verdict(
+    return compare(
         "leakage: rows", "share of the test rows that are in training", share, "<=", limit
     )
 
@@ -300,7 +287,7 @@ def telling_features(schema: Schema) -> list[GateResult]:
     table = pd.concat([tables.read_sample(path, data_checks.LEAK_ROWS) for path in (TRAIN, TEST)])
     found = data_checks.leaks(table, schema.features, schema.target, schema.task == "regression")
     lines = [
-        verdict(
+        compare(
             f"leakage: {name}", f"how well it tells {schema.target}", score, "<", schema.max_leakage
         )
         for name, score in found.items()
@@ -316,10 +303,10 @@ def parity(
     """Judge how far the exported model's scores are from the trained one's, relative to the largest."""
     parts = (table.iloc[first : first + files.BATCH] for first in range(0, len(table), files.BATCH))
     found = max(export.difference(model, scorer, part, schema) for part in parts)
-    return [verdict("parity", "largest difference, relative", found, "<=", limits.max_difference)]
+    return [compare("parity", "largest difference, relative", found, "<=", limits.max_difference)]
 
 
 def size(bundle: Path, limits: SizeGate) -> list[GateResult]:
     """Judge the size of a bundle's folder; a megabyte has 1,000,000 bytes."""
     found = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) / 1e6
-    return [verdict("size", "megabytes of the bundle", found, "<=", limits.max_megabytes)]
+    return [compare("size", "megabytes of the bundle", found, "<=", limits.max_megabytes)]

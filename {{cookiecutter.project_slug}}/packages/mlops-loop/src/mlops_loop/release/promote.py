@@ -2,9 +2,10 @@
 
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,6 @@ import sqlalchemy as sa
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
@@ -37,6 +36,7 @@ from mlops_loop.metrics.calibration import held_out_scores
 from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.release import audit, gates, registry, smoke_test
 from mlops_loop.release.champion import SETTLED, install, install_version, record, settle, target
+from mlops_loop.release.promotion import Promotion, reasons
 from mlops_loop.scoring.bundle import CARDS, HELD_OUT, Bundle, open_bundle
 from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.scorer import open_scorer
@@ -45,8 +45,6 @@ from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import experiment_name, session
 from mlops_loop.training import behaviour, card
 from mlops_loop.training.export import SECTIONS
-
-SHOWN = 3  # reasons in the line that tells of a refusal; the table and the records have all
 
 
 def judge(candidate: Bundle, rival: Bundle | None, window: pd.DataFrame) -> list[GateResult]:
@@ -157,27 +155,6 @@ def comparable_champion(champion: Bundle, candidate: Bundle) -> Bundle | None:
     return champion
 
 
-def show(verdicts: list[GateResult]) -> None:
-    """Print the table of gates."""
-    table = Table("gate", "what", "value", "limit", "verdict", title="What the gates say")
-    words = {True: "passed", False: "[bold red]REFUSED", None: "[dim]not judged"}
-    for verdict in verdicts:
-        value = "" if verdict.value is None else f"{verdict.value:.4g}"
-        row = (verdict.gate, verdict.measure, value, verdict.limit)
-        table.add_row(*map(escape, row), words[verdict.passed])
-    Console().print(table)
-
-
-def reasons(verdicts: list[GateResult]) -> list[str]:
-    """Return why a candidate is refused; nothing if it is not."""
-    found = []
-    for verdict in (verdict for verdict in verdicts if verdict.passed is False):
-        value = "" if verdict.value is None else f" {verdict.value:.4g}"
-        asked = f", asked for {verdict.limit}" if verdict.limit else ""
-        found.append(f"{verdict.gate}: {verdict.measure}{value}{asked}")
-    return found
-
-
 def log_card(client: MlflowClient, version: ModelVersion, bundle: Bundle) -> None:
     """Log the model card with the verdicts to the version's run."""
     with tempfile.TemporaryDirectory() as name:
@@ -203,83 +180,115 @@ def check_inputs(candidate: Bundle) -> None:
 
 def find_commit(client: MlflowClient, log: sa.Engine, version: ModelVersion) -> ModelVersion:
     """Give a version of uncommitted changes its commit, once there is one; `reproduce` tests it."""
+    if not (version.tags["git_commit"] or "-dirty").endswith("-dirty"):
+        return version
     found = runs.lineage()
     if not found["git_commit"] or found["git_commit"].endswith("-dirty"):
-        print(
-            "note: this version has changes that no commit holds; commit them, and promote again to say so"
-        )
+        note = "note: this version holds uncommitted changes; commit them, then promote again"
+        print(note, file=sys.stderr)
         return version
     for key, value in found.items():
         client.set_model_version_tag(version.name, version.version, key, value)
     reason = "what it was made from is in this commit now"
     facts = {"version": str(version.version), "reason": reason, **found}
-    audit.append(
-        log, version.name, audit.last(log, version.name, *audit.MOVES), event="committed", **facts
-    )
+    seen = audit.last(log, version.name, *audit.MOVES)
+    audit.append(log, version.name, seen, event="committed", **facts)
     return client.get_model_version(version.name, version.version)
 
 
-def promote() -> dict[str, Any]:
-    """Register the bundle, judge it, crown or refuse it; return the champion's record.
+def check_not_rolled_back(version: ModelVersion) -> None:
+    """Raise a Refusal for a version that was champion, and was rolled back."""
+    if when := version.tags.get("rolled_back"):
+        back = f"train another one, or return to it by `rollback {version.version}`"
+        raise Refusal(f"version {version.version} was rolled back: {when.strip()}; {back}")
 
-    Either way the folder that is served holds the registry's champion afterwards, and the audit log a line.
+
+def promote() -> Promotion:
+    """Register the bundle, judge it, and make it champion or refuse it.
+
+    Either way the served folder then holds the registry's champion, and the audit log a line.
     """
-    settings, limits, folder, name = (
-        load_settings(),
-        load_params().gates,
-        target(),
-        experiment_name(),
-    )
-    candidate, window = open_bundle(BUNDLE), tables.read_sample(TEST, limits.max_rows)
+    settings, folder = load_settings(), target()
+    candidate, window = open_bundle(BUNDLE), tables.read_sample(TEST, load_params().gates.max_rows)
     check_inputs(candidate)
     with session(settings) as client:
         log = audit.open_audit(settings.prediction_log_url)
         champion = settle(client, log)
-        seen = audit.last(log, name, *audit.MOVES)
+        seen = audit.last(log, experiment_name(), *audit.MOVES)
         install(client, folder)
         version = registry.register(client, runs.record_training(client), candidate)
-        if (version.tags["git_commit"] or "-dirty").endswith("-dirty"):
-            version = find_commit(client, log, version)
+        version = find_commit(client, log, version)
         if champion and champion.version == version.version:
             log_card(client, version, candidate)  # which a crash may have prevented
-            return (install(client, folder) or {}) | {"new": False}
-        if when := version.tags.get("rolled_back"):
-            back = f"train another one, or return to it by `rollback {version.version}`"
-            raise Refusal(f"version {version.version} was rolled back: {when.strip()}; {back}")
+            install(client, folder)
+            number = str(version.version)
+            return Promotion(outcome="unchanged", version=number, champion=number)
+        check_not_rolled_back(version)
         rival = comparable_champion(open_bundle(folder), candidate) if champion else None
-        with Console(stderr=True).status("The candidate is started, asked and compared"):
-            verdicts = judge(candidate, rival, window)
-        show(verdicts)
-        found, gates = reasons(verdicts), [asdict(verdict) for verdict in verdicts]
-        against = "; ".join(found)
-        client.set_model_version_tag(name, version.version, "gates", json.dumps(gates))
-        facts = {
-            "version": str(version.version),
-            "before": str(champion.version) if champion else None,
-            "reason": against or "it passed every gate",
-            "gates": gates,
-            "data_sha256": candidate.manifest["data_sha256"],
-            **{key: version.tags.get(key) for key in ("bundle_sha256", "git_commit", "dvc_lock")},
-        }
-        if against:
-            line = audit.append(
-                log, name, audit.last(log, name, *audit.MOVES), event="refused", **facts
-            )
-            client.set_registered_model_alias(name, "challenger", version.version)
-            client.set_model_version_tag(name, version.version, "refused", against)
-            client.set_model_version_tag(name, version.version, SETTLED, line["sha256"])
-        else:
-            audit.append(log, name, seen, event="promoted", **facts)
-            settle(client, log)
-            shutil.rmtree(
-                settings.challenger, ignore_errors=True
-            )  # it was compared with the former one
-        version = client.get_model_version(name, version.version)
-        log_card(client, version, candidate)
-        if against:
-            install_version(version, Path(settings.challenger))  # for TRAFFIC, should that be set
-            more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-            raise Refusal(
-                f"version {version.version} stays a challenger: {'; '.join(found[:SHOWN])}{more}"
-            )
-        return (install(client, folder) or {}) | {"new": True}
+        with Console(stderr=True).status("Starting the candidate and comparing it"):
+            results = judge(candidate, rival, window)
+        return decide(Decision(client, log, seen, champion, version, candidate), results)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a promotion decides on: a version, and the champion that it would follow."""
+
+    client: MlflowClient
+    log: sa.Engine
+    seen: dict[str, Any] | None  # the last line of the audit log that moved the champion
+    champion: ModelVersion | None
+    version: ModelVersion
+    candidate: Bundle
+
+    @property
+    def number(self) -> str:
+        return str(self.version.version)
+
+    @property
+    def before(self) -> str | None:
+        return str(self.champion.version) if self.champion else None
+
+
+def decide(decision: Decision, results: list[GateResult]) -> Promotion:
+    """Write down what the gates say, in the audit log first, and carry it out."""
+    client, name, number = decision.client, decision.version.name, decision.number
+    against = "; ".join(reasons(results))
+    gates = [asdict(result) for result in results]
+    client.set_model_version_tag(name, number, "gates", json.dumps(gates))
+    facts = {
+        "version": number,
+        "before": decision.before,
+        "reason": against or "it passed every gate",
+        "gates": gates,
+        "data_sha256": decision.candidate.manifest["data_sha256"],
+        **{
+            key: decision.version.tags.get(key)
+            for key in ("bundle_sha256", "git_commit", "dvc_lock")
+        },
+    }
+    if against:
+        return refuse(decision, results, facts, against)
+    audit.append(decision.log, name, decision.seen, event="promoted", **facts)
+    settle(client, decision.log)
+    # It was compared with the former champion.
+    shutil.rmtree(load_settings().challenger, ignore_errors=True)
+    log_card(client, client.get_model_version(name, number), decision.candidate)
+    install(client, target())
+    return Promotion(outcome="promoted", version=number, champion=number, gates=results)
+
+
+def refuse(
+    decision: Decision, results: list[GateResult], facts: dict[str, Any], against: str
+) -> Promotion:
+    """Keep a version as challenger, with the reasons."""
+    client, name, number = decision.client, decision.version.name, decision.number
+    seen = audit.last(decision.log, name, *audit.MOVES)
+    line = audit.append(decision.log, name, seen, event="refused", **facts)
+    client.set_registered_model_alias(name, "challenger", number)
+    client.set_model_version_tag(name, number, "refused", against)
+    client.set_model_version_tag(name, number, SETTLED, line["sha256"])
+    version = client.get_model_version(name, number)
+    log_card(client, version, decision.candidate)
+    install_version(version, Path(load_settings().challenger))  # for TRAFFIC, should that be set
+    return Promotion(outcome="refused", version=number, champion=decision.before, gates=results)

@@ -25,7 +25,7 @@ from mlops_loop.base.project import current_project
 from mlops_loop.contract.limits import MAX_ROWS
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.data.cast import check_rows
-from mlops_loop.metrics.gate_result import GateResult
+from mlops_loop.metrics.gate_result import GateResult, compare
 from mlops_loop.scoring.bundle import Bundle
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.scoring.skops_model import columns
@@ -329,8 +329,12 @@ def verdicts(bundle: Bundle, window: pd.DataFrame, gates: Gates) -> list[GateRes
                 client,
             ):
                 seconds = time.monotonic() - started
-                begun = GateResult(
-                    "server", "seconds until it is ready", seconds, f"<= {limits.timeout:g}", True
+                begun = compare(
+                    "server",
+                    "seconds until it is ready",
+                    min(seconds, limits.timeout),
+                    "<=",
+                    limits.timeout,
                 )
                 return [begun, *questions(address, client, bundle, window, limits, latency)]
         except Unready as reason:
@@ -358,13 +362,11 @@ def questions(
         f" ({first})" for first in wrong[:1]
     )
     found = [
-        GateResult(
-            "server", f"of {len(answers)} answers, other than the model's", differ, "0", not differ
-        ),
-        GateResult("server", odd, len(wrong), "0", not wrong),
+        compare("server", f"of {len(answers)} answers, other than the model's", differ, "<=", 0),
+        compare("server", odd, len(wrong), "<=", 0),
     ]
     if latency is None:
         return [*found, GateResult("latency", "off", None, "", None)]
     slow, limit = float(np.percentile(milliseconds, 95)), latency.p95_milliseconds
     what = f"95th percentile of {len(answers)} requests with one row, ms"
-    return [*found, GateResult("latency", what, slow, f"<= {limit:g}", slow <= limit)]
+    return [*found, compare("latency", what, slow, "<=", limit)]
