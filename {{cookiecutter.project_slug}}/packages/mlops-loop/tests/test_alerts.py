@@ -19,7 +19,7 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import Settings
 from mlops_loop.monitoring import alerts
 from mlops_loop.monitoring.alerts import Told, tell
-from mlops_loop.prediction_log import log
+from mlops_loop.prediction_log.connection import connect, open_log
 
 from . import databases
 
@@ -95,7 +95,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def engine(folder: Path) -> Iterator[sa.Engine]:
-    engine = log.open_log("sqlite:///predictions.db")
+    engine = open_log("sqlite:///predictions.db")
     yield engine
     engine.dispose()
 
@@ -152,7 +152,7 @@ def many(url: sa.URL, settings: Settings, found: dict[str, Any]) -> list[int]:
     """Tell of the same window eight times at once; return how many lines each has to print."""
 
     def run(_: int) -> int:
-        own = log.connect(url.render_as_string(hide_password=False))
+        own = connect(url.render_as_string(hide_password=False))
         try:
             return len(tell(own, settings, found).lines)
         finally:
@@ -485,7 +485,7 @@ def test_two_at_once_tell_once(engine: sa.Engine, settings: Settings, receiver: 
 def test_on_postgresql(settings: Settings, receiver: Receiver) -> None:
     months = [DECAY], [DECAY, DRIFT], [], [DECAY]
     with databases.postgres() as server:
-        log.open_log(server.url).dispose()
+        open_log(server.url).dispose()
         url = sa.make_url(server.url)
         found = [
             many(url, settings, window(month, *alarms)) for month, alarms in enumerate(months, 5)
@@ -538,7 +538,7 @@ def test_one_that_dies_while_it_tells_is_followed_by_another(
         from {package}.serve import log
         from {package}.settings import Settings
         settings = Settings(alert_webhook={receiver.url!r}, alert_file="out/alerts.jsonl")
-        tell(log.open_log("sqlite:///predictions.db"), settings, json.load(sys.stdin))
+        tell(open_log("sqlite:///predictions.db"), settings, json.load(sys.stdin))
     """
     dying = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     assert dying.stdin

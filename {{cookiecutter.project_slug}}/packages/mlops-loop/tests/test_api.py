@@ -18,7 +18,7 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.batch.score import score
 from mlops_loop.cli import app
 from mlops_loop.contract.schema import load_schema
-from mlops_loop.prediction_log import log
+from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.scoring.bundle import MANIFEST
 from mlops_loop.serving.app import create_app
 from mlops_loop.training import model
@@ -42,7 +42,7 @@ def test_predictions_are_answered_and_logged(client, row) -> None:
     rows = [row, {key: value for key, value in row.items() if key not in optional}]
     rows += [row | dict.fromkeys(optional)]
     answer = client.post("/v1/predict", json={"rows": rows}).json()
-    stored = read_log(log.open_log("sqlite:///predictions.db"), start, answer["model_version"])
+    stored = read_log(open_log("sqlite:///predictions.db"), start, answer["model_version"])
     assert [line["features"] for line in stored] == rows
     for line, prediction in zip(stored, answer["predictions"], strict=True):
         assert {"id": line["id"], **line["output"]} == prediction

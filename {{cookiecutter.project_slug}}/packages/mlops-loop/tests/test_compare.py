@@ -12,7 +12,8 @@ from mlops_loop.cli.app import app
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.monitoring.compare import compare
-from mlops_loop.prediction_log.log import OUTCOMES, PREDICTIONS, open_log
+from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
 from mlops_loop.scoring.bundle import open_bundle
 
 GOOD, FAIR, POOR = 4.0, 2.0, 0.5  # how much a model knows of the truth

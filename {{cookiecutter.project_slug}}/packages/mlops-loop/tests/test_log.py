@@ -16,10 +16,22 @@ import pytest
 import sqlalchemy as sa
 
 from mlops_loop.base.errors import Failure
-from mlops_loop.prediction_log import log, spool
-from mlops_loop.prediction_log.log import OUTCOMES, PREDICTIONS, Entry
-from mlops_loop.prediction_log.spool import Full
-from mlops_loop.prediction_log.writer import TURNS, Refused, Status, Writer
+from mlops_loop.prediction_log import connection as connections
+from mlops_loop.prediction_log import postgres, spool
+from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.database import TURN_FILE
+from mlops_loop.prediction_log.ground_truth import Recorded, record_ground_truth
+from mlops_loop.prediction_log.predictions import (
+    Entry,
+    insert_one_by_one,
+    insert_predictions,
+    read_predictions,
+)
+from mlops_loop.prediction_log.rejected_requests import count_rejected
+from mlops_loop.prediction_log.retention import prune
+from mlops_loop.prediction_log.spool import LogFull
+from mlops_loop.prediction_log.tables import METADATA, OUTCOMES, PREDICTIONS
+from mlops_loop.prediction_log.writer import EntryRejected, Status, Writer
 from mlops_loop.release import audit
 
 from . import databases
@@ -50,7 +62,7 @@ def ids(entries: list[Entry], rows: int = 1) -> list[str]:
 
 
 def stored(url: str) -> list[str]:
-    engine = log.open_log(url)
+    engine = open_log(url)
     with engine.connect() as connection:
         found = list(connection.scalars(sa.select(PREDICTIONS.c.id)))
     engine.dispose()
@@ -123,19 +135,21 @@ def test_a_row_is_stored_as_it_was_given(url: str, tmp_path: Path) -> None:
     shadow = entry(2, variant="shadow", paired=answered.prefix, model_version="2", key_name=None)
     with writing(url, tmp_path) as writer:
         assert send(writer, [answered, shadow]) == [None, None]
-    engine = log.open_log(url)
-    rows = log.answers(engine, answered.prefix)
-    assert [row["id"] for row in rows] == ids([answered], 2)
-    assert [[row["features"], row["output"]] for row in rows] == [PAIR, PAIR]
+    engine = open_log(url)
+    rows = read_predictions(engine, answered.prefix)
+    assert [row.id for row in rows] == ids([answered], 2)
+    assert [[row.features, row.output] for row in rows] == [PAIR, PAIR]
     shown = {"key_name": "alice", "model_version": "1", "variant": "champion", "paired_with": None}
-    assert {name: rows[1][name] for name in shown} == shown
-    assert rows[0]["latency_ms"] == 1.5
-    assert rows[0]["time"].replace(tzinfo=UTC) == answered.time
-    assert [row["paired_with"] for row in log.answers(engine, shadow.prefix)] == ids([answered], 2)
+    assert {name: getattr(rows[1], name) for name in shown} == shown
+    assert rows[0].latency_ms == 1.5
+    assert rows[0].time.replace(tzinfo=UTC) == answered.time
+    assert [row.paired_with for row in read_predictions(engine, shadow.prefix)] == ids(
+        [answered], 2
+    )
     since = answered.time - timedelta(seconds=1)
     assert set(ids([answered], 2)) <= {row["id"] for row in read_log(engine, since, "1")}
     assert not set(ids([shadow], 2)) & {row["id"] for row in read_log(engine, since, "2")}
-    assert log.answers(engine, "0" * 28) == []
+    assert read_predictions(engine, "0" * 28) == []
     engine.dispose()
 
 
@@ -144,21 +158,25 @@ def test_a_request_that_is_written_again_changes_nothing(url: str, tmp_path: Pat
     again = entry(3, prefix=first.prefix, model_version="2")
     with writing(url, tmp_path) as writer:
         assert send(writer, [first]) + send(writer, [again]) == [None, None]
-    engine = log.open_log(url)
-    assert [row["model_version"] for row in log.answers(engine, first.prefix)] == ["1", "1", "2"]
+    engine = open_log(url)
+    assert [row.model_version for row in read_predictions(engine, first.prefix)] == [
+        "1",
+        "1",
+        "2",
+    ]
     engine.dispose()
 
 
 def test_other_databases_are_written_row_by_row(tmp_path: Path) -> None:
-    engine = log.open_log(f"sqlite:///{tmp_path.as_posix()}/predictions.db")
+    engine = open_log(f"sqlite:///{tmp_path.as_posix()}/predictions.db")
     plain, shadow = entry(2), entry(2, paired="f" * 28)
     for _ in range(2):
         with engine.begin() as connection:
-            log.insert_rows(connection, [plain, shadow])
-    found = log.answers(engine, plain.prefix) + log.answers(engine, shadow.prefix)
-    assert [row["id"] for row in found] == ids([plain, shadow], 2)
-    assert [row["features"] for row in found] == [PAIR[0]] * 4
-    assert [row["paired_with"] for row in found] == [
+            insert_one_by_one(connection, [plain, shadow])
+    found = read_predictions(engine, plain.prefix) + read_predictions(engine, shadow.prefix)
+    assert [row.id for row in found] == ids([plain, shadow], 2)
+    assert [row.features for row in found] == [PAIR[0]] * 4
+    assert [row.paired_with for row in found] == [
         None,
         None,
         "f" * 28 + "0000",
@@ -183,7 +201,7 @@ def test_what_the_database_refuses_does_not_stop_its_neighbours(
     entries[4] = entry(**changes)
     with writing(url, tmp_path) as writer:
         answers = send(writer, entries)
-        assert isinstance(answers.pop(4), Refused)
+        assert isinstance(answers.pop(4), EntryRejected)
         assert answers == [None] * 8
         later = entry()
         assert send(writer, [later]) == [None]
@@ -225,13 +243,13 @@ def test_predictions_are_spooled_while_the_folder_is_gone(file: Path, tmp_path: 
         until(lambda: writer.status() == (0, 0, 0, True))
         assert send(writer, after) == [None] * 20
     assert sorted(stored(url)) == sorted(ids(before + during + after, 2))
-    assert [path.name for path in (tmp_path / "spool").iterdir()] == [TURNS]
+    assert [path.name for path in (tmp_path / "spool").iterdir()] == [TURN_FILE]
 
 
 def test_predictions_are_spooled_while_another_program_locks_the_file(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log, "BUSY", 1)
+    monkeypatch.setattr(connections, "SQLITE_LOCK_SECONDS", 1)
     url, entries = f"sqlite:///{file.as_posix()}", [entry() for _ in range(20)]
     with writing(url, tmp_path) as writer:
         blocker = sqlite3.connect(file, isolation_level=None)
@@ -244,8 +262,8 @@ def test_predictions_are_spooled_while_another_program_locks_the_file(
 
 
 def refused(url: str) -> dict[tuple[str, str], int]:
-    engine, now, hour = log.open_log(url), datetime.now(UTC), timedelta(hours=1)
-    found = log.refused(engine, now - hour, now + hour)
+    engine, now, hour = open_log(url), datetime.now(UTC), timedelta(hours=1)
+    found = count_rejected(engine, now - hour, now + hour)
     engine.dispose()
     return found
 
@@ -254,20 +272,22 @@ def refused(url: str) -> dict[tuple[str, str], int]:
 def test_refusals_wait_while_the_database_is_away(file: Path, tmp_path: Path) -> None:
     url, away = f"sqlite:///{file.as_posix()}", tmp_path / "away"
     with writing(url, tmp_path) as writer:
-        writer.refuse("contract", "carrier")
+        writer.count_rejected("contract", "carrier")
         file.parent.rename(away)
-        writer.flush()  # is not sure of anything: what was written there, nobody would find
-        assert writer.counted
-        assert writer.answers  # those who write predictions find out themselves
+        writer.rejected.flush(
+            writer.database
+        )  # is not sure of anything: what was written there, nobody would find
+        assert writer.rejected.pending
+        assert writer.database.available  # those who write predictions find out themselves
         assert send(writer, [entry()]) == [None]
-        assert not writer.answers
-        writer.refuse("contract", "carrier")
-        writer.refuse("size", "")
-        writer.flush()
+        assert not writer.database.available
+        writer.count_rejected("contract", "carrier")
+        writer.count_rejected("size", "")
+        writer.rejected.flush(writer.database)
         away.rename(file.parent)
         until(lambda: writer.status().answers)
         until(lambda: refused(url) == {("contract", "carrier"): 2, ("size", ""): 1})
-        writer.refuse("contract", "carrier")
+        writer.count_rejected("contract", "carrier")
     assert refused(url) == {
         ("contract", "carrier"): 3,
         ("size", ""): 1,
@@ -275,15 +295,15 @@ def test_refusals_wait_while_the_database_is_away(file: Path, tmp_path: Path) ->
 
 
 def test_a_refusal_that_cannot_be_counted_stops_no_prediction(url: str, tmp_path: Path) -> None:
-    engine = log.open_log(url)
+    engine = open_log(url)
     before, one = refused(url).get(("contract", "dest"), 0), entry()
     with writing(url, tmp_path) as writer:
         with engine.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE refusals RENAME TO taken_away")
         try:
-            writer.refuse("contract", "dest")
-            writer.flush()
-            assert writer.counted
+            writer.count_rejected("contract", "dest")
+            writer.rejected.flush(writer.database)
+            assert writer.rejected.pending
             assert send(writer, [one]) == [None]
             assert writer.status() == (0, 0, 0, True)
         finally:
@@ -301,7 +321,7 @@ def test_a_full_spool_refuses_and_loses_nothing(file: Path, tmp_path: Path) -> N
         file.parent.rename(tmp_path / "away")
         answers = [send(writer, [one])[0] for one in entries]
         assert writer.status().spool_bytes <= 2000
-        assert {type(answer) for answer in answers} == {type(None), Full}
+        assert {type(answer) for answer in answers} == {type(None), LogFull}
         (tmp_path / "away").rename(file.parent)
         until(lambda: writer.status() == (0, 0, 0, True))
     kept = [one for one, answer in zip(entries, answers, strict=True) if answer is None]
@@ -314,9 +334,19 @@ def test_what_no_database_would_take_is_not_spooled(file: Path, tmp_path: Path) 
     with writing(f"sqlite:///{file.as_posix()}", tmp_path) as writer:
         file.parent.rename(tmp_path / "away")
         answers = send(writer, [entry(), *wrong, entry()])
-        assert [type(answer) for answer in answers] == [type(None), Refused, Refused, type(None)]
+        assert [type(answer) for answer in answers] == [
+            type(None),
+            EntryRejected,
+            EntryRejected,
+            type(None),
+        ]
         answers = send(writer, [entry(), *wrong, entry()])
-        assert [type(answer) for answer in answers] == [type(None), Refused, Refused, type(None)]
+        assert [type(answer) for answer in answers] == [
+            type(None),
+            EntryRejected,
+            EntryRejected,
+            type(None),
+        ]
         assert writer.status().spool_rows == 4
 
 
@@ -330,7 +360,7 @@ def test_a_full_queue_refuses(file: Path, tmp_path: Path) -> None:
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     answers = asyncio.run(many())
-    assert [type(answer) for answer in answers] == [type(None)] * 10_000 + [Full] * 2
+    assert [type(answer) for answer in answers] == [type(None)] * 10_000 + [LogFull] * 2
     writer.close()
 
 
@@ -345,9 +375,9 @@ def spooled(folder: Path, entries: list[Entry], tail: bytes = b"") -> Path:
 def test_leftovers_are_replayed_without_a_torn_line(url: str, tmp_path: Path) -> None:
     entries, torn = [entry(2) for _ in range(500)], entry(2)
     path = spooled(tmp_path / "spool", entries, spool.to_line(torn)[:-9])
-    engine = log.open_log(url)
+    engine = open_log(url)
     with engine.begin() as connection:
-        log.insert(connection, entries[:200])  # it was killed while it replayed
+        insert_predictions(connection, entries[:200])  # it was killed while it replayed
     engine.dispose()
     with writing(url, tmp_path) as writer:
         until(lambda: not path.exists())
@@ -387,8 +417,8 @@ CHILD = """
 import asyncio, sys, uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from mlops_loop.serve.log import Entry
-from mlops_loop.serve.writer import Writer
+from mlops_loop.prediction_log.predictions import Entry
+from mlops_loop.prediction_log.writer import Writer
 
 url, folder, requests = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 writer = Writer(url, folder, 10_000_000)
@@ -492,7 +522,7 @@ def test_processes_write_to_sqlite_in_turns(tmp_path: Path) -> None:
 
     with (
         writing(f"sqlite:///{tmp_path}/log.db", tmp_path) as writer,
-        (tmp_path / "spool" / TURNS).open("ab") as another,
+        (tmp_path / "spool" / TURN_FILE).open("ab") as another,
         ThreadPoolExecutor() as threads,
     ):
         fcntl.flock(another, fcntl.LOCK_EX)
@@ -507,7 +537,7 @@ def test_processes_write_to_sqlite_in_turns(tmp_path: Path) -> None:
 def test_processes_that_wait_for_a_locked_file_do_not_wait_one_after_the_other(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(log, "BUSY", 2)
+    monkeypatch.setattr(connections, "SQLITE_LOCK_SECONDS", 2)
     url = f"sqlite:///{file.as_posix()}"
     with ExitStack() as stack:
         writers = [stack.enter_context(writing(url, tmp_path)) for _ in range(4)]
@@ -538,8 +568,8 @@ def test_a_server_starts_without_its_database(server: Postgres, tmp_path: Path) 
 def test_predictions_are_spooled_while_postgresql_hangs(
     server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log, "WAITING", 2)
-    monkeypatch.setattr("mlops_loop.serve.writer.SECONDS", 1)
+    monkeypatch.setattr(postgres, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr("mlops_loop.prediction_log.database.STATEMENT_SECONDS", 1)
     entries = [entry() for _ in range(20)]
     with writing(server.url, tmp_path) as writer:
         assert send(writer, [entry()]) == [None]
@@ -556,7 +586,7 @@ def test_predictions_are_spooled_while_postgresql_hangs(
 
 def test_a_line_that_fails_for_ever_does_not_hold_up_the_others(file: Path, tmp_path: Path) -> None:
     url, entries = f"sqlite:///{file.as_posix()}", [entry() for _ in range(5)]
-    engine = log.open_log(url)
+    engine = open_log(url)
     with engine.begin() as connection:  # an error that does not look like one of the data
         too_large = "SELECT abs(-9223372036854775807 - length(NEW.model_version))"
         rule = f"WHEN NEW.id = '{ids(entries)[2]}' BEGIN {too_large}; END"
@@ -587,13 +617,13 @@ def test_a_wrong_url_is_said_in_one_line(
         Writer(wrong, tmp_path / "spool", LIMIT).start()
     assert "\n" not in str(caught.value)
     with pytest.raises(Failure, match=words):
-        log.open_log(wrong)
+        open_log(wrong)
 
 
 def test_a_writer_that_closed_refuses(file: Path, tmp_path: Path) -> None:
     with writing(f"sqlite:///{file.as_posix()}", tmp_path) as writer:
         assert send(writer, [entry()]) == [None]
-    assert isinstance(send(writer, [entry()])[0], Full)
+    assert isinstance(send(writer, [entry()])[0], LogFull)
 
 
 def test_the_table_of_an_older_version_is_brought_up_to_date(url: str, tmp_path: Path) -> None:
@@ -603,7 +633,7 @@ def test_the_table_of_an_older_version_is_brought_up_to_date(url: str, tmp_path:
     table = sa.Table("predictions", old, *(PREDICTIONS.c[name]._copy() for name in names))
     row = {"id": uuid.uuid4().hex, "time": datetime.now(UTC), "model_version": "1"}
     with engine.begin() as connection:
-        log.LOG.drop_all(connection)
+        METADATA.drop_all(connection)
         old.create_all(connection)
         connection.execute(
             sa.insert(table), row | {"features": {}, "output": {}, "latency_ms": 1.0}
@@ -612,7 +642,7 @@ def test_the_table_of_an_older_version_is_brought_up_to_date(url: str, tmp_path:
     new = entry()
     with writing(url, tmp_path) as writer:
         assert send(writer, [new]) == [None]
-    found = {row["id"]: row for row in read_log(log.open_log(url), row["time"] - timedelta(1), "1")}
+    found = {row["id"]: row for row in read_log(open_log(url), row["time"] - timedelta(1), "1")}
     assert found[row["id"]]["variant"] == "champion"
     assert found[row["id"]]["paired_with"] is None
     assert ids([new])[0] in found
@@ -622,15 +652,15 @@ def test_outcomes_are_recorded_repeated_corrected_or_unknown(url: str, tmp_path:
     known = entry(3)
     with writing(url, tmp_path) as writer:
         send(writer, [known])
-    engine = log.open_log(url)
+    engine = open_log(url)
     first, second, third = ids([known], 3)
     strange = [uuid.uuid4().hex, "", "\0", "\ud800", "x" * 500]
     pairs = [(first, "late"), *((name, "late") for name in strange), (second, 12.5)]
-    assert log.record(engine, pairs) == (2, 0, 0, [1, 2, 3, 4, 5])
-    assert log.record(engine, pairs) == (0, 2, 0, [1, 2, 3, 4, 5])
+    assert record_ground_truth(engine, pairs) == (2, 0, 0, [1, 2, 3, 4, 5])
+    assert record_ground_truth(engine, pairs) == (0, 2, 0, [1, 2, 3, 4, 5])
     again = [(first, "on time"), (second, 12.5), (third, 1), (third, 1), (third, 2)]
-    assert log.record(engine, again) == (1, 2, 2, [])
-    assert log.record(engine, []) == (0, 0, 0, [])
+    assert record_ground_truth(engine, again) == (1, 2, 2, [])
+    assert record_ground_truth(engine, []) == (0, 0, 0, [])
     with engine.connect() as connection:
         mine = OUTCOMES.c.prediction_id.in_((first, second, third))
         query = sa.select(OUTCOMES.c.prediction_id, OUTCOMES.c.value).where(mine)
@@ -648,13 +678,15 @@ def test_outcomes_that_come_twice_at_the_same_time_are_recorded_once(
     known = entry(3000)
     with writing(url, tmp_path) as writer:
         send(writer, [known])
-    engine = log.open_log(url)
+    engine = open_log(url)
     pairs = [(name, 1.0) for name in ids([known], 3000)]
 
-    async def both() -> list[log.Recorded]:
-        there_and_back = asyncio.to_thread(log.record, engine, pairs[::-1])
+    async def both() -> list[Recorded]:
+        there_and_back = asyncio.to_thread(record_ground_truth, engine, pairs[::-1])
         return list(
-            await asyncio.gather(asyncio.to_thread(log.record, engine, pairs), there_and_back)
+            await asyncio.gather(
+                asyncio.to_thread(record_ground_truth, engine, pairs), there_and_back
+            )
         )
 
     assert sorted(asyncio.run(both())) == [(0, 3000, 0, []), (3000, 0, 0, [])]
@@ -666,17 +698,17 @@ def test_prune_deletes_old_predictions_with_their_outcomes(url: str, tmp_path: P
     old, new = (entry(7000, time=line + timedelta(days=days)) for days in (-1, 1))
     with writing(url, tmp_path) as writer:
         assert send(writer, [old, new]) == [None, None]
-    engine = log.open_log(url)
-    log.record(engine, [(name, 1) for name in ids([old, new], 7000)])
-    assert log.prune(engine, line) == 7000
-    assert log.prune(engine, line) == 0
-    assert log.answers(engine, old.prefix) == []
-    assert len(log.answers(engine, new.prefix)) == 7000
+    engine = open_log(url)
+    record_ground_truth(engine, [(name, 1) for name in ids([old, new], 7000)])
+    assert prune(engine, line) == 7000
+    assert prune(engine, line) == 0
+    assert read_predictions(engine, old.prefix) == []
+    assert len(read_predictions(engine, new.prefix)) == 7000
     with engine.connect() as connection:
         there = set(connection.scalars(sa.select(OUTCOMES.c.prediction_id)))
     assert not there & set(ids([old], 7000))
     assert there >= set(ids([new], 7000))
-    assert log.prune(engine, line + timedelta(days=2)) == 7000  # leave no years-old rows behind
+    assert prune(engine, line + timedelta(days=2)) == 7000  # leave no years-old rows behind
     engine.dispose()
 
 
@@ -688,6 +720,6 @@ def test_prune_makes_a_file_smaller(file: Path, tmp_path: Path) -> None:
     with writing(url, tmp_path) as writer:
         send(writer, [entry(2000) for _ in range(10)])
     before = file.stat().st_size
-    assert log.prune(log.open_log(url), datetime.now(UTC)) == 20_000
+    assert prune(open_log(url), datetime.now(UTC)) == 20_000
     assert file.stat().st_size < before / 4
     assert audit.verify(audit.open_audit(url), "model", {}) == []

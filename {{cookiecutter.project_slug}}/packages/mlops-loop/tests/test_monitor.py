@@ -20,7 +20,9 @@ from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
 from mlops_loop.monitoring import drift, monitor, pages
 from mlops_loop.monitoring.monitoring_window import fits, read_window
-from mlops_loop.prediction_log import log
+from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.monitoring_windows import read_windows
+from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS, REFUSALS
 from mlops_loop.release.smoke_test import as_json
 from mlops_loop.scoring.bundle import REFERENCE, open_bundle
 
@@ -90,7 +92,7 @@ def rules(found: dict, verdict: str = "") -> set[str]:
 def refuse(kind: str, place: str, requests: int) -> None:
     row = {"id": uuid4().hex, "time": END - timedelta(days=1), "kind": kind, "place": place}
     with engine().begin() as connection:
-        connection.execute(log.REFUSALS.insert(), [row | {"requests": requests}])
+        connection.execute(REFUSALS.insert(), [row | {"requests": requests}])
 
 
 def test_where_a_shared_registry_is_away_the_bundle_at_hand_is_judged(
@@ -298,7 +300,7 @@ def test_another_version_s_answers_are_traffic_but_not_the_champion_s_performanc
 
 def test_answers_to_another_question_are_left_out_and_told(learned) -> None:
     """As when the contract was changed within the window: other features, or answers of another kind."""
-    logged, predictions = log_rows(learned), log.PREDICTIONS
+    logged, predictions = log_rows(learned), PREDICTIONS
     answer = {"value": 1} if load_schema().classes else {"probabilities": {}}
     with engine().begin() as connection:
         for ids, change in (
@@ -368,7 +370,7 @@ def test_equal_predictions_have_a_page(learned) -> None:
 
 
 def read(url: str, most: int = 100) -> tuple:
-    database, start = log.open_log(url), END - timedelta(days=7)
+    database, start = open_log(url), END - timedelta(days=7)
     return read_window(database, start, END, "unpromoted", load_schema(), most)
 
 
@@ -389,8 +391,8 @@ def test_a_sample_is_read_that_is_the_same_each_time_and_on_each_database(
             connection.execute(sa.text("ALTER ROLE CURRENT_USER SET timezone = 'America/Havana'"))
         monkeypatch.setenv("PREDICTION_LOG_URL", server.url)
         database = engine()
-        with log.open_log(url).connect() as old, database.begin() as new:
-            for table in (log.PREDICTIONS, log.OUTCOMES):
+        with open_log(url).connect() as old, database.begin() as new:
+            for table in (PREDICTIONS, OUTCOMES):
                 new.execute(
                     table.insert(), [dict(row) for row in old.execute(table.select()).mappings()]
                 )
@@ -405,7 +407,7 @@ def test_a_sample_is_read_that_is_the_same_each_time_and_on_each_database(
         times = [pd.to_datetime(found.answered["time"], utc=True) for found in (first, there)]
         assert times[0].equals(times[1])
         assert monitor.monitor(7, END)["rows"] == ROWS
-        (stored,) = log.windows(database, load_settings().mlflow_experiment_name, 1)
+        (stored,) = read_windows(database, load_settings().mlflow_experiment_name, 1)
         assert stored["end"] == END
 
 

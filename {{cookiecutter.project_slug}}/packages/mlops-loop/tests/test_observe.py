@@ -19,7 +19,8 @@ from mlops_loop import NAME
 from mlops_loop.base import files
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import load_schema
-from mlops_loop.prediction_log import log
+from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.tables import WINDOWS
 from mlops_loop.scoring.bundle import PROMOTION, open_bundle
 from mlops_loop.serving import metrics
 from mlops_loop.serving.http.telemetry import ENDPOINTS, JsonLines
@@ -152,8 +153,8 @@ def window(days: int, summary: dict, model: str = "") -> None:
     now = datetime.now(UTC)
     row = {"model": model or load_settings().mlflow_experiment_name, "name": str(days), "made": now}
     row |= {"start": now - timedelta(days + 1), "end": now - timedelta(days), "summary": summary}
-    with log.open_log("sqlite:///predictions.db").begin() as connection:
-        connection.execute(sa.insert(log.WINDOWS), row)
+    with open_log("sqlite:///predictions.db").begin() as connection:
+        connection.execute(sa.insert(WINDOWS), row)
 
 
 def test_the_metrics_tell_what_the_monitor_found_and_when_the_champion_was_promoted(

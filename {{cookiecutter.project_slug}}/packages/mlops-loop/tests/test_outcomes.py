@@ -16,8 +16,9 @@ from mlops_loop.batch.ground_truth import record_file
 from mlops_loop.cli.app import APP
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
-from mlops_loop.prediction_log import log
-from mlops_loop.prediction_log.log import OUTCOMES, PREDICTIONS, Entry
+from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.predictions import Entry, insert_predictions
+from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
 
 URL = "sqlite:///predictions.db"
 
@@ -26,9 +27,11 @@ def predicted(count: int, days: int = 0) -> list[str]:
     """Log some predictions; return their ids."""
     prefix, when = uuid.uuid4().hex[:28], datetime(2026, 1, 1 + days, tzinfo=UTC)
     rows = b"[" + b",".join([b"[{},{}]"] * count) + b"]"
-    engine = log.open_log(URL)
+    engine = open_log(URL)
     with engine.begin() as connection:
-        log.insert(connection, [Entry(prefix, when, None, "1", "champion", None, 1.0, rows)])
+        insert_predictions(
+            connection, [Entry(prefix, when, None, "1", "champion", None, 1.0, rows)]
+        )
     return [f"{prefix}{row:04x}" for row in range(count)]
 
 
@@ -39,7 +42,7 @@ def values(schema: Schema, count: int) -> list[Any]:
 
 
 def recorded() -> dict[str, Any]:
-    with log.open_log(URL).connect() as connection:
+    with open_log(URL).connect() as connection:
         query = sa.select(OUTCOMES.c.prediction_id, OUTCOMES.c.value)
         return dict(tuple(row) for row in connection.execute(query))
 
@@ -135,7 +138,7 @@ def test_prune_of_the_command_line_leaves_the_audit_log_alone(project: Path) -> 
     from mlops_loop.release import audit
 
     old, new = predicted(3), predicted(2)
-    engine = log.open_log(URL)
+    engine = open_log(URL)
     with engine.begin() as connection:
         moved = (
             sa.update(PREDICTIONS).where(PREDICTIONS.c.id.in_(new)).values(time=datetime.now(UTC))

@@ -12,8 +12,10 @@ from fastapi.testclient import TestClient
 
 from mlops_loop import NAME
 from mlops_loop.contract.schema import load_schema
-from mlops_loop.prediction_log import log
-from mlops_loop.prediction_log.log import REFUSALS
+from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.rejected_requests import count_rejected, insert_rejected, to_rows
+from mlops_loop.prediction_log.retention import prune
+from mlops_loop.prediction_log.tables import REFUSALS
 from mlops_loop.serving.app import create_app
 from mlops_loop.serving.open_inference.protocol import TAKEN
 from mlops_loop.serving.request_schema import NOT_A_COLUMN
@@ -29,7 +31,7 @@ JSON = {"Content-Type": "application/json"}
 def refused() -> dict[tuple[str, str], int]:
     """All that was refused in the last hour."""
     now = datetime.now(UTC)
-    return log.refused(log.open_log(URL), now - timedelta(hours=1), now + timedelta(hours=1))
+    return count_rejected(open_log(URL), now - timedelta(hours=1), now + timedelta(hours=1))
 
 
 def wrong(name: str) -> Any:
@@ -92,7 +94,7 @@ def test_refusals_are_counted_by_kind_and_column(client, row) -> None:
         assert client.get("/v1/predict").status_code == 405
         assert client.post("/v1/predict", json={"rows": [row]}).status_code == 200
     assert refused() == expected
-    with log.open_log(URL).connect() as connection:
+    with open_log(URL).connect() as connection:
         stored = [dict(line) for line in connection.execute(REFUSALS.select()).mappings()]
     assert SECRET not in str(stored)
     assert all(len(line["id"]) == 32 and line["requests"] >= 1 for line in stored)
@@ -126,7 +128,7 @@ def test_refusals_are_in_the_log_within_seconds_from_all_workers(project, row) -
 
 
 def test_what_is_read_begins_at_the_start_and_ends_before_the_end(project) -> None:
-    engine, noon = log.open_log(URL), datetime(2013, 1, 1, 12, tzinfo=UTC)
+    engine, noon = open_log(URL), datetime(2013, 1, 1, 12, tzinfo=UTC)
     hour = timedelta(hours=1)
     counts = [
         {("contract", "a" * 500): (n + 1, noon + n * hour), ("size", ""): (1, noon)}
@@ -134,16 +136,16 @@ def test_what_is_read_begins_at_the_start_and_ends_before_the_end(project) -> No
     ]
     with engine.begin() as connection:
         for count in counts:
-            rows = log.refusals(count)
-            log.refuse(connection, rows)
-            log.refuse(connection, rows)  # when nobody knows whether it was
+            rows = to_rows(count)
+            insert_rejected(connection, rows)
+            insert_rejected(connection, rows)  # when nobody knows whether it was
     place = "a" * 128
-    assert log.refused(engine, noon, noon + 2 * hour) == {
+    assert count_rejected(engine, noon, noon + 2 * hour) == {
         ("contract", place): 1 + 2,
         ("size", ""): 3,
     }
-    assert log.refused(engine, noon + hour, noon + 2 * hour) == {("contract", place): 2}
-    assert log.refused(engine, noon + 9 * hour, noon + 10 * hour) == {}
-    assert log.prune(engine, noon + hour) == 0  # predictions; of which there are none
+    assert count_rejected(engine, noon + hour, noon + 2 * hour) == {("contract", place): 2}
+    assert count_rejected(engine, noon + 9 * hour, noon + 10 * hour) == {}
+    assert prune(engine, noon + hour) == 0  # predictions; of which there are none
     with engine.connect() as connection:
         assert connection.scalar(sa.select(sa.func.sum(REFUSALS.c.requests))) == 2 + 3

@@ -25,7 +25,8 @@ from mlops_loop.data import tables
 from mlops_loop.monitoring import retrain
 from mlops_loop.monitoring.retrain import Evidence, decide
 from mlops_loop.monitoring.retraining_summary import FOLDER
-from mlops_loop.prediction_log.log import WINDOWS, open_log
+from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.tables import WINDOWS
 from mlops_loop.release import audit
 from mlops_loop.release.champion import roll_back
 from mlops_loop.release.promote import promote

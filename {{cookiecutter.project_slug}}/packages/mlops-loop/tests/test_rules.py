@@ -13,7 +13,8 @@ import yaml
 
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import load_schema
-from mlops_loop.prediction_log import log
+from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.tables import WINDOWS
 from mlops_loop.serving import metrics
 from mlops_loop.serving.pages import status
 
@@ -77,10 +78,8 @@ def exposition(project: Path, row: dict[str, Any]) -> str:
         "performance": {"coverage": 1, "metrics": {"x": dict.fromkeys(metrics.BOUNDS, 0.5)}},
     }
     found = {"model": load_settings().mlflow_experiment_name, "name": "x", "summary": summary}
-    with log.open_log("sqlite:///predictions.db").begin() as connection:
-        connection.execute(
-            sa.insert(log.WINDOWS), found | dict.fromkeys(("start", "end", "made"), now)
-        )
+    with open_log("sqlite:///predictions.db").begin() as connection:
+        connection.execute(sa.insert(WINDOWS), found | dict.fromkeys(("start", "end", "made"), now))
     with running() as (address, _):
         for rows, code in (([row], 200), ([{}], 422)):
             answer = requests.post(f"{address}/v1/predict", json={"rows": rows}, timeout=60)

@@ -17,7 +17,8 @@ from fastapi.testclient import TestClient
 from mlops_loop import NAME
 from mlops_loop.base import files
 from mlops_loop.contract.schema import load_schema
-from mlops_loop.prediction_log import log
+from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.serving.app import create_app
 from mlops_loop.serving.http import middleware
 
@@ -159,8 +160,8 @@ def test_a_request_is_logged_once_also_if_the_log_goes_away_between(
         away.rename(folder)
         until(lambda: there()["answers"] and not there()["spool_bytes"])
         assert (send("a"), send("b")) == (first, second)
-    with log.open_log(f"sqlite:///{folder}/log.db").connect() as connection:
-        assert len(connection.execute(log.PREDICTIONS.select()).all()) == 3
+    with open_log(f"sqlite:///{folder}/log.db").connect() as connection:
+        assert len(connection.execute(PREDICTIONS.select()).all()) == 3
 
 
 def test_too_much_at_once_is_refused_for_the_moment(client, row, monkeypatch) -> None:

@@ -15,7 +15,8 @@ from fastapi.testclient import TestClient
 from mlops_loop import NAME
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import load_schema
-from mlops_loop.prediction_log import log
+from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.tables import WINDOWS
 from mlops_loop.serving.app import create_app
 from mlops_loop.serving.pages import model_page, status
 from mlops_loop.serving.pages.status import Recorder, Sample
@@ -50,8 +51,8 @@ def found(month: int, model: str | None = None, name: str = "", **changes: Any) 
         "name": name or f"{start:%Y-%m-%d}",
     }
     row |= {"start": start, "end": start + timedelta(days=30), "made": made, "summary": summary}
-    with log.open_log(URL).begin() as connection:
-        connection.execute(sa.insert(log.WINDOWS), row)
+    with open_log(URL).begin() as connection:
+        connection.execute(sa.insert(WINDOWS), row)
     return made
 
 
@@ -64,7 +65,7 @@ def drifted(*names: str, score: float = 1.2) -> dict[str, Any]:
 
 @pytest.fixture
 def service(project: Path) -> Service:
-    log.open_log(URL)
+    open_log(URL)
     return Service(load_settings())
 
 
@@ -180,7 +181,7 @@ def test_the_state_tells_what_is_wrong(service) -> None:
     service.champion.refused = "it is broken"
     assert shown()[0] == "poor"
     assert "a newer bundle cannot be served (champion)" in shown()[1]
-    service.writer.answers = False
+    service.writer.database.available = False
     assert "the prediction log is away" in shown()[1]
     service.writer.full = True
     assert shown()[0] == "bad"
@@ -221,8 +222,8 @@ def test_windows_without_outcomes_or_of_a_later_version_are_shown_as_far_as_they
         },
     )
     assert "mae 8" in words(read(service))
-    with log.open_log(URL).begin() as connection:
-        connection.execute(sa.update(log.WINDOWS).values(summary={}))
+    with open_log(URL).begin() as connection:
+        connection.execute(sa.update(WINDOWS).values(summary={}))
     assert "nothing" in words(read(service))
 
 

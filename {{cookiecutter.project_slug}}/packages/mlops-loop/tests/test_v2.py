@@ -12,7 +12,7 @@ from mlops_loop import NAME
 from mlops_loop.base import files
 from mlops_loop.contract.limits import MAX_ROWS
 from mlops_loop.contract.schema import Column, load_schema
-from mlops_loop.prediction_log import log
+from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.serving.app import create_app
 from mlops_loop.serving.open_inference import protocol
@@ -118,7 +118,7 @@ def test_every_prediction_is_logged_under_the_id_that_is_answered(client, row) -
     start = datetime.now(UTC)
     answer = infer(client, tensors([row, row]), id="mine").json()
     assert (answer["model_name"], answer["id"]) == (NAME, "mine")
-    stored = read_log(log.open_log("sqlite:///predictions.db"), start, answer["model_version"])
+    stored = read_log(open_log("sqlite:///predictions.db"), start, answer["model_version"])
     assert [line["id"] for line in stored] == output(answer, "prediction_id").tolist()
     assert [line["features"] for line in stored] == [row, row]
     assert [line["output"] for line in stored] == rows_of(answer)

@@ -15,7 +15,10 @@ from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
 from mlops_loop.monitoring.compare import scores
 from mlops_loop.monitoring.performance import similar_errors
-from mlops_loop.prediction_log import log
+from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.ground_truth import Recorded, record_ground_truth
+from mlops_loop.prediction_log.predictions import Entry, insert_predictions
+from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
 from mlops_loop.release.smoke_test import as_json
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.scoring.scorer import open_scorer
@@ -26,7 +29,7 @@ REQUEST = 50  # rows
 
 
 def engine() -> sa.Engine:
-    return log.open_log(load_settings().prediction_log_url)
+    return open_log(load_settings().prediction_log_url)
 
 
 def log_rows(
@@ -45,7 +48,7 @@ def log_rows(
             )
             prefix, at = uuid.uuid4().hex[:28], end - timedelta(days=days * (1 - first / len(rows)))
             facts = prefix, at, None, version or bundle.version, "champion", None, 1.0
-            log.insert(connection, [log.Entry(*facts, msgspec.json.encode(pairs))])
+            insert_predictions(connection, [Entry(*facts, msgspec.json.encode(pairs))])
             found += [(f"{prefix}{place:04x}", output) for place, (_, output) in enumerate(pairs)]
     return pd.DataFrame(found, columns=["id", "output"])
 
@@ -76,10 +79,10 @@ def wrong(logged: pd.DataFrame) -> list:
     return np.asarray(schema.classes)[scored.argmin(axis=1)].tolist()
 
 
-def come_true(logged: pd.DataFrame, values: list, days: float = 2) -> log.Recorded:
+def come_true(logged: pd.DataFrame, values: list, days: float = 2) -> Recorded:
     """Record outcomes, as of so many days after the predictions."""
-    done = log.record(engine(), list(zip(logged["id"], values, strict=True)))
-    outcomes, predictions = log.OUTCOMES.c, log.PREDICTIONS.c
+    done = record_ground_truth(engine(), list(zip(logged["id"], values, strict=True)))
+    outcomes, predictions = OUTCOMES.c, PREDICTIONS.c
     made = (
         sa.select(predictions.time)
         .where(predictions.id == outcomes.prediction_id)
@@ -89,7 +92,7 @@ def come_true(logged: pd.DataFrame, values: list, days: float = 2) -> log.Record
         times = {
             row[0]: row[1] for row in connection.execute(sa.select(outcomes.prediction_id, made))
         }
-        change = sa.update(log.OUTCOMES).where(outcomes.prediction_id == sa.bindparam("key"))
+        change = sa.update(OUTCOMES).where(outcomes.prediction_id == sa.bindparam("key"))
         change = change.values(time=sa.bindparam("at"))
         rows = [{"key": key, "at": at + timedelta(days=days)} for key, at in times.items() if at]
         connection.execute(change, rows)

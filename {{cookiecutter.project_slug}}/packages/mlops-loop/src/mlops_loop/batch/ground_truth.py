@@ -17,7 +17,8 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.data.cast import check_rows
 from mlops_loop.data.source import batches
-from mlops_loop.prediction_log import log
+from mlops_loop.prediction_log.connection import open_log, unusable
+from mlops_loop.prediction_log.ground_truth import record_ground_truth
 from mlops_loop.scoring.bundle import open_bundle
 
 CHUNK = 10_000  # outcomes in one transaction
@@ -54,9 +55,9 @@ def record(engine: sa.Engine, rows: pd.DataFrame) -> tuple[list[int], list[list[
     for start in range(0, len(pairs), CHUNK):
         part = pairs[start : start + CHUNK]
         try:
-            done = log.record(engine, part)
+            done = record_ground_truth(engine, part)
         except SQLAlchemyError as error:
-            raise log.unusable(error) from None
+            raise unusable(error) from None
         counts = [sum(pair) for pair in zip(counts, done[:3], strict=True)]
         unknown += [list(part[position]) for position in done.unknown]
     return counts, unknown
@@ -85,7 +86,7 @@ def record_file(source: str) -> Counts:
     """
     settings = load_settings()
     schema = open_bundle(Path(settings.bundle)).schema
-    engine = log.open_log(settings.prediction_log_url)
+    engine = open_log(settings.prediction_log_url)
     counts, unknown, rejected = [0, 0, 0], list[list[Any]](), list[list[Any]]()
     for table in batches(source, schema.missing):
         good, bad = divide(table, schema)

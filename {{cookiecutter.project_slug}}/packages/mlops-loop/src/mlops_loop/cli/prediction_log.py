@@ -17,11 +17,12 @@ def log_prune(
     from sqlalchemy.exc import SQLAlchemyError
 
     from mlops_loop.base.settings import load_settings
-    from mlops_loop.prediction_log import log
+    from mlops_loop.prediction_log.connection import open_log, unusable
+    from mlops_loop.prediction_log.retention import prune
 
-    engine = log.open_log(load_settings().prediction_log_url)
+    engine = open_log(load_settings().prediction_log_url)
     try:
-        pruned = log.prune(engine, datetime.now(UTC) - timedelta(days=older_than))
+        pruned = prune(engine, datetime.now(UTC) - timedelta(days=older_than))
     except SQLAlchemyError as error:
-        raise log.unusable(error) from None
+        raise unusable(error) from None
     print(f"{pruned:,} predictions deleted that were older than {older_than} days")

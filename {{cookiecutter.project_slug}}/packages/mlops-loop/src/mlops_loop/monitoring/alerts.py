@@ -18,7 +18,8 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from mlops_loop.base.settings import Settings
-from mlops_loop.prediction_log import log
+from mlops_loop.prediction_log.connection import unusable
+from mlops_loop.prediction_log.tables import lock_database
 
 FIRING, RESOLVED = "firing", "resolved"
 TABLES = sa.MetaData()
@@ -86,7 +87,7 @@ def tell(engine: sa.Engine, settings: Settings, summary: Mapping[str, Any]) -> T
             if events:
                 confirm(engine, summary["model"], events, delivered)
     except SQLAlchemyError as error:
-        raise log.unusable(error) from None
+        raise unusable(error) from None
     return Told(lines, "; ".join(problems))
 
 
@@ -103,7 +104,7 @@ def record(
     model, end, now = summary["model"], moment(summary["end"]), datetime.now(UTC)
     mine = ALERTS.c.model == model
     with engine.begin() as connection:
-        log.alone(connection)
+        lock_database(connection)
         TABLES.create_all(connection)
         newest = connection.scalar(sa.select(NEWEST.c.end).where(NEWEST.c.model == model))
         if newest and end < moment(newest):
@@ -180,7 +181,7 @@ def confirm(
 ) -> None:
     """Keep what was told, and let go of the rest for the next run."""
     with engine.begin() as connection:
-        log.alone(connection)
+        lock_database(connection)
         for alert in events:
             told = {channel: alert["state"] for channel in delivered if is_due(alert, channel)}
             claim = (ALERTS.c.rule == alert["rule"]) & (ALERTS.c.claimed == alert["claimed"])

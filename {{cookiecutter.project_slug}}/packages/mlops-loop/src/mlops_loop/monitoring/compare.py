@@ -21,7 +21,8 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import FEWEST_DAYS, resample
-from mlops_loop.prediction_log.log import OUTCOMES, PREDICTIONS, open_log
+from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.scoring.operating_point import OperatingPoint
 

@@ -25,8 +25,8 @@ from mlops_loop.metrics import tasks
 from mlops_loop.metrics.calibration import held_out_scores
 from mlops_loop.monitoring import alerts, compare, drift, pages, performance
 from mlops_loop.monitoring.monitoring_window import Window, features, logged, name_of, read_window
-from mlops_loop.prediction_log import log
-from mlops_loop.prediction_log.log import WINDOWS
+from mlops_loop.prediction_log.connection import open_log, unusable
+from mlops_loop.prediction_log.tables import WINDOWS, lock_database
 from mlops_loop.scoring.bundle import HELD_OUT, REFERENCE, Bundle, open_bundle
 from mlops_loop.scoring.operating_point import OperatingPoint
 
@@ -312,7 +312,7 @@ def monitor(days: float | None = None, until: datetime | None = None) -> dict[st
         )
     start, engine = (
         end - timedelta(days=days or params.monitor.days),
-        log.open_log(settings.prediction_log_url),
+        open_log(settings.prediction_log_url),
     )
     window = read_window(engine, start, end, bundle.version, bundle.schema, params.monitor.max_rows)
     found, not_judged, alarms, report = look(window, bundle, params)
@@ -355,11 +355,11 @@ def store(engine: sa.Engine, summary: dict[str, Any]) -> None:
     same = (WINDOWS.c.model == row["model"]) & (WINDOWS.c.name == row["name"])
     try:
         with engine.begin() as connection:
-            log.alone(connection)
+            lock_database(connection)
             connection.execute(sa.delete(WINDOWS).where(same))
             connection.execute(sa.insert(WINDOWS), row)
     except SQLAlchemyError as error:
-        raise log.unusable(error) from None
+        raise unusable(error) from None
 
 
 def stored(engine: sa.Engine, settings: Settings) -> list[dict[str, Any]]:
@@ -369,7 +369,7 @@ def stored(engine: sa.Engine, settings: Settings) -> list[dict[str, Any]]:
         with engine.connect() as connection:
             return list(connection.scalars(query.order_by(WINDOWS.c.end, WINDOWS.c.start)))
     except SQLAlchemyError as error:
-        raise log.unusable(error) from None
+        raise unusable(error) from None
 
 
 def said(summary: dict[str, Any]) -> Iterable[str]:
@@ -392,7 +392,7 @@ def said(summary: dict[str, Any]) -> Iterable[str]:
 def show(days: int | None = None, until: datetime | None = None) -> None:
     """Monitor, print what was found and tell it on; raise a Refusal if there is a verdict."""
     summary, settings = monitor(days, until), load_settings()
-    told = alerts.tell(log.open_log(settings.prediction_log_url), settings, summary)
+    told = alerts.tell(open_log(settings.prediction_log_url), settings, summary)
     print("\n".join(said(summary)))
     for line in told.lines:
         print(line)

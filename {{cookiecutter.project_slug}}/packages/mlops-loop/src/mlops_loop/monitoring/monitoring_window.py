@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.contract.schema import Schema
-from mlops_loop.prediction_log import log
-from mlops_loop.prediction_log.log import OUTCOMES, PREDICTIONS
+from mlops_loop.prediction_log.connection import unusable
+from mlops_loop.prediction_log.rejected_requests import count_rejected
+from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
 
 REQUEST = 28  # digits of a prediction's id that name its request
 EARLIER = 4  # windows before this one that say how many rows are usual
@@ -63,9 +64,9 @@ def read_window(
             for number in range(1, EARLIER + 1):
                 before = between(start - number * length, end - number * length)
                 earlier.append(connection.scalar(sa.select(sa.func.count()).where(before)) or 0)
-        refused = log.refused(engine, start, end)
+        refused = count_rejected(engine, start, end)
     except SQLAlchemyError as error:
-        raise log.unusable(error) from None
+        raise unusable(error) from None
     counts = sum(versions.values()), requests, versions, earlier, refused
     mine, labelled = fitting(answered, schema), fitting(labelled, schema)
     others = len(answered) - len(mine)

@@ -35,8 +35,8 @@ from mlops_loop.data import ingest, tables
 from mlops_loop.data.split import SPLITS
 from mlops_loop.metrics import tasks
 from mlops_loop.monitoring import retraining_summary
-from mlops_loop.prediction_log import log as predictions
-from mlops_loop.prediction_log.log import WINDOWS
+from mlops_loop.prediction_log.connection import open_log, unusable
+from mlops_loop.prediction_log.tables import WINDOWS
 from mlops_loop.release import audit
 from mlops_loop.release.champion import install, settle, target
 from mlops_loop.release.gate_table import print_gates
@@ -202,14 +202,14 @@ def labelled(
 
 def history(settings: Settings, until: datetime) -> list[dict[str, Any]]:
     """Return what the monitor found in the windows that had ended then (UTC), oldest first."""
-    engine, end = predictions.open_log(settings.prediction_log_url), until.replace(tzinfo=UTC)
+    engine, end = open_log(settings.prediction_log_url), until.replace(tzinfo=UTC)
     mine = (WINDOWS.c.model == settings.mlflow_experiment_name) & (WINDOWS.c.end <= end)
     query = sa.select(WINDOWS.c.summary).where(mine).order_by(WINDOWS.c.end, WINDOWS.c.start)
     try:
         with engine.connect() as connection:
             return list(connection.scalars(query))
     except SQLAlchemyError as error:
-        raise predictions.unusable(error) from None
+        raise unusable(error) from None
 
 
 def decays(

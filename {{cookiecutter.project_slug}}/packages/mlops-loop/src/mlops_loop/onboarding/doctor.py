@@ -19,7 +19,8 @@ from mlops_loop.base.errors import Failure, Refusal, redacted
 from mlops_loop.base.params import Sql, load_params
 from mlops_loop.base.project import current_project
 from mlops_loop.base.settings import load_settings
-from mlops_loop.prediction_log.log import PREDICTIONS, open_log
+from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.release import audit, registry
 from mlops_loop.release.champion import problems
 from mlops_loop.scoring.bundle import open_bundle

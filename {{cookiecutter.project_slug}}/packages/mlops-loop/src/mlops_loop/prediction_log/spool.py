@@ -1,6 +1,7 @@
 """Spool: predictions on disk that wait for the log's database, one file of JSON lines per process.
 
-Who uses a file holds its lock, so that a file without one is of a process that has ended.
+A process holds the lock of the file that it uses: a file that is not locked belongs to a process
+that has ended.
 """
 
 import os
@@ -14,15 +15,15 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock, Timeout
 
-from mlops_loop.prediction_log.log import Entry
+from mlops_loop.prediction_log.predictions import Entry
 
 CHUNK = 1 << 20  # bytes that are replayed at a time
 LINE = msgspec.json.Decoder(tuple[Entry, msgspec.Raw])
 ROWS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-class Full(Exception):
-    """There is no place for a prediction: it cannot be kept, so it must not be answered."""
+class LogFull(Exception):
+    """A prediction cannot be stored, so it must not be answered."""
 
 
 def to_line(entry: Entry) -> bytes:
@@ -59,48 +60,56 @@ class Spool:
     def __init__(self, folder: Path, limit: int) -> None:
         """Make the folder; `limit` is in bytes, of all files together."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.limit = folder, limit
+        self.folder = folder
+        self.limit = limit
         self.mutex = threading.RLock()
         self.file: FileIO | None = None
         self.lock: FileLock | None = None
         self.counts: dict[Path, int] = {}  # rows of each file that this process made
 
     def append(self, lines: Sequence[bytes], rows: int) -> None:
-        """Write lines, of `rows` rows; when this returns they are on disk. Raises Full if they cannot be."""
+        """Write lines, of `rows` rows; when this returns they are on disk.
+
+        Raises LogFull if they cannot be.
+        """
         data = b"".join(lines)
         with self.mutex:
             try:
                 if size(self.folder) + len(data) > self.limit:
-                    raise Full("the spool is full")
-                file = self.file or self.create()
-                path, end = Path(str(file.name)), file.tell()
+                    raise LogFull("the spool is full")
+                file = self.file or self.create_file()
+                path = Path(str(file.name))
+                end = file.tell()
                 try:
                     write(file, data)
                 except OSError:
-                    with suppress(OSError):  # no half a line may stay, if it can be helped
+                    with suppress(OSError):  # leave no half line
                         file.truncate(end)
                     self.rotate()
                     raise
             except OSError as error:
-                raise Full(f"the spool cannot be written: {error.strerror}") from None
+                raise LogFull(f"the spool cannot be written: {error.strerror}") from None
             self.counts[path] += rows
 
-    def create(self) -> FileIO:
+    def create_file(self) -> FileIO:
         path = self.folder / f"{uuid.uuid4().hex}.jsonl"
         lock = FileLock(path.with_suffix(".lock"), thread_local=False)
         lock.acquire()  # before there is a file that another process might take
-        self.lock, self.file, self.counts[path] = lock, FileIO(path, "x"), 0
+        self.lock = lock
+        self.file = FileIO(path, "x")
+        self.counts[path] = 0
         sync_folder(self.folder)
         return self.file
 
     def rotate(self) -> None:
-        """Leave the file to whoever replays it."""
+        """Release the file, so that it is replayed; the next line begins another one."""
         with self.mutex:
             if self.file:
                 self.file.close()
             if self.lock:
                 self.lock.release()
-            self.file = self.lock = None
+            self.file = None
+            self.lock = None
 
     def rows(self) -> int:
         """Return how many rows of this process are not in the database yet."""
@@ -128,7 +137,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def claimed(path: Path) -> Iterator[bool]:
-    """Give whether the file is there and no process uses it; until the end, none will."""
+    """Lock a file of the spool; give whether that worked and the file is still there."""
     lock = FileLock(path.with_suffix(".lock"), thread_local=False)
     try:
         lock.acquire(blocking=False)
@@ -145,13 +154,14 @@ def claimed(path: Path) -> Iterator[bool]:
 
 
 def chunks(path: Path) -> Iterator[tuple[list[Entry], list[bytes]]]:
-    """Yield the entries of a file, some at a time, and the lines that are none.
+    """Yield the entries of a file, some at a time, and the lines that hold none.
 
     A last line without an end is left out: it was never acknowledged.
     """
     with path.open("rb") as file:
         while lines := file.readlines(CHUNK):
-            entries, broken = [], []
+            entries: list[Entry] = []
+            broken: list[bytes] = []
             for line in lines:
                 try:
                     entries.append(from_line(line))
@@ -161,8 +171,8 @@ def chunks(path: Path) -> Iterator[tuple[list[Entry], list[bytes]]]:
             yield entries, broken
 
 
-def set_aside(folder: Path, lines: Sequence[bytes]) -> Path:
-    """Keep lines that the database will not take, for a person to look at; return where."""
+def keep_rejected(folder: Path, lines: Sequence[bytes]) -> Path:
+    """Keep lines that the database rejects, for a person to look at; return where."""
     path = folder / "refused.txt"
     with FileLock(path.with_suffix(".lock")), path.open("ab", buffering=0) as file:
         write(file, b"".join(lines))

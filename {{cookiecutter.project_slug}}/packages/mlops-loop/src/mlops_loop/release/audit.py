@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from mlops_loop.base.errors import Failure, Refusal, redacted
-from mlops_loop.prediction_log.log import connect
+from mlops_loop.prediction_log.connection import connect
 
 # The events after which another version is champion.
 MOVES = ("promoted", "rolled back", "returned", "restored")

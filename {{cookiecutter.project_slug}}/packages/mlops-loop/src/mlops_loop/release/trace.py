@@ -13,7 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import load_settings
-from mlops_loop.prediction_log.log import PREDICTIONS, open_log
+from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.release import registry
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.tracking import runs

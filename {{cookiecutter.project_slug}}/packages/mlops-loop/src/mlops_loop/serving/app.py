@@ -22,8 +22,8 @@ from starlette.exceptions import HTTPException
 
 from mlops_loop.base.project import current_project
 from mlops_loop.base.settings import load_settings
-from mlops_loop.prediction_log import log
-from mlops_loop.prediction_log.log import Entry
+from mlops_loop.prediction_log.ground_truth import record_ground_truth
+from mlops_loop.prediction_log.predictions import Entry
 from mlops_loop.scoring.predictions import answer_schema, with_ids
 from mlops_loop.serving import metrics
 from mlops_loop.serving.ground_truth import ANY_ID, RECORDED, outcomes_schema, read_outcomes
@@ -148,7 +148,7 @@ def create_app() -> FastAPI:
         """Record what really happened. A later value of the same prediction replaces the earlier one."""
         pairs = read_outcomes(await json_body(request), service.model.bundle.schema)
         try:
-            recorded = await asyncio.to_thread(log.record, service.writer.engine, pairs)
+            recorded = await asyncio.to_thread(record_ground_truth, service.writer.engine, pairs)
         except SQLAlchemyError:
             raise HTTPException(
                 503, "the prediction log is out of reach; try again", AGAIN
@@ -239,7 +239,7 @@ def create_app() -> FastAPI:
         {} if telemetry.telemetry()["tracing"] else {"/v1/predict": direct}
     )  # a span is the framework's
     limits: Any = {"limiter": limiter, "max_bytes": settings.max_body_mb * 2**20}
-    app.add_middleware(Guard, keys=keys, hot=hot, refused=service.writer.refuse, **limits)
+    app.add_middleware(Guard, keys=keys, hot=hot, refused=service.writer.count_rejected, **limits)
     return app
 
 

@@ -18,10 +18,9 @@ from starlette.exceptions import HTTPException
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import Settings
-from mlops_loop.prediction_log import log
-from mlops_loop.prediction_log.log import Entry
-from mlops_loop.prediction_log.spool import Full
-from mlops_loop.prediction_log.writer import Refused, Writer
+from mlops_loop.prediction_log.predictions import Entry, read_predictions
+from mlops_loop.prediction_log.spool import LogFull
+from mlops_loop.prediction_log.writer import EntryRejected, Writer
 from mlops_loop.serving import metrics
 from mlops_loop.serving.hot_reload import Follower
 from mlops_loop.serving.loaded_model import Served
@@ -116,7 +115,7 @@ class Service:
         try:
             async with asyncio.timeout(SECONDS):
                 await self.writer.write(entry)
-        except (Full, Refused, TimeoutError):
+        except (LogFull, EntryRejected, TimeoutError):
             raise HTTPException(503, "the prediction log takes no more; try again", AGAIN) from None
 
     def begin(
@@ -150,14 +149,16 @@ class Service:
         While the log is away, nobody can look that up: the answer may be another version's.
         """
         await self.store(entry)
-        if again is None or not self.writer.answers:
+        if again is None or not self.writer.database.available:
             return None
         try:
-            found = await asyncio.to_thread(log.answers, self.writer.engine, entry.prefix)
+            found = await asyncio.to_thread(read_predictions, self.writer.engine, entry.prefix)
         except SQLAlchemyError:
             return None
-        rows = [row["id"] for row in found], [row["output"] for row in found]
-        return Answered(found[0]["model_version"], *rows) if found else None
+        if not found:
+            return None
+        ids = [row.id for row in found]
+        return Answered(found[0].model_version, ids, [row.output for row in found])
 
     async def shadow(self, read: Read, key: str | None, answered: str, prefix: str) -> None:
         """Let the challenger score a request that was answered; nobody waits for it."""

@@ -8,7 +8,7 @@ from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
 from mlops_loop.base.project import current_project
-from mlops_loop.prediction_log.log import Entry
+from mlops_loop.prediction_log.predictions import Entry
 from mlops_loop.serving.loaded_model import Served
 from mlops_loop.serving.open_inference import protocol
 from mlops_loop.serving.request_schema import Invalid, Rows

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.base.project import current_project
-from mlops_loop.prediction_log import log
+from mlops_loop.prediction_log.monitoring_windows import MonitoringWindow, read_windows
 from mlops_loop.serving import metrics
 from mlops_loop.serving.pages import model_page
 from mlops_loop.serving.service import Service
@@ -98,7 +98,7 @@ class Recorder:
     def __init__(self, service: Service) -> None:
         self.service, self.ended = service, threading.Event()
         self.samples: deque[Sample] = deque(maxlen=SPAN // PAUSE + RATE)
-        self.windows: list[dict[str, Any]] = []
+        self.windows: list[MonitoringWindow] = []
         self.thread = threading.Thread(target=self.run, daemon=True, name="status")
 
     def start(self) -> None:
@@ -124,14 +124,12 @@ class Recorder:
         """Read what the monitor found; while the database is away, what was known stays."""
         model = self.service.settings.mlflow_experiment_name
         try:
-            self.windows = log.windows(self.service.writer.engine, model, WINDOWS)
+            self.windows = read_windows(self.service.writer.engine, model, WINDOWS)
         except SQLAlchemyError:  # the writer has said so
             return
         if self.windows:
             last = self.windows[-1]
-            metrics.found(
-                last["made"], last["end"], last["summary"], self.service.model.bundle.schema
-            )
+            metrics.found(last.made, last.end, last.summary, self.service.model.bundle.schema)
 
 
 def sample() -> Sample:
@@ -338,7 +336,7 @@ Lines = dict[str, list[float | None]]
 
 
 def over_windows(
-    title: str, windows: Sequence[dict[str, Any]], lines: Lines, unit: str, **names: str
+    title: str, windows: Sequence[MonitoringWindow], lines: Lines, unit: str, **names: str
 ) -> str:
     """Return the figure of values over windows; `low` and `high`, if they are there, are a band."""
     low, high = scaled(*lines.values()) if unit != "%" else (0, max(*scaled(*lines.values()), 0.1))
@@ -354,7 +352,7 @@ def over_windows(
         now += (
             f" <small>{shown(lines['low'][-1], unit)} to {shown(lines['high'][-1], unit)}</small>"
         )
-    ends = (f"{windows[0]['start']:%Y-%m-%d}", f"{windows[-1]['end']:%Y-%m-%d}")
+    ends = (f"{windows[0].start:%Y-%m-%d}", f"{windows[-1].end:%Y-%m-%d}")
     marks = {"value": "these windows", "reference": "test window"}
     said = legend(*((kind, marks[name]) for name, kind in names.items()))
     return figure(
@@ -395,13 +393,13 @@ def badges(verdicts: Iterable[str]) -> str:
     return " ".join(found) or "<b class='badge fine'>nothing</b>"
 
 
-def table(windows: Sequence[dict[str, Any]], metric: str) -> str:
+def table(windows: Sequence[MonitoringWindow], metric: str) -> str:
     """Return the windows as a table, the newest one first."""
     rows = []
     for window in reversed(windows):
-        summary, values = window["summary"], metrics.measured(window["summary"]).get(metric, {})
+        summary, values = window.summary, metrics.measured(window.summary).get(metric, {})
         cells = [
-            escape(window["name"]),
+            escape(window.name),
             badges(summary.get("verdicts") or ()),
             shown(metrics.number(summary, "rows")),
             shown(metrics.number(summary, "drift", "share"), "%"),
@@ -416,22 +414,22 @@ def table(windows: Sequence[dict[str, Any]], metric: str) -> str:
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def monitored(windows: Sequence[dict[str, Any]]) -> str:
+def monitored(windows: Sequence[MonitoringWindow]) -> str:
     """Return what the monitor found, as HTML."""
-    windows = [window for window in windows if isinstance(window["summary"], dict)]
+    windows = [window for window in windows if isinstance(window.summary, dict)]
     if not windows:
         return NEVER.format(command=escape(f"{current_project().name} monitor"))
     last = windows[-1]
-    summary = last["summary"]
+    summary = last.summary
     alarms = [
         str(alarm.get("text", ""))
         for alarm in summary.get("alarms") or ()
         if isinstance(alarm, dict)
     ]
     told = "".join(f"<li>{escape(text)}</li>" for text in alarms)
-    share = [known(metrics.number(window["summary"], "drift", "share")) for window in windows]
+    share = [known(metrics.number(window.summary, "drift", "share")) for window in windows]
     found = [over_windows("Columns that drifted", windows, {"value": share}, "%", value="line0")]
-    all_measured = [metrics.measured(window["summary"]) for window in windows]
+    all_measured = [metrics.measured(window.summary) for window in windows]
     metric = next((name for one in reversed(all_measured) for name in one), "")
     if metric:
         lines: Lines = {
@@ -443,9 +441,9 @@ def monitored(windows: Sequence[dict[str, Any]]) -> str:
         "<figure><figcaption>Columns furthest from the reference</figcaption>"
         f"{column_bars(summary)}<p class='hint'>The middle of a bar is the column's threshold.</p></figure>"
     )
-    age = ago(time.time() - last["made"].timestamp())
+    age = ago(time.time() - last.made.timestamp())
     return (
-        f"<p>{badges(summary.get('verdicts') or ())} in {escape(last['name'])}, looked at {escape(age)}</p>"
+        f"<p>{badges(summary.get('verdicts') or ())} in {escape(last.name)}, looked at {escape(age)}</p>"
         f"{f'<ul>{told}</ul>' if told else ''}"
         f"<div class='charts'>{''.join(found)}</div>{table(windows, metric)}"
     )

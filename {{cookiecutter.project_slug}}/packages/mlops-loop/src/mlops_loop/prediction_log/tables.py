@@ -1,0 +1,100 @@
+"""The tables of the prediction log, and how an older database gets what it lacks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.schema import CreateColumn
+
+METADATA = sa.MetaData()
+PLACE_LENGTH = 128  # characters of a column's name that a rejected request keeps
+IDS_PER_STATEMENT = 5000
+ADVISORY_LOCK = 7_151_409_386  # any number, the same in every process
+
+PREDICTIONS = sa.Table(
+    "predictions",
+    METADATA,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("time", sa.DateTime(timezone=True), nullable=False, index=True),  # UTC
+    sa.Column("key_name", sa.String(64)),  # of the API key
+    sa.Column("model_version", sa.String(64), nullable=False),
+    # champion, canary or shadow
+    sa.Column("variant", sa.String(16), nullable=False, server_default="champion"),
+    sa.Column("paired_with", sa.String(32)),  # of a shadow: the prediction that was answered
+    sa.Column("features", sa.JSON, nullable=False),
+    sa.Column("output", sa.JSON, nullable=False),  # {"label": ..., "probabilities": {...}}
+    sa.Column("latency_ms", sa.Float, nullable=False),
+)
+OUTCOMES = sa.Table(
+    "outcomes",  # ground truth
+    METADATA,
+    sa.Column("prediction_id", sa.String(32), primary_key=True),
+    sa.Column("value", sa.JSON, nullable=False),  # a class or a number
+    sa.Column("time", sa.DateTime(timezone=True), nullable=False),  # UTC, when it was recorded
+)
+REFUSALS = sa.Table(
+    "refusals",  # rejected requests, added up over some seconds
+    METADATA,
+    sa.Column("id", sa.String(32), primary_key=True),
+    # UTC, of the last of them
+    sa.Column("time", sa.DateTime(timezone=True), nullable=False, index=True),
+    # as the metric `errors` names it: contract, size, ...
+    sa.Column("kind", sa.String(32), nullable=False),
+    # the column that broke the contract, if one did
+    sa.Column("place", sa.String(PLACE_LENGTH), nullable=False),
+    sa.Column("requests", sa.Integer, nullable=False),
+)
+WINDOWS = sa.Table(
+    "windows",  # what `monitor` found, one row for each model and monitoring window
+    METADATA,
+    sa.Column("model", sa.String(250), primary_key=True),
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("start", sa.DateTime(timezone=True), nullable=False),  # UTC
+    sa.Column("end", sa.DateTime(timezone=True), nullable=False),  # UTC, exclusive
+    sa.Column("made", sa.DateTime(timezone=True), nullable=False),  # UTC
+    sa.Column("summary", sa.JSON, nullable=False),  # as in summary.json
+)
+
+
+def create_missing(engine: sa.Engine) -> None:
+    """Create the tables, and add the columns that an older version's tables lack."""
+    with engine.connect() as connection:
+        if not missing_columns(connection):
+            return
+    with engine.begin() as connection:
+        lock_database(connection)
+        METADATA.create_all(connection)
+        for column in missing_columns(connection):
+            text = CreateColumn(column).compile(dialect=engine.dialect)
+            statement = f"ALTER TABLE {column.table.name} ADD COLUMN {text}"
+            connection.execute(sa.DDL(statement))  # type: ignore[no-untyped-call]
+
+
+def missing_columns(connection: sa.Connection) -> list[sa.Column[Any]]:
+    """Return the columns that the database lacks."""
+    inspector = sa.inspect(connection)
+    tables = set(inspector.get_table_names()) & set(METADATA.tables)
+    present = {
+        (table, column["name"]) for table in tables for column in inspector.get_columns(table)
+    }
+    columns = [column for table in METADATA.sorted_tables for column in table.columns]
+    return [column for column in columns if (column.table.name, column.name) not in present]
+
+
+def lock_database(connection: sa.Connection) -> None:
+    """Hold the lock of those who change tables or outcomes, to the end of this transaction."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    elif connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+
+
+def select_by_id(
+    connection: sa.Connection, key: sa.Column[Any], ids: Sequence[str], *more: sa.Column[Any]
+) -> dict[str, Sequence[Any]]:
+    """Return the rows of a table that have these ids, as id -> the columns in `more`."""
+    found: dict[str, Sequence[Any]] = {}
+    for start in range(0, len(ids), IDS_PER_STATEMENT):
+        query = sa.select(key, *more).where(key.in_(ids[start : start + IDS_PER_STATEMENT]))
+        found |= {row[0]: row[1:] for row in connection.execute(query)}
+    return found
