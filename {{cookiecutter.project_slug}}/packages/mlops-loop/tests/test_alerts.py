@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import Settings
 from mlops_loop.monitoring import alerts
@@ -531,12 +530,11 @@ def test_one_that_dies_while_it_tells_is_followed_by_another(
     engine: sa.Engine, settings: Settings, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receiver.block.clear()
-    package = files.__package__
     code = f"""if True:
         import json, sys
-        from {package}.alerts import tell
-        from {package}.serve import log
-        from {package}.settings import Settings
+        from mlops_loop.monitoring.alerts import tell
+        from mlops_loop.prediction_log import log
+        from mlops_loop.base.settings import Settings
         settings = Settings(alert_webhook={receiver.url!r}, alert_file="out/alerts.jsonl")
         tell(open_log("sqlite:///predictions.db"), settings, json.load(sys.stdin))
     """

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from mlops_loop.base import files
-from mlops_loop.cli.app import app
+from mlops_loop.cli.app import APP
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.monitoring.compare import compare
@@ -86,11 +86,11 @@ def test_the_better_model_is_told_where_there_is_one(project, variant, knowledge
         assert sides["difference"]["value"] == pytest.approx(expected)
         for side in sides.values():
             assert side["low"] <= side["value"] <= side["high"]
-    shown = CliRunner().invoke(app, ["compare"])
+    shown = CliRunner().invoke(APP, ["compare"])
     assert shown.exit_code == 0
     words = {"better": "is better", "worse": "is worse", "open": "cannot be told"}[verdict]
     assert f"{variant} 2 {words}" in shown.output
-    printed = CliRunner().invoke(app, ["compare", "--json"])
+    printed = CliRunner().invoke(APP, ["compare", "--json"])
     assert json.loads(printed.output)["challengers"] == [found]
 
 
@@ -107,7 +107,7 @@ def test_a_pair_is_judged_more_surely_than_two_crowds(project) -> None:
 
 def test_few_outcomes_tell_nothing(project) -> None:
     assert compare()["challengers"] == []
-    shown = CliRunner().invoke(app, ["compare", "--days", "3"])
+    shown = CliRunner().invoke(APP, ["compare", "--days", "3"])
     assert (shown.exit_code, "nothing to compare" in shown.output) == (0, True)
     log("champion", FAIR, outcomes=40)
     log("shadow", GOOD)

@@ -13,13 +13,13 @@ import pytest
 import sqlalchemy as sa
 from filelock import FileLock
 
-from mlops_loop.base import files
+from mlops_loop.base import files, project
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.params import Budget, load_params
 from mlops_loop.base.params import Retrain as Limits
 from mlops_loop.base.pipeline import code, reproduce
 from mlops_loop.base.settings import load_settings
-from mlops_loop.cli import app
+from mlops_loop.cli import monitoring, release
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.monitoring import retrain
@@ -215,7 +215,7 @@ def never() -> None:
 def test_nothing_to_do_is_recorded_and_summed_up(served, monkeypatch, capsys) -> None:
     monkeypatch.setattr(retrain, "reproduce", never)
     before = files.PARAMS.read_bytes()
-    app.retrain(until=later())
+    monitoring.retrain(until=later())
     assert "not retrained: nothing asks for it" in capsys.readouterr().out
     assert events() == ["promoted", "not retrained"]
     line = lines()[-1]
@@ -225,7 +225,7 @@ def test_nothing_to_do_is_recorded_and_summed_up(served, monkeypatch, capsys) ->
     assert files.PARAMS.read_bytes() == before
     assert "no retraining was needed" in written()
     assert json.loads(written("summary.json"))["result"] == "declined"
-    app.audit()
+    release.audit()
 
 
 def test_labels_that_may_still_change_are_not_used(served, monkeypatch) -> None:
@@ -233,7 +233,7 @@ def test_labels_that_may_still_change_are_not_used(served, monkeypatch) -> None:
     evidence = []
     for days in (0, 2):
         change(files.PARAMS, "retrain", label_delay_days=days)
-        app.retrain(until=later())
+        monitoring.retrain(until=later())
         known = times()[times() < pd.Timestamp(later() - days * DAY)]
         evidence.append(json.loads(written("summary.json"))["evidence"])
         assert evidence[-1]["newest"] == known.max().isoformat()
@@ -291,7 +291,7 @@ def test_a_retraining_moves_the_windows_and_promotes(served, monkeypatch, capsys
     assert load_params() == params
     roll_back(None, "to see")
     assert open_bundle(SERVED).version == "1"
-    app.audit()
+    release.audit()
 
 
 def turned(labels: pd.Series, how: str) -> np.ndarray:
@@ -399,7 +399,8 @@ def test_decay_of_the_champion_is_a_reason_and_drift_is_not(served, monkeypatch)
 def test_data_that_is_refused_leaves_everything_as_it_was(served, monkeypatch) -> None:
     monkeypatch.setattr(retrain, "reproduce", reproduce)  # in processes of dvc, as it is in use
     shutil.copy(ROOT / "dvc.yaml", ".")
-    Path("src").symlink_to(ROOT / "src")
+    for folder in ("src", "packages"):
+        Path(folder).symlink_to(ROOT / folder)
     subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], check=True)
     subprocess.run([sys.executable, "-m", "dvc", "config", "core.analytics", "false"], check=True)
     change(files.SCHEMA, min_rows=10**9)  # which is a reason, too
@@ -473,7 +474,7 @@ def test_too_short_a_history_is_one_line(served, monkeypatch) -> None:
 
 
 def test_one_at_a_time_on_this_machine(served, capsys) -> None:
-    command = [sys.executable, "-m", f"{files.__package__}.cli", "retrain", "--force"]
+    command = [*project.command(), "retrain", "--force"]
     with FileLock(retrain.BUSY):
         done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -484,10 +485,11 @@ def test_one_at_a_time_on_this_machine(served, capsys) -> None:
 def test_of_two_machines_that_begin_at_the_same_time_one_does(served, monkeypatch, capsys) -> None:
     code = """
 import sys
-from PACKAGE import audit, registry, retrain
+from mlops_loop.release import audit
+from mlops_loop.tracking.session import experiment_name
 log = audit.open_audit("sqlite:///predictions.db")
 audit.append(log, experiment_name(), None, ("retraining",), event="retraining", until=sys.argv[1], made_of={})
-""".replace("PACKAGE", str(files.__package__))
+"""
     append = audit.append
 
     def overtaken(*given, **facts):
@@ -502,7 +504,7 @@ audit.append(log, experiment_name(), None, ("retraining",), event="retraining", 
     assert "another retraining is running" in capsys.readouterr().out
     assert events() == ["promoted", "retraining", "not retrained"]
     assert files.PARAMS.read_bytes() == before
-    app.audit()
+    release.audit()
 
 
 def test_new_code_is_what_the_model_comes_from(tmp_path, monkeypatch) -> None:

@@ -166,11 +166,11 @@ def look(
         tables.read_table(bundle.folder / name) for name in (REFERENCE, HELD_OUT)
     )
     not_judged, report = dict[str, str](), None
-    tables: dict[str, Any] = {}
-    tables["refused"], alarms = refused(window, monitor)
-    tables["volume"], more = volume(window, monitor)
+    quality: dict[str, Any] = {}
+    quality["refused"], alarms = refused(window, monitor)
+    quality["volume"], more = volume(window, monitor)
     alarms += more
-    if tables["volume"]["usual"] is None:
+    if quality["volume"]["usual"] is None:
         not_judged["quality: volume"] = (
             f"it takes {BEFORE} windows before this one to know what is usual"
         )
@@ -189,11 +189,11 @@ def look(
         share = sum(column["drifted"] for column in columns.values()) / len(columns)
         found["drift"] = {"share": share, "columns": columns}
         alarms += drifted(columns, monitor)
-        tables["nulls"], more = nulls(current, known, limits)
+        quality["nulls"], more = nulls(current, known, limits)
         alarms += more
-        tables["unseen"], more = unseen(current, known, schema, monitor)
+        quality["unseen"], more = unseen(current, known, schema, monitor)
         alarms += more
-        tables["outside"] = outside(current, known, schema)
+        quality["outside"] = outside(current, known, schema)
         found["estimate"] = performance.estimate(
             window.answered["output"], held_out, OperatingPoint.of(bundle.manifest), schema, params
         )
@@ -207,7 +207,7 @@ def look(
                 not_judged[f"decay: {name}"] = (
                     "these outcomes do not tell it, such as those of one class"
                 )
-    return {"quality": tables, **found}, not_judged, alarms, report
+    return {"quality": quality, **found}, not_judged, alarms, report
 
 
 def compared(
