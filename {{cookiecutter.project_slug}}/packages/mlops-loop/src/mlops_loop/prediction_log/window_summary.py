@@ -1,0 +1,185 @@
+"""What `monitor` found in a window: the document in the table `windows` and in summary.json.
+
+Its writer and its readers share these models. Keys are only added while `schema_version` stays. A
+reader takes what an older version wrote, in which keys may be missing.
+"""
+
+import math
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+
+VERDICTS = ("drift", "quality", "decay")
+EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN: a number that is none is null."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+Number = Annotated[float | None, BeforeValidator(finite)]
+Time = Annotated[
+    datetime,
+    PlainSerializer(lambda time: time.isoformat(timespec="seconds"), return_type=str),
+]
+
+
+class Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Alarm(Document):
+    """A rule that fired. Programs go by `id` and `column`; people read `rule` and `text`."""
+
+    rule: str  # "quality: nulls in temperature"
+    id: str = ""  # "quality.nulls"; empty in a document of before it was there
+    column: str | None = None
+    verdict: str
+    value: Number = None
+    limit: Number = None
+    text: str
+
+
+class ColumnDrift(Document):
+    method: str = ""
+    score: Number = None  # null if a side has no value to compare
+    threshold: Number = None
+    drifted: bool = False
+
+
+class Drift(Document):
+    share: Number = None  # of the columns that drifted
+    columns: dict[str, ColumnDrift] = {}
+
+
+class RejectedShare(Document):
+    requests: int = 0
+    share: Number = None
+    limit: Number = None
+    places: dict[
+        str, int
+    ] = {}  # requests by column, or by kind of error where no column is to blame
+
+
+class Volume(Document):
+    rows: int = 0
+    usual: Number = None  # null if too few windows before this one tell
+    limits: tuple[float, float] = (0, 1)  # factors of `usual`
+
+
+class ColumnShare(Document):
+    """The share of a column's values that are missing, or not in the contract."""
+
+    share: Number = None
+    reference: Number = None
+    limit: Number = None
+
+
+class DataQuality(Document):
+    refused: RejectedShare = RejectedShare()
+    volume: Volume = Volume()
+    nulls: dict[str, ColumnShare] = {}
+    unseen: dict[str, ColumnShare] = {}
+    outside: dict[str, Number] = {}  # share of numbers beyond the reference's range
+
+
+class Interval(Document):
+    value: Number = None
+    low: Number = None
+    high: Number = None
+
+
+class Metric(Interval):
+    reference: Number = None  # on the test window
+    drop: Number = None  # by how much it surely is worse, as a share of `reference`
+
+
+class CalibrationError(Document):
+    measure: str = ""
+    value: Number = None
+    reference: Number = None
+    limit: Number = None
+    worse: bool = False
+
+
+class CalibrationBin(Document):
+    predicted: float
+    observed: float
+    rows: float
+
+
+class SliceMetrics(BaseModel, frozen=True, extra="allow"):
+    """A slice's rows, and its metrics under their own names."""
+
+    __pydantic_extra__: dict[str, Number]
+    column: str
+    value: str
+    rows: int
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        return self.__pydantic_extra__
+
+
+class Delay(Document):
+    """Days from a prediction to its ground truth."""
+
+    median: Number = None
+    p95: Number = None
+
+
+class Performance(Document):
+    """Quality of the predictions whose ground truth is known; null where the labels are too few."""
+
+    labelled: int = 0
+    coverage: Number = None
+    delay_days: Delay | None = None
+    metrics: dict[str, Metric] | None = None
+    calibration_error: CalibrationError | None = None
+    calibration: list[CalibrationBin] | None = None
+    slices: list[SliceMetrics] | None = None
+
+
+class WindowSummary(Document):
+    schema_version: int = 1
+    window: str = ""
+    start: Time = EPOCH
+    end: Time = EPOCH  # exclusive
+    made: Time = EPOCH
+    model: str = ""
+    model_version: str = ""
+    rows: int = 0
+    sampled: int = 0
+    requests: int = 0
+    versions: dict[str, int] = {}
+    verdicts: list[str] = []
+    alarms: list[Alarm] = []
+    not_judged: dict[str, str] = {}  # id of a rule, or of a family of rules, and why
+    quality: DataQuality = DataQuality()
+    drift: Drift | None = None
+    performance: Performance | None = None
+    estimate: dict[str, Interval] | None = None
+    report: str = ""
+
+    def metric(self, name: str) -> Metric:
+        """Return the numbers of a metric; empty ones if the labels were too few."""
+        measured = self.performance.metrics if self.performance else None
+        return (measured or {}).get(name, Metric())
+
+    @property
+    def coverage(self) -> float | None:
+        return self.performance.coverage if self.performance else None
+
+    @property
+    def drift_share(self) -> float | None:
+        return self.drift.share if self.drift else None
+
+
+def read_summary(document: object) -> WindowSummary | None:
+    """Return a stored summary; None if this version cannot read it."""
+    try:
+        return WindowSummary.model_validate(document)
+    except (ValidationError, TypeError):
+        return None
