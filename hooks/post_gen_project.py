@@ -14,14 +14,16 @@ from typing import Any
 
 # (question, answer) -> paths that only this answer needs; any other answer removes them.
 ONLY = {
-    ("ci", "github"): [".github"],
-    ("platform", "docker-compose"): [
-        *("deploy/compose.yaml", "deploy/release.sh", "deploy/smoke.py", "deploy/observe"),
-        "tests/test_rules.py",
+    ("__ci", "github"): [".github"],
+    ("__platform", "docker-compose"): [
+        "deploy/compose.yaml",
+        "deploy/release.sh",
+        "deploy/smoke.py",
+        "deploy/observe",
     ],
 }
 
-ANSWERS = ".cookiecutter.json"
+ANSWERS, CRUFT = ".cookiecutter.json", ".cruft.json"
 COMMIT = 'git add --all && git commit -m "Start from cookiecutter-mlops"'
 
 
@@ -40,13 +42,48 @@ def keep_answers(root: Path, answers: dict[str, Any]) -> None:
 
     What begins with one underscore is the template's, and comes from it again on a replay.
     """
-    kept = {k: v for k, v in answers.items() if not k.startswith("_") or k.startswith("__")}
+    kept = given(answers)
     template = answers.get("_template") or ""
     if not PurePath(template).is_absolute():
-        kept["_template"] = re.sub(r"//[^/@]*@", "//", template)  # a token in a URL is a secret
+        kept["_template"] = without_secret(template)
     kept["_checkout"] = answers.get("_checkout")
-    text = json.dumps({"cookiecutter": kept}, ensure_ascii=False)
-    (root / ANSWERS).write_text(text + "\n", encoding="utf-8", newline="\n")
+    write_json(root / ANSWERS, {"cookiecutter": kept})
+
+
+def given(answers: dict[str, Any]) -> dict[str, Any]:
+    """Return the answers and what follows from them, without what the template says of itself."""
+    return {k: v for k, v in answers.items() if not k.startswith("_") or k.startswith("__")}
+
+
+def without_secret(url: str) -> str:
+    """Return a URL without the user and the token in it."""
+    return re.sub(r"//[^/@]*@", "//", url)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write one line of JSON, the same on each platform."""
+    text = json.dumps(value, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def link(root: Path, answers: dict[str, Any]) -> None:
+    """Write what `cruft update` needs, if the template comes from a repository that has a URL.
+
+    cruft itself writes the file anew when it renders.
+    """
+    # A relative path begins where the user typed it; the working directory is the project.
+    source = Path(os.environ.get("PWD", ""), answers.get("_repo_dir") or "")
+    if not shutil.which("git") or not (source / ".git").exists():
+        return
+    if not (source / "cookiecutter.json").is_file():
+        return
+    in_template = "git", "-C", str(source)
+    url = run(*in_template, "remote", "get-url", "origin").stdout.strip()
+    commit = run(*in_template, "rev-parse", "HEAD").stdout.strip()
+    if commit and url and not PurePath(url).is_absolute():
+        linked = {"template": without_secret(url), "commit": commit}
+        linked["checkout"] = answers.get("_checkout")
+        write_json(root / CRUFT, linked | {"context": {"cookiecutter": given(answers)}})
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -97,11 +134,14 @@ def commit(answers: dict[str, Any]) -> str | None:
         "core.excludesFile": "",
         "commit.gpgSign": "false",
     }
-    identity = {"user.name": answers["author"], "user.email": answers["email"]}
-    settings |= {k: v for k, v in identity.items() if run("git", "config", k).returncode}
     options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
+    identity = {"user.name": answers["author"], "user.email": answers["email"]}
+    missing = {
+        key: value for key, value in identity.items() if run("git", "config", key).returncode
+    }
     for step in (
         ("init", "--quiet", "--initial-branch=main", "--template="),
+        *(("config", "--local", key, value) for key, value in missing.items()),
         ("add", "--all"),
         ("commit", "--quiet", "--message=Start from cookiecutter-mlops"),
     ):
@@ -119,6 +159,7 @@ def main(answers: dict[str, Any]) -> None:
     root, slug = Path.cwd(), answers["project_slug"]
     prune(root, answers)
     keep_answers(root, answers)
+    link(root, answers)
     for left_out in (lock(), commit(answers)):
         if left_out:
             print(f"Left out: {left_out}")

@@ -10,9 +10,10 @@ from typing import Any
 import post_gen_project as post
 import pre_gen_project as pre
 import pytest
-from conftest import QUESTIONS, TEMPLATE, TREE, Project
+from conftest import QUESTIONS, TEMPLATE, TREE, Project, execute
 
 VISIBLE = [key for key in QUESTIONS if not key.startswith("_")]
+HIDDEN = ["__ci", "__platform", "__orchestrator", "__compute"]  # asked once there are two answers
 
 
 def answers(**changes: str) -> dict[str, Any]:
@@ -23,6 +24,7 @@ def answers(**changes: str) -> dict[str, Any]:
     slug = given["project_slug"]
     return {
         **given,
+        **{key: QUESTIONS[key] for key in HIDDEN},
         "__typed_slug": slug,
         "__package_name": slug.replace("-", "_"),
         "__quoted": {key: json.dumps(given[key]) for key in QUESTIONS["__quoted"]},
@@ -123,7 +125,7 @@ def test_a_hook_holds_one_jinja_expression(hook: str) -> None:
 
 def test_the_table_names_what_exists() -> None:
     for (question, answer), paths in post.ONLY.items():
-        assert answer in QUESTIONS[question]
+        assert answer in QUESTIONS[question]  # a text, or a list of texts
         assert [path for path in paths if not (TREE / path).exists()] == []
 
 
@@ -131,17 +133,17 @@ def test_prune_removes_what_no_answer_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = {
-        ("ci", "github"): ["both", "github"],
-        ("ci", "other"): ["both", "other", "never-rendered"],
+        ("__ci", "github"): ["both", "github"],
+        ("__ci", "other"): ["both", "other", "never-rendered"],
     }
     monkeypatch.setattr(post, "ONLY", table)
     for folder in ("both", "github", "kept"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "file").touch()
     (tmp_path / "other").touch()
-    post.prune(tmp_path, {"ci": "github"})
+    post.prune(tmp_path, {"__ci": "github"})
     assert {path.name for path in tmp_path.iterdir()} == {"both", "github", "kept"}
-    post.prune(tmp_path, {"ci": "other"})
+    post.prune(tmp_path, {"__ci": "other"})
     assert {path.name for path in tmp_path.iterdir()} == {"both", "kept"}
 
 
@@ -150,7 +152,7 @@ def test_the_answers_hold_no_path_of_this_machine(tmp_path: Path, template: str)
     private = {"_output_dir": "/home/me", "_repo_dir": "/home/me/x", "_copy_without_render": []}
     given = answers(author="Zoë 東京 🛫")
     post.keep_answers(tmp_path, given | private | {"_template": template, "_checkout": "v1"})
-    text = (tmp_path / post.ANSWER_TEXT).read_text("utf-8")
+    text = (tmp_path / post.ANSWERS).read_text("utf-8")
     kept = json.loads(text)["cookiecutter"]
     expected = given | {"_checkout": "v1"}
     if template.startswith("gh:"):
@@ -172,5 +174,44 @@ def test_the_answers_hold_no_secret_and_no_path(
     tmp_path: Path, template: str, kept: str | None
 ) -> None:
     post.keep_answers(tmp_path, {"author": "A", "_template": template})
-    answers = json.loads((tmp_path / post.ANSWER_TEXT).read_text("utf-8"))["cookiecutter"]
+    answers = json.loads((tmp_path / post.ANSWERS).read_text("utf-8"))["cookiecutter"]
     assert answers.get("_template") == kept
+
+
+def repository(folder: Path, url: str) -> str:
+    """Make a template's repository with one commit and a remote; return the commit."""
+    folder.mkdir()
+    (folder / "cookiecutter.json").write_text("{}", "utf-8")
+    author = "-c", "user.name=a", "-c", "user.email=a@example.com"
+    for command in (
+        ("init", "-q"),
+        ("add", "."),
+        ("commit", "-qm", "x"),
+        ("remote", "add", "origin", url),
+    ):
+        assert execute("git", *author, *command, cwd=folder).returncode == 0
+    return execute("git", "rev-parse", "HEAD", cwd=folder).stdout.strip()
+
+
+def test_a_project_is_linked_to_the_repository_of_its_template(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commit = repository(tmp_path / "template", "https://token@example.com/t.git")
+    for source in ("template", str(tmp_path / "template")):
+        monkeypatch.setenv("PWD", str(tmp_path))
+        post.link(tmp_path, answers(_repo_dir=source, _checkout="v1"))
+        linked = json.loads((tmp_path / post.CRUFT).read_text("utf-8"))
+        (tmp_path / post.CRUFT).unlink()
+        assert linked["template"] == "https://example.com/t.git"
+        assert (linked["commit"], linked["checkout"]) == (commit, "v1")
+        assert linked["context"]["cookiecutter"]["project_slug"] == "flight-delays"
+        assert str(tmp_path) not in json.dumps(linked)
+
+
+@pytest.mark.parametrize("url", ["", "/home/me/template"])
+def test_a_project_of_a_local_template_is_not_linked(tmp_path: Path, url: str) -> None:
+    repository(tmp_path / "template", url or "/tmp/x")
+    source = str(tmp_path / ("template" if url else "nothing"))
+    post.link(tmp_path, answers(_repo_dir=source))
+    assert not (tmp_path / post.CRUFT).exists()

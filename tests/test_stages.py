@@ -1,4 +1,4 @@
-"""The stages of dvc.yaml: what each depends on is what its result comes from, neither less nor more."""
+"""The stages of dvc.yaml: each depends on what makes its result, no less and no more."""
 
 import ast
 import json
@@ -117,11 +117,11 @@ def listed(project: Path, stage: str) -> list[str]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_the_modules_that_make_its_result(
-    rendered: Project, stage: str
-) -> None:
+def test_a_stage_depends_on_the_modules_that_make_its_result(rendered: Project, stage: str) -> None:
     lines = "\n".join(f"      - {path}" for path in wanted(stage))
-    assert listed(rendered.path, stage) == wanted(stage), f"run `make stages`, or write in dvc.yaml:\n{lines}"
+    assert listed(rendered.path, stage) == wanted(stage), (
+        f"run `make stages`, or write in dvc.yaml:\n{lines}"
+    )
 
 
 def test_what_is_left_out_exists_and_is_imported() -> None:
