@@ -25,7 +25,7 @@ from mlops_loop.metrics.tasks import of
 from mlops_loop.onboarding.infer import as_yaml, infer, limits
 from mlops_loop.training.behaviour import load_behaviour
 
-from .conftest import ROOT, change
+from .conftest import ROOT, change, surrounding_project
 
 ROWS = 400
 ODD = [
@@ -157,11 +157,15 @@ def test_the_project_reads_the_source(folder) -> None:
         line.split("#")[1] for line in Path("params.yaml").read_text().splitlines() if "#" in line
     ] == kept
     pipeline = yaml.safe_load(Path("dvc.yaml").read_text())
-    package = files.__package__
+    package = surrounding_project().model.partition(".")[0]
     assert pipeline["stages"]["ingest"]["deps"] == [
         "schema.yaml",
         "data.csv",
-        *(f"src/{package}/{name}.py" for name in ("conform", "ingest", "source")),
+        f"src/{package}/ingest.py",
+        *(
+            f"packages/mlops-loop/src/mlops_loop/data/{name}.py"
+            for name in ("cast", "ingest", "source")
+        ),
     ]
     assert "Errors" in {name for plot in pipeline["plots"] for name in plot}
 

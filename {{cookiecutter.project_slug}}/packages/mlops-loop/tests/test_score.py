@@ -3,7 +3,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
+from mlops_loop.base.project import command as project_command
 from mlops_loop.batch.score import score
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
@@ -196,14 +196,7 @@ def test_one_process_at_a_time_scores_to_a_place(project) -> None:
 
 def stop(signal_number: int) -> str:
     """Score rows.parquet in a process, and stop it after the first part; return what it said."""
-    command = [
-        sys.executable,
-        "-m",
-        f"{files.__package__}.cli",
-        "score",
-        "rows.parquet",
-        "scored.parquet",
-    ]
+    command = [*project_command(), "score", "rows.parquet", "scored.parquet"]
     with Path("output.txt").open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:

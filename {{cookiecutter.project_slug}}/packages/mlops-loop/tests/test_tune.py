@@ -12,8 +12,8 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.params import load_params
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
-from mlops_loop.metrics import tasks
-from mlops_loop.training import model, tune
+from mlops_loop.training import tune
+from mlops_loop.training.train import build
 
 from .conftest import ROOT, change
 
@@ -150,7 +150,7 @@ def test_what_is_worse_is_not_written(folder, monkeypatch, capsys) -> None:
     change(files.PARAMS, "train", "ridge", alpha=0.001, fit_intercept=True)
     before = files.PARAMS.read_bytes()
     monkeypatch.setattr(
-        tune, "space", lambda trial, _: {"alpha": trial.suggest_float("alpha", 1e4, 1e5)}
+        tune, "search_space", lambda trial, _: {"alpha": trial.suggest_float("alpha", 1e4, 1e5)}
     )
     tune.tune(2)
     assert files.PARAMS.read_bytes() == before
@@ -190,10 +190,11 @@ def test_folds_are_judged_by_later_rows_or_by_random_ones(task, timestamp) -> No
 def test_the_space_is_of_parameters_that_the_model_has(folder, task) -> None:
     files.SCHEMA.write_text(yaml.safe_dump(contract(task)), encoding="utf-8")
     schema, study = load_schema(), optuna.create_study()
-    for name in tasks.of(schema).ESTIMATORS:
-        settings = tune.space(study.ask(), name)
-        params = load_params().train.model_copy(update={"model": name, name: settings})
-        assert model.build(schema, params)[-1].get_params().items() >= settings.items()
+    linear = "logistic_regression" if schema.classes else "ridge"
+    for name in ("gradient_boosting", linear):
+        settings = tune.search_space(study.ask(), name)
+        params = load_params().train.model_copy(update={"model": name}).with_settings(settings)
+        assert build(schema, params)[-1].get_params().items() >= settings.items()
 
 
 def test_a_classification_is_tuned_too(folder) -> None:

@@ -16,9 +16,9 @@ def score(
         str, typer.Argument(metavar="OUTPUT", help="A .parquet or .csv file; or a folder")
     ],
 ) -> None:
-    """Predict every row of a file or folder, or of a URL; goes on where it was stopped.
+    """Score every row of a file, folder or URL; a stopped run resumes.
 
-    Rows that break the contract go to a file or folder beside OUTPUT, each with the reason.
+    Rows that break the contract are written beside OUTPUT, each with the reason.
     """
     from mlops_loop.base.params import format_source
     from mlops_loop.batch.score import score
@@ -29,13 +29,13 @@ def score(
     )
 
 
-@APP.command(epilog="{example} outcomes late.csv")
+@APP.command(epilog="{example} outcomes truth.csv")
 def outcomes(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="CSV, Parquet or JSON lines; or a URL")
     ],
 ) -> None:
-    """Record what came true, from the columns prediction_id and value; again if it was corrected."""
+    """Record ground truth from the columns prediction_id and value; corrections too."""
     from mlops_loop.batch.ground_truth import record_file, sibling
 
     done = record_file(file)
@@ -43,6 +43,8 @@ def outcomes(
         f"{done.recorded:,} recorded, {done.repeated:,} there already, {done.corrected:,} corrected"
     )
     if done.unknown:
-        print(f"{done.unknown:,} of predictions that the log has not: {sibling(file, 'unknown')}")
+        print(
+            f"{done.unknown:,} for predictions that the log does not hold: {sibling(file, 'unknown')}"
+        )
     if done.rejected:
-        print(f"{done.rejected:,} that break the contract: {sibling(file, 'rejects')}")
+        print(f"{done.rejected:,} break the contract: {sibling(file, 'rejects')}")

@@ -25,7 +25,7 @@ def monitor(
     show(days, until)
 
 
-@APP.command(epilog="{example} retrain --until 2013-07-01")
+@APP.command(epilog="{example} retrain --until 2026-07-01")
 def retrain(
     until: Annotated[
         datetime | None,

@@ -28,7 +28,7 @@ def schema_infer(
         bool, typer.Option("--force", help="Replace the schema.yaml that is there.")
     ] = False,
 ) -> None:
-    """Look at a table; write schema.yaml, and what else the project needs to run on that table."""
+    """Profile a table; write schema.yaml, and adapt the project to that table."""
     if (file is None) == (sql is None) or (sql is None) != (url_env is None):
         raise typer.BadParameter("give either FILE, or --sql and --url-env")
     from mlops_loop.base.params import Sql
@@ -40,7 +40,7 @@ def schema_infer(
 
 @APP.command(epilog="{example} doctor")
 def doctor() -> None:
-    """Check tools, servers, stores, secrets and disk; exit code 3 if anything needed is missing."""
+    """Check tools, servers, storage, secrets and disk; exit code 3 if something required is missing."""
     from mlops_loop.onboarding.doctor import doctor
 
     doctor()
@@ -48,7 +48,7 @@ def doctor() -> None:
 
 @APP.command(epilog="{example} demo")
 def demo() -> None:
-    """Run everything once: pipeline, promotion, server, traffic, monitor."""
+    """Run every step once: pipeline, promotion, server, traffic, monitor."""
     from mlops_loop.onboarding.demo import demo
 
     demo()

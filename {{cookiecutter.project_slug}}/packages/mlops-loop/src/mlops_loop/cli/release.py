@@ -27,14 +27,14 @@ def promote(
         print(promotion.text)
 
 
-@APP.command(epilog="{example} rollback --reason 'late flights are missed'")
+@APP.command(epilog="{example} rollback --reason 'too many false alarms'")
 def rollback(
     version: Annotated[
         str | None, typer.Argument(help="A former champion. [default: the last one]")
     ] = None,
     reason: Annotated[str, typer.Option(help="For the audit log.")] = "",
 ) -> None:
-    """Make a former champion champion again; a running server follows."""
+    """Make a former champion champion again; a running server reloads it."""
     from mlops_loop.release.champion import roll_back
 
     print(f"version {roll_back(version, reason)['version']} is champion again")
@@ -47,7 +47,7 @@ def audit(
         bool, typer.Option("--json", help="Print every line as it is kept.")
     ] = False,
 ) -> None:
-    """Show who was promoted, refused or rolled back, and why; exit code 3 if a line was tampered with."""
+    """List promotions, refusals and rollbacks with their reasons; exit code 3 if a line was tampered with."""
     from mlops_loop.release.champion import look_back
 
     look_back(last, as_json)
@@ -55,7 +55,7 @@ def audit(
 
 @APP.command(epilog="{example} trace 3f0c9b7a5d4e4f1c8a2b6d7e8f901234")
 def trace(prediction_id: Annotated[str, typer.Argument(help="As the API answered it.")]) -> None:
-    """Say where a prediction comes from: version, run, commit, data, parameters, who promoted it."""
+    """Show what a prediction was made by: version, run, commit, data, parameters, promotion."""
     from mlops_loop.release.trace import trace
 
     trace(prediction_id)

@@ -10,7 +10,7 @@ from mlops_loop.cli.groups import APP
 
 @APP.command(epilog="{example} train")
 def train() -> None:
-    """Fit the model on the training window, and record the run in MLflow."""
+    """Fit the model on the training window and log the run to MLflow."""
     from mlops_loop.training.train import main
 
     main()
@@ -18,7 +18,7 @@ def train() -> None:
 
 @APP.command(epilog="{example} evaluate")
 def evaluate() -> None:
-    """Score the model on the test window, against the naive baseline."""
+    """Evaluate the model on the test window against the naive baseline."""
     from mlops_loop.training.evaluate import main
 
     main()
@@ -26,7 +26,7 @@ def evaluate() -> None:
 
 @APP.command(epilog="{example} export")
 def export() -> None:
-    """Write the bundle; exit code 3 if it predicts something else than the model."""
+    """Write the bundle; exit code 3 if its predictions differ from the model's."""
     from mlops_loop.training.export import main
 
     main()
@@ -39,7 +39,7 @@ def tune(
         float | None, typer.Option(min=0, help="Seconds after which no trial begins.")
     ] = None,
 ) -> None:
-    """Search for better parameters on the training window alone, and write the best to params.yaml."""
+    """Search hyperparameters on the training window alone; write the best to params.yaml."""
     from mlops_loop.training.tune import tune
 
     tune(trials, timeout)

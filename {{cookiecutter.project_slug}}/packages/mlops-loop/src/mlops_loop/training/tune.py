@@ -48,6 +48,11 @@ def model_file() -> Path:
     return Path(inspect.getfile(project.required("model")))
 
 
+def search_space(trial: optuna.Trial, name: str) -> Settings:
+    """Return the parameters that the project's `search_space` proposes for a trial."""
+    return dict(project.required("search_space")(trial, name))
+
+
 def folds(table: pd.DataFrame, schema: Schema, seed: int) -> list[Fold]:
     """Return places of rows to learn from and to judge by; the latter are later, if there is a time."""
     target, every = table[schema.target], np.arange(len(table))
@@ -115,7 +120,7 @@ def suggest(
     ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     study.sampler = optuna.samplers.TPESampler(seed=params.seed + ended, constant_liar=False)
     trial = study.ask()
-    found = project.required("search_space")(trial, params.model).items()
+    found = search_space(trial, params.model).items()
     settings = fixed | {key: float(f"{x:.3g}") if isinstance(x, float) else x for key, x in found}
     trial.set_user_attr("settings", settings)
     return trial, settings
@@ -130,7 +135,7 @@ def tune(trials: int, timeout: float | None = None) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     probe, given = optuna.create_study().ask(), params.settings
     searched, in_use = (
-        project.required("search_space")(probe, params.model),
+        search_space(probe, params.model),
         build(schema, params)[-1].get_params(),
     )
     fixed = {key: value for key, value in given.items() if key not in searched}
