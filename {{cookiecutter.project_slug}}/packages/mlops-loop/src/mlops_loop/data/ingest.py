@@ -1,6 +1,7 @@
 """Ingest: read the source and keep the columns of the contract, in the window asked for."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -49,12 +50,12 @@ def selected(schema: Schema, params: IngestParams, as_text: set[str]) -> Iterato
         yield chosen
 
 
-def store(schema: Schema, params: IngestParams) -> tuple[int, int]:
-    """Write data/raw.parquet; return its numbers of rows and columns."""
+def store(schema: Schema, params: IngestParams, path: Path = RAW) -> tuple[int, int]:
+    """Write the rows of the source to `path`; return the numbers of rows and columns."""
     as_text: set[str] = set()
     while True:
         try:
-            with files.writing(RAW) as tmp_path:
+            with files.writing(path) as tmp_path:
                 rows, columns = tables.write_tables(tmp_path, selected(schema, params, as_text))
                 if not columns:
                     raise Failure(
