@@ -5,14 +5,15 @@ import pytest
 from typer.testing import CliRunner
 
 from mlops_loop.base import files
+from mlops_loop.base.config import parse_yaml
 from mlops_loop.base.errors import Failure, Refusal, run
-from mlops_loop.base.params import load_params
+from mlops_loop.base.params import Gates, Monitor, Params, load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.cli.app import named
 from mlops_loop.cli.groups import PANELS
 from mlops_loop.contract.schema import load_schema
 
-from .conftest import change
+from .conftest import ROOT, change
 
 
 def test_help_lists_the_verbs_and_each_has_an_example() -> None:
@@ -63,3 +64,28 @@ def test_a_mistake_in_a_file_is_one_line(project) -> None:
     (project / ".env").write_text("PREDICTION_LOG=x")
     with pytest.raises(Failure, match=r"PREDICTION_LOG: .*known are .*PREDICTION_LOG_URL"):
         load_settings()
+
+
+def test_a_shortened_params_yaml_has_the_defaults(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files.PARAMS.write_text(
+        "ingest:\n  source: own.csv\ntrain:\n  svm: {C: 2}\nmonitor: {days: 3}\n"
+    )
+    params = load_params()
+    assert params.train.sections == {"svm": {"C": 2}}
+    assert params.monitor == Monitor(days=3)
+    assert params.gates == Gates()
+    assert None not in params.gates.model_dump().values()
+    files.PARAMS.write_text("ingest:\n  source: own.csv\nmonitor:\n  dayz: 3\n")
+    with pytest.raises(Failure, match=r"params\.yaml, line 4: monitor\.dayz: Extra inputs"):
+        load_params()
+
+
+def test_the_defaults_are_those_of_the_example() -> None:
+    text = (ROOT / files.PARAMS).read_text(encoding="utf-8")
+    given = parse_yaml(text, "params.yaml", Params).model_dump()
+    usual = Params.model_validate({"ingest": {"source": "x"}}).model_dump()
+    for section in ("export", "retrain"):
+        assert given[section] == usual[section]
+    for section in ("gates", "monitor"):  # whose values differ by task
+        assert given[section].keys() == usual[section].keys()

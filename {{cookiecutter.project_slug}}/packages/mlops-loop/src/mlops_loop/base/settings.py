@@ -1,4 +1,4 @@
-"""Settings: what the environment (or a .env file) may change. Unknown keys in .env are refused."""
+"""Settings from the environment or a .env file; unknown keys in .env are refused."""
 
 import re
 from typing import Annotated, Literal
@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.project import current_project
 
-LONGEST = 64  # letters of a key's name, which the prediction log holds
+LONGEST = 64  # letters of a key's name: the prediction log stores it
 
 
 class Settings(BaseSettings, env_file=".env", extra="forbid"):
@@ -19,9 +19,7 @@ class Settings(BaseSettings, env_file=".env", extra="forbid"):
         str, BeforeValidator(lambda name: name or current_project().name)
     ] = Field(default="", validate_default=True)
     prediction_log_url: str = "sqlite:///predictions.db"
-    prediction_spool: str = (
-        "spool"  # folder that keeps predictions while the log's database is away
-    )
+    prediction_spool: str = "spool"  # folder that buffers predictions while the log is down
     prediction_spool_mb: int = Field(default=256, ge=1)
     bundle: str = "build/champion"
     challenger: str = "build/challenger"  # bundle that `traffic` sends requests to
@@ -35,7 +33,7 @@ class Settings(BaseSettings, env_file=".env", extra="forbid"):
     pii_key: SecretStr = Field(  # hashes `pii` columns in the prediction log
         default=SecretStr(""), validation_alias=AliasChoices("pii_key", "sensitive_key")
     )
-    alert_webhook: SecretStr = SecretStr("")  # URL that is told of what the monitor finds
+    alert_webhook: SecretStr = SecretStr("")  # URL that alerts are posted to
     alert_format: Literal["json", "slack", "teams"] = "json"  # of what is posted there
     alert_file: str = "reports/monitor/alerts.jsonl"
     postgres_password: SecretStr = SecretStr("")  # read by deploy/compose.yaml alone
