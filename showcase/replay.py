@@ -14,7 +14,7 @@ import requests
 import sqlalchemy as sa
 from mlops_loop.base.errors import Failure
 from mlops_loop.prediction_log.tables import IDS_PER_STATEMENT, OUTCOMES, PREDICTIONS, REFUSALS
-from mlops_loop.serving.ground_truth import MOST
+from mlops_loop.serving.ground_truth import MAX_OUTCOMES
 
 BATCH = 500  # rows in a request
 SECONDS = 60  # that an answer may take
@@ -102,8 +102,8 @@ def deliver(
 ) -> dict[str, int]:
     """Tell the API what came true: columns prediction_id, value, recorded (its time). Return its counts."""
     counts: dict[str, int] = {}
-    for first in range(0, len(outcomes), MOST):
-        part = outcomes.iloc[first : first + MOST]
+    for first in range(0, len(outcomes), MAX_OUTCOMES):
+        part = outcomes.iloc[first : first + MAX_OUTCOMES]
         lines = part[["prediction_id", "value"]].to_dict(orient="records")
         answer = post(client, f"{address}/v1/outcomes", {"outcomes": lines})
         answer.raise_for_status()

@@ -20,8 +20,8 @@ from mlops_loop.cli import app
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.scoring.bundle import MANIFEST
+from mlops_loop.scoring.skops_model import load, scores
 from mlops_loop.serving.app import create_app
-from mlops_loop.training import model
 
 from .contract import invalid_rows, valid_rows
 from .server import SERVED, install, logged, read_log, running, until
@@ -65,7 +65,7 @@ def test_offline_and_online_agree_on_any_row_the_contract_allows(client, data) -
     assert batch.astype(float) == pytest.approx(online, rel=1e-5, abs=1e-5)
 
     table = pd.DataFrame(rows, columns=list(schema.features))
-    trained = model.scores(model.load(files.MODEL), table, schema)
+    trained = scores(load(files.MODEL), table, schema)
     assert online[:, : trained.shape[1]] == pytest.approx(trained, rel=1e-5, abs=1e-5)
 
 

@@ -408,7 +408,7 @@ def test_a_sample_is_read_that_is_the_same_each_time_and_on_each_database(
         assert times[0].equals(times[1])
         assert monitor.monitor(7, END)["rows"] == ROWS
         (stored,) = read_windows(database, load_settings().mlflow_experiment_name, 1)
-        assert stored["end"] == END
+        assert stored.end == END
 
 
 def test_the_summary_and_the_pages(learned) -> None:

@@ -15,17 +15,20 @@ import requests
 import sqlalchemy as sa
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from mlops_loop import NAME
 from mlops_loop.base import files
+from mlops_loop.base.project import current_project
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.monitoring_windows import BOUNDS, MonitoringWindow, parse_summary
 from mlops_loop.prediction_log.tables import WINDOWS
 from mlops_loop.scoring.bundle import PROMOTION, open_bundle
-from mlops_loop.serving import metrics
+from mlops_loop.serving import metrics, monitor_metrics
 from mlops_loop.serving.http.telemetry import ENDPOINTS, JsonLines
 
 from .server import SERVED, install, running, until, value
+
+NAME = current_project().name
 
 SECRET = "vulpes-vulpes"
 
@@ -189,7 +192,8 @@ def test_the_metrics_tell_what_the_monitor_found_and_when_the_champion_was_promo
         assert abs(value(text, "monitor_last_run_timestamp_seconds") - started) < 60
         assert abs(value(text, "monitor_window_end_timestamp_seconds") - started + 86400) < 60
         told = {
-            verdict: value(text, "monitor_verdict", f'"{verdict}"') for verdict in metrics.VERDICTS
+            verdict: value(text, "monitor_verdict", f'"{verdict}"')
+            for verdict in monitor_metrics.VERDICTS
         }
         assert told == {"drift": 1, "quality": 0, "decay": 1}
         assert value(text, "monitor_drift_share") == 0.5
@@ -198,7 +202,7 @@ def test_the_metrics_tell_what_the_monitor_found_and_when_the_champion_was_promo
         assert value(text, "monitor_column_threshold", f'"{name}"') == 0.5
         assert isnan(value(text, "monitor_column_score", f'"{last}"'))  # was not compared
         assert SECRET not in text  # no column of the contract
-        bounds = {bound: value(text, "monitor_metric", f'"{bound}"') for bound in metrics.BOUNDS}
+        bounds = {bound: value(text, "monitor_metric", f'"{bound}"') for bound in BOUNDS}
         assert bounds == {"value": 0.7, "low": 0.6, "high": 0, "reference": 0.8}
         assert 'bound="high"' not in text
         assert "not_known" not in text
@@ -212,10 +216,11 @@ def test_what_a_newer_window_lacks_is_not_told_of_an_older_one(project) -> None:
     drift = {"share": 0.5, "columns": {name: {"score": 1.5, "threshold": 0.5}}}
     performance = {"coverage": 0.25, "metrics": {"f1": {"value": 0.7}}}
     for summary, one in (({"drift": drift, "performance": performance}, 0.7), ({"rows": 5}, nan)):
-        metrics.found(end, end, summary, schema)
+        window = MonitoringWindow("x", end, end, end, parse_summary(summary))
+        monitor_metrics.set_window(window, schema)
         text = metrics.exposition().decode()
         assert value(text, "monitor_metric", '"f1"') == pytest.approx(one, nan_ok=True)
         assert isnan(value(text, "monitor_column_score", f'"{name}"')) == isnan(one)
         assert isnan(value(text, "monitor_drift_share")) == isnan(one)
     for promotion in ({}, {"promoted_at": None}, {"promoted_at": "yesterday"}):
-        assert isnan(metrics.promoted(promotion))
+        assert isnan(metrics.promotion_time(promotion))

@@ -10,7 +10,7 @@ import requests
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
-from mlops_loop import NAME
+from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.rejected_requests import count_rejected, insert_rejected, to_rows
@@ -21,6 +21,8 @@ from mlops_loop.serving.open_inference.protocol import TAKEN
 from mlops_loop.serving.request_schema import NOT_A_COLUMN
 
 from .server import running, until
+
+NAME = current_project().name
 
 URL = "sqlite:///predictions.db"
 SECRET = "vulpes-vulpes"

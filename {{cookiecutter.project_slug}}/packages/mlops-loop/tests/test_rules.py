@@ -14,9 +14,10 @@ import yaml
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.monitoring_windows import BOUNDS
 from mlops_loop.prediction_log.tables import WINDOWS
-from mlops_loop.serving import metrics
-from mlops_loop.serving.pages import status
+from mlops_loop.serving import monitor_metrics
+from mlops_loop.serving.pages import samples
 
 from .conftest import ROOT
 from .server import running, until, value
@@ -75,7 +76,7 @@ def exposition(project: Path, row: dict[str, Any]) -> str:
         "rows": 1,
         "verdicts": ["drift"],
         "drift": {"share": 1, "columns": {name: {"score": 2, "threshold": 1}}},
-        "performance": {"coverage": 1, "metrics": {"x": dict.fromkeys(metrics.BOUNDS, 0.5)}},
+        "performance": {"coverage": 1, "metrics": {"x": dict.fromkeys(BOUNDS, 0.5)}},
     }
     found = {"model": load_settings().mlflow_experiment_name, "name": "x", "summary": summary}
     with open_log("sqlite:///predictions.db").begin() as connection:
@@ -95,7 +96,7 @@ def test_every_metric_that_is_asked_for_exists(exposition) -> None:
     # No model of numbers has classes.
     optional = {"predicted_labels_total"} if not load_schema().classes else set()
     assert needed - optional <= there
-    source = Path(status.__file__).read_text(encoding="utf-8")
+    source = Path(samples.__file__).read_text(encoding="utf-8")
     shown = set(re.findall(r'"((?:requests?|predicted|log)_\w+)"', source))
     assert len(shown) == 5
     assert shown <= there
@@ -129,7 +130,7 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
 def test_the_runbook_leads_nowhere_else_than_to_itself() -> None:
     text = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
     titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
-    assert titles[14:] == [*metrics.VERDICTS, "retrain refused"]
+    assert titles[14:] == [*monitor_metrics.VERDICTS, "retrain refused"]
     assert set(titles[:14]) == {rule["alert"] for rule in rules()}
     anchors = {title.lower().replace(" ", "-") for title in titles}
     assert set(re.findall(r"\]\(#([^)]*)\)", text)) <= anchors

@@ -18,17 +18,18 @@ from mlops_loop.cli import app
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.release import promote, smoke_test
+from mlops_loop.scoring import skops_model as model
 from mlops_loop.scoring.bundle import open_bundle, seal
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.serving.app import create_app
-from mlops_loop.training import export, model
+from mlops_loop.training import export
 
 from .conftest import change
 
 WRITTEN = Path("written")  # by code in a model file, if that is run
 WHAT_IS_LOADED = """
 import sys
-from PACKAGE.serve.app import create_app
+from mlops_loop.serving.app import create_app
 create_app()
 print(*sorted({"onnxruntime", "sklearn"} & set(sys.modules)))
 """
@@ -70,7 +71,7 @@ def numbers(answer: dict) -> list[float]:
 
 
 def engines() -> str:
-    code = WHAT_IS_LOADED.replace("PACKAGE", str(files.__package__))
+    code = WHAT_IS_LOADED
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 

@@ -14,16 +14,18 @@ import pytest
 import requests
 from fastapi.testclient import TestClient
 
-from mlops_loop import NAME
 from mlops_loop.base import files
+from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.serving.app import create_app
-from mlops_loop.serving.http import middleware
+from mlops_loop.serving.http import auth, request_body
 
 from .conftest import change, run_stages
 from .server import SERVED, install, logged, running, until, value
+
+NAME = current_project().name
 
 JSON = {"Content-Type": "application/json"}
 
@@ -167,10 +169,10 @@ def test_a_request_is_logged_once_also_if_the_log_goes_away_between(
 def test_too_much_at_once_is_refused_for_the_moment(client, row, monkeypatch) -> None:
     ask = lambda rows: client.post("/v1/predict", json={"rows": [row] * rows})  # noqa: E731
     with monkeypatch.context() as patch:
-        patch.setattr(middleware, "QUEUED", 0)
+        patch.setattr(request_body, "MAX_REQUESTS", 0)
         assert (ask(1).status_code, ask(1).headers["Retry-After"]) == (503, "1")
     with monkeypatch.context() as patch:
-        patch.setattr(middleware, "HELD", 0)
+        patch.setattr(request_body, "MAX_BYTES_HELD", 0)
         assert (ask(1).status_code, ask(1000).status_code) == (200, 503)
     assert ask(1000).status_code == 200
 
@@ -247,7 +249,7 @@ def test_keys_are_replaced_without_a_restart(project, row, monkeypatch) -> None:
     keys = Path("keys")
     keys.write_text("# ours\na:first\n")
     monkeypatch.setenv("API_KEYS_FILE", str(keys))
-    monkeypatch.setattr("mlops_loop.serve.keys.PAUSE", 0)
+    monkeypatch.setattr(auth, "RELOAD_SECONDS", 0)
     with TestClient(create_app(), "http://127.0.0.1") as client:
         code = lambda key: client.get("/v1/model", headers={"X-API-Key": key}).status_code  # noqa: E731
         assert (code("first"), code("second")) == (200, 401)

@@ -12,18 +12,22 @@ import requests
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
-from mlops_loop import NAME
+from mlops_loop.base.project import current_project
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import WINDOWS
 from mlops_loop.serving.app import create_app
-from mlops_loop.serving.pages import model_page, status
-from mlops_loop.serving.pages.status import Recorder, Sample
+from mlops_loop.serving.pages import charts, model_page, recorder, samples, status_page
+from mlops_loop.serving.pages.recorder import Recorder
+from mlops_loop.serving.pages.samples import Sample, take_sample, to_points
+from mlops_loop.serving.pages.service_charts import service_charts
 from mlops_loop.serving.service import Service
 
 from .server import running, until
 from .test_page import HOSTILE, Reader
+
+NAME = current_project().name
 
 URL = "sqlite:///predictions.db"
 START = datetime(2013, 5, 1, tzinfo=UTC)
@@ -69,12 +73,12 @@ def service(project: Path) -> Service:
     return Service(load_settings())
 
 
-def read(service: Service, recorder: Recorder | None = None) -> Reader:
+def read(service: Service, keeper: Recorder | None = None) -> Reader:
     """The page, whose elements are all closed."""
-    if recorder is None:
-        recorder = Recorder(service)
-        recorder.look()
-    made = Reader(status.html(service, recorder))
+    if keeper is None:
+        keeper = Recorder(service)
+        keeper.refresh_windows()
+    made = Reader(status_page.html(service, keeper))
     assert not made.open
     return made
 
@@ -112,33 +116,33 @@ def test_the_page_is_open_refreshes_itself_and_asks_nobody_else(project, monkeyp
     outside = r"^(?!data:)(?:[a-z]+:|//)"
     links = [one.get("src", "") + one.get("href", "") for one in made.all("link", "a")]
     assert not [link for link in links if re.match(outside, link)]
-    assert not re.search(r"url\(|@import|http", status.STYLE)
+    assert not re.search(r"url\(|@import|http", status_page.STYLE)
     assert len(made.all("svg")) == 6
     assert all(one["aria-label"] for one in made.all("svg"))
 
 
 def test_rates_and_times_are_those_of_the_last_minute() -> None:
-    samples = [sample(10 * place, 100 * place) for place in range(10)]
-    samples.append(sample(100, 1000, slow=60, failed=6, refused=60, in_flight=3))
-    (*_, now) = status.points(samples)
+    taken = [sample(10 * place, 100 * place) for place in range(10)]
+    taken.append(sample(100, 1000, slow=60, failed=6, refused=60, in_flight=3))
+    (*_, now) = to_points(taken)
     assert (now.requests, now.rows, now.in_flight) == (10, 100, 3)
     assert (now.failed, now.refused) == (0.01, 0.1)
     assert now.p50 == pytest.approx(10 * 300 / 540)
     assert now.p95 == pytest.approx(10 + 90 * (570 - 540) / 60)
     assert now.p99 == pytest.approx(10 + 90 * (594 - 540) / 60)
-    quiet = status.points([sample(0, 5), sample(10, 5)])[0]
+    quiet = to_points([sample(0, 5), sample(10, 5)])[0]
     assert (quiet.requests, quiet.failed, quiet.p50) == (0, None, None)
     assert (
-        status.quantile({0.1: 0, inf: 10}, 0.5) == 100
+        samples.quantile_ms({0.1: 0, inf: 10}, 0.5) == 100
     )  # longer than the last limit: at least that
-    assert status.points([sample(0)]) == []
+    assert to_points([sample(0)]) == []
 
 
 def test_trends_have_a_point_for_each_time_and_gaps_where_nobody_asked() -> None:
     busy = [sample(10 * place, 100 * place) for place in range(20)]
     pause = [sample(200 + 10 * place, 1900) for place in range(20)]
     again = [sample(400 + 10 * place, 1900 + 100 * place) for place in range(20)]
-    made = Reader(status.charts([*busy, *pause, *again]))
+    made = Reader(service_charts([*busy, *pause, *again]))
     label = next(one["aria-label"] for one in made.all("svg") if "requests" in one["aria-label"])
     assert label == "requests 10"
     paths = [one for one in made.all("path") if one["class"] == "line0"]
@@ -153,15 +157,15 @@ def test_trends_have_a_point_for_each_time_and_gaps_where_nobody_asked() -> None
     numbers = [
         float(number) for one in made.all("path") for number in re.findall(r"[\d.]+", one["d"])
     ]
-    assert 0 <= min(numbers) <= max(numbers) <= status.WIDTH
+    assert 0 <= min(numbers) <= max(numbers) <= charts.WIDTH
 
 
 def test_what_the_server_counts_is_what_the_page_shows(client, row) -> None:
-    before = status.sample()
+    before = take_sample()
     for rows in ([row] * 3, [row], [{}]):
         client.post("/v1/predict", json={"rows": rows})
     client.get("/health/ready")
-    after = status.sample()
+    after = take_sample()
     assert after.requests - before.requests == 3
     assert after.refused - before.refused == 1
     assert after.rows - before.rows == 4
@@ -182,7 +186,7 @@ def test_the_state_tells_what_is_wrong(service) -> None:
     assert shown()[0] == "poor"
     assert "a newer bundle cannot be served (champion)" in shown()[1]
     service.writer.database.available = False
-    assert "the prediction log is away" in shown()[1]
+    assert "the prediction log is unreachable" in shown()[1]
     service.writer.full = True
     assert shown()[0] == "bad"
     assert "takes no more" in shown()[1]
@@ -197,13 +201,13 @@ def test_the_monitors_windows_are_shown(service) -> None:
     found(21, model="another", name="of another model")
     made = read(service)
     text = words(made)
-    assert "drift in the newest, looked at just now" in text
+    assert "drift in the newest, checked just now" in text
     assert "the temperature is another" in text
     assert "0.645 0.637 to 0.653" in text
     assert f"{name} 1.2 of 0.6" in text
     assert "25 %" in text
     assert "of another model" not in text
-    assert len(made.all("tr")) == 1 + status.WINDOWS
+    assert len(made.all("tr")) == 1 + recorder.WINDOWS_SHOWN
     assert len(made.all("svg")) == 6 + 2
     classes = [one["class"] for one in made.all("path")]
     assert classes.count("band") == classes.count("dashed") == 1
@@ -247,14 +251,14 @@ def test_nothing_that_a_window_or_a_contract_says_becomes_part_of_the_page(servi
 
 def test_while_the_database_is_away_what_was_known_stays(service) -> None:
     found(0, name="a window")
-    recorder = Recorder(service)
-    recorder.look()
+    keeper = Recorder(service)
+    keeper.refresh_windows()
     service.writer.engine.dispose()
     for path in Path().glob("predictions.db*"):
         path.unlink()
     Path("predictions.db").mkdir()
-    recorder.look()
-    assert "a window" in words(read(service, recorder))
+    keeper.refresh_windows()
+    assert "a window" in words(read(service, keeper))
 
 
 def test_all_workers_show_the_same(project, row) -> None:

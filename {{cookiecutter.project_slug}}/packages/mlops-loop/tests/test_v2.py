@@ -8,8 +8,8 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlops_loop import NAME
 from mlops_loop.base import files
+from mlops_loop.base.project import current_project
 from mlops_loop.contract.limits import MAX_ROWS
 from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.prediction_log.connection import open_log
@@ -19,6 +19,8 @@ from mlops_loop.serving.open_inference import protocol
 
 from .contract import valid_rows
 from .server import read_log
+
+NAME = current_project().name
 
 ANY = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 INFER = f"/v2/models/{NAME}/infer"

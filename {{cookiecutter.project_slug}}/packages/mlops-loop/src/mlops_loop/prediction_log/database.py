@@ -1,4 +1,4 @@
-"""The log's database as one server process sees it: whether it answers, and how it is written to."""
+"""The log's database as one server process sees it: does it answer, and how to write to it."""
 
 import logging
 import sys

@@ -71,7 +71,7 @@ class Writer:
         return self.database.engine
 
     def start(self) -> None:
-        """Start the threads. A database that is away is no error; a wrong SQLite path is a Failure."""
+        """Start the threads. A database that is away is no error; a wrong SQLite path is one."""
         try:
             create_missing(self.engine)
         except SQLAlchemyError as error:

@@ -1,4 +1,4 @@
-"""Outcomes: what really happened, as the API is told it."""
+"""Ground truth as the API takes it: reading, checking, and its JSON Schema."""
 
 from typing import Annotated, Any
 
@@ -8,9 +8,11 @@ from msgspec import Meta
 from mlops_loop.contract.schema import LARGEST, Schema
 from mlops_loop.serving.request_schema import Invalid, refuse_repeated, told
 
-MOST = 10_000  # in one request
+MAX_OUTCOMES = 10_000  # in one request
 ANY_ID = "019a7c3e51d0f4b28c6e9d2a7b150000"  # in examples
-COUNTS = "recorded", "repeated", "corrected"
+FIELDS = ("prediction_id", "value")
+COUNTS = ("recorded", "repeated", "corrected")
+Value = str | int | float | bool
 RECORDED = {
     "type": "object",
     "title": "Recorded",
@@ -19,7 +21,7 @@ RECORDED = {
         "unknown": {
             "type": "array",
             "items": {"type": "integer"},
-            "description": "Places, from 0, of outcomes whose prediction is not in the log",
+            "description": "Positions, from 0, of outcomes whose prediction is not in the log",
         }
     },
     "required": [*COUNTS, "unknown"],
@@ -29,49 +31,56 @@ RECORDED = {
 
 class Outcome(msgspec.Struct, forbid_unknown_fields=True):
     prediction_id: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
-    value: str | int | float | bool
+    value: Value
 
 
 class Outcomes(msgspec.Struct, forbid_unknown_fields=True):
-    outcomes: Annotated[list[Outcome], Meta(min_length=1, max_length=MOST)]
+    outcomes: Annotated[list[Outcome], Meta(min_length=1, max_length=MAX_OUTCOMES)]
 
 
-def read_outcomes(body: bytes, schema: Schema) -> list[tuple[str, Any]]:
-    """Return ids and values of a JSON body {"outcomes": [...]}; raise Invalid if one cannot be true."""
+def read_outcomes(body: bytes, schema: Schema) -> list[tuple[str, Value]]:
+    """Return ids and values of a JSON body {"outcomes": [...]}. Raises Invalid."""
     try:
         outcomes = msgspec.json.decode(body, type=Outcomes).outcomes
     except msgspec.ValidationError as error:
-        raise told(str(error), names={name: name for name in ("prediction_id", "value")}) from None
+        raise told(str(error), names=dict(zip(FIELDS, FIELDS, strict=True))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Invalid(400, "this is not JSON") from None
     refuse_repeated(body)
     for place, outcome in enumerate(outcomes):
-        if not possible(outcome.value, schema):
+        if not is_possible(outcome.value, schema):
             raise Invalid(422, f"is no value of {schema.target}", ["outcomes", place, "value"])
     return [(outcome.prediction_id, outcome.value) for outcome in outcomes]
 
 
-def possible(value: Any, schema: Schema) -> bool:
+def is_possible(value: Value, schema: Schema) -> bool:
     """Return whether a value can be the target's. A number may lie beyond what the contract expects."""
     if schema.classes:
         return value in schema.classes
-    number = (
-        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
-    )
-    return number and (schema.columns[schema.target].type != "integer" or value == int(value))
+    if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > LARGEST:
+        return False
+    return schema.columns[schema.target].type != "integer" or value == int(value)
+
+
+def value_schema(schema: Schema) -> dict[str, Any]:
+    """Return the JSON Schema of one value."""
+    column = schema.columns[schema.target]
+    if schema.classes:
+        return {"type": "string", "enum": schema.classes, "description": column.description}
+    return {
+        "type": "integer" if column.type == "integer" else "number",
+        "minimum": -LARGEST,
+        "maximum": LARGEST,
+        "description": column.description,
+    }
 
 
 def outcomes_schema(schema: Schema) -> dict[str, Any]:
     """Return the JSON Schema of a request's body."""
-    column = schema.columns[schema.target]
-    kind = "integer" if column.type == "integer" else "number"
     example = schema.classes[0] if schema.classes else 1
-    value: dict[str, Any] = {"type": kind, "minimum": -LARGEST, "maximum": LARGEST}
-    if schema.classes:
-        value = {"type": "string", "enum": schema.classes}
     properties = {
         "prediction_id": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
-        "value": value | {"description": column.description},
+        "value": value_schema(schema),
     }
     item = {
         "type": "object",
@@ -83,7 +92,7 @@ def outcomes_schema(schema: Schema) -> dict[str, Any]:
         "type": "object",
         "title": "Outcomes",
         "properties": {
-            "outcomes": {"type": "array", "items": item, "minItems": 1, "maxItems": MOST}
+            "outcomes": {"type": "array", "items": item, "minItems": 1, "maxItems": MAX_OUTCOMES}
         },
         "required": ["outcomes"],
         "additionalProperties": False,

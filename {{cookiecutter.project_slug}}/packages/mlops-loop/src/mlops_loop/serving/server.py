@@ -1,4 +1,4 @@
-"""Run: the server's process or processes, from the start to an orderly end."""
+"""The server's process or processes, from start to orderly shutdown."""
 
 import asyncio
 import os
@@ -11,74 +11,82 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
 from mlops_loop.base.errors import Failure
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-GRACE = 15  # seconds to finish what is in flight; the log has 11 more, and Kubernetes gives 30
-PATIENCE = (
-    10  # seconds in which the head of a request must come, and in which an answer must move on
-)
-HEAD = 256 * 1024  # bytes of a request besides its body
+# To finish what is in flight; the log has 11 seconds more, and Kubernetes gives 30.
+SHUTDOWN_SECONDS = 15
+CLIENT_SECONDS = 10  # in which a request's head must arrive, and an answer must be read
+HEAD_BYTES = 256 * 1024  # of a request besides its body
 
 
 class Protocol(HttpToolsProtocol):
-    """Uvicorn's, which also leaves clients that send a head without an end or too slowly, or do not read."""
+    """Uvicorn's HTTP protocol, with limits on slow clients that it lacks.
+
+    It closes connections whose head does not end or arrives too slowly, and those whose client
+    does not read the answer. Uvicorn has options for neither, so this extends its callbacks; a
+    proxy in front, such as nginx, makes it superfluous.
+    """
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.unread: asyncio.TimerHandle | None = None
-        self.extra = 0  # bytes that are no body: head, trailers, what divides chunks
-        self.patience: asyncio.TimerHandle | None = self.loop.call_later(PATIENCE, self.leave)
+        self.head_bytes = 0  # also trailers, and what separates chunks
+        self.read_timer: asyncio.TimerHandle | None = self.close_later()
+        self.write_timer: asyncio.TimerHandle | None = None
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.extra = 0
+        self.head_bytes = 0
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
-        self.extra -= len(body)
+        self.head_bytes -= len(body)
 
     def data_received(self, data: bytes) -> None:
-        self.extra += len(data)
+        self.head_bytes += len(data)
         super().data_received(data)
-        if self.extra > HEAD:
+        if self.head_bytes > HEAD_BYTES:
             self.transport.close()
-        elif self.busy():
-            if self.patience:
-                self.patience.cancel()
-            self.patience = None
-        elif self.patience is None:
-            self.patience = self.loop.call_later(PATIENCE, self.leave)
+        elif self.is_busy():
+            if self.read_timer:
+                self.read_timer.cancel()
+            self.read_timer = None
+        elif self.read_timer is None:
+            self.read_timer = self.close_later()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.unread = self.loop.call_later(PATIENCE, self.transport.abort)
+        self.write_timer = self.loop.call_later(CLIENT_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        if self.unread:
-            self.unread.cancel()
+        if self.write_timer:
+            self.write_timer.cancel()
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self.patience, self.unread):
+        for timer in (self.read_timer, self.write_timer):
             if timer:
                 timer.cancel()
         super().connection_lost(exc)
 
-    def busy(self) -> bool:
+    def is_busy(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def leave(self) -> None:
-        self.patience = None
-        if not self.busy():
+    def close_later(self) -> asyncio.TimerHandle:
+        return self.loop.call_later(CLIENT_SECONDS, self.close_if_idle)
+
+    def close_if_idle(self) -> None:
+        self.read_timer = None
+        if not self.is_busy():
             self.transport.close()
 
 
 class Processes(Multiprocess):
-    """Uvicorn's, which on SIGHUP does not start all anew, but passes it on: they look for a new model."""
+    """Uvicorn's supervisor, which on SIGHUP restarts no process, but lets all reload the model."""
 
     def handle_hup(self) -> None:
         for process in self.processes:
@@ -89,45 +97,62 @@ class Processes(Multiprocess):
 def serve(host: str, port: int, workers: int) -> None:
     """Serve until a signal ends it: then finish what is in flight, flush the log, and return."""
     with ExitStack() as stack:
-        place = tempfile.TemporaryDirectory(prefix="serve-", ignore_cleanup_errors=True)
-        folder = stack.enter_context(place)
-        # Here the processes count together. It must be known before the metrics are imported.
+        temporary = tempfile.TemporaryDirectory(prefix="serve-", ignore_cleanup_errors=True)
+        folder = Path(stack.enter_context(temporary))
+        # The processes add up their metrics here. The module of the metrics reads it on import.
         stack.callback(os.environ.pop, FOLDER)
-        os.environ[FOLDER] = folder
+        os.environ[FOLDER] = str(folder)
         from mlops_loop.serving.app import create_app
-        from mlops_loop.serving.http.telemetry import logging_config
-        from mlops_loop.serving.metrics import forget
-        from mlops_loop.serving.service import KEPT
 
-        app = (
-            create_app()
-        )  # here also with more processes, so that what is wrong is said in one line
-        try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            with socket.create_server((host, port), family=family):
-                pass
-        except OSError as error:
-            raise Failure(f"cannot listen on {host}:{port}: {error.strerror}; try --port") from None
+        app = create_app()  # with several processes too, so that a mistake is reported in one line
+        check_address(host, port)
         # Uvicorn raises the signal again that ended it: then the process would not end with 0.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        options: Any = {
-            "access_log": False,
-            "log_config": logging_config(),
-            "ws": "none",
-            "server_header": False,
-            "http": Protocol,
-            "timeout_graceful_shutdown": GRACE,
-        }
-        options |= {"host": host, "port": port}
+        options = uvicorn_options(host, port)
         if workers == 1:
             uvicorn.run(app, **options)
         else:
-            # A process that is started later may find a bundle that cannot be served.
-            shutil.copytree(app.state.service.model.bundle.folder, Path(folder) / "bundle")
-            os.environ[KEPT] = str(Path(folder) / "bundle")
-            stack.callback(os.environ.pop, KEPT)
-            forget(os.getpid())  # this one only starts the others
-            options |= {"workers": workers, "factory": True}
-            config = uvicorn.Config(f"{__package__}.app:create_app", **options)
-            Processes(config, sockets=[config.bind_socket()]).run()
+            serve_in_processes(app, folder, stack, options | {"workers": workers})
+
+
+def check_address(host: str, port: int) -> None:
+    """Raise Failure if the address cannot be listened on."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host, port), family=family):
+            pass
+    except OSError as error:
+        raise Failure(f"cannot listen on {host}:{port}: {error.strerror}; try --port") from None
+
+
+def uvicorn_options(host: str, port: int) -> dict[str, Any]:
+    from mlops_loop.serving.http.telemetry import logging_config
+
+    return {
+        "host": host,
+        "port": port,
+        "access_log": False,
+        "log_config": logging_config(),
+        "ws": "none",
+        "server_header": False,
+        "http": Protocol,
+        "timeout_graceful_shutdown": SHUTDOWN_SECONDS,
+    }
+
+
+def serve_in_processes(
+    app: FastAPI, folder: Path, stack: ExitStack, options: dict[str, Any]
+) -> None:
+    from mlops_loop.serving.metrics import forget_process
+    from mlops_loop.serving.service import LAST_GOOD_BUNDLE
+
+    # A process that is restarted later may find a bundle that cannot be served.
+    bundle = folder / "bundle"
+    shutil.copytree(app.state.service.model.bundle.folder, bundle)
+    stack.callback(os.environ.pop, LAST_GOOD_BUNDLE)
+    os.environ[LAST_GOOD_BUNDLE] = str(bundle)
+    forget_process(os.getpid())  # this one only starts the others
+    factory = f"{__package__}.app:create_app"
+    config = uvicorn.Config(factory, factory=True, **options)
+    Processes(config, sockets=[config.bind_socket()]).run()

@@ -1,4 +1,4 @@
-"""Keys: who may ask. Read again when their file changes, so that a key is replaced without a restart."""
+"""API keys, read again when their file changes: a key is replaced without a restart."""
 
 import hmac
 import logging
@@ -10,51 +10,58 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import Settings, parse_keys
 
 LOGGER = logging.getLogger("uvicorn.error")
-PAUSE = 1.0  # seconds between two looks at the file
+RELOAD_SECONDS = 1.0  # between two checks of the file
 
 
-class Keys:
-    """The API keys of API_KEYS, and of the file in API_KEYS_FILE: a name:key on each line."""
+class ApiKeys:
+    """The keys of API_KEYS, and of the file API_KEYS_FILE: a name:key on each line."""
 
     def __init__(self, settings: Settings) -> None:
         self.fixed = settings.keys()
         self.file = Path(settings.api_keys_file) if settings.api_keys_file else None
-        self.seen, self.looked, self.said = (0, 0), 0.0, ""
+        self.file_version = (0, 0)  # time of its last change, inode
+        self.checked_at = 0.0
+        self.logged_error = ""
         self.digests: dict[str, bytes] = {}
-        self.look()
-        self.asked = bool(self.digests) or self.file is not None
+        self.reload()
+        self.required = bool(self.digests) or self.file is not None
 
-    def look(self) -> None:
+    def reload(self) -> None:
         """Read the file if it has changed; one that cannot be read leaves the keys as they are."""
-        self.looked = time.monotonic()
-        more: dict[str, str] = {}
+        self.checked_at = time.monotonic()
+        from_file: dict[str, str] = {}
         if self.file:
-            fact = self.file.stat()
-            if (fact.st_mtime_ns, fact.st_ino) == self.seen:
+            stat = self.file.stat()
+            version = (stat.st_mtime_ns, stat.st_ino)
+            if version == self.file_version:
                 return
-            more = parse_keys(
-                self.file.read_text(encoding="utf-8", errors="replace"), str(self.file)
-            )
-            self.said, self.seen = "", (fact.st_mtime_ns, fact.st_ino)
-        self.digests = {name: digest(key) for name, key in (self.fixed | more).items()}
+            text = self.file.read_text(encoding="utf-8", errors="replace")
+            from_file = parse_keys(text, str(self.file))
+            self.file_version = version
+            self.logged_error = ""
+        self.digests = {name: digest(key) for name, key in (self.fixed | from_file).items()}
 
-    def name(self, given: str) -> str | None:
-        """Return whose key it is, None if nobody's.
+    def key_name(self, given: str) -> str | None:
+        """Return the name of a key, None if it is unknown.
 
-        It is compared with every key, in constant time each: the time taken tells nothing.
+        It is compared with every key, in constant time each, so that timing reveals nothing.
         """
-        if self.file and time.monotonic() - self.looked > PAUSE:
-            try:
-                self.look()
-            except (OSError, Failure) as error:  # half written, or away: it comes back
-                if str(error) != self.said:
-                    LOGGER.error("the API keys stay as they were: %s", error)
-                self.said = str(error)
-        found, mine = None, digest(given)
-        for name, known in self.digests.items():
-            if hmac.compare_digest(mine, known):
-                found = name
-        return found
+        if self.file and time.monotonic() - self.checked_at > RELOAD_SECONDS:
+            self.try_reload()
+        name = None
+        given_digest = digest(given)
+        for known_name, known_digest in self.digests.items():
+            if hmac.compare_digest(given_digest, known_digest):
+                name = known_name
+        return name
+
+    def try_reload(self) -> None:
+        try:
+            self.reload()
+        except (OSError, Failure) as error:  # half written, or away: it comes back
+            if str(error) != self.logged_error:
+                LOGGER.error("the API keys stay as they were: %s", error)
+            self.logged_error = str(error)
 
 
 def digest(key: str) -> bytes:

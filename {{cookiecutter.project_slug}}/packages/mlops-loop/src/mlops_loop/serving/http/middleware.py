@@ -1,60 +1,32 @@
-"""Guard: what every request passes before it reaches the API, and every answer on its way out.
+"""ASGI middleware: request id, authentication, limits, metrics.
 
-Written as plain ASGI, because it is on the way of every request. It gives each request an id, asks
-for a key, limits how large, how many and how often requests may be, and measures them.
+Plain ASGI, because every request passes it.
 """
 
-import asyncio
-import json
 import logging
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache
-from ipaddress import ip_address
-from typing import Any
+from typing import Any, NamedTuple
 
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from mlops_loop.serving import metrics
-from mlops_loop.serving.http.auth import Keys
-from mlops_loop.serving.http.rate_limit import Limiter
+from mlops_loop.serving.http.access import OPEN_PATHS, is_local, is_open
+from mlops_loop.serving.http.auth import ApiKeys
+from mlops_loop.serving.http.exchange import Exchange
+from mlops_loop.serving.http.rate_limit import RateLimiter
+from mlops_loop.serving.http.request_body import Load, RequestBody
 from mlops_loop.serving.http.telemetry import log_request
 
-OPEN = {
-    "/",
-    "/page.js",
-    "/docs",
-    "/docs/oauth2-redirect",
-    "/openapi.json",
-    "/metrics",
-    "/status",
-    "/v2",
-}
-OPEN_UNDER = "/health/", "/v2/health/", "/static-offline-docs/"  # all else needs a key
-READY = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/ready")
-COUNTED = OPEN | {"/v1/predict", "/v1/outcomes", "/v1/model"}  # by name, also if they are refused
-QUEUED = 512  # requests that may be worked on in one process
-HELD = 256 << 20  # bytes of bodies; above, only small ones are taken
-SMALL = 64 << 10
-SECONDS = 10  # in which a request's body must come
-ASKED = re.compile(r"/v1/predict|/v2/models/[^/]+(/versions/[^/]+)?/infer")  # for predictions
-REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
-LOGGER = logging.getLogger("uvicorn.error")
+# Labels of metrics, also for requests that do not reach a route; any other path is "other".
+NAMED_PATHS = OPEN_PATHS | {"/v1/predict", "/v1/outcomes", "/v1/model"}
+PREDICT_PATHS = re.compile(r"/v1/predict|/v2/models/[^/]+(/versions/[^/]+)?/infer")
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-HEADERS = [
-    (b"cache-control", b"no-store"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-]
-AGAIN = {"Retry-After": "1"}
-Handler = Callable[[Request], Awaitable[Response]]
-REFUSED = {400, 413, 415, 422}  # for what was sent: the prediction log counts these
-KINDS = {
+CLIENT_CLOSED = 499  # as nginx has it
+REJECTED = {400, 413, 415, 422}  # for what was sent: the prediction log counts these
+ERROR_KINDS = {
     400: "malformed",
     401: "key",
     403: "foreign",
@@ -63,173 +35,116 @@ KINDS = {
     415: "type",
     422: "contract",
     429: "rate",
-    499: "gone",
+    CLIENT_CLOSED: "gone",
     503: "busy",
 }
+LOGGER = logging.getLogger("uvicorn.error")
+Handler = Callable[[Request], Awaitable[Response]]
 
 
-class Guard:
-    """`hot` has handlers by path that a POST goes to directly, and not through the app.
+class Denial(NamedTuple):
+    status: int
+    reason: str
+    retry_after: int = 0  # seconds
 
-    `refused` is told the kind of each request for predictions that is refused, and the column, if it has one.
+
+class Middleware:
+    """`direct` holds handlers by path, which a POST reaches without the framework's layers.
+
+    `count_rejected` gets the kind of each rejected request for predictions, and its column.
     """
 
     def __init__(
         self,
         app: Any,
-        keys: Keys,
-        limiter: Limiter,
+        keys: ApiKeys,
+        limiter: RateLimiter,
         max_bytes: int,
-        hot: Mapping[str, Handler],
-        refused: Callable[[str, str], None],
+        direct: Mapping[str, Handler],
+        count_rejected: Callable[[str, str], None],
     ) -> None:
-        self.app, self.keys, self.limiter, self.max_bytes, self.hot = (
-            app,
-            keys,
-            limiter,
-            max_bytes,
-            hot,
-        )
-        self.refused = refused
-        self.working = self.held = 0  # whole requests, and bytes of all
+        self.app = app
+        self.keys = keys
+        self.limiter = limiter
+        self.max_bytes = max_bytes
+        self.direct = direct
+        self.count_rejected = count_rejected
+        self.load = Load()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, headers, status, begun = time.perf_counter(), dict(scope["headers"]), 500, False
-        given = headers.get(b"x-request-id", b"")
-        request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16).encode()
-        state = scope.setdefault("state", {})
-        state["request_id"], state["key"], state["column"] = request_id.decode(), None, ""
-
-        async def answer(message: Any) -> None:
-            nonlocal status, begun
-            if message["type"] == "http.response.start":
-                begun, status = True, message["status"]
-                have = {name for name, _ in message["headers"]}
-                extra = [header for header in HEADERS if header[0] not in have]
-                message["headers"] = [*message["headers"], *extra, (b"x-request-id", request_id)]
-            await send(message)
-
-        body = Body(self, receive)
+        headers = dict(scope["headers"])
+        exchange = Exchange(scope, headers, send)
+        body = RequestBody(self.load, receive, self.max_bytes)
         metrics.IN_FLIGHT.inc()
         try:
-            problem = self.refuse(scope, headers, state)
-            if problem:
-                await say(answer, scope["path"], *problem)
-            elif scope["method"] == "POST" and (handler := self.hot.get(scope["path"])):
-                response = await handler(Request(scope, body.receive))
-                await response(scope, receive, answer)
+            if denial := self.deny(exchange.path, headers, scope["state"]):
+                await exchange.send_error(*denial)
             else:
-                await self.app(scope, body.receive, answer)
+                await self.answer(scope, body, exchange)
         except ClientDisconnect:  # in the middle of its body
-            status = 499  # as nginx has it
-        except Exception:  # a mistake of ours: said in the log, not to the client
-            LOGGER.exception("request %s failed", state["request_id"])
-            if begun:
+            exchange.status = CLIENT_CLOSED
+        except Exception:  # unhandled: the log has it, the client does not
+            LOGGER.exception("request %s failed", exchange.id.decode())
+            if exchange.answering:
                 raise
-            await say(answer, scope["path"], 500, "internal error", 0)
+            await exchange.send_error(500, "internal error")
         finally:
-            body.forget()
+            body.release()
             metrics.IN_FLIGHT.dec()
-            taken = time.perf_counter() - started
-            path = getattr(scope.get("route"), "path", "")  # the template: what is sent is no label
-            path = path or (scope["path"] if scope["path"] in COUNTED else "other")
-            self.measure(scope["method"], path, status, taken, state["request_id"])
-            if status in REFUSED and ASKED.fullmatch(scope["path"]) and scope["method"] == "POST":
-                self.refused(KINDS[status], state["column"])
+            self.measure(scope, exchange)
 
-    def refuse(
-        self, scope: Any, headers: dict[bytes, bytes], state: Any
-    ) -> tuple[int, str, int] | None:
-        """Return status, reason and seconds to wait of a request that is not let in."""
-        path = scope["path"]
-        if path in OPEN or path.startswith(OPEN_UNDER) or READY.fullmatch(path):
+    async def answer(self, scope: Any, body: RequestBody, exchange: Exchange) -> None:
+        handler = self.direct.get(exchange.path) if scope["method"] == "POST" else None
+        if handler is None:
+            await self.app(scope, body.receive, exchange.send)
+        else:
+            response = await handler(Request(scope, body.receive))
+            await response(scope, body.receive_part, exchange.send)
+
+    def deny(self, path: str, headers: dict[bytes, bytes], state: Any) -> Denial | None:
+        """Return why a request is not let in."""
+        if is_open(path):
             return None
-        if not self.keys.asked and not local(headers):
-            return 403, "without API keys only this machine is answered", 0
-        if self.keys.asked:
+        if not self.keys.required:
+            if not is_local(headers):
+                reason = "No API keys configured: only localhost requests are allowed"
+                return Denial(403, reason)
+        else:
             given = headers.get(b"x-api-key", b"").decode("utf-8", "surrogateescape")
-            state["key"] = self.keys.name(given)
+            state["key"] = self.keys.key_name(given)
             if state["key"] is None:
-                return 401, "X-API-Key is missing or wrong", 0
-        if seconds := self.limiter.wait(state["key"] or ""):
-            return 429, "too many requests with this key", seconds
+                return Denial(401, "X-API-Key is missing or wrong")
+        if seconds := self.limiter.seconds_to_wait(state["key"] or ""):
+            return Denial(429, "too many requests with this key", seconds)
+        return self.deny_body(headers)
+
+    def deny_body(self, headers: dict[bytes, bytes]) -> Denial | None:
         if headers.get(b"content-encoding", b"identity") != b"identity":
-            return 415, "send the body as it is, without a Content-Encoding", 0
+            return Denial(415, "send the body as it is, without a Content-Encoding")
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.max_bytes:
-            return 413, f"the body is larger than {self.max_bytes} bytes", 0
+            return Denial(413, f"the body is larger than {self.max_bytes} bytes")
         return None
 
-    def measure(self, method: str, path: str, status: int, seconds: float, request_id: str) -> None:
-        method = method if method in METHODS else "OTHER"
-        metrics.REQUESTS.labels(path, method, status).inc()
-        metrics.LATENCY.labels(path).observe(seconds)
+    def measure(self, scope: Any, exchange: Exchange) -> None:
+        """Count and log a request under its route: what a client sends becomes no label."""
+        status = exchange.status
+        seconds = time.perf_counter() - exchange.started
+        route = getattr(scope.get("route"), "path", "")
+        if not route:
+            route = exchange.path if exchange.path in NAMED_PATHS else "other"
+        method = scope["method"] if scope["method"] in METHODS else "OTHER"
+        metrics.REQUESTS.labels(route, method, status).inc()
+        metrics.LATENCY.labels(route).observe(seconds)
         if status >= 400:
-            metrics.ERRORS.labels(KINDS.get(status, "server" if status >= 500 else "other")).inc()
-        log_request(method, path, status, seconds, request_id)
+            metrics.ERRORS.labels(error_kind(status)).inc()
+        log_request(method, route, status, seconds, exchange.id.decode())
+        if status in REJECTED and method == "POST" and PREDICT_PATHS.fullmatch(exchange.path):
+            self.count_rejected(ERROR_KINDS[status], scope["state"]["column"])
 
 
-class Body:
-    """The body of a request as it comes: too large, too slow or too many are given up."""
-
-    def __init__(self, guard: Guard, receive: Any) -> None:
-        self.guard, self.given = guard, receive
-        self.size, self.whole, self.end = 0, False, time.monotonic() + SECONDS
-
-    async def receive(self) -> Any:
-        """Return the next part, as ASGI has it; raise a 408, 413 or 503."""
-        if self.whole:  # only the end of the connection can come, at any time
-            return await self.given()
-        try:
-            async with asyncio.timeout(max(0, self.end - time.monotonic())):
-                message = await self.given()
-        except TimeoutError:
-            raise HTTPException(408, f"the body did not come within {SECONDS} seconds") from None
-        guard, part = self.guard, len(message.get("body", b""))
-        self.size, guard.held = self.size + part, guard.held + part
-        if self.size > guard.max_bytes:
-            raise HTTPException(413, f"the body is larger than {guard.max_bytes} bytes")
-        if guard.held > HELD and self.size > SMALL:
-            raise HTTPException(503, "too much is being sent", AGAIN)
-        if not message.get("more_body"):
-            if guard.working >= QUEUED:
-                raise HTTPException(503, "too many requests are waiting", AGAIN)
-            self.whole, guard.working = True, guard.working + 1
-        return message
-
-    def forget(self) -> None:
-        self.guard.held -= self.size
-        self.guard.working -= self.whole
-
-
-def local(headers: Mapping[bytes, bytes]) -> bool:
-    """Return whether a request is for this machine by a name of its own, and not sent by another site's page.
-
-    Browsers send what any page tells them to, also to this machine.
-    """
-    host, origin = headers.get(b"host", b"").lower(), headers.get(b"origin", b"").lower()
-    return loopback(host) and (not origin or origin.partition(b"://")[2] == host)
-
-
-@lru_cache(64)
-def loopback(host: bytes) -> bool:
-    name = re.sub(r":\d+$", "", host.decode("latin-1")).strip("[]")
-    if name in ("", "localhost"):
-        return True
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-async def say(send: Any, path: str, status: int, text: str, seconds: int) -> None:
-    """Send a refusal in the words of the protocol that was asked."""
-    body = json.dumps({"error": text} if path.startswith("/v2") else {"detail": text}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if seconds:
-        headers.append((b"retry-after", str(seconds).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def error_kind(status: int) -> str:
+    return ERROR_KINDS.get(status, "server" if status >= 500 else "other")

@@ -1,6 +1,6 @@
-"""Observe: what the server tells of itself: its log, a JSON object a line, and traces where they are wanted.
+"""Telemetry: logs as JSON lines, and OpenTelemetry traces where an OTLP endpoint is set.
 
-Neither holds who asked, with which key, or what: paths are those of the routes, exceptions have no texts.
+Neither holds clients, keys or rows: paths are those of the routes, exceptions have no texts.
 """
 
 import json
@@ -14,13 +14,8 @@ from typing import Any
 from mlops_loop.base.errors import redacted
 from mlops_loop.base.project import current_project
 
-FIELDS = (
-    "request_id",
-    "method",
-    "path",
-    "status",
-    "milliseconds",
-)  # of a request, besides its message
+# Of a request's log line, besides its message.
+FIELDS = ("request_id", "method", "path", "status", "milliseconds")
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 LOGGER = logging.getLogger(f"{__package__}.requests")
 
@@ -36,22 +31,22 @@ class JsonLines(logging.Formatter):
             name: value for name in FIELDS if (value := getattr(record, name, None)) is not None
         }
         if record.exc_info and (error := record.exc_info[1]):
-            line["exception"] = unworded(error)
+            line["exception"] = format_exception(error)
         return json.dumps(line)
 
 
-def unworded(error: BaseException) -> str:
-    """Return an exception's type and place, and its cause's, without their texts: they may quote rows."""
+def format_exception(error: BaseException) -> str:
+    """Return type and traceback of an exception and its cause; its texts may quote rows."""
     frames = "".join(traceback.format_tb(error.__traceback__))
-    said = f"{frames}{type(error).__module__}.{type(error).__qualname__}"
+    text = f"{frames}{type(error).__module__}.{type(error).__qualname__}"
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return f"{unworded(cause)}\n\n{said}" if cause else said
+    return f"{format_exception(cause)}\n\n{text}" if cause else text
 
 
 def logging_config() -> dict[str, Any]:
-    """Return the configuration of all logging in a server's process, as uvicorn's log_config takes it.
+    """Return the logging configuration of a server's process, as uvicorn's log_config takes it.
 
-    uvicorn's own line on each request names the client and the raw path; `log_request` writes another one.
+    uvicorn's own line on each request names the client and the raw path: `log_request` replaces it.
     """
     return {
         "version": 1,
@@ -71,7 +66,7 @@ def log_request(method: str, path: str, status: int, seconds: float, request_id:
 
 
 @cache  # one provider, and one exporter, for all apps of this process
-def telemetry() -> dict[str, Any]:
+def tracing_options() -> dict[str, Any]:
     """Return what FastAPI takes as `telemetry`: traces, if the environment has an OTLP endpoint.
 
     FastAPI adds the exporter when the app starts, and flushes it when it ends.
@@ -82,8 +77,8 @@ def telemetry() -> dict[str, Any]:
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # here, because it costs memory
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
-    class Nameless(SpanProcessor):
-        """Blanks what a client may have put into its URL; the route stays."""
+    class RedactUrls(SpanProcessor):
+        """Redacts what a client may have put into its URL; the route stays."""
 
         def on_start(self, span: Any, parent_context: Any = None) -> None:  # noqa: ARG002
             for name in ("url.path", "url.query"):
@@ -93,5 +88,5 @@ def telemetry() -> dict[str, Any]:
     service = os.environ.get("OTEL_SERVICE_NAME") or current_project().name
     resource = Resource.create({SERVICE_NAME: service})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(Nameless())
+    provider.add_span_processor(RedactUrls())
     return off | {"tracing": True, "tracer_provider": provider, "auto_configure": True}

@@ -1,18 +1,16 @@
-"""Infer: the endpoints of the Open Inference Protocol, V2 (see v2.py)."""
+"""The endpoints of the Open Inference Protocol, V2."""
 
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
-from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
 from mlops_loop.base.project import current_project
-from mlops_loop.prediction_log.predictions import Entry
 from mlops_loop.serving.loaded_model import Served
 from mlops_loop.serving.open_inference import protocol
 from mlops_loop.serving.request_schema import Invalid, Rows
-from mlops_loop.serving.service import AGAIN, Answered, Service
+from mlops_loop.serving.service import RETRY_AFTER, Scored, Service
 
 # What a page of another site can send without asking.
 FORMS = "text/plain", "multipart/form-data", "application/x-www-form-urlencoded"
@@ -25,13 +23,12 @@ def router(service: Service) -> APIRouter:
     def named(name: str, version: str | None = None) -> None:
         served = service.model.version
         if name != current_project().name or version not in (None, served):
-            raise HTTPException(
-                404, f"the model that is served is {current_project().name}, version {served}"
-            )
+            reason = f"the served model is {current_project().name}, version {served}"
+            raise HTTPException(404, reason)
 
     def available() -> bool:
         if not service.ready:
-            raise HTTPException(503, "the prediction log takes no more", AGAIN)
+            raise HTTPException(503, "the prediction log takes no more", RETRY_AFTER)
         return True
 
     known: Any = {"dependencies": [Depends(named)]}
@@ -61,29 +58,35 @@ def router(service: Service) -> APIRouter:
     @found.post("/models/{name}/infer", **known)
     @found.post("/models/{name}/versions/{version}/infer", **known)
     async def infer(request: Request, version: str | None = None) -> Response:
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() in FORMS:
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if content_type in FORMS:
             raise Invalid(415, "send JSON, or JSON and binary tensors")
-        length, again = (
-            protocol.header_length(request.headers.get(protocol.HEADER)),
-            request.headers.get("idempotency-key"),
+        length = protocol.header_length(request.headers.get(protocol.HEADER))
+        idempotency_key = request.headers.get("idempotency-key")
+        key = request.state.key
+        scored, inference = score(await request.body(), length, key, idempotency_key, version)
+        answer = await service.make_durable(scored.entry, idempotency_key) or scored.answer
+        outputs = msgspec.to_builtins(answer.outputs)
+        schema = service.model.bundle.schema
+        text, headers = protocol.answer(
+            inference, outputs, answer.ids, answer.model_version, schema
         )
-        body, key = await request.body(), request.state.key
-        entry, inference, answered, task = score(body, length, key, again, version)
-        answered = await service.finish(entry, again) or answered
-        schema, outputs = service.model.bundle.schema, msgspec.to_builtins(answered.outputs)
-        text, headers = protocol.answer(inference, outputs, answered.ids, answered.version, schema)
-        return Response(text, headers=headers, background=task)
+        return Response(text, headers=headers, background=scored.shadow)
 
     def score(
-        body: bytes, length: int | None, key: str | None, again: str | None, version: str | None
-    ) -> tuple[Entry, protocol.Inference, Answered, BackgroundTask | None]:
-        asked: list[protocol.Inference] = []
+        body: bytes,
+        length: int | None,
+        key: str | None,
+        idempotency_key: str | None,
+        version: str | None,
+    ) -> tuple[Scored, protocol.Inference]:
+        inferences: list[protocol.Inference] = []
 
         def read(model: Served) -> Rows:
-            asked.append(protocol.read(body, length, model.bundle.schema))
-            return model.reader.from_records(asked[-1].records)
+            inferences.append(protocol.read(body, length, model.bundle.schema))
+            return model.reader.from_records(inferences[-1].records)
 
-        entry, answered, task = service.begin(body, read, key, again, version)
-        return entry, asked[0], answered, task
+        scored = service.score_request(body, read, key, idempotency_key, version)
+        return scored, inferences[0]
 
     return found

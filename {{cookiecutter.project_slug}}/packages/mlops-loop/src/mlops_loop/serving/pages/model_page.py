@@ -7,6 +7,7 @@ from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
+from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.scoring.bundle import Bundle
 
@@ -167,7 +168,7 @@ def html(bundle: Bundle, keyed: bool) -> str:
     features = enumerate(schema.features.items())
     return PAGE.format(
         style=STYLE,
-        name=escape(schema.name),
+        name=escape(current_project().name),
         description=escape(schema.description),
         facts="" if keyed else '<a href="v1/model">Facts of this model</a>',
         version=escape(bundle.version),

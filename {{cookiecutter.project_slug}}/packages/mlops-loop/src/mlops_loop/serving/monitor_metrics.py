@@ -1,0 +1,62 @@
+"""Prometheus metrics of what `monitor` found in its newest window.
+
+Each process of the server reads it from the prediction log: the last one to do so is right.
+"""
+
+from math import nan
+
+from prometheus_client import Gauge
+
+from mlops_loop.contract.schema import Schema
+from mlops_loop.prediction_log.monitoring_windows import ColumnDrift, MonitoringWindow
+from mlops_loop.serving.metrics import NEWEST
+
+VERDICTS = ("drift", "quality", "decay")
+
+RUN = Gauge(
+    "monitor_last_run_timestamp_seconds", "When `monitor` last ran; 0 if it never did", **NEWEST
+)
+WINDOW_END = Gauge("monitor_window_end_timestamp_seconds", "End of the newest window", **NEWEST)
+VERDICT = Gauge("monitor_verdict", "1 if the newest window has this verdict", ["verdict"], **NEWEST)
+DRIFT = Gauge("monitor_drift_share", "Share of the columns that drifted", **NEWEST)
+COLUMN = Gauge("monitor_column_score", "Drift score of a column", ["column"], **NEWEST)
+LIMIT = Gauge("monitor_column_threshold", "Drift threshold of a column", ["column"], **NEWEST)
+METRIC = Gauge(
+    "monitor_metric",
+    "Metrics of the labelled predictions: value, interval, and that of the test window",
+    ["metric", "bound"],
+    **NEWEST,
+)
+COVERAGE = Gauge("monitor_coverage", "Share of the predictions with an outcome", **NEWEST)
+WINDOW_ROWS = Gauge("monitor_rows", "Predictions in the newest window", **NEWEST)
+NOT_COMPARED = ColumnDrift()
+SEEN: dict[str, set[str]] = {}  # metrics, and which of BOUNDS some window had
+
+
+def set_window(window: MonitoringWindow, schema: Schema) -> None:
+    """Set the gauges. What this window lacks becomes NaN: no value of another window may stay."""
+    summary = window.summary
+    RUN.set(window.made.timestamp())
+    WINDOW_END.set(window.end.timestamp())
+    for name in VERDICTS:
+        VERDICT.labels(name).set(name in summary.verdicts)
+    DRIFT.set(or_nan(summary.drift.share))
+    for name in (*schema.features, schema.prediction):  # and no other: a label for each
+        column = summary.drift.columns.get(name, NOT_COMPARED)
+        COLUMN.labels(name).set(or_nan(column.score))
+        LIMIT.labels(name).set(or_nan(column.threshold))
+    set_metrics(summary.metrics)
+    COVERAGE.set(or_nan(summary.performance.coverage))
+    WINDOW_ROWS.set(or_nan(summary.rows))
+
+
+def set_metrics(metrics: dict[str, dict[str, float]]) -> None:
+    for name, values in metrics.items():
+        SEEN.setdefault(name, set()).update(values)
+    for name, bounds in SEEN.items():
+        for bound in bounds:
+            METRIC.labels(name, bound).set(metrics.get(name, {}).get(bound, nan))
+
+
+def or_nan(value: float | None) -> float:
+    return nan if value is None else float(value)

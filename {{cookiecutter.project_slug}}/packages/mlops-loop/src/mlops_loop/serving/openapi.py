@@ -1,0 +1,94 @@
+"""The OpenAPI document: the contract's types, and the keys and limits that are in force."""
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from mlops_loop.base.project import current_project
+from mlops_loop.scoring.predictions import answer_schema, with_ids
+from mlops_loop.serving.ground_truth import ANY_ID, RECORDED, outcomes_schema
+from mlops_loop.serving.http.access import is_open
+from mlops_loop.serving.loaded_model import Served
+from mlops_loop.serving.request_schema import row_schema, rows_schema
+
+JSON = "application/json"
+ERROR_SCHEMA = {"type": "object", "properties": {"detail": {}}, "required": ["detail"]}
+API_KEY = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+BODY_ERRORS = {
+    400: "Not JSON, or a key is there twice",
+    408: "The body arrived too slowly",
+    413: "Too many bytes or rows",
+    415: "Not application/json, or compressed",
+    422: "The contract does not allow it",
+    503: "Too busy, or the prediction log takes no more: Retry-After says when to try again",
+}
+KEY_ERRORS = {401: "X-API-Key is missing or wrong"}
+NO_KEY_ERRORS = {403: "No API keys configured: only localhost requests are allowed"}
+RATE_ERRORS = {429: "Too many requests with this key: Retry-After says when to try again"}
+
+
+def error_response(description: str = "Error") -> dict[str, Any]:
+    reference = {"$ref": "#/components/schemas/Error"}
+    return {"description": description, "content": {JSON: {"schema": reference}}}
+
+
+def json_operation(body: str, answer: str) -> dict[str, Any]:
+    """Return the OpenAPI text of an endpoint that takes and returns JSON, by schemas' names."""
+
+    def content(name: str) -> dict[str, Any]:
+        return {JSON: {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+
+    errors = {str(code): error_response(text) for code, text in BODY_ERRORS.items()}
+    success = {"description": "Done", "content": content(answer)}
+    return {
+        "requestBody": {"required": True, "content": content(body)},
+        "responses": {"200": success} | errors,
+    }
+
+
+def document(
+    app: FastAPI, model: Served, keys_required: bool, rate_limited: bool
+) -> dict[str, Any]:
+    """Return the document of what is served now: a new model may come with another contract."""
+    about: Any = {
+        "title": current_project().name,
+        "version": model.bundle.version,
+        "description": model.bundle.schema.description,
+    }
+    found: dict[str, Any] = get_openapi(routes=app.routes, **about)
+    components = found.setdefault("components", {})
+    components.setdefault("schemas", {}).update(schemas(model))
+    if keys_required:
+        components["securitySchemes"] = {"key": API_KEY}
+    codes = KEY_ERRORS if keys_required else NO_KEY_ERRORS
+    if rate_limited:
+        codes = codes | RATE_ERRORS
+    errors = {str(code): error_response(text) for code, text in codes.items()}
+    for path, operations in found["paths"].items():
+        for operation in operations.values():
+            if not is_open(path):
+                operation["responses"] |= errors
+                if keys_required:
+                    operation["security"] = [{"key": []}]
+    return found
+
+
+def schemas(model: Served) -> dict[str, Any]:
+    bundle = model.bundle
+    return {
+        "Row": row_schema(bundle.schema),
+        "Rows": rows_schema(bundle.manifest["example"]),
+        "Answer": answer_schema(bundle.manifest) | {"example": example_answer(model)},
+        "Outcomes": outcomes_schema(bundle.schema),
+        "Recorded": RECORDED,
+        "Error": ERROR_SCHEMA,
+    }
+
+
+def example_answer(model: Served) -> dict[str, Any]:
+    """Return the model's answer to the contract's example."""
+    rows = model.reader.from_records([model.bundle.manifest["example"]])
+    predictions = with_ids([ANY_ID], model.score(rows)[0])
+    return {"model_version": model.version, "predictions": msgspec.to_builtins(predictions)}

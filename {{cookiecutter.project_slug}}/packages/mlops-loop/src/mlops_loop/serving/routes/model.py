@@ -1,0 +1,24 @@
+"""GET /v1/model: which model answers, how good it is, and who promoted it."""
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from mlops_loop.base.project import current_project
+from mlops_loop.serving.service import Service
+
+PUBLIC = {"task", "target", "classes", "threshold", "half_width", "metrics", "baseline"}
+
+
+def router(service: Service) -> APIRouter:
+    endpoints = APIRouter()
+
+    @endpoints.get("/v1/model")
+    async def model() -> dict[str, Any]:
+        """Return the served version, its metrics on its test window, and its promotion."""
+        bundle = service.model.bundle
+        facts = {key: value for key, value in bundle.manifest.items() if key in PUBLIC}
+        name = current_project().name
+        return {"name": name, "version": bundle.version, "promotion": bundle.promotion} | facts
+
+    return endpoints
