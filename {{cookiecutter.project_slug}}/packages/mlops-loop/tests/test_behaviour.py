@@ -10,10 +10,12 @@ from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
+from mlops_loop.scoring import skops_model as model
 from mlops_loop.scoring.bundle import open_bundle
+from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.scoring.skops_model import columns
-from mlops_loop.training import behaviour, model
+from mlops_loop.training.behaviour import check, declaration, examples
 
 from .conftest import change
 
@@ -100,10 +102,10 @@ def made(kind: str, predict: Any = bigger_is_yes, schema: Schema | None = None, 
     declared = {kind: [{"name": "a", "why": "b", **case}]}
     files.BEHAVIOUR.write_text(yaml.safe_dump(declared), encoding="utf-8")
     schema = schema or contract()
-    found = behaviour.check(behaviour.load_behaviour(schema), table(), predict, schema)
-    (verdict,) = behaviour.verdicts(found)
-    assert (verdict.gate, verdict.passed) == ("behaviour: a", found["passed"][0])
-    return found.iloc[0]
+    found = check.check(declaration.load_behaviour(schema), table(), predict, schema)
+    (result,) = check.gate_results(found)
+    assert (result.gate, result.passed) == ("behaviour: a", found[0].passed)
+    return check.as_table(found).iloc[0]
 
 
 @pytest.fixture
@@ -119,7 +121,7 @@ def test_a_mistake_is_one_line_with_file_line_and_key(kind, text, what, folder) 
     case = "{" + f"name: a, why: b, {text}" + "}"
     files.BEHAVIOUR.write_text(f"{kind}:\n  - {case}\n", encoding="utf-8")
     with pytest.raises(Failure) as failure:
-        behaviour.load_behaviour(contract())
+        declaration.load_behaviour(contract())
     assert str(failure.value).startswith(f"behaviour.yaml, line 2: {kind}.0")
     assert what in str(failure.value)
     assert "\n" not in str(failure.value)
@@ -129,7 +131,7 @@ def test_two_tests_of_one_name_and_a_class_left_out_are_refused(folder) -> None:
     case = {"name": "a", "why": "b", "set": {"size": 1}, "expect": "rise", "by": 0}
     files.BEHAVIOUR.write_text(yaml.safe_dump({"directional": [case, case]}), encoding="utf-8")
     with pytest.raises(Failure, match="two tests are called 'a'"):
-        behaviour.load_behaviour(contract())
+        declaration.load_behaviour(contract())
     for task, what in (
         ("multiclass-classification", "name the class"),
         ("regression", "no classes"),
@@ -137,7 +139,7 @@ def test_two_tests_of_one_name_and_a_class_left_out_are_refused(folder) -> None:
         given = case | ({"of": "yes"} if task == "regression" else {})
         files.BEHAVIOUR.write_text(yaml.safe_dump({"directional": [given]}), encoding="utf-8")
         with pytest.raises(Failure, match=what):
-            behaviour.load_behaviour(contract(task))
+            declaration.load_behaviour(contract(task))
 
 
 def test_what_must_not_matter_does_not(folder) -> None:
@@ -190,11 +192,11 @@ def test_cases_that_any_model_must_get_right(folder) -> None:
 def test_a_label_is_what_the_bundle_would_call_it(folder) -> None:
     text = "minimum: [{name: a, why: b, set: {size: 4}, label: 'yes'}]"
     files.BEHAVIOUR.write_text(text, encoding="utf-8")
-    declared = behaviour.load_behaviour(contract())
+    declared = declaration.load_behaviour(contract())
     for threshold, passed in ((0.3, True), (0.5, False)):
-        decision = {"threshold": threshold}
-        found = behaviour.check(declared, table(), bigger_is_yes, contract(), decision=decision)
-        assert found["passed"][0] == passed
+        point = OperatingPoint(threshold=threshold)
+        found = check.check(declared, table(), bigger_is_yes, contract(), operating_point=point)
+        assert found[0].passed == passed
 
 
 def test_conditions_choose_rows(folder) -> None:
@@ -239,44 +241,47 @@ def test_values_and_several_classes(folder) -> None:
 )
 def test_a_file_without_tests_is_no_objection_and_its_example_fits(task, folder) -> None:
     schema = contract(task)
-    text = behaviour.without_tests(schema)
+    text = examples.without_tests(schema)
     files.BEHAVIOUR.write_text(text, encoding="utf-8")
-    declared = behaviour.load_behaviour(schema)
+    declared = declaration.load_behaviour(schema)
     assert declared.cases == []
-    (verdict,) = behaviour.verdicts(behaviour.check(declared, table(), bigger_is_yes, schema))
+    (verdict,) = check.gate_results(check.check(declared, table(), bigger_is_yes, schema))
     assert verdict.passed is None
     commented = text.partition("# invariance:\n")[2].split("invariance: []")[0]
     example = "invariance:\n" + commented.replace("# ", "", 1).replace("\n# ", "\n")
     files.BEHAVIOUR.write_text(example, encoding="utf-8")
-    assert len(behaviour.load_behaviour(schema).cases) == 3
+    assert len(declaration.load_behaviour(schema).cases) == 3
 
 
 def test_the_project_s_own_model_passes_and_one_that_learned_nothing_does_not(project) -> None:
     schema, test = load_schema(), tables.read_table(files.TEST)
-    declared, bundle = behaviour.load_behaviour(schema), open_bundle(files.BUNDLE)
+    declared, bundle = declaration.load_behaviour(schema), open_bundle(files.BUNDLE)
     scorer, trained = open_scorer(bundle), model.load(files.MODEL)
 
     def exported(rows: pd.DataFrame) -> np.ndarray:
         return scorer.scores(columns(rows, schema))
 
-    found = behaviour.check(declared, test, exported, schema, 500, bundle.manifest)
-    assert [verdict for verdict in behaviour.verdicts(found) if verdict.passed is False] == []
-    again = behaviour.check(
+    found = check.check(declared, test, exported, schema, 500, OperatingPoint.of(bundle.manifest))
+    assert [verdict for verdict in check.gate_results(found) if verdict.passed is False] == []
+    again = check.check(
         declared,
         test,
         lambda rows: model.scores(trained, rows, schema),
         schema,
         500,
-        bundle.manifest,
+        OperatingPoint.of(bundle.manifest),
     )
-    assert found["value"].to_numpy() == pytest.approx(
-        again["value"].to_numpy(), abs=0.01, nan_ok=True
-    )
+    assert [line.value for line in found] == [pytest.approx(line.value, abs=0.01) for line in again]
     if declared.directional:
-        found = behaviour.check(
-            declared, test, lambda rows: exported(rows) * 0, schema, 500, bundle.manifest
+        found = check.check(
+            declared,
+            test,
+            lambda rows: exported(rows) * 0,
+            schema,
+            500,
+            OperatingPoint.of(bundle.manifest),
         )
-        refused = {verdict.gate for verdict in behaviour.verdicts(found) if verdict.passed is False}
+        refused = {verdict.gate for verdict in check.gate_results(found) if verdict.passed is False}
         assert {
             f"behaviour: {case.name}" for case in declared.directional if case.by > 0
         } <= refused
@@ -285,9 +290,9 @@ def test_the_project_s_own_model_passes_and_one_that_learned_nothing_does_not(pr
 def test_a_column_that_is_gone_is_told(project) -> None:
     schema = load_schema()
     gone = next(
-        (name for case in behaviour.load_behaviour(schema).invariance for name in case.add), None
+        (name for case in declaration.load_behaviour(schema).invariance for name in case.add), None
     )
     if gone:
         change(files.SCHEMA, "columns", gone, role="ignored")
         with pytest.raises(Failure, match=f"schema.yaml has no feature '{gone}'"):
-            behaviour.load_behaviour(load_schema())
+            declaration.load_behaviour(load_schema())

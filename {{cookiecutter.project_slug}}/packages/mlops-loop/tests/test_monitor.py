@@ -23,7 +23,7 @@ from mlops_loop.monitoring.monitoring_window import fits, read_window
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.monitoring_windows import read_windows
 from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS, REFUSALS
-from mlops_loop.release.smoke_test import as_json
+from mlops_loop.release.smoke_test.run import as_json
 from mlops_loop.scoring.bundle import REFERENCE, open_bundle
 
 from .conftest import ROOT, change

@@ -9,14 +9,17 @@ import pytest
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params import load_params
+from mlops_loop.base.params import Gates, LatencyGate, ServerGate, load_params
 from mlops_loop.data import tables
-from mlops_loop.release import smoke_test
-from mlops_loop.release.gates import GateResult
+from mlops_loop.metrics.gate_result import GateResult
+from mlops_loop.release.gates import files as file_gates
+from mlops_loop.release.gates import run
+from mlops_loop.release.smoke_test import odd_requests, server
+from mlops_loop.release.smoke_test.run import SmokeTest, check
 from mlops_loop.scoring.bundle import Bundle, open_bundle, seal
 
-LIMITS = smoke_test.ServerGate(requests=30, fuzz=60, timeout=60)
-ANY_SPEED = smoke_test.LatencyGate(p95_milliseconds=1e6)
+LIMITS = ServerGate(requests=30, fuzz=60, timeout=60)
+ANY_SPEED = LatencyGate(p95_milliseconds=1e6)
 
 
 @pytest.fixture
@@ -28,11 +31,11 @@ def bundle(project) -> Bundle:
 def running(bundle, tmp_path) -> Iterator[tuple[Any, ...]]:
     """The address of a server with the bundle, a client of it, and the bundle."""
     log_url = f"sqlite:///{(tmp_path / 'log.db').as_posix()}"
-    with smoke_test.server(files.BUNDLE, log_url, tmp_path / "server.log") as (address, client):
+    with server.server(files.BUNDLE, log_url, tmp_path / "server.log") as (address, client):
         yield address, client, bundle
 
 
-def gates(**changed: Any) -> smoke_test.Gates:
+def gates(**changed: Any) -> Gates:
     return load_params().gates.model_copy(
         update={"server": LIMITS, "latency": ANY_SPEED, **changed}
     )
@@ -46,7 +49,7 @@ def reseal(**facts: Any) -> None:
 
 
 def judged(bundle: Bundle, **changed: Any) -> list[GateResult]:
-    return smoke_test.verdicts(bundle, tables.read_table(files.TEST), gates(**changed))
+    return run.start(bundle, tables.read_table(files.TEST), gates(**changed))
 
 
 def test_a_good_bundle_passes_and_the_real_log_stays_as_it_is(bundle) -> None:
@@ -89,18 +92,19 @@ def test_a_server_that_answers_otherwise_is_refused(bundle) -> None:
 
 def test_a_speed_that_nothing_has_is_refused(running) -> None:
     address, client, bundle = running
-    window, nothing = tables.read_table(files.TEST), smoke_test.LatencyGate(p95_milliseconds=1e-6)
-    for latency, passed in ((nothing, False), (ANY_SPEED, True), (None, None)):
-        found = smoke_test.questions(address, client, bundle, window, LIMITS, latency)
-        assert (found[-1].gate, found[-1].passed) == ("latency", passed)
-        assert all(verdict.passed for verdict in found[:-1])
+    window, nothing = tables.read_table(files.TEST), LatencyGate(p95_milliseconds=1e-6)
+    for latency, passed in ((nothing, False), (ANY_SPEED, True)):
+        tested = SmokeTest(check(address, client, bundle, window, LIMITS))
+        (found,) = file_gates.latency(tested, latency)
+        assert (found.gate, found.passed) == ("latency", passed)
+        assert all(result.passed for result in file_gates.server(tested, LIMITS))
 
 
 def test_no_odd_request_breaks_the_server_and_a_5xx_is_refused(running, tmp_path) -> None:
     address, client, bundle = running
     known = bundle.schema, bundle.manifest["example"]
-    assert smoke_test.fuzz(address, client, *known, 300) == []
-    asked = [what for what, *_ in islice(smoke_test.requests_of(*known), 60)]
+    assert odd_requests.fuzz(address, client, *known, 300) == []
+    asked = [what for what, *_ in islice(odd_requests.odd_requests(*known), 60)]
     assert len(set(asked)) > 25
     # Neither log nor spool can be written: so no prediction can be kept, and none be answered.
     for path in tmp_path.glob("log.db*"):
@@ -108,22 +112,22 @@ def test_no_odd_request_breaks_the_server_and_a_5xx_is_refused(running, tmp_path
     (tmp_path / "log.db").mkdir()
     shutil.rmtree(tmp_path / "server.spool")
     (tmp_path / "server.spool").write_text("")
-    wrong = smoke_test.fuzz(address, client, *known, 60)
+    wrong = odd_requests.fuzz(address, client, *known, 60)
     assert wrong == ["a row at the contract's edges: 503"] * 20 + ["afterwards: not ready"]
-    _, odd, _ = smoke_test.questions(
-        address, client, bundle, tables.read_table(files.TEST), LIMITS, None
-    )
+    answers = check(address, client, bundle, tables.read_table(files.TEST), LIMITS)
+    _, _, odd = file_gates.server(SmokeTest(answers), LIMITS)
     assert (odd.passed, odd.value) == (False, 21)
     assert "503" in odd.measure
 
 
 def test_a_server_that_dies_is_refused(bundle, tmp_path) -> None:
     log_url = f"sqlite:///{(tmp_path / 'log.db').as_posix()}"
-    with smoke_test.server(files.BUNDLE, log_url, tmp_path / "server.log") as (address, client):
+    with server.server(files.BUNDLE, log_url, tmp_path / "server.log") as (address, client):
         pass
     window = tables.read_table(files.TEST)
-    answers, odd, latency = smoke_test.questions(address, client, bundle, window, LIMITS, None)
-    assert (answers.passed, odd.passed, latency.passed) == (False, False, None)
+    tested = SmokeTest(check(address, client, bundle, window, LIMITS))
+    _, answers, odd = file_gates.server(tested, LIMITS)
+    assert (answers.passed, odd.passed) == (False, False)
     assert "no answer" in odd.measure
 
 

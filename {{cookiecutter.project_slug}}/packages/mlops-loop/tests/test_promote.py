@@ -5,7 +5,6 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -14,13 +13,14 @@ import pytest
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
+from mlops_loop.base.params import load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.cli import release as verbs
-from mlops_loop.contract.schema import load_schema
+from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.data import tables
 from mlops_loop.release import audit, champion, registry
 from mlops_loop.release import promote as promotions
-from mlops_loop.release.promote import comparable_champion
+from mlops_loop.release.champion_inputs import with_champion_inputs
 from mlops_loop.release.promotion import Promotion
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.tracking.session import experiment_name, session
@@ -45,7 +45,8 @@ import alembic.command, mlflow.store.model_registry.sqlalchemy_store, mlflow.sto
 from mlops_loop.base.errors import run
 from mlops_loop.cli.groups import APP
 import mlops_loop.cli.app
-from mlops_loop.contract.schema import load_schema
+from mlops_loop.base.params import load_params
+from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.metrics import tasks
 from mlops_loop.release import audit, promote
 tasks.of(load_schema())
@@ -309,25 +310,44 @@ def test_the_candidate_s_own_folder_is_not_the_champion_s(project):
         promote()
 
 
-def test_a_champion_whose_columns_are_gone_is_not_compared(served):
+@pytest.mark.parametrize("how", [None, {"role": "ignored"}])
+def test_a_column_may_be_dropped_and_the_champion_is_still_compared(served, how):
     promote()
     gone = list(load_schema().features)[-1]
-    change(files.SCHEMA, "columns", **{gone: None})
+    if how:
+        change(files.SCHEMA, "columns", gone, **how)
+    else:
+        change(files.SCHEMA, "columns", **{gone: None})
     files.BEHAVIOUR.write_text("{}")
     run_stages("ingest", "validate", "split", "train", "evaluate", "export")
-    with pytest.raises(Failure, match="MLFLOW_EXPERIMENT_NAME"):
-        promote()
+    assert gone not in tables.read_table(files.TEST)
+    found = {result.gate: result for result in promotions.promote().gates}
+    assert found["champion"].measure.startswith("gain in")
+    assert found["labels"].value is not None
+    # The source no longer has it: the gate says what to do, and is off where it is told to be.
+    tables.write_table(
+        Path("sample.parquet"), tables.read_table(Path("sample.parquet")).drop(columns=gone)
+    )
+    refused = {result.gate: result for result in promotions.promote().gates}["champion"]
+    assert refused.passed is False
+    assert f"predicts from {gone!r}, which the source no longer has" in refused.measure
+    assert "set gates.champion in params.yaml to null" in refused.measure
+    change(files.PARAMS, "gates", champion=None)
+    off = {result.gate: result for result in promotions.promote().gates}["champion"]
+    assert (off.measure, off.passed) == ("off", None)
 
 
-def test_a_champion_that_takes_a_column_for_something_else_is_not_compared(served):
-    promote()
-    found, schema = open_bundle(SERVED), load_schema()
-    name, column = next(iter(schema.features.items()))
-    other = "category" if column.type != "category" else "number"
-    changed = {**schema.columns, name: column.model_copy(update={"type": other})}
-    candidate = replace(found, schema=schema.model_copy(update={"columns": changed}))
-    with pytest.raises(Failure, match=f"{name!r} is of type {column.type}, now it is {other}"):
-        comparable_champion(found, candidate)
+def test_a_champion_that_takes_a_column_for_something_else_scores_its_own(served):
+    schema, window = load_schema(), tables.read_table(files.TEST)
+    name = schema.numeric[0]
+    as_text = {
+        **schema.columns,
+        name: Column(type="category", categories=("0",), allow_unknown=True),
+    }
+    champion = schema.model_copy(update={"columns": as_text})
+    found = with_champion_inputs(champion, schema, window, load_params())
+    assert found[name].dropna().map(type).eq(str).all()
+    assert found.drop(columns=name).equals(window.drop(columns=name))
 
 
 def test_roll_back_there_and_back_again(rivals):

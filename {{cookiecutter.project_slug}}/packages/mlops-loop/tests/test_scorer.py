@@ -17,7 +17,9 @@ from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.cli import app
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
-from mlops_loop.release import promote, smoke_test
+from mlops_loop.release import promote
+from mlops_loop.release.smoke_test import run as smoke_test
+from mlops_loop.release.smoke_test import server as smoke_server
 from mlops_loop.scoring import skops_model as model
 from mlops_loop.scoring.bundle import open_bundle, seal
 from mlops_loop.scoring.scorer import open_scorer
@@ -132,8 +134,8 @@ def test_a_model_in_skops_is_promoted_through_the_real_server(roots, monkeypatch
 
 def test_the_environment_for_onnx_says_what_a_model_in_skops_needs(project) -> None:
     in_skops()
-    command = [smoke_test.interpreter(), "-m", f"{files.__package__}.cli", "serve"]
-    done = subprocess.run(command, env=smoke_test.outside(), capture_output=True, text=True)
+    command = [smoke_server.interpreter(), "-m", f"{files.__package__}.cli", "serve"]
+    done = subprocess.run(command, env=smoke_server.outside(), capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert "needs the group serve-skops" in done.stderr
 

@@ -19,7 +19,7 @@ from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.ground_truth import Recorded, record_ground_truth
 from mlops_loop.prediction_log.predictions import Entry, insert_predictions
 from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
-from mlops_loop.release.smoke_test import as_json
+from mlops_loop.release.smoke_test.run import as_json
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.scoring.skops_model import columns

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mlops_loop.base.errors import Failure
 
@@ -24,6 +24,8 @@ SIGNATURES = {  # what each function is called with
     "derive": ("columns",),
     "model": ("schema", "params"),
     "search_space": ("trial", "name"),
+    "metrics": ("truth", "scores", "schema"),
+    "gates": ("candidate",),
 }
 
 
@@ -37,7 +39,7 @@ class Project:
     search_space   `search_space(trial, name)` returns parameters that `tune` tries
     trusted_types  names of the types that a model file may hold, beyond those that skops trusts
     metrics        own metrics by name: `metric(truth, scores, schema)` returns a number
-    gates          own gates by name: `gate(candidate)` returns gate results
+    gates          own gates by name: `gate(candidate)` returns a GateResult, or a list of them
     """
 
     name: str
@@ -83,6 +85,15 @@ def load(plugin: str) -> Callable[..., Any] | None:
     """
     target = getattr(current_project(), plugin)
     return None if target is None else function(plugin, target, SIGNATURES[plugin])
+
+
+def load_all(plugin: Literal["metrics", "gates"]) -> dict[str, Callable[..., Any]]:
+    """Return the functions that the current project plugs in under names of their own."""
+    named: dict[str, str] = getattr(current_project(), plugin)
+    return {
+        name: function(f"{plugin}: {name}", target, SIGNATURES[plugin])
+        for name, target in named.items()
+    }
 
 
 def required(plugin: str) -> Callable[..., Any]:

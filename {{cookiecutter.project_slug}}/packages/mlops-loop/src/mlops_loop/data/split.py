@@ -99,13 +99,20 @@ def check(counts: list[Counter[str]], schema: Schema) -> None:
             raise Failure(f"{seen}{' and not two classes' if schema.classes else ''}: {HINT}")
 
 
+def kept(batch: pa.RecordBatch, schema: Schema) -> np.ndarray:
+    """Return which rows keep the contract and have target and time: booleans, shape (rows,)."""
+    needed = [name for name in (schema.target, schema.timestamp) if name]
+    typed, reasons = check_rows(batch.to_pandas(), schema.used)
+    good: np.ndarray = ((reasons == "") & typed[needed].notna().all(axis="columns")).to_numpy()
+    return good
+
+
 def split(schema: Schema, params: SplitParams) -> tuple[list[int], int]:
     """Write the three windows; return their numbers of rows, and that of the rows left out.
 
     Left out are the rows that break the contract, which `validate` found few enough, and those
     without a target or timestamp.
     """
-    needed = [name for name in (schema.target, schema.timestamp) if name]
     splits = assign(schema, params)
     counts: list[Counter[str]] = [Counter() for _ in SPLITS]
     start = 0
@@ -114,8 +121,7 @@ def split(schema: Schema, params: SplitParams) -> tuple[list[int], int]:
         shape = cast_table(pq.read_schema(RAW).empty_table(), schema.used).schema
         writers = [stack.enter_context(pq.ParquetWriter(path, shape)) for path in paths]
         for batch in pq.ParquetFile(RAW).iter_batches(files.BATCH):
-            typed, reasons = check_rows(batch.to_pandas(), schema.used)
-            good = ((reasons == "") & typed[needed].notna().all(axis="columns")).to_numpy()
+            good = kept(batch, schema)
             inside = splits[start : start + len(batch)]
             for number, writer in enumerate(writers):
                 part = cast_table(

@@ -40,13 +40,19 @@ def read_table(path: Path) -> Any:
     return pd.read_parquet(path)
 
 
+def sample_mask(total: int, rows: int, seed: int = 0) -> np.ndarray:
+    """Return which of `total` rows are in a sample of at most `rows`: booleans, shape (total,)."""
+    chosen = np.zeros(total, dtype=bool)
+    chosen[np.random.default_rng(seed).choice(total, min(rows, total), replace=False)] = True
+    return chosen
+
+
 def read_sample(path: Path, rows: int, seed: int = 0) -> Any:
     """Return a Parquet file as a DataFrame, or, if it has more, `rows` random rows of it in order."""
 
     if not path.is_file() or (total := pq.read_metadata(path).num_rows) <= rows:
         return read_table(path)
-    chosen = np.zeros(total, dtype=bool)
-    chosen[np.random.default_rng(seed).choice(total, rows, replace=False)] = True
+    chosen = sample_mask(total, rows, seed)
     parts, start = [], 0
     for batch in pq.ParquetFile(path).iter_batches(files.BATCH):
         parts.append(batch.to_pandas()[chosen[start : start + len(batch)]])

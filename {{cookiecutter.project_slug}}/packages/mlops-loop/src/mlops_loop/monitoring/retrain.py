@@ -38,9 +38,11 @@ from mlops_loop.monitoring import retraining_summary
 from mlops_loop.prediction_log.connection import open_log, unusable
 from mlops_loop.prediction_log.tables import WINDOWS
 from mlops_loop.release import audit
+from mlops_loop.release.candidate import same_target, score
 from mlops_loop.release.champion import install, settle, target
+from mlops_loop.release.champion_inputs import with_champion_inputs
 from mlops_loop.release.gate_table import print_gates
-from mlops_loop.release.promote import comparable_champion, promote, score
+from mlops_loop.release.promote import promote
 from mlops_loop.scoring.bundle import HELD_OUT, Bundle, open_bundle
 from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.tracking.session import experiment_name, session
@@ -319,13 +321,14 @@ def compared(champion: Bundle | None, params: Params) -> dict[str, dict[str, flo
     candidate = open_bundle(BUNDLE)
     found = {"candidate": candidate.manifest["metrics"]}
     with suppress(Failure):  # of two that cannot be compared: `promote` says why
-        if champion and comparable_champion(champion, candidate):
+        if champion and same_target(champion, candidate):
             table, task = (
                 tables.read_sample(TEST, params.gates.max_rows),
                 tasks.of(candidate.schema),
             )
             known = OperatingPoint.of(champion.manifest)
-            given = task.truth(table, candidate.schema), score(champion, table), known
+            inputs = with_champion_inputs(champion.schema, candidate.schema, table, params)
+            given = task.truth(table, candidate.schema), score(champion, inputs), known
             found["champion"] = task.measure(*given, candidate.schema, params.evaluate)
     return found | {"naive baseline": candidate.manifest["baseline"]}
 

@@ -23,7 +23,7 @@ from mlops_loop.data import tables
 from mlops_loop.monitoring.monitor import monitor
 from mlops_loop.release.gate_table import print_gates
 from mlops_loop.release.promote import promote
-from mlops_loop.release.smoke_test import server
+from mlops_loop.release.smoke_test.server import server
 from mlops_loop.scoring.bundle import open_bundle
 
 ROWS, BATCH = 2000, 100  # held-out rows sent as traffic, and rows in a request

@@ -44,7 +44,8 @@ from mlops_loop.data.profile import (
 )
 from mlops_loop.data.source import batches, local, plain
 from mlops_loop.metrics import tasks
-from mlops_loop.training.behaviour import load_behaviour, without_tests
+from mlops_loop.training.behaviour.declaration import load_behaviour
+from mlops_loop.training.behaviour.examples import without_tests
 from mlops_loop.training.train import build
 
 MIN_ROWS = 50

@@ -1,17 +1,13 @@
-"""Promote: register the bundle as a version, judge it by every gate, crown it or say why not."""
+"""Promote: register the bundle as a version, judge it by every gate, promote it or say why not."""
 
 import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import sqlalchemy as sa
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -19,140 +15,22 @@ from rich.console import Console
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
-from mlops_loop.base.files import BUNDLE, MODEL, PARAMS, TEST, TRAIN
+from mlops_loop.base.files import BUNDLE, PARAMS, TEST
 from mlops_loop.base.params import (
-    BehaviourGate,
-    ChampionGate,
-    EvaluateParams,
-    Gates,
-    LabelsGate,
     load_params,
 )
 from mlops_loop.base.settings import load_settings
-from mlops_loop.contract.schema import Schema
 from mlops_loop.data import tables
-from mlops_loop.metrics import tasks
-from mlops_loop.metrics.calibration import held_out_scores
 from mlops_loop.metrics.gate_result import GateResult
-from mlops_loop.release import audit, gates, registry, smoke_test
+from mlops_loop.release import audit, registry
 from mlops_loop.release.champion import SETTLED, install, install_version, record, settle, target
+from mlops_loop.release.gates.run import judge
 from mlops_loop.release.promotion import Promotion, reasons
-from mlops_loop.scoring.bundle import CARDS, HELD_OUT, Bundle, open_bundle
-from mlops_loop.scoring.operating_point import OperatingPoint
-from mlops_loop.scoring.scorer import open_scorer
-from mlops_loop.scoring.skops_model import columns, load
+from mlops_loop.scoring.bundle import CARDS, Bundle, open_bundle
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import experiment_name, session
-from mlops_loop.training import behaviour, card
+from mlops_loop.training import card
 from mlops_loop.training.export import SECTIONS
-
-
-def judge(candidate: Bundle, rival: Bundle | None, window: pd.DataFrame) -> list[GateResult]:
-    """Return what every gate says of the candidate; both models are scored on the same window."""
-    params, schema = load_params(), candidate.schema
-    operating_point = OperatingPoint.of(candidate.manifest)
-    # First, because a bundle that does not start cannot be asked anything.
-    started = smoke_test.verdicts(candidate, window, params.gates)
-    if any(verdict.passed is False and verdict.gate == "server" for verdict in started):
-        others = [
-            name for name in Gates.model_fields if name not in ("max_rows", "server", "latency")
-        ]
-        return started + [
-            GateResult(name, "the server comes first", None, "", None) for name in others
-        ]
-    task, scorer, minimum = tasks.of(schema), open_scorer(candidate), params.evaluate.min_slice_rows
-    truth, scores = task.truth(window, schema), score(candidate, window)
-    usual = task.baseline(tables.read_table(TRAIN), window, schema, params.evaluate.baseline_by)
-    measured, naive = (
-        task.measure(truth, found, operating_point, schema, params.evaluate)
-        for found in (scores, usual)
-    )
-    judged = window, truth, scores
-    rivals = score(rival, window) if rival else None
-
-    def champion(limits: ChampionGate) -> list[GateResult]:
-        if rivals is None:
-            return [GateResult("champion", "there is none of this target", None, "", None)]
-        return gates.champion(*judged, rivals, operating_point, schema, limits)
-
-    def labels(limits: LabelsGate) -> list[GateResult]:
-        if rival is None or rivals is None or not (rival.folder / HELD_OUT).is_file():
-            return [
-                GateResult("labels", "there is no champion of this target to tell", None, "", None)
-            ]
-        held_out = tables.read_table(rival.folder / HELD_OUT)
-        given = OperatingPoint.of(rival.manifest), schema, params.evaluate
-        now = skill(window, truth, rivals, *given)
-        known, scored = held_out_scores(held_out, schema)
-        before = skill(held_out, known, scored, *given)
-        return gates.labels(now, before, task.GATE_METRICS, limits)
-
-    def behaves(limits: BehaviourGate) -> list[GateResult]:
-        declared = behaviour.load_behaviour(schema)
-        ask = partial(score, candidate)
-        return behaviour.verdicts(
-            behaviour.check(declared, window, ask, schema, limits.rows, operating_point)
-        )
-
-    judges: dict[str, Callable[[Any], list[GateResult]]] = {
-        "leakage": lambda limits: gates.leakage(schema, limits),
-        "labels": labels,
-        "parity": lambda limits: gates.parity(load(MODEL), scorer, window, schema, limits),
-        "size": lambda limits: gates.size(candidate.folder, limits),
-        "baseline": lambda limits: gates.baseline(measured, naive, task.GATE_METRICS, limits),
-        "champion": champion,
-        "slices": lambda limits: gates.slices(*judged, schema, minimum, limits),
-        "calibration": lambda limits: gates.calibration_error(
-            truth, scores, operating_point, schema, params.evaluate, limits
-        ),
-        "fairness": lambda limits: gates.fairness(
-            *judged, operating_point, schema, minimum, limits
-        ),
-        "behaviour": behaves,
-    }
-    return [*started, *gates.judge(judges, params.gates)]
-
-
-def skill(
-    table: pd.DataFrame,
-    truth: np.ndarray,
-    scores: np.ndarray,
-    operating_point: OperatingPoint,
-    schema: Schema,
-    params: EvaluateParams,
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the metrics of scores, and of the constant answer that suits these rows best."""
-    task = tasks.of(schema)
-    constant = task.baseline(table, table, schema, None)
-    both = (
-        task.measure(truth, found, operating_point, schema, params) for found in (scores, constant)
-    )
-    return next(both), next(both)
-
-
-def score(bundle: Bundle, table: pd.DataFrame) -> np.ndarray:
-    """Return a bundle's scores of the rows of a table, of shape (rows, classes) or (rows, 1)."""
-    return open_scorer(bundle).scores(columns(table, bundle.schema))
-
-
-def comparable_champion(champion: Bundle, candidate: Bundle) -> Bundle | None:
-    """Return the champion, if it is one to compare with: of the same target."""
-    old, new = champion.schema, candidate.schema
-    if (old.task, old.target) != (new.task, new.target):
-        return None
-    begin = "so the two cannot be compared: begin a new MLFLOW_EXPERIMENT_NAME"
-    if old.classes != new.classes:
-        raise Failure(f"the champion knows other classes of {new.target!r}, {begin}")
-    if gone := [name for name in old.features if name not in new.used]:
-        raise Failure(
-            f"the champion predicts from {gone[0]!r}, which schema.yaml no longer has, {begin}"
-        )
-    for name, column in old.features.items():
-        if column.type != (now := new.used[name].type):
-            raise Failure(
-                f"to the champion {name!r} is of type {column.type}, now it is {now}, {begin}"
-            )
-    return champion
 
 
 def log_card(client: MlflowClient, version: ModelVersion, bundle: Bundle) -> None:
@@ -208,8 +86,8 @@ def promote() -> Promotion:
 
     Either way the served folder then holds the registry's champion, and the audit log a line.
     """
-    settings, folder = load_settings(), target()
-    candidate, window = open_bundle(BUNDLE), tables.read_sample(TEST, load_params().gates.max_rows)
+    settings, params, folder = load_settings(), load_params(), target()
+    candidate, window = open_bundle(BUNDLE), tables.read_sample(TEST, params.gates.max_rows)
     check_inputs(candidate)
     with session(settings) as client:
         log = audit.open_audit(settings.prediction_log_url)
@@ -224,9 +102,9 @@ def promote() -> Promotion:
             number = str(version.version)
             return Promotion(outcome="unchanged", version=number, champion=number)
         check_not_rolled_back(version)
-        rival = comparable_champion(open_bundle(folder), candidate) if champion else None
+        served = open_bundle(folder) if champion else None
         with Console(stderr=True).status("Starting the candidate and comparing it"):
-            results = judge(candidate, rival, window)
+            results = judge(candidate, served, window, params)
         return decide(Decision(client, log, seen, champion, version, candidate), results)
 
 

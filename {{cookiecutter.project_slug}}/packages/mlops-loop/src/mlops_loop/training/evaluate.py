@@ -1,13 +1,12 @@
-"""Evaluate: score the model on the test window, against a naive baseline, overall, by slice and by group.
-
-What it finds is the evidence on which the model card is made, and the gates judge.
-"""
+"""Evaluate: score the model on the test window, against a naive baseline, overall, by slice and by group."""
 
 from base64 import b64encode
+from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -26,17 +25,30 @@ from mlops_loop.base.files import (
     TRAIN,
     VALIDATION,
 )
-from mlops_loop.base.params import BehaviourGate, load_params
+from mlops_loop.base.params import BehaviourGate, EvaluateParams, Params, load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import bootstrap, fairness, tasks
+from mlops_loop.metrics.own_metrics import measure
+from mlops_loop.metrics.tasks import Metrics
 from mlops_loop.reporting import page
 from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.skops_model import load, scores
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import session
-from mlops_loop.training import behaviour, explain
+from mlops_loop.training import explain
+from mlops_loop.training.behaviour.check import as_table, check
+from mlops_loop.training.behaviour.declaration import load_behaviour
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The rows of each window."""
+
+    train: pd.DataFrame
+    validation: pd.DataFrame
+    test: pd.DataFrame
 
 
 def slices(
@@ -53,7 +65,7 @@ def slices(
     return pd.DataFrame(found or {"column": [], "value": [], "rows": []})
 
 
-def behaved(
+def behaviour_of(
     model: Pipeline,
     table: pd.DataFrame,
     operating_point: OperatingPoint,
@@ -61,70 +73,106 @@ def behaved(
     gate: BehaviourGate | None,
 ) -> pd.DataFrame:
     """Return how the tests of behaviour.yaml came out, on as many rows as the gate says."""
-    declared, rows = behaviour.load_behaviour(schema), gate.rows if gate else len(table)
-    return behaviour.check(
-        declared, table, lambda rows: scores(model, rows, schema), schema, rows, operating_point
-    )
+    declared, rows = load_behaviour(schema), gate.rows if gate else len(table)
+
+    def predict(rows: pd.DataFrame) -> np.ndarray:
+        return scores(model, rows, schema)
+
+    return as_table(check(declared, table, predict, schema, rows, operating_point))
 
 
-def main() -> None:
-    schema, everything = load_schema(), load_params()
-    params = everything.evaluate
-    task, model, by = tasks.of(schema), load(MODEL), params.baseline_by
-    train, validation, test = map(tables.read_table, (TRAIN, VALIDATION, TEST))
-    if by is not None and by not in train:
-        raise Failure(f"params.yaml: evaluate.baseline_by: there is no column {by!r}")
-    earlier, truth = task.truth(validation, schema), task.truth(test, schema)
-    on_validation, scored = scores(model, validation, schema), scores(model, test, schema)
-    naive = {
-        name: task.baseline(train, table, schema, by)
-        for name, table in (("validation", validation), ("test", test))
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` finds: the evidence that the model card shows."""
+
+    windows: dict[str, Metrics]  # test, baseline and validation
+    operating_point: OperatingPoint
+    intervals: dict[str, tuple[float, float]]
+    slices: pd.DataFrame
+    groups: pd.DataFrame
+    behaviour: pd.DataFrame
+    plots: dict[str, tuple[Figure, pd.DataFrame]]
+
+
+def measure_windows(
+    model: Pipeline, windows: Windows, schema: Schema, params: EvaluateParams
+) -> tuple[dict[str, Metrics], OperatingPoint]:
+    """Return the metrics of model and naive baseline, each at the best operating point of validation."""
+    task, by = tasks.of(schema), params.baseline_by
+    earlier, truth = task.truth(windows.validation, schema), task.truth(windows.test, schema)
+    on_validation = scores(model, windows.validation, schema)
+    point = task.choose_operating_point(earlier, on_validation, schema, params)
+    usual = task.baseline(windows.train, windows.validation, schema, by)
+    naive_point = task.choose_operating_point(earlier, usual, schema, params)
+    on_test = scores(model, windows.test, schema)
+    naive = task.baseline(windows.train, windows.test, schema, by)
+    found = {
+        "test": measure(truth, on_test, point, schema, params),
+        "baseline": measure(truth, naive, naive_point, schema, params),
+        "validation": measure(earlier, on_validation, point, schema, params),
     }
-    operating_point = task.choose_operating_point(earlier, on_validation, schema, params)
-    naive_operating_point = task.choose_operating_point(
-        earlier, naive["validation"], schema, params
-    )
-    windows = {
-        "test": task.measure(truth, scored, operating_point, schema, params),
-        "baseline": task.measure(truth, naive["test"], naive_operating_point, schema, params),
-        "validation": task.measure(earlier, on_validation, operating_point, schema, params),
-    }
-    judged = test, truth, scored
-    intervals = bootstrap.intervals(*judged, operating_point, schema)
-    by_slice = slices(*judged, schema, params.min_slice_rows)
-    by_group = fairness.groups(*judged, operating_point, schema, params.min_slice_rows)
-    matplotlib.use("Agg")  # no screen
-    plots = task.plots(truth, scored, operating_point, schema, params)
+    return found, point
+
+
+def evaluate(model: Pipeline, windows: Windows, schema: Schema, params: Params) -> Evaluation:
+    """Return how good the model is on the test window: overall, by slice, by group, by behaviour."""
+    test, limits = windows.test, params.evaluate
+    found, point = measure_windows(model, windows, schema, limits)
+    truth, scored = tasks.of(schema).truth(test, schema), scores(model, test, schema)
+    plots = tasks.of(schema).plots(truth, scored, point, schema, limits)
     with threadpool_limits(1):  # many small predictions: threads would wait for each other
-        by_test = behaved(model, test, operating_point, schema, everything.gates.behaviour)
-        important = explain.importance(model, test, truth, operating_point, schema)
+        behaviour = behaviour_of(model, test, point, schema, params.gates.behaviour)
+        important = explain.importance(model, test, truth, point, schema)
         plots["importance"] = explain.bars(important, schema), important
         plots["dependence"] = explain.dependence(model, test, list(important["feature"]), schema)
-    parts = [pd.DataFrame(windows).T.astype({"rows": int}).to_html(float_format="{:.4f}".format)]
-    found_tables = (by_slice, by_group, by_test)
-    parts += [
-        table.to_html(index=False, float_format="{:.3f}".format)
-        for table in found_tables
-        if len(table)
-    ]
+    return Evaluation(
+        found,
+        point,
+        bootstrap.intervals(test, truth, scored, point, schema),
+        slices(test, truth, scored, schema, limits.min_slice_rows),
+        fairness.groups(test, truth, scored, point, schema, limits.min_slice_rows),
+        behaviour,
+        plots,
+    )
+
+
+def write_reports(found: Evaluation, schema: Schema) -> None:
+    """Write metrics, tables, plots and the page of an evaluation."""
+    measured = pd.DataFrame(found.windows).T.astype({"rows": int})
+    parts = [measured.to_html(float_format="{:.4f}".format)]
+    listed = {SLICES: found.slices, FAIRNESS: found.groups, BEHAVED: found.behaviour}
+    for path, table in listed.items():
+        files.write_text(path, table.to_csv(index=False))
+        if len(table):
+            parts.append(table.to_html(index=False, float_format="{:.3f}".format))
     with files.writing(PLOTS) as folder:
         folder.mkdir()
-        for name, (figure, table) in plots.items():
+        for name, (figure, table) in found.plots.items():
             table.to_csv(folder / f"{name}.csv", index=False)
             figure.savefig(folder / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
             picture = b64encode((folder / f"{name}.png").read_bytes()).decode()
             parts.append(f'<img alt="{name}" src="data:image/png;base64,{picture}">')
     page.write_page(REPORTS / "evaluation.html", "Evaluation", *parts)
-    for path, table in zip((SLICES, FAIRNESS, BEHAVED), found_tables, strict=True):
-        files.write_text(path, table.to_csv(index=False))
-    files.write_json(INTERVALS, intervals)
-    files.write_json(METRICS, windows | operating_point.as_json(schema))
+    files.write_json(INTERVALS, found.intervals)
+    files.write_json(METRICS, found.windows | found.operating_point.as_json(schema))
+
+
+def main() -> None:
+    schema, params, model = load_schema(), load_params(), load(MODEL)
+    windows = Windows(*map(tables.read_table, (TRAIN, VALIDATION, TEST)))
+    by = params.evaluate.baseline_by
+    if by is not None and by not in windows.train:
+        raise Failure(f"params.yaml: evaluate.baseline_by: there is no column {by!r}")
+    matplotlib.use("Agg")  # no screen
+    found = evaluate(model, windows, schema, params)
+    write_reports(found, schema)
     with session(load_settings()) as client:
         run_id = runs.record_training(client)
-        for name, value in runs.flat(windows).items():
+        for name, value in runs.flat(found.windows).items():
             client.log_metric(run_id, name, value)
         client.log_artifacts(run_id, str(PLOTS), "evaluation")
-    for name in task.GATE_METRICS:
-        found, usual = windows["test"][name], windows["baseline"][name]
-        between = " ({:.4f} to {:.4f})".format(*intervals[name]) if name in intervals else ""
-        print(f"evaluate: test {name} {found:.4f}{between}, naive baseline {usual:.4f}")
+    for name in tasks.of(schema).GATE_METRICS:
+        value, usual = found.windows["test"][name], found.windows["baseline"][name]
+        interval = found.intervals.get(name)
+        between = f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+        print(f"evaluate: test {name} {value:.4f}{between}, naive baseline {usual:.4f}")

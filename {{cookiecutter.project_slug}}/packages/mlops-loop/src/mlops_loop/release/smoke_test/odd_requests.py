@@ -1,0 +1,134 @@
+"""Odd requests: at the contract's edges, beyond them, and some that are no requests at all."""
+
+import json
+from collections.abc import Iterator
+from itertools import count, islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import requests
+
+from mlops_loop.contract.limits import MAX_ROWS
+from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.release.smoke_test.server import ready, send
+
+
+class Request(NamedTuple):
+    """A request, and whether the contract allows it."""
+
+    about: str
+    body: bytes
+    method: str = "POST"
+    path: str = "predict"
+    with_key: bool = True
+    acceptable: bool = False
+
+
+def fuzz(
+    address: str, client: requests.Session, schema: Schema, example: dict[str, Any], number: int
+) -> list[str]:
+    """Send `number` odd requests; return which ones the server answers wrongly.
+
+    It must answer what the contract allows (200), and refuse all else as the client's mistake (4xx).
+    """
+    wrong = []
+    for request in islice(odd_requests(schema, example), number):
+        key = client.headers["X-API-Key"] if request.with_key else None
+        headers = {"Content-Type": "application/json", "X-API-Key": key}
+        url = f"{address}/v1/{request.path}"
+        status, _ = send(client, request.method, url, data=request.body, headers=headers)
+        if status != 200 if request.acceptable else not 400 <= status < 500:
+            wrong.append(f"{request.about}: {status or 'no answer'}")
+    if not ready(address, client):
+        wrong.append("afterwards: not ready")
+    return wrong
+
+
+def odd_requests(schema: Schema, example: dict[str, Any]) -> Iterator[Request]:
+    """Give requests that keep the contract, and some that break it, without end and always the same."""
+    random, features = np.random.default_rng(0), list(schema.features)
+    broken = [*malformed(example), *misshapen(schema, example)]
+    for number in count():
+        name = features[number % len(features)]
+        row = {key: valid_value(column, random) for key, column in schema.features.items()}
+        less = {key: value for key, value in row.items() if value is not None}
+        yield rows("a row at the contract's edges", [row, less])._replace(acceptable=True)
+        wrong = invalid_value(schema.features[name], random)
+        yield rows(f"{name} = {str(wrong)[:20]}", [example | {name: wrong}])
+        yield broken[number % len(broken)]
+
+
+def rows(about: str, content: Any) -> Request:
+    return Request(about, json.dumps({"rows": content}).encode())
+
+
+def malformed(example: dict[str, Any]) -> list[Request]:
+    """Return requests that are no JSON, no rows, or not allowed."""
+    good = json.dumps({"rows": [example]}).encode()
+    return [
+        Request("no key", good, with_key=False),
+        Request("an empty body", b""),
+        Request("no JSON", b'{"rows": ['),
+        Request("no text", b"\xff\xfe\x00"),
+        Request("a number of 5,000 digits", b'{"rows": [' + b"9" * 5000 + b"]}"),
+        Request("deeply nested lists", b"[" * 100_000),
+        Request("no object", b"[1, 2, 3]"),
+        Request("GET", good, method="GET"),
+        Request("DELETE", b"", method="DELETE"),
+        Request("an unknown path", good, path="train"),
+    ]
+
+
+def misshapen(schema: Schema, example: dict[str, Any]) -> list[Request]:
+    """Return requests whose rows have the wrong shape."""
+    needed = [name for name, column in schema.features.items() if not column.nullable]
+    return [
+        rows("no rows", []),
+        rows("rows that are none", "all of them"),
+        rows("a row that is null", [None]),
+        rows("too many rows", [example] * (MAX_ROWS + 1)),
+        rows("an unknown column", [example | {"no such column": 1}]),
+        Request(
+            "another key beside rows",
+            json.dumps({"rows": [example], "model": "other"}).encode(),
+        ),
+        *(
+            rows(f"a row without {name}", [{key: example[key] for key in example if key != name}])
+            for name in needed[:3]
+        ),
+    ]
+
+
+def valid_value(column: Column, random: np.random.Generator) -> Any:
+    """Return a value at the edge of what the contract allows."""
+    low, high = column.limits
+    kinds: dict[str, list[Any]] = {
+        "number": [low, high, float(random.uniform(low, high))],
+        "integer": [int(np.ceil(max(low, -(2**53)))), int(np.floor(min(high, 2**53)))],
+        "boolean": [True, False],
+        "category": list(column.categories or ())
+        + ["no such category", "é\u2028\U0001f600"] * column.allow_unknown,
+    }
+    values = kinds[column.type]
+    return (values + [None] * column.nullable)[random.integers(len(values) + column.nullable)]
+
+
+def invalid_value(column: Column, random: np.random.Generator) -> Any:
+    """Return a value of the wrong type, out of range, unknown, or missing where it must not be."""
+    low, high = column.limits
+    beyond = [
+        low - abs(low) * 0.01 - 1,
+        high + abs(high) * 0.01 + 1,
+        1e300,
+        -(10**400),
+        float("nan"),
+        np.inf,
+    ]
+    kinds: dict[str, list[Any]] = {
+        "number": [*beyond, "far", True],
+        "integer": [*beyond, 0.5, "far", True],
+        "boolean": ["maybe", 7, float("nan")],
+        "category": [7.5, float("nan"), True] + ["no such category"] * (not column.allow_unknown),
+    }
+    values = kinds[column.type] + [[], {}, [[1]], {"$ne": None}] + [None] * (not column.nullable)
+    return values[random.integers(len(values))]

@@ -1,0 +1,147 @@
+"""The real server, started with a bundle in the environment that production has."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.project import current_project
+
+SECONDS = 30  # that an answer, or the end of the server, may take
+
+
+class Unready(Failure):
+    """The server does not start, or not in time."""
+
+
+def project_folder() -> Path:
+    """Return the project's folder, whose lock file says what the server runs on."""
+    package = find_spec(current_project().model.partition(".")[0])
+    for folder in Path(package.origin or "").resolve().parents if package else ():
+        if (folder / "uv.lock").is_file() and (folder / "pyproject.toml").is_file():
+            return folder
+    raise Failure("no pyproject.toml with a uv.lock above the project's package: run it there")
+
+
+def serving_command(group: str = "serve") -> Path:
+    """Return the project's command in the serving environment, brought in step with the lock file.
+
+    The environment is what `deploy/Dockerfile` installs of that group, and nothing else.
+    """
+    uv = os.environ.get("UV") or shutil.which("uv")
+    if uv is None:
+        raise Failure("uv is not on PATH: install it (docs.astral.sh/uv), or set UV to where it is")
+    root = project_folder()
+    place = root / "build" / group.replace("serve", "serving-env")
+    command = [uv, "sync", "--quiet", "--project", str(root), "--frozen"]
+    command += ["--no-default-groups", "--group", group]
+    done = subprocess.run(
+        command,
+        env=outside() | {"UV_PROJECT_ENVIRONMENT": str(place)},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        reason = " ".join(done.stderr.split()) or f"uv ended with {done.returncode}"
+        raise Failure(f"the serving environment {place} cannot be made: {reason}")
+    name = current_project().name
+    return place / (f"Scripts/{name}.exe" if os.name == "nt" else f"bin/{name}")
+
+
+def outside() -> dict[str, str]:
+    """Return the environment variables without those that lead back into this process's environment."""
+    inner = {"VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME"}
+    return {name: value for name, value in os.environ.items() if name not in inner}
+
+
+@contextmanager
+def server(
+    bundle: Path, log_url: str, output: Path, timeout: float = 60, **more: str
+) -> Iterator[tuple[str, requests.Session]]:
+    """Run the real server with a bundle on a free loopback port; give its address and a client with a key.
+
+    Predictions are logged at `log_url`; what the server prints goes to the file `output`; `more` are
+    settings of its environment. Raises Unready, with the last line of that output, if the server is
+    not ready within `timeout` seconds.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    group = "serve-skops" if (bundle / "model.skops").is_file() else "serve"
+    command = [str(serving_command(group)), "serve", "--port", port]
+    client, address = requests.Session(), f"http://127.0.0.1:{port}"
+    client.trust_env = False  # no proxy
+    client.headers["X-API-Key"] = key = secrets.token_urlsafe(16)
+    settings = server_settings(bundle, log_url, output, key) | more
+    with output.open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(command, env=outside() | settings, stdout=log, stderr=log)
+    try:
+        wait_until_ready(process, address, client, output, timeout)
+        yield address, client
+    finally:
+        client.close()
+        process.terminate()
+        try:
+            process.wait(SECONDS)
+        except subprocess.TimeoutExpired:  # it hangs
+            process.kill()
+            process.wait()
+
+
+def server_settings(bundle: Path, log_url: str, output: Path, key: str) -> dict[str, str]:
+    """Return the environment of a server that nobody but this process uses."""
+    return {
+        "API_KEYS": f"smoke-test:{key}",
+        "BUNDLE": str(bundle.resolve()),
+        "PREDICTION_LOG_URL": log_url,
+        "PREDICTION_SPOOL": str(output.with_suffix(".spool")),
+        **{"API_KEYS_FILE": "", "RATE_LIMIT": "0", "TRAFFIC": ""},  # those are for clients
+    }
+
+
+def wait_until_ready(
+    process: subprocess.Popen[bytes],
+    address: str,
+    client: requests.Session,
+    output: Path,
+    timeout: float,
+) -> None:
+    end = time.monotonic() + timeout
+    while not ready(address, client):
+        if process.poll() is not None:
+            raise Unready(f"the server does not start: {last_line(output)}")
+        if time.monotonic() > end:
+            late = f"the server was not ready within {timeout:g} seconds"
+            raise Unready(f"{late}: {last_line(output)}")
+        time.sleep(0.05)
+
+
+def ready(address: str, client: requests.Session) -> bool:
+    return send(client, "GET", f"{address}/health/ready")[0] == 200
+
+
+def last_line(output: Path) -> str:
+    lines = [
+        line
+        for line in output.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.strip()
+    ]
+    return lines[-1].strip() if lines else "it said nothing"
+
+
+def send(client: requests.Session, method: str, url: str, **options: Any) -> tuple[int, bytes]:
+    """Send a request; return the answer's status and body. The status is 0 if there is no answer."""
+    try:
+        answer = client.request(method, url, timeout=SECONDS, **options)
+    except requests.RequestException:
+        return 0, b""
+    return answer.status_code, answer.content
