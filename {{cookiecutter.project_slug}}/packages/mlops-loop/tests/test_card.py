@@ -9,7 +9,8 @@ from markdown_it import MarkdownIt
 
 from mlops_loop.base import files
 from mlops_loop.contract.schema import load_schema
-from mlops_loop.training import card, export
+from mlops_loop.training import export
+from mlops_loop.training.card import markdown, page, promotion, sections
 
 from .conftest import change, run_stages
 
@@ -52,13 +53,13 @@ def evaluated_by(mark: str) -> str:
 @given(TEXTS)
 def test_any_text_is_shown_as_it_is(text) -> None:
     shown = " ".join(text.split())
-    assert unescape(READER.render(card.paragraph(text)).strip()) == (
+    assert unescape(READER.render(markdown.paragraph(text)).strip()) == (
         f"<p>{shown}</p>" if shown else ""
     )
-    table = READER.render(card.table(pd.DataFrame({"a": [text], "b": ["end"]})))
+    table = READER.render(markdown.table(pd.DataFrame({"a": [text], "b": ["end"]})))
     assert unescape(table.split("<tbody>")[1].split("</td>")[0]).endswith(f"<td>{shown}")
     assert table.count("<td") == 2
-    code = READER.render(f"x `{card.code(text)}` y")
+    code = READER.render(f"x `{markdown.code(text)}` y")
     assert not shown or "<script" not in code
 
 
@@ -78,12 +79,12 @@ def test_what_a_contract_says_cannot_break_its_card(project) -> None:
 
 
 def test_the_card_tells_what_was_found(project) -> None:
-    markdown, html = texts()
+    text, html = texts()
     metrics, intervals = files.read_json(files.METRICS), files.read_json(files.INTERVALS)
-    known = cells(markdown)
+    known = cells(text)
     for window in ("test", "baseline"):
         for name, value in metrics[window].items():
-            assert {name, card.cell(value, 4)} <= known
+            assert {name, markdown.cell(value, 4)} <= known
     for low, high in intervals.values():
         assert low < high
         assert f"{low:.4f} to {high:.4f}" in known
@@ -95,9 +96,9 @@ def test_the_card_tells_what_was_found(project) -> None:
         assert files.sha256(files.REPORTS / name) == expected
     assert {"metrics.json", "slices.csv", "plots/importance.csv"} <= set(manifest["reports_sha256"])
     pictures = {path.stem for path in (files.BUNDLE / "plots").iterdir()}
-    assert set(re.findall(r"!\[(\w+)\]\(plots/\w+\.png\)", markdown)) == pictures
+    assert set(re.findall(r"!\[(\w+)\]\(plots/\w+\.png\)", text)) == pictures
     assert html.count('src="data:image/png;base64,') == len(pictures) > 3
-    assert card.NOT_YET in markdown
+    assert promotion.NOT_YET in text
 
 
 def test_groups_of_people_are_reported_where_the_contract_marks_them(project) -> None:
@@ -107,11 +108,11 @@ def test_groups_of_people_are_reported_where_the_contract_marks_them(project) ->
     found = pd.read_csv(files.FAIRNESS)
     assert set(found["column"]) == {name}
     section = texts()[0].partition("### Fairness")[2].partition("\n#")[0]
-    assert {card.cell(group, 4) for group in found["group"].astype(str)} <= cells(section)
+    assert {markdown.cell(group, 4) for group in found["group"].astype(str)} <= cells(section)
 
 
 def test_a_promotion_completes_the_card(project) -> None:
-    markdown, _ = texts()
+    before, _ = texts()
     verdicts = [
         {
             "gate": "slices: a|b",
@@ -123,29 +124,30 @@ def test_a_promotion_completes_the_card(project) -> None:
         {"gate": "size", "measure": "MB", "value": 51.0, "limit": "<= 50", "passed": False},
         {"gate": "latency", "measure": "off", "value": None, "limit": "", "passed": None},
     ]
-    promotion = {
+    facts = {
         "version": "7",
         "run_id": "r1",
         "promoted_by": "<ada>",
         "promoted_at": "2026-11-21T08:00:00",
     }
-    promotion |= {"git_commit": "c0ffee", "dvc_lock": "10c", "bundle_sha256": "5ea1"}
-    text = card.complete(markdown, promotion | {"gates": verdicts})
-    assert card.NOT_YET not in text
+    facts |= {"git_commit": "c0ffee", "dvc_lock": "10c", "bundle_sha256": "5ea1"}
+    record = promotion.PromotionRecord.model_validate(facts | {"gates": verdicts})
+    text = promotion.complete(before, record)
+    assert promotion.NOT_YET not in text
     assert {"7", "r1", "2026-11-21T08:00:00", "c0ffee", "10c", "5ea1"} <= cells(text)
-    html = card.page(text, files.BUNDLE)
+    html = page.page(text, files.BUNDLE)
     assert "<td>&lt;ada&gt;</td>" in html
     rows = [re.findall(r"<td>(.*?)</td>", line) for line in html.replace("\n", "").split("<tr>")]
     assert ["slices: a|b", "auc", "0.6123", "&gt; 0.5", "passed"] in rows
     assert ["size", "MB", "51", "&lt;= 50", "refused"] in rows
     assert ["latency", "off", "", "", "not judged"] in rows
-    quoted = card.complete(f"{card.NOT_YET}\n\n{markdown}", promotion)
-    assert quoted.startswith(card.NOT_YET)  # a contract may say so: ours is the last one
-    assert "## Promotion\n\n| what | value |" in card.complete("# Older card\n", promotion)
+    quoted = promotion.complete(f"{promotion.NOT_YET}\n\n{before}", record)
+    assert quoted.startswith(promotion.NOT_YET)  # a contract may say so: ours is the last one
+    assert "## Promotion\n\n| what | value |" in promotion.complete("# Older card\n", record)
 
 
 def test_a_page_embeds_the_pictures_of_the_bundle_only(project) -> None:
-    html = card.page(
+    html = page.page(
         "# A\n\n![a](plots/importance.png) ![b](/etc/hosts) ![c](http://x/y.png)", files.BUNDLE
     )
     assert re.findall('src="(.{0,15})', html) == [
@@ -162,7 +164,7 @@ def test_the_card_tells_of_test_rows_that_training_has_seen(project) -> None:
     for failed, told in ((0, []), (found["rows"] // 2, ["also among the training rows"])):
         found["failed_rows"] = failed
         files.write_json(path, report)
-        limits = card.overlap()
+        limits = sections.overlap()
         assert len(limits) == len(told)
         assert all(words in limit for words, limit in zip(told, limits, strict=True))
 

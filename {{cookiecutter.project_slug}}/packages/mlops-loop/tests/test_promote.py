@@ -18,7 +18,7 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.cli import release as verbs
 from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.data import tables
-from mlops_loop.release import audit, champion, registry
+from mlops_loop.release import audit, registry, rollback
 from mlops_loop.release import promote as promotions
 from mlops_loop.release.champion_inputs import with_champion_inputs
 from mlops_loop.release.promotion import Promotion
@@ -352,32 +352,32 @@ def test_a_champion_that_takes_a_column_for_something_else_scores_its_own(served
 
 def test_roll_back_there_and_back_again(rivals):
     with pytest.raises(Failure, match="no champion"):
-        champion.roll_back(None, "")
+        rollback.roll_back(None, "")
     use(rivals["mixed"])
     promote()
     with pytest.raises(Failure, match="no champion before"):
-        champion.roll_back(None, "")
+        rollback.roll_back(None, "")
     use(rivals["honest"])
     promote()
-    champion.roll_back(None, "a bad day")
+    rollback.roll_back(None, "a bad day")
     assert aliases() == {"champion": "1", "previous": "2"}
     assert open_bundle(SERVED).version == "1"
     with pytest.raises(Refusal, match=r"version 2 was rolled back: .* a bad day"):
         promote()
     with pytest.raises(Failure, match="version 1 is champion already"):
-        champion.roll_back("1", "")
+        rollback.roll_back("1", "")
     with pytest.raises(Failure, match="no version 7"):
-        champion.roll_back("7", "")
+        rollback.roll_back("7", "")
     with pytest.raises(Failure, match="name a VERSION"):  # version 2 is what was rolled back
-        champion.roll_back(None, "")
+        rollback.roll_back(None, "")
     shutil.rmtree(SERVED)
-    champion.roll_back("2", "it was not the model")
+    rollback.roll_back("2", "it was not the model")
     assert aliases() == {"champion": "2", "previous": "1"}
     assert promote().outcome == "unchanged"
     use(rivals["mixed"])  # which was only left again, not rolled back
     with pytest.raises(Refusal, match="version 1 stays a challenger"):
         promote()
-    champion.roll_back(None, "again")
+    rollback.roll_back(None, "again")
     assert aliases()["champion"] == "1"
     assert [line["reason"] for line in lines() if line["event"] == "returned"] == [
         "it was not the model"
@@ -392,7 +392,7 @@ def test_only_a_former_champion_is_rolled_back_to(rivals):
     with pytest.raises(Refusal, match="challenger"):
         promote()
     with pytest.raises(Refusal, match="version 2 was never champion"):
-        champion.roll_back("2", "")
+        rollback.roll_back("2", "")
 
 
 def test_an_alias_moved_by_hand_is_moved_back(rivals):
@@ -400,12 +400,12 @@ def test_an_alias_moved_by_hand_is_moved_back(rivals):
     promote()
     use(rivals["honest"])
     promote()
-    champion.roll_back("1", "")
+    rollback.roll_back("1", "")
     with session(load_settings()) as client:
         version = registry.by_number(client, "2")
         mlflow.register_model(version.source, experiment_name())
         client.set_registered_model_alias(experiment_name(), "champion", "3")
-    with pytest.raises(Refusal, match="version 3, of which the log knows nothing"):
+    with pytest.raises(Refusal, match="version 3, but the log has no promotion of it"):
         verbs.audit()
     with pytest.raises(Refusal, match="version 2 was rolled back"):
         promote()

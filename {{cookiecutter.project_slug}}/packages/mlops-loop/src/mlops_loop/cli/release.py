@@ -35,9 +35,9 @@ def rollback(
     reason: Annotated[str, typer.Option(help="For the audit log.")] = "",
 ) -> None:
     """Make a former champion champion again; a running server reloads it."""
-    from mlops_loop.release.champion import roll_back
+    from mlops_loop.release.rollback import roll_back
 
-    print(f"version {roll_back(version, reason)['version']} is champion again")
+    print(f"version {roll_back(version, reason)} is champion again")
 
 
 @APP.command(epilog="{example} audit --last 100")
@@ -48,9 +48,9 @@ def audit(
     ] = False,
 ) -> None:
     """List promotions, refusals and rollbacks with their reasons; exit code 3 if a line was tampered with."""
-    from mlops_loop.release.champion import look_back
+    from mlops_loop.release.audit_report import show_audit
 
-    look_back(last, as_json)
+    show_audit(last, as_json)
 
 
 @APP.command(epilog="{example} trace 3f0c9b7a5d4e4f1c8a2b6d7e8f901234")

@@ -355,7 +355,7 @@ def retrain(until: datetime | None, force: bool, reason: str) -> dict[str, Any]:
 def decline(facts: dict[str, Any], why: str) -> dict[str, Any]:
     """Record that nothing is done, say why, and return that."""
     log = audit.open_audit(load_settings().prediction_log_url)
-    audit.append(log, experiment_name(), None, (), event=DECLINED, reason=why, **facts)
+    audit.append(log, experiment_name(), DECLINED, {"reason": why, **facts})
     print(f"{DECLINED}: {why}")
     return {"result": "declined", "reason": why}
 
@@ -443,7 +443,7 @@ def carry_out(
     facts |= {"reason": "; ".join(decision.reasons), "windows": dates, "made_of": made}
     facts |= {"seen": seen.isoformat(timespec="seconds")}
     try:
-        line = audit.append(log, name, before, (STARTED,), event=STARTED, **facts)
+        line = audit.append(log, name, STARTED, facts, audit.Seen(before, (STARTED,)))
     except audit.Overtaken:  # on another machine
         return found | decline({key: facts[key] for key in ("until", "reasons")}, RUNNING)
     for text in decision.reasons:
@@ -472,7 +472,7 @@ def carry_out(
                 "until": line["until"],
                 "reason": "the pipeline gives what is champion already",
             }
-            audit.append(log, name, None, (), event=SAME, **facts)
+            audit.append(log, name, SAME, facts)
     except Refusal as refusal:
         found |= {"result": "refused", "reason": str(refusal)}
         raise
@@ -504,5 +504,5 @@ def fail(log: sa.Engine, line: dict[str, Any], error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt | SystemExit):
         why = "it was interrupted"
     facts = {"until": line["until"], "retraining": line["number"], "reason": why}
-    audit.append(log, line["model"], None, (), event=FAILED, **facts)
+    audit.append(log, line["model"], FAILED, facts)
     return why

@@ -22,7 +22,7 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.release import audit, registry
-from mlops_loop.release.champion import problems
+from mlops_loop.release.audit_report import problems
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.tracking.session import experiment_name, session
 

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
@@ -127,41 +128,57 @@ def newest(engine: sa.Engine, model: str, lines: int) -> list[dict[str, Any]]:
     return [parsed(*row) for row in reversed(rows)]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """The last line of some events that a new line builds on; None if there was none."""
+
+    line: dict[str, Any] | None
+    events: tuple[str, ...]
+
+
 def last(engine: sa.Engine, model: str, *events: str) -> dict[str, Any] | None:
     """Return the newest line of these events."""
-    # No text inside a line can look like this: its quotation marks would be escaped.
-    wanted = sa.or_(*(LINES.c.line.contains(f'"event": "{event}"') for event in events))
     with connected(engine) as connection:
-        found = query(model).where(wanted).order_by(LINES.c.number.desc()).limit(1)
-        row = connection.execute(found).first()
-    return parsed(*row) if row else None
+        for row in connection.execute(query(model).order_by(LINES.c.number.desc())):
+            if (line := parsed(*row))["event"] in events:
+                return line
+    return None
+
+
+def last_move(engine: sa.Engine, model: str) -> Seen:
+    """Return the line by which the present champion became that."""
+    return Seen(last(engine, model, *MOVES), MOVES)
+
+
+def check_unchanged(engine: sa.Engine, model: str, seen: Seen) -> None:
+    """Raise Overtaken if another process has added a line of these events since."""
+    newer = last(engine, model, *seen.events)
+    if newer == seen.line:
+        return
+    if seen.events != MOVES:
+        raise Overtaken("meanwhile another process began to retrain")
+    version = newer["version"] if newer else "none"
+    raise Overtaken(f"meanwhile another process made version {version} champion: run this again")
 
 
 def append(
     engine: sa.Engine,
     model: str,
-    seen: dict[str, Any] | None,
-    after: tuple[str, ...] = MOVES,
-    /,
-    **facts: Any,
+    event: str,
+    facts: Mapping[str, Any],
+    seen: Seen | None = None,
 ) -> dict[str, Any]:
-    """Add a line; return it. `seen` is the last line of the events `after`, which it builds on, if any.
-
-    Raises Overtaken if another process has added one of these since: then what was found no longer holds.
-    """
+    """Add a line; return it. Raises Overtaken if what it builds on, `seen`, no longer holds."""
     while True:
-        end, newer = newest(engine, model, 1), last(engine, model, *after) if after else None
-        if newer != seen:
-            version = newer["version"] if newer and newer["event"] in MOVES else "none"
-            moved = f"another process made version {version} champion: run this again"
-            raise Overtaken(
-                f"meanwhile {moved if after == MOVES else 'another process began to retrain'}"
-            )
+        end = newest(engine, model, 1)
+        if seen:
+            check_unchanged(engine, model, seen)
         entry = {
             "model": model,
             "number": end[0]["number"] + 1 if end else 1,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "by": who(),
+            "event": event,
             **facts,
             "previous_sha256": end[0]["sha256"] if end else "",
         }
@@ -184,23 +201,28 @@ def verify(engine: sa.Engine, model: str, anchors: Mapping[str, str]) -> list[st
     `anchors` are hashes of lines that must be there, and the versions that they are about: without them
     nobody could see that the last lines are gone.
     """
-    problems, missing, before, expected = list[str](), dict(anchors), "", 1
+    missing = dict(anchors)
+    problems = list[str]()
+    before, expected = "", 1
     with connected(engine) as connection:
         for number, line, digest in connection.execute(query(model).order_by(LINES.c.number)):
-            try:
-                entry = json.loads(line)
-                told = entry["number"], entry["model"], entry["previous_sha256"]
-            except (ValueError, KeyError, TypeError):
-                told = None
             if sha256(line.encode()).hexdigest() != digest:
                 problems.append(f"line {number} was changed: its hash is another")
             elif number != expected:
                 problems.append(f"line {expected} is missing")
-            elif told != (number, model, before):
-                problems.append(
-                    f"line {number} does not follow the one before it: either was changed"
-                )
+            elif position(line) != (number, model, before):
+                follows = f"line {number} does not follow the one before it"
+                problems.append(f"{follows}: either was changed")
             missing.pop(digest, None)
             before, expected = digest, number + 1
     problems += [f"the line about version {version} is missing" for version in missing.values()]
     return problems
+
+
+def position(line: str) -> tuple[int, str, str] | None:
+    """Return a line's number, model and the hash of the line before; None if it is none of ours."""
+    try:
+        entry = json.loads(line)
+        return entry["number"], entry["model"], entry["previous_sha256"]
+    except (ValueError, KeyError, TypeError):
+        return None

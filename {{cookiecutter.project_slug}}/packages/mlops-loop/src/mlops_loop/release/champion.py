@@ -4,16 +4,12 @@ The line decides. What a crash cuts short after it is finished by whatever comes
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
@@ -22,11 +18,10 @@ from mlops_loop.base.settings import Settings, load_settings
 from mlops_loop.release import audit, registry
 from mlops_loop.scoring.bundle import PROMOTION, open_bundle
 from mlops_loop.tracking.session import experiment_name, session
-from mlops_loop.training import card
+from mlops_loop.training.card.promotion import PromotionRecord, finish
 
-SETTLED = (
-    "audit_sha256"  # tag of a version: the line of the audit log that its aliases and tags follow
-)
+# Tag of a version: the line of the audit log that its aliases and tags follow.
+SETTLED = "audit_sha256"
 
 
 def settle(client: MlflowClient, log: sa.Engine) -> ModelVersion | None:
@@ -48,29 +43,45 @@ def settle(client: MlflowClient, log: sa.Engine) -> ModelVersion | None:
     if version.tags.get(SETTLED) == move["sha256"]:
         if champion and champion.version == version.version:
             return champion
-        moved = f"to version {champion.version}" if champion else "away"
-        reason = f"its alias had been moved {moved} by other means than these commands"
-        facts = {key: move[key] for key in ("version", "before", "bundle_sha256")}
-        move = audit.append(log, name, move, event="restored", reason=reason, **facts)
-    before = move["before"]
-    if move["event"] == "promoted":
-        for key, value in (("promoted_by", move["by"]), ("promoted_at", move["time"])):
-            client.set_model_version_tag(name, move["version"], key, value)
-    elif move["event"] == "rolled back":
-        client.set_model_version_tag(
-            name, before, "rolled_back", f"{move['time']} {move['reason']}"
-        )
-    for tag in {"refused", "rolled_back"} & set(version.tags):
-        client.delete_model_version_tag(name, move["version"], tag)
-    if before:
-        client.set_registered_model_alias(name, "previous", before)
-    client.set_registered_model_alias(name, "champion", move["version"])
-    challenger = registry.by_alias(client, "challenger")
-    if challenger and str(challenger.version) == move["version"]:  # refused once, better now
-        client.delete_registered_model_alias(name, "challenger")
+        move = restore(log, move, champion)
+    tag(client, version, move)
+    set_aliases(client, move)
     # Last, because it says that all of the above is done.
     client.set_model_version_tag(name, move["version"], SETTLED, move["sha256"])
     return registry.by_number(client, move["version"])
+
+
+def restore(log: sa.Engine, move: dict[str, Any], champion: ModelVersion | None) -> dict[str, Any]:
+    """Record that the alias comes back to where the log has it; return the new line."""
+    moved = f"to version {champion.version}" if champion else "away"
+    reason = f"its alias had been moved {moved} by other means than these commands"
+    facts = {key: move[key] for key in ("version", "before", "bundle_sha256")}
+    seen = audit.Seen(move, audit.MOVES)
+    return audit.append(log, experiment_name(), "restored", {"reason": reason, **facts}, seen)
+
+
+def tag(client: MlflowClient, version: ModelVersion, move: dict[str, Any]) -> None:
+    """Write on the versions who promoted the one, and why the other was rolled back."""
+    name, number = experiment_name(), move["version"]
+    if move["event"] == "promoted":
+        client.set_model_version_tag(name, number, "promoted_by", move["by"])
+        client.set_model_version_tag(name, number, "promoted_at", move["time"])
+    elif move["event"] == "rolled back":
+        why = f"{move['time']} {move['reason']}"
+        client.set_model_version_tag(name, move["before"], "rolled_back", why)
+    for stale in {"refused", "rolled_back"} & set(version.tags):
+        client.delete_model_version_tag(name, number, stale)
+
+
+def set_aliases(client: MlflowClient, move: dict[str, Any]) -> None:
+    """Point `champion` and `previous` at the versions that the line names."""
+    name, number = experiment_name(), move["version"]
+    if move["before"]:
+        client.set_registered_model_alias(name, "previous", move["before"])
+    client.set_registered_model_alias(name, "champion", number)
+    challenger = registry.by_alias(client, "challenger")
+    if challenger and str(challenger.version) == number:  # refused once, better now
+        client.delete_registered_model_alias(name, "challenger")
 
 
 def anchors(client: MlflowClient) -> dict[str, str]:
@@ -79,35 +90,36 @@ def anchors(client: MlflowClient) -> dict[str, str]:
     return {found.tags[SETTLED]: str(found.version) for found in versions if SETTLED in found.tags}
 
 
-def record(version: ModelVersion) -> dict[str, Any]:
+def record(version: ModelVersion) -> PromotionRecord:
     """Return what the registry knows of a version, for promotion.json."""
-    gates = json.loads(version.tags.get("gates", "[]"))
-    return {
+    facts = {
+        **version.tags,
         "version": str(version.version),
         "run_id": version.run_id,
-        **version.tags,
-        "gates": gates,
+        "gates": json.loads(version.tags.get("gates", "[]")),
     }
+    return PromotionRecord.model_validate(facts)
 
 
-def install(client: MlflowClient, target: Path) -> dict[str, Any] | None:
-    """Put the champion's bundle where the server looks for it; return its record."""
+def install(client: MlflowClient, target: Path) -> str | None:
+    """Put the champion's bundle where the server looks for it; return its version."""
     while champion := registry.by_alias(client, "champion"):
         install_version(champion, target)
         newest = registry.by_alias(client, "champion")
         if newest and newest.version == champion.version:  # else it moved while we copied
-            return open_bundle(target).promotion
+            return str(champion.version)
     return None
 
 
 def install_version(version: ModelVersion, target: Path) -> None:
     """Put a version's bundle into a folder, if it does not hold it already."""
     promotion = record(version)
-    if not holds(target, promotion):
-        with files.writing(target) as beside:
-            registry.fetch(version, beside)
-            hashes = card.finish(beside, promotion)
-            files.write_json(beside / PROMOTION, promotion | {"files": hashes})
+    facts = promotion.model_dump(mode="json", exclude_unset=True)
+    if not holds(target, facts):
+        with files.writing(target) as tmp_path:
+            registry.fetch(version, tmp_path)
+            hashes = finish(tmp_path, promotion)
+            files.write_json(tmp_path / PROMOTION, facts | {"files": hashes})
 
 
 def holds(target: Path, promotion: dict[str, Any]) -> bool:
@@ -138,87 +150,3 @@ def target() -> Path:
 def install_champion(settings: Settings) -> None:
     with session(settings) as client:
         install(client, target())
-
-
-def former(client: MlflowClient, log: sa.Engine, champion: ModelVersion) -> ModelVersion | None:
-    """Return the champion before this one; not one that was itself rolled back since."""
-    for line in reversed(
-        [line for line in audit.read(log, experiment_name()) if line["event"] in audit.MOVES]
-    ):
-        found = registry.by_number(client, line["version"])
-        if found and found.version != champion.version and "rolled_back" not in found.tags:
-            return found
-    return None
-
-
-def roll_back(number: str | None, reason: str) -> dict[str, Any]:
-    """Make a former champion champion again, by default the last not rolled back; return its record."""
-    settings, folder, name = load_settings(), target(), experiment_name()
-    with session(settings) as client:
-        log = audit.open_audit(settings.prediction_log_url)
-        champion = settle(client, log)
-        if champion is None:
-            raise Failure("there is no champion to roll back from")
-        install(client, folder)
-        seen = audit.last(log, name, *audit.MOVES)
-        wanted = registry.by_number(client, number) if number else former(client, log, champion)
-        if wanted is None:
-            none = "there was no champion before this one that was not rolled back: name a VERSION"
-            raise Failure(f"there is no version {number}" if number else none)
-        if wanted.version == champion.version:
-            raise Failure(f"version {wanted.version} is champion already")
-        if "promoted_at" not in wanted.tags:
-            raise Refusal(
-                f"version {wanted.version} was never champion: only `promote` can make it that"
-            )
-        facts = {"version": str(wanted.version), "before": str(champion.version), "reason": reason}
-        facts["bundle_sha256"] = wanted.tags["bundle_sha256"]
-        # The way back to a version that was rolled back says nothing against the one in between.
-        event = "returned" if "rolled_back" in wanted.tags else "rolled back"
-        audit.append(log, name, seen, event=event, **facts)
-        settle(client, log)
-        installed = install(client, folder)
-    if installed is None:
-        raise Failure("the registry has lost its champion: run this again")
-    return installed
-
-
-def problems(client: MlflowClient, log: sa.Engine) -> list[str]:
-    """Return what is wrong with the audit log, in itself and beside the registry; nothing if all is well."""
-    name, champion = experiment_name(), registry.by_alias(client, "champion")
-    if found := audit.verify(log, name, anchors(client)):
-        return found
-    move = audit.last(log, name, *audit.MOVES)
-    if champion and (not move or str(champion.version) != move["version"]):
-        return [
-            f"the registry's champion is version {champion.version}, of which the log knows nothing"
-        ]
-    return []
-
-
-def look_back(shown: int, as_json: bool) -> None:
-    """Print the audit log; raise a Refusal if it, or the registry, was tampered with."""
-    settings, name = load_settings(), experiment_name()
-    log = audit.open_audit(settings.prediction_log_url)
-    with session(settings) as client:
-        found = problems(client, log)
-    if as_json:
-        for entry in audit.read(log, name):
-            print(json.dumps(entry, ensure_ascii=False))
-    if found:
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise Refusal(
-            f"the audit log cannot be trusted: {'; '.join(found[:5])}{more}; {audit.MEND}"
-        )
-    if not as_json:
-        table = Table("line", "when", "what", "version", "by", "commit", "why")
-        for entry in audit.newest(log, name, shown):
-            commit, _, dirty = (entry.get("git_commit") or "").partition("-")
-            entry |= {
-                "git_commit": commit[:10] + "-dirty" * bool(dirty),
-                "time": entry["time"][:19].replace("T", " "),
-            }
-            keys = ("number", "time", "event", "version", "by", "git_commit", "reason")
-            table.add_row(*(escape(str(entry.get(key, ""))) for key in keys))
-        Console().print(table)
-    print("every line is in its place, and the registry agrees", file=sys.stderr)

@@ -29,7 +29,7 @@ from mlops_loop.release.promotion import Promotion, reasons
 from mlops_loop.scoring.bundle import CARDS, Bundle, open_bundle
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import experiment_name, session
-from mlops_loop.training import card
+from mlops_loop.training.card.promotion import finish
 from mlops_loop.training.export import SECTIONS
 
 
@@ -37,7 +37,7 @@ def log_card(client: MlflowClient, version: ModelVersion, bundle: Bundle) -> Non
     """Log the model card with the verdicts to the version's run."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(shutil.copytree(bundle.folder, Path(name) / "card"))
-        card.finish(folder, record(version))
+        finish(folder, record(version))
         for file in sorted(CARDS):
             client.log_artifact(
                 version.run_id, str(folder / file), f"card/version-{version.version}"
@@ -69,8 +69,7 @@ def find_commit(client: MlflowClient, log: sa.Engine, version: ModelVersion) -> 
         client.set_model_version_tag(version.name, version.version, key, value)
     reason = "what it was made from is in this commit now"
     facts = {"version": str(version.version), "reason": reason, **found}
-    seen = audit.last(log, version.name, *audit.MOVES)
-    audit.append(log, version.name, seen, event="committed", **facts)
+    audit.append(log, version.name, "committed", facts, audit.last_move(log, version.name))
     return client.get_model_version(version.name, version.version)
 
 
@@ -92,7 +91,7 @@ def promote() -> Promotion:
     with session(settings) as client:
         log = audit.open_audit(settings.prediction_log_url)
         champion = settle(client, log)
-        seen = audit.last(log, experiment_name(), *audit.MOVES)
+        seen = audit.last_move(log, experiment_name())
         install(client, folder)
         version = registry.register(client, runs.record_training(client), candidate)
         version = find_commit(client, log, version)
@@ -114,7 +113,7 @@ class Decision:
 
     client: MlflowClient
     log: sa.Engine
-    seen: dict[str, Any] | None  # the last line of the audit log that moved the champion
+    seen: audit.Seen
     champion: ModelVersion | None
     version: ModelVersion
     candidate: Bundle
@@ -147,7 +146,7 @@ def decide(decision: Decision, results: list[GateResult]) -> Promotion:
     }
     if against:
         return refuse(decision, results, facts, against)
-    audit.append(decision.log, name, decision.seen, event="promoted", **facts)
+    audit.append(decision.log, name, "promoted", facts, decision.seen)
     settle(client, decision.log)
     # It was compared with the former champion.
     shutil.rmtree(load_settings().challenger, ignore_errors=True)
@@ -161,8 +160,8 @@ def refuse(
 ) -> Promotion:
     """Keep a version as challenger, with the reasons."""
     client, name, number = decision.client, decision.version.name, decision.number
-    seen = audit.last(decision.log, name, *audit.MOVES)
-    line = audit.append(decision.log, name, seen, event="refused", **facts)
+    seen = audit.last_move(decision.log, name)
+    line = audit.append(decision.log, name, "refused", facts, seen)
     client.set_registered_model_alias(name, "challenger", number)
     client.set_model_version_tag(name, number, "refused", against)
     client.set_model_version_tag(name, number, SETTLED, line["sha256"])

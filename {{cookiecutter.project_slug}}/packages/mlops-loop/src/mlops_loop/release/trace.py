@@ -18,6 +18,7 @@ from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.release import registry
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.tracking import runs
+from mlops_loop.tracking.estimator import Estimator
 from mlops_loop.tracking.session import experiment_name, session
 
 SLACK = timedelta(minutes=5)  # by which the clocks of server and registry may differ
@@ -105,8 +106,15 @@ def facts(prediction_id: str) -> dict[str, str]:
         "bundle.json, sha256": bundle.sha256,
         **{f"{name}, sha256": value for name, value in manifest["data_sha256"].items()},
         "params, sha256": manifest["params_sha256"],
-        **{name: str(value) for name, value in runs.flat(manifest["params"]).items()},
+        **{name: str(value) for name, value in made_with(manifest).items()},
     }
+
+
+def made_with(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters behind a bundle, and the estimator that was fitted."""
+    if "estimator" not in manifest:  # made by an older version
+        return runs.flat(manifest["params"])
+    return runs.fitted_params(manifest["params"], Estimator(**manifest["estimator"]))
 
 
 def trace(prediction_id: str) -> None:

@@ -20,6 +20,7 @@ from mlops_loop.base.project import trusted_types
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.scoring.skops_model import inputs, load, scores
+from mlops_loop.tracking.estimator import Estimator, describe
 from mlops_loop.tracking.session import experiment_name
 
 
@@ -44,11 +45,11 @@ def record_training(client: MlflowClient) -> str:
     table = tables.read_sample(TRAIN, params.train.max_rows, params.train.seed)
     model = load(MODEL)
     sample = inputs(table.head(1000), schema)
-    with mlflow.start_run(run_name=params.train.model) as active:
+    estimator = describe(model)
+    with mlflow.start_run(run_name=estimator.name) as active:
         mlflow.set_tags({"git_commit": lineage()["git_commit"], "data_sha256": data_hash})
-        mlflow.log_params(
-            flat(params.model_dump(mode="json", include={"ingest", "split", "train"}))
-        )
+        sections = params.model_dump(mode="json", include={"ingest", "split", "train"})
+        mlflow.log_params(fitted_params(sections, estimator))
         about: dict[str, Any] = {"targets": schema.target, "digest": data_hash[:32]}
         dataset = mlflow.data.from_pandas(table, source=str(TRAIN), name="train", **about)
         mlflow.log_input(dataset, context="training")
@@ -63,6 +64,13 @@ def record_training(client: MlflowClient) -> str:
         # Last, because it makes the run findable: one that was cut short is never taken.
         mlflow.set_tags({"model_uri": logged.model_uri, "model_sha256": model_hash})
         return str(active.info.run_id)
+
+
+def fitted_params(params: dict[str, Any], estimator: Estimator) -> dict[str, Any]:
+    """Return sections of params.yaml, with the estimator that was fitted for those it might name."""
+    train = {name: params["train"][name] for name in ("seed", "max_rows")}
+    fitted = {"name": estimator.name, **estimator.params}
+    return flat({**params, "train": train, "estimator": fitted})
 
 
 def flat(nested: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ from mlops_loop.metrics import tasks
 from mlops_loop.scoring.bundle import HELD_OUT, REFERENCE, open_bundle, seal
 from mlops_loop.scoring.scorer import Scorer, open_scorer
 from mlops_loop.scoring.skops_model import columns, load, scores
-from mlops_loop.training.card import Evidence, card, page
+from mlops_loop.tracking.estimator import Estimator, describe
+from mlops_loop.training.card.compose import Evidence, Subject, card
+from mlops_loop.training.card.page import page
 
 INPUTS = SCHEMA, BEHAVIOUR, TRAIN, TEST, MODEL
 SECTIONS = {"ingest", "split", "train", "evaluate", "export"}  # of params.yaml: make the bundle
@@ -127,7 +130,8 @@ def write_card(folder: Path, schema: Schema, params: Params, facts: dict[str, An
     groups = pd.read_csv(FAIRNESS, converters={"group": str})
     measured = files.read_json(METRICS), files.read_json(INTERVALS)
     found = Evidence(*measured, slices, groups, pd.read_csv(BEHAVED))
-    text = card(schema, params, found, [picture.stem for picture in pictures], hashes)
+    about = Subject(schema, params, Estimator(**facts["estimator"]))
+    text = card(about, found, [picture.stem for picture in pictures], hashes)
     (folder / "card.md").write_text(text, encoding="utf-8")
     (folder / "card.html").write_text(page(text, folder), encoding="utf-8")
 
@@ -149,6 +153,7 @@ def main() -> None:
         },
         "metrics": metrics["test"],
         "baseline": metrics["baseline"],
+        "estimator": asdict(describe(model)),
         "params": used,
         "params_sha256": sha256(json.dumps(used, sort_keys=True).encode()).hexdigest(),
         "data_sha256": {path.name: files.sha256(path) for path in (TRAIN, TEST)},

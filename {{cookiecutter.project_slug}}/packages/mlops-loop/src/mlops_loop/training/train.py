@@ -58,8 +58,9 @@ def main() -> None:
     # Opened first, so that nothing is trained in vain when it cannot be recorded.
     with session(load_settings()) as client:
         table = tables.read_sample(TRAIN, params.max_rows, params.seed)
-        print(f"train: {params.model} on {len(table):,} rows, {len(schema.features)} features")
         model = fit(table, schema, params)
+        about = f"{len(table):,} rows, {len(schema.features)} features"
+        print(f"train: {type(model[-1]).__name__} on {about}")
         with files.writing(MODEL) as beside:
             save(model, beside)
         run_id = runs.record_training(client)

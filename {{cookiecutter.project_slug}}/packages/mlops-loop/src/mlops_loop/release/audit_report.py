@@ -1,0 +1,62 @@
+"""What `audit` shows: the log's lines, and whether they and the registry agree."""
+
+import json
+import sys
+from typing import Any
+
+import sqlalchemy as sa
+from mlflow import MlflowClient
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mlops_loop.base.errors import Refusal
+from mlops_loop.base.settings import load_settings
+from mlops_loop.release import audit, registry
+from mlops_loop.release.champion import anchors
+from mlops_loop.tracking.session import experiment_name, session
+
+KEYS = ("number", "time", "event", "version", "by", "git_commit", "reason")
+SHOWN = 5  # problems in the line of a refusal
+
+
+def problems(client: MlflowClient, log: sa.Engine) -> list[str]:
+    """Return what is wrong with the audit log, in itself and beside the registry; nothing if all is well."""
+    name, champion = experiment_name(), registry.by_alias(client, "champion")
+    if found := audit.verify(log, name, anchors(client)):
+        return found
+    move = audit.last(log, name, *audit.MOVES)
+    if champion and (not move or str(champion.version) != move["version"]):
+        known = f"the registry's champion is version {champion.version}"
+        return [f"{known}, but the log has no promotion of it"]
+    return []
+
+
+def show_audit(lines: int, as_json: bool) -> None:
+    """Print the audit log; raise a Refusal if it, or the registry, was tampered with."""
+    settings, name = load_settings(), experiment_name()
+    log = audit.open_audit(settings.prediction_log_url)
+    with session(settings) as client:
+        found = problems(client, log)
+    if as_json:
+        for entry in audit.read(log, name):
+            print(json.dumps(entry, ensure_ascii=False))
+    if found:
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        listed = "; ".join(found[:SHOWN])
+        raise Refusal(f"the audit log cannot be trusted: {listed}{more}; {audit.MEND}")
+    if not as_json:
+        print_lines(audit.newest(log, name, lines))
+    print("every line is in its place, and the registry agrees", file=sys.stderr)
+
+
+def print_lines(lines: list[dict[str, Any]]) -> None:
+    table = Table("line", "when", "what", "version", "by", "commit", "why")
+    for line in lines:
+        commit, _, dirty = (line.get("git_commit") or "").partition("-")
+        cells = line | {
+            "git_commit": commit[:10] + "-dirty" * bool(dirty),
+            "time": line["time"][:19].replace("T", " "),
+        }
+        table.add_row(*(escape(str(cells.get(key, ""))) for key in KEYS))
+    Console().print(table)

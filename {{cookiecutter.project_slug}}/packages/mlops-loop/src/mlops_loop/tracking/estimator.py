@@ -1,0 +1,36 @@
+"""The estimator that was fitted: its name and its own parameters, whatever params.yaml calls it."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
+
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Estimator:
+    name: str  # of its class
+    params: dict[str, Value]
+
+
+def describe(model: Pipeline) -> Estimator:
+    """Return what the last step of a pipeline is; the same for equal models, in any process."""
+    last = model[-1]
+    params = last.get_params(deep=False).items()
+    return Estimator(type(last).__name__, {name: plain(value) for name, value in sorted(params)})
+
+
+def plain(value: Any) -> Value:
+    """Return a parameter as JSON has it; an object by its name, as its address says nothing."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, list | tuple | dict):
+        return str([plain(part) for part in value] if not isinstance(value, dict) else value)
+    if isinstance(value, BaseEstimator):
+        return type(value).__name__
+    return getattr(value, "__qualname__", None) or type(value).__name__

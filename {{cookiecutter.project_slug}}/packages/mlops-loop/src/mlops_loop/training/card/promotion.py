@@ -1,0 +1,77 @@
+"""What a promotion adds to the card: version, gates, who promoted it and when."""
+
+from pathlib import Path
+
+import pandas as pd
+from pydantic import BaseModel
+
+from mlops_loop.base import files
+from mlops_loop.metrics.gate_result import GateResult
+from mlops_loop.scoring.bundle import CARDS
+from mlops_loop.training.card.markdown import table
+from mlops_loop.training.card.page import page
+
+NOT_YET = (
+    "Not judged yet: this candidate has not been through `promote`."  # which replaces this line
+)
+FACTS = {
+    "version": "version",
+    "promoted by": "promoted_by",
+    "promoted at": "promoted_at",
+    "refused": "refused",
+    "commit": "git_commit",
+    "SHA-256 of dvc.lock": "dvc_lock",
+    "SHA-256 of bundle.json": "bundle_sha256",
+    "MLflow run": "run_id",
+}
+RESULTS = {True: "passed", False: "refused", None: "not judged"}
+
+
+class PromotionRecord(BaseModel, extra="allow"):
+    """What the registry knows of a version, as promotion.json holds it; other tags are kept too."""
+
+    version: str
+    run_id: str
+    gates: list[GateResult] = []
+    promoted_by: str = ""
+    promoted_at: str = ""
+    refused: str = ""
+    git_commit: str = ""
+    dvc_lock: str = ""
+    bundle_sha256: str = ""
+
+
+def complete(markdown: str, promotion: PromotionRecord) -> str:
+    """Return the card with the gates' results, who promoted it and when, and its lineage."""
+    values = promotion.model_dump()
+    known = [(name, str(values[key])) for name, key in FACTS.items() if values[key]]
+    parts = [table(pd.DataFrame(known, columns=["what", "value"]))]
+    if promotion.gates:
+        parts.append(table(gate_table(promotion.gates)))
+    before, marker, after = markdown.rpartition(NOT_YET)  # the last one: a contract may quote it
+    if not marker:
+        before = f"{markdown.rstrip()}\n\n## Promotion\n\n"
+        after = "\n"
+    return before + "\n\n".join(parts) + after
+
+
+def gate_table(results: list[GateResult]) -> pd.DataFrame:
+    rows = [
+        (
+            result.gate,
+            result.measure,
+            "" if result.value is None else f"{result.value:.4g}",
+            result.limit,
+            RESULTS[result.passed],
+        )
+        for result in results
+    ]
+    return pd.DataFrame(rows, columns=["gate", "measure", "value", "limit", "result"])
+
+
+def finish(folder: Path, promotion: PromotionRecord) -> dict[str, str]:
+    """Complete the card in a bundle's folder; return the new hashes of its files."""
+    markdown = complete((folder / "card.md").read_text(encoding="utf-8"), promotion)
+    files.write_text(folder / "card.md", markdown)
+    files.write_text(folder / "card.html", page(markdown, folder))
+    return {name: files.sha256(folder / name) for name in sorted(CARDS)}
