@@ -28,8 +28,8 @@ from mlops_loop.monitoring.retraining_summary import FOLDER
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import WINDOWS
 from mlops_loop.release import audit
-from mlops_loop.release.rollback import roll_back
 from mlops_loop.release.promote import promote
+from mlops_loop.release.rollback import roll_back
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.tracking.session import experiment_name
 

@@ -17,8 +17,8 @@ from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.release import registry
 from mlops_loop.scoring.bundle import open_bundle
+from mlops_loop.scoring.estimator import Estimator
 from mlops_loop.tracking import runs
-from mlops_loop.tracking.estimator import Estimator
 from mlops_loop.tracking.session import experiment_name, session
 
 SLACK = timedelta(minutes=5)  # by which the clocks of server and registry may differ

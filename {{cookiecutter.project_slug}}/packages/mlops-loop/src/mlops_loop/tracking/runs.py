@@ -19,8 +19,8 @@ from mlops_loop.base.params import load_params
 from mlops_loop.base.project import trusted_types
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
+from mlops_loop.scoring.estimator import Estimator, describe
 from mlops_loop.scoring.skops_model import inputs, load, scores
-from mlops_loop.tracking.estimator import Estimator, describe
 from mlops_loop.tracking.session import experiment_name
 
 

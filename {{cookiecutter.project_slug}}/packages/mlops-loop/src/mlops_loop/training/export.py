@@ -36,9 +36,9 @@ from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
 from mlops_loop.scoring.bundle import HELD_OUT, REFERENCE, open_bundle, seal
+from mlops_loop.scoring.estimator import Estimator, describe
 from mlops_loop.scoring.scorer import Scorer, open_scorer
 from mlops_loop.scoring.skops_model import columns, load, scores
-from mlops_loop.tracking.estimator import Estimator, describe
 from mlops_loop.training.card.compose import Evidence, Subject, card
 from mlops_loop.training.card.page import page
 
