@@ -24,7 +24,7 @@ from mlops_loop.base import files, project
 from mlops_loop.base.params import Params, load_params
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import ingest, tables
-from mlops_loop.release.smoke_test import as_json
+from mlops_loop.release.smoke_test.run import as_json
 from mlops_loop.scoring import skops_model
 
 STAGES = (
