@@ -34,11 +34,13 @@ PLUMBING = {
 BESIDE = {
     "train": {
         "scoring.bundle": "opens bundles; train writes none",
+        "scoring.estimator": "describes the estimator to MLflow",
         "scoring.predictions": "turns scores into answers",
         "scoring.scorer": "runs an exported model",
     },
     "evaluate": {
         "scoring.bundle": "opens bundles; evaluate reads the model itself",
+        "scoring.estimator": "describes the estimator to MLflow",
         "scoring.scorer": "runs an exported model",
     },
 }
