@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tools import need_program
 
 
 def free_port() -> int:
@@ -69,8 +70,8 @@ class Postgres:
 
 @contextmanager
 def restartable_postgres() -> Iterator[Postgres]:
-    if not (shutil.which("initdb") and shutil.which("postgres")):
-        pytest.skip("PostgreSQL (initdb, postgres) is not on PATH")
+    for program in ("initdb", "postgres"):
+        need_program(program, "postgresql")
     with tempfile.TemporaryDirectory() as name:
         server = Postgres(Path(name))
         server.start()

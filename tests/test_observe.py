@@ -1,21 +1,19 @@
 """The rules and routes, in the programs that read them: each rule is seen red, and silent."""
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import yaml
 from conftest import TREE, Project, copy, execute
+from tools import need_program
 
 OBSERVE = "deploy/observe"
 
 
 def program(name: str) -> Callable[..., str]:
     """Return a function that runs a program; skip the test without it."""
-    if not shutil.which(name):
-        pytest.skip(f"{name} is not installed (packages prometheus, prometheus-alertmanager)")
+    need_program(name, "prometheus", "prometheus-alertmanager")
 
     def run(*args: str | Path, cwd: Path, fails: bool = False) -> str:
         done = execute(name, *args, cwd=cwd)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from fastapi.testclient import TestClient
+
 from mlops_loop.testing import Sample, run_on_sample
 
 from {{ cookiecutter.__package_name }}.project import PROJECT

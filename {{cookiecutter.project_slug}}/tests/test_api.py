@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+
 from mlops_loop.testing import Sample
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+
 from mlops_loop import Column
 from mlops_loop.testing import Sample
 

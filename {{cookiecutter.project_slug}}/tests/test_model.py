@@ -2,9 +2,10 @@
 
 import numpy as np
 import optuna
-from mlops_loop.testing import Sample
 from sklearn.metrics import log_loss, mean_absolute_error, mean_squared_error
 from sklearn.pipeline import Pipeline
+
+from mlops_loop.testing import Sample
 
 from {{ cookiecutter.__package_name }}.model import build, search_space
 
