@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
+from mlops_loop.base.project import current_project
 from mlops_loop.batch.score import score
-from mlops_loop.cli import app
+from mlops_loop.cli import serving
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.scoring.bundle import MANIFEST
@@ -123,13 +124,48 @@ def test_documentation_comes_from_the_contract_and_needs_no_network(client, row)
         )
 
 
+@pytest.mark.parametrize("keys", ["", "a:first"])
+@pytest.mark.parametrize("rate_limit", ["0", "1000"])
+def test_the_openapi_document_says_which_keys_and_limits_are_in_force(
+    project, monkeypatch, keys, rate_limit
+) -> None:
+    monkeypatch.setenv("API_KEYS", keys)
+    monkeypatch.setenv("RATE_LIMIT", rate_limit)
+    with TestClient(create_app(), "http://127.0.0.1") as client:
+        document = client.get("/openapi.json").json()
+        assert document["info"]["title"] == current_project().name
+        assert ("securitySchemes" in document["components"]) == bool(keys)
+        closed = {"/v1/predict", "/v1/outcomes", "/v1/model"}
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                answers = {int(code) for code in operation["responses"]}
+                assert ("security" in operation) == (bool(keys) and path in closed)
+                assert (401 in answers) == (bool(keys) and path in closed)
+                assert (403 in answers) == (not keys and path in closed)
+                assert (429 in answers) == (rate_limit != "0" and path in closed)
+                # What the document says is what happens, without a key and from another host.
+                code = client.request(method, path).status_code
+                assert (code == 401) == (401 in answers)
+                code = client.request(method, path, headers={"Host": "other.example"}).status_code
+                assert (code == 403) == (403 in answers)
+
+
+def test_the_model_has_the_projects_name_everywhere(client) -> None:
+    name = current_project().name
+    assert client.get("/v1/model").json()["name"] == name
+    assert client.get("/v2").json()["name"] == name
+    assert client.get(f"/v2/models/{name}").json()["name"] == name
+    for page in ("/", "/status"):
+        assert f"{name}</h1>" in client.get(page).text
+
+
 def test_serving_is_refused_without_keys_off_loopback_or_with_a_changed_bundle(project) -> None:
     with pytest.raises(Failure, match="API_KEYS must be set"):
-        app.serve(host="0.0.0.0")
+        serving.serve(host="0.0.0.0")
     with (files.BUNDLE / "model.onnx").open("ab") as graph:
         graph.write(b"x")
     with pytest.raises(Failure, match=r"model\.onnx is missing or was changed"):
-        app.serve()
+        serving.serve()
 
 
 def test_a_running_server_follows_its_bundle_and_drops_no_request(

@@ -17,9 +17,8 @@ import sqlalchemy as sa
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.prediction_log import connection as connections
-from mlops_loop.prediction_log import postgres, spool
+from mlops_loop.prediction_log import postgres
 from mlops_loop.prediction_log.connection import open_log
-from mlops_loop.prediction_log.database import TURN_FILE
 from mlops_loop.prediction_log.ground_truth import Recorded, record_ground_truth
 from mlops_loop.prediction_log.predictions import (
     Entry,
@@ -29,9 +28,11 @@ from mlops_loop.prediction_log.predictions import (
 )
 from mlops_loop.prediction_log.rejected_requests import count_rejected
 from mlops_loop.prediction_log.retention import prune
-from mlops_loop.prediction_log.spool import LogFull
 from mlops_loop.prediction_log.tables import METADATA, OUTCOMES, PREDICTIONS
-from mlops_loop.prediction_log.writer import EntryRejected, Status, Writer
+from mlops_loop.prediction_log.writing import spool
+from mlops_loop.prediction_log.writing.database import TURN_FILE
+from mlops_loop.prediction_log.writing.spool import LogFull
+from mlops_loop.prediction_log.writing.writer import EntryRejected, Status, Writer
 from mlops_loop.release import audit
 
 from . import databases
@@ -418,7 +419,7 @@ import asyncio, sys, uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from mlops_loop.prediction_log.predictions import Entry
-from mlops_loop.prediction_log.writer import Writer
+from mlops_loop.prediction_log.writing.writer import Writer
 
 url, folder, requests = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 writer = Writer(url, folder, 10_000_000)
@@ -569,7 +570,7 @@ def test_predictions_are_spooled_while_postgresql_hangs(
     server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "CONNECT_SECONDS", 2)
-    monkeypatch.setattr("mlops_loop.prediction_log.database.STATEMENT_SECONDS", 1)
+    monkeypatch.setattr("mlops_loop.prediction_log.writing.database.STATEMENT_SECONDS", 1)
     entries = [entry() for _ in range(20)]
     with writing(server.url, tmp_path) as writer:
         assert send(writer, [entry()]) == [None]

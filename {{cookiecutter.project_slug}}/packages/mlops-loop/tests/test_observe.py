@@ -20,8 +20,9 @@ from mlops_loop.base.project import current_project
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.prediction_log.connection import open_log
-from mlops_loop.prediction_log.monitoring_windows import BOUNDS, MonitoringWindow, parse_summary
+from mlops_loop.prediction_log.monitoring_windows import BOUNDS, MonitoringWindow
 from mlops_loop.prediction_log.tables import WINDOWS
+from mlops_loop.prediction_log.window_summary import VERDICTS, WindowSummary
 from mlops_loop.scoring.bundle import PROMOTION, open_bundle
 from mlops_loop.serving import metrics, monitor_metrics
 from mlops_loop.serving.http.telemetry import ENDPOINTS, JsonLines
@@ -191,10 +192,7 @@ def test_the_metrics_tell_what_the_monitor_found_and_when_the_champion_was_promo
         assert value(text, "model_promoted_timestamp_seconds", 'variant="champion"') == 1367366400
         assert abs(value(text, "monitor_last_run_timestamp_seconds") - started) < 60
         assert abs(value(text, "monitor_window_end_timestamp_seconds") - started + 86400) < 60
-        told = {
-            verdict: value(text, "monitor_verdict", f'"{verdict}"')
-            for verdict in monitor_metrics.VERDICTS
-        }
+        told = {verdict: value(text, "monitor_verdict", f'"{verdict}"') for verdict in VERDICTS}
         assert told == {"drift": 1, "quality": 0, "decay": 1}
         assert value(text, "monitor_drift_share") == 0.5
         assert value(text, "monitor_coverage") == 0.25
@@ -216,7 +214,7 @@ def test_what_a_newer_window_lacks_is_not_told_of_an_older_one(project) -> None:
     drift = {"share": 0.5, "columns": {name: {"score": 1.5, "threshold": 0.5}}}
     performance = {"coverage": 0.25, "metrics": {"f1": {"value": 0.7}}}
     for summary, one in (({"drift": drift, "performance": performance}, 0.7), ({"rows": 5}, nan)):
-        window = MonitoringWindow("x", end, end, end, parse_summary(summary))
+        window = MonitoringWindow("x", end, end, end, WindowSummary(**summary))
         monitor_metrics.set_window(window, schema)
         text = metrics.exposition().decode()
         assert value(text, "monitor_metric", '"f1"') == pytest.approx(one, nan_ok=True)

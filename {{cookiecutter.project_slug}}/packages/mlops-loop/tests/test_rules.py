@@ -16,7 +16,7 @@ from mlops_loop.contract.schema import load_schema
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.monitoring_windows import BOUNDS
 from mlops_loop.prediction_log.tables import WINDOWS
-from mlops_loop.serving import monitor_metrics
+from mlops_loop.prediction_log.window_summary import VERDICTS
 from mlops_loop.serving.pages import samples
 
 from .conftest import ROOT
@@ -130,7 +130,7 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
 def test_the_runbook_leads_nowhere_else_than_to_itself() -> None:
     text = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
     titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
-    assert titles[14:] == [*monitor_metrics.VERDICTS, "retrain refused"]
+    assert titles[14:] == [*VERDICTS, "retrain refused"]
     assert set(titles[:14]) == {rule["alert"] for rule in rules()}
     anchors = {title.lower().replace(" ", "-") for title in titles}
     assert set(re.findall(r"\]\(#([^)]*)\)", text)) <= anchors

@@ -73,8 +73,10 @@ def numbers(answer: dict) -> list[float]:
 
 
 def engines() -> str:
-    code = WHAT_IS_LOADED
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    done = subprocess.run(
+        [sys.executable, "-c", WHAT_IS_LOADED], capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()
 
 

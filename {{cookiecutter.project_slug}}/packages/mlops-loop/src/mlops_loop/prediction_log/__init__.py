@@ -1,4 +1,4 @@
 """Prediction log: every answered prediction and its ground truth, in SQLite or PostgreSQL.
 
-Begin with `tables.py` (what is stored) and `writer.py` (how an answer becomes durable).
+Begin with `tables.py` (what is stored) and `writing` (how an answer becomes durable).
 """

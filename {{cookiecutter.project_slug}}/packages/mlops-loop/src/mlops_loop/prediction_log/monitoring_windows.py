@@ -1,69 +1,20 @@
-"""Read what `monitor` found in its last windows.
-
-The summary's writer may be of an older or newer version: what is missing or malformed is left out.
-"""
+"""Read what `monitor` found in its last windows."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from math import isfinite
 
-import msgspec
 import sqlalchemy as sa
 
 from mlops_loop.prediction_log.tables import WINDOWS
+from mlops_loop.prediction_log.window_summary import (
+    CalibrationError,
+    Metric,
+    WindowSummary,
+    read_summary,
+)
 
 BOUNDS = ("value", "low", "high", "reference")  # of a metric
-Number = float | None
-
-
-class ColumnDrift(msgspec.Struct, frozen=True):
-    score: Number = None
-    threshold: Number = None
-    drifted: bool = False
-
-
-class Drift(msgspec.Struct, frozen=True):
-    share: Number = None
-    columns: dict[str, ColumnDrift] = {}
-
-
-class Metric(msgspec.Struct, frozen=True):
-    value: Number = None
-    low: Number = None
-    high: Number = None
-    reference: Number = None  # on the test window
-
-    def bounds(self) -> dict[str, float]:
-        values = {name: getattr(self, name) for name in BOUNDS}
-        return {k: v for k, v in values.items() if v is not None and isfinite(v)}
-
-
-class Performance(msgspec.Struct, frozen=True):
-    coverage: Number = None
-    metrics: dict[str, Metric | None] | None = None
-    calibration_error: Metric | None = None
-
-
-class Alarm(msgspec.Struct, frozen=True):
-    text: str = ""
-
-
-class Summary(msgspec.Struct, frozen=True):
-    """What the server shows of a window's summary.json."""
-
-    rows: Number = None
-    verdicts: list[str] = []
-    alarms: list[Alarm] = []
-    drift: Drift = Drift()
-    performance: Performance = Performance()
-
-    @property
-    def metrics(self) -> dict[str, dict[str, float]]:
-        """The metrics of the labelled predictions that have a value, each with its BOUNDS."""
-        found = dict(self.performance.metrics or {})
-        found["calibration_error"] = self.performance.calibration_error
-        bounds = {name: metric.bounds() for name, metric in found.items() if metric}
-        return {name: values for name, values in bounds.items() if "value" in values}
+Bounds = dict[str, float]  # those that are known
 
 
 @dataclass(frozen=True)
@@ -74,7 +25,24 @@ class MonitoringWindow:
     start: datetime
     end: datetime
     made: datetime
-    summary: Summary
+    summary: WindowSummary
+
+    @property
+    def metrics(self) -> dict[str, Bounds]:
+        """The metrics of the labelled predictions, with calibration_error, that have a value."""
+        performance = self.summary.performance
+        if performance is None:
+            return {}
+        found: dict[str, Metric | CalibrationError] = {**(performance.metrics or {})}
+        if performance.calibration_error:
+            found["calibration_error"] = performance.calibration_error
+        known = {name: bounds(metric) for name, metric in found.items()}
+        return {name: values for name, values in known.items() if "value" in values}
+
+
+def bounds(metric: Metric | CalibrationError) -> Bounds:
+    values = {name: getattr(metric, name, None) for name in BOUNDS}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def read_windows(engine: sa.Engine, model: str, count: int) -> list[MonitoringWindow]:
@@ -84,26 +52,12 @@ def read_windows(engine: sa.Engine, model: str, count: int) -> list[MonitoringWi
     with engine.connect() as connection:
         rows = connection.execute(query.limit(count)).all()
     return [
-        # SQLite keeps no zone.
         MonitoringWindow(
             name=row.name,
-            start=row.start.replace(tzinfo=UTC),
+            start=row.start.replace(tzinfo=UTC),  # SQLite keeps no zone
             end=row.end.replace(tzinfo=UTC),
             made=row.made.replace(tzinfo=UTC),
-            summary=parse_summary(row.summary),
+            summary=read_summary(row.summary) or WindowSummary(),
         )
         for row in reversed(rows)
     ]
-
-
-def parse_summary(value: object) -> Summary:
-    """Return a stored summary, without the parts that are null or cannot be read."""
-    given = value if isinstance(value, dict) else {}
-    known = {}
-    for field in msgspec.structs.fields(Summary):
-        if given.get(field.name) is not None:
-            try:
-                known[field.name] = msgspec.convert(given[field.name], field.type)
-            except msgspec.ValidationError:
-                continue
-    return Summary(**known)

@@ -13,7 +13,7 @@ import prometheus_client as prometheus
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from mlops_loop.prediction_log.writer import Status
+from mlops_loop.prediction_log.writing.writer import Status
 from mlops_loop.serving.hot_reload import Follower
 
 TYPE = prometheus.CONTENT_TYPE_LATEST

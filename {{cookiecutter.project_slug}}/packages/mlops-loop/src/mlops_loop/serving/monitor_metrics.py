@@ -8,10 +8,9 @@ from math import nan
 from prometheus_client import Gauge
 
 from mlops_loop.contract.schema import Schema
-from mlops_loop.prediction_log.monitoring_windows import ColumnDrift, MonitoringWindow
+from mlops_loop.prediction_log.monitoring_windows import Bounds, MonitoringWindow
+from mlops_loop.prediction_log.window_summary import VERDICTS, ColumnDrift
 from mlops_loop.serving.metrics import NEWEST
-
-VERDICTS = ("drift", "quality", "decay")
 
 RUN = Gauge(
     "monitor_last_run_timestamp_seconds", "When `monitor` last ran; 0 if it never did", **NEWEST
@@ -40,17 +39,18 @@ def set_window(window: MonitoringWindow, schema: Schema) -> None:
     WINDOW_END.set(window.end.timestamp())
     for name in VERDICTS:
         VERDICT.labels(name).set(name in summary.verdicts)
-    DRIFT.set(or_nan(summary.drift.share))
+    DRIFT.set(or_nan(summary.drift_share))
+    columns = summary.drift.columns if summary.drift else {}
     for name in (*schema.features, schema.prediction):  # and no other: a label for each
-        column = summary.drift.columns.get(name, NOT_COMPARED)
+        column = columns.get(name, NOT_COMPARED)
         COLUMN.labels(name).set(or_nan(column.score))
         LIMIT.labels(name).set(or_nan(column.threshold))
-    set_metrics(summary.metrics)
-    COVERAGE.set(or_nan(summary.performance.coverage))
+    set_metrics(window.metrics)
+    COVERAGE.set(or_nan(summary.coverage))
     WINDOW_ROWS.set(or_nan(summary.rows))
 
 
-def set_metrics(metrics: dict[str, dict[str, float]]) -> None:
+def set_metrics(metrics: dict[str, Bounds]) -> None:
     for name, values in metrics.items():
         SEEN.setdefault(name, set()).update(values)
     for name, bounds in SEEN.items():

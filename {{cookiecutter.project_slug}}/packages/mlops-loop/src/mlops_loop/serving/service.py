@@ -20,8 +20,8 @@ from starlette.exceptions import HTTPException
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import Settings
 from mlops_loop.prediction_log.predictions import Entry, read_predictions
-from mlops_loop.prediction_log.spool import LogFull
-from mlops_loop.prediction_log.writer import EntryRejected, Writer
+from mlops_loop.prediction_log.writing.spool import LogFull
+from mlops_loop.prediction_log.writing.writer import EntryRejected, Writer
 from mlops_loop.serving import metrics
 from mlops_loop.serving.hot_reload import Follower
 from mlops_loop.serving.loaded_model import Served

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from mlops_loop.base.project import current_project
-from mlops_loop.prediction_log.monitoring_windows import BOUNDS, MonitoringWindow, Summary
-from mlops_loop.serving.monitor_metrics import VERDICTS
+from mlops_loop.prediction_log.monitoring_windows import BOUNDS, MonitoringWindow
+from mlops_loop.prediction_log.window_summary import VERDICTS, WindowSummary
 from mlops_loop.serving.pages.charts import Figure, Values, band, legend, line
 from mlops_loop.serving.pages.formats import format_age, format_number
 
@@ -40,7 +40,7 @@ def monitor_section(windows: Sequence[MonitoringWindow]) -> str:
 
 def newest_metric(windows: Sequence[MonitoringWindow]) -> str:
     """Return the first metric of the newest window that has one."""
-    return next((name for window in reversed(windows) for name in window.summary.metrics), "")
+    return next((name for window in reversed(windows) for name in window.metrics), "")
 
 
 def badges(verdicts: Iterable[str]) -> str:
@@ -49,7 +49,7 @@ def badges(verdicts: Iterable[str]) -> str:
 
 
 def drift_chart(windows: Sequence[MonitoringWindow]) -> str:
-    shares: Values = [window.summary.drift.share for window in windows]
+    shares: Values = [window.summary.drift_share for window in windows]
     top = max(scale(shares)[1], 0.1)
     scaled = [None if share is None else share / top for share in shares]
     return Figure(
@@ -66,7 +66,7 @@ def drift_chart(windows: Sequence[MonitoringWindow]) -> str:
 
 def metric_chart(windows: Sequence[MonitoringWindow], metric: str) -> str:
     """Return the chart of a metric: its value, its interval as a band, and the reference."""
-    measured = [window.summary.metrics.get(metric, {}) for window in windows]
+    measured = [window.metrics.get(metric, {}) for window in windows]
     lines = {bound: [values.get(bound) for values in measured] for bound in BOUNDS}
     low, high = scale([value for values in lines.values() for value in values])
     scaled = {
@@ -106,12 +106,13 @@ def scale(values: Values) -> tuple[float, float]:
     return low - space, high + space
 
 
-def column_bars(summary: Summary) -> str:
+def column_bars(summary: WindowSummary) -> str:
     """Return the columns that drifted most, as bars of score / threshold."""
+    columns = summary.drift.columns if summary.drift else {}
     rated = sorted(
         (
             (column.score / column.threshold, name, column)
-            for name, column in summary.drift.columns.items()
+            for name, column in columns.items()
             if column.score is not None and column.threshold
         ),
         key=lambda one: one[:2],
@@ -139,9 +140,9 @@ def table(windows: Sequence[MonitoringWindow], metric: str) -> str:
             escape(window.name),
             badges(summary.verdicts),
             format_number(summary.rows),
-            format_number(summary.drift.share, "%"),
-            format_number(summary.performance.coverage, "%"),
-            format_number(summary.metrics.get(metric, {}).get("value")),
+            format_number(summary.drift_share, "%"),
+            format_number(summary.coverage, "%"),
+            format_number(window.metrics.get(metric, {}).get("value")),
         ]
         rows.append(f"<tr><td>{'</td><td>'.join(cells)}</td></tr>")
     headings = (*HEADINGS, metric or "Metric")

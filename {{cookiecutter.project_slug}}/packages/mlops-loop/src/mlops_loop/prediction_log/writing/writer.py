@@ -17,13 +17,13 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from mlops_loop.prediction_log import spool
 from mlops_loop.prediction_log.connection import is_wrong_sqlite_path, unusable
-from mlops_loop.prediction_log.database import LogDatabase
 from mlops_loop.prediction_log.predictions import Entry
-from mlops_loop.prediction_log.replay import RejectedCounter, Replayer
-from mlops_loop.prediction_log.spool import LogFull, Spool
 from mlops_loop.prediction_log.tables import create_missing
+from mlops_loop.prediction_log.writing import spool
+from mlops_loop.prediction_log.writing.database import LogDatabase
+from mlops_loop.prediction_log.writing.replay import RejectedCounter, Replayer
+from mlops_loop.prediction_log.writing.spool import LogFull, Spool
 
 BATCH_BYTES = 2 << 20  # of rows in one transaction
 QUEUE_BYTES = 64 << 20  # of rows that may wait

@@ -5,15 +5,15 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mlops_loop.prediction_log import spool
 from mlops_loop.prediction_log.connection import error_summary, file_was_replaced, is_data_error
-from mlops_loop.prediction_log.database import FileReplaced, LogDatabase, write_entries
 from mlops_loop.prediction_log.rejected_requests import (
     KindAndPlace,
     RejectedRequests,
     insert_rejected,
     to_rows,
 )
+from mlops_loop.prediction_log.writing import spool
+from mlops_loop.prediction_log.writing.database import FileReplaced, LogDatabase, write_entries
 
 ATTEMPTS = 5  # to replay a file, until its lines are tried one by one
 LOGGER = logging.getLogger("uvicorn.error")

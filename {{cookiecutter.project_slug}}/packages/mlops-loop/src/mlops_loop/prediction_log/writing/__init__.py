@@ -1,0 +1,1 @@
+"""The durable writer: queue, database, spool and replay. Begin with `writer.py`."""
