@@ -44,9 +44,6 @@ def departures(flights: pd.DataFrame) -> pd.DataFrame:
     outcome = late.astype(object).where(flights["dep_time"].notna(), "cancelled")
     return known.rename(columns=WEATHER).assign(
         scheduled_departure=scheduled,
-        weekday=scheduled.dt.day_name().str[:3],
-        departure_hour=flights["hour"],
-        departure_minute=flights["hour"] * 60 + flights["minute"],
         arrival_minute=arrival // 100 % 24 * 60 + arrival % 100,
         arrival=outcome.map({"on_time": "on_time", "late": "late", "very_late": "late"}),
         outcome=outcome,

@@ -5,6 +5,7 @@ import mlops_loop
 PROJECT = mlops_loop.Project(
     name="{{ cookiecutter.project_slug }}",
     reader="{{ cookiecutter.__package_name }}.ingest:read",
+    derive="{{ cookiecutter.__package_name }}.features:derive",
     model="{{ cookiecutter.__package_name }}.model:build",
     search_space="{{ cookiecutter.__package_name }}.model:search_space",
     trusted_types="{{ cookiecutter.__package_name }}.model:TRUSTED_TYPES",

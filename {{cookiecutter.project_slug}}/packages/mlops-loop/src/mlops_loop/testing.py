@@ -24,7 +24,8 @@ from mlops_loop.base import files, project
 from mlops_loop.base.params import Params, load_params
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import ingest, tables
-from mlops_loop.release.smoke_test.run import as_json
+from mlops_loop.data.cast import check_rows
+from mlops_loop.data.derived import checked, with_derived
 from mlops_loop.scoring import skops_model
 
 STAGES = (
@@ -47,8 +48,8 @@ class Sample:
     model: Pipeline
 
     def inputs(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Return the columns that the model is given."""
-        return skops_model.inputs(table, self.schema)
+        """Return the columns that the model is given; derived ones that the table lacks are derived."""
+        return skops_model.inputs(with_derived(table, self.schema), self.schema)
 
     def scores(self, table: pd.DataFrame) -> np.ndarray:
         """Return the model's probabilities, one column a class; of a regression its values."""
@@ -56,7 +57,7 @@ class Sample:
 
     def requests(self, table: pd.DataFrame) -> list[dict[str, Any]]:
         """Return the rows as a client sends them to the API."""
-        return as_json(table, self.schema)
+        return tables.as_json(table, self.schema)
 
     @contextmanager
     def api(self) -> Iterator[TestClient]:
@@ -86,7 +87,13 @@ def run_on_sample(plugged_in: project.Project, folder: Path, rows: int = 5000) -
         for stage in STAGES:
             import_module(f"mlops_loop.{stage}").main()
         windows = {path.stem: tables.read_table(path) for path in (files.TRAIN, files.TEST)}
-        found = tables.read_table(files.RAW), *windows.values(), skops_model.load(files.MODEL)
+        raw = tables.read_table(files.RAW)
+        derived, _ = checked(*check_rows(raw, schema.source), schema)
+        found = (
+            raw.join(derived[list(schema.derived)]),
+            *windows.values(),
+            skops_model.load(files.MODEL),
+        )
         return Sample(folder, schema, params, *found)
 
 

@@ -29,6 +29,7 @@ from mlops_loop.contract.schema import Schema
 from mlops_loop.data.cast import cast_if_valid, check_rows
 from mlops_loop.data.source import batches, first_line, local, reader_of
 from mlops_loop.scoring.bundle import Bundle, open_bundle
+from mlops_loop.scoring.derived import Breach
 from mlops_loop.scoring.predictions import chosen
 from mlops_loop.scoring.scorer import Scorer, open_scorer
 
@@ -38,15 +39,17 @@ REASON = "reason"
 
 
 def inputs(typed: pa.Table, schema: Schema) -> dict[str, np.ndarray]:
-    """Return the features as the scorer takes them: numbers as float32, categories as text.
+    """Return the contract's inputs as the scorer takes them: numbers as float32, categories as text.
 
     `typed` has them in the contract's types.
     """
     found = {}
-    for name in schema.features:
+    for name, column in schema.inputs.items():
         values = typed[name].combine_chunks()
-        if (
-            name in schema.categorical
+        if column.type == "timestamp":
+            found[name] = values.to_numpy(zero_copy_only=False).astype("datetime64[s]")
+        elif (
+            column.type == "category"
         ):  # each distinct text becomes a Python object once, not in every row
             coded = values.cast(pa.string()).dictionary_encode()
             texts = np.array([*coded.dictionary.to_pylist(), ""], dtype=object)
@@ -76,30 +79,39 @@ def answers(scores: np.ndarray, schema: Schema, manifest: dict[str, Any]) -> pa.
 
 def predict(table: pa.Table, scorer: Scorer, bundle: Bundle) -> pa.Table:
     """Return the answer for each row, and the reason where it has none because it breaks the contract."""
-    schema, reasons, place = bundle.schema, pa.nulls(len(table), pa.string()), None
-    absent = set(schema.features) - set(table.column_names)
-    if needed := {name for name in absent if not schema.features[name].nullable}:
+    schema = bundle.schema
+    absent = set(schema.inputs) - set(table.column_names)
+    if needed := {name for name in absent if not schema.inputs[name].nullable}:
         raise Failure(f"the column {min(needed)!r} is missing, and schema.yaml does not let it be")
     gap = pa.nulls(len(table))
-    given = pa.table({name: gap if name in absent else table[name] for name in schema.features})
-    if (typed := cast_if_valid(given, schema.features)) is None:
-        frame, found = check_rows(given.to_pandas(), schema.features)
-        good = (found == "").to_numpy()
-        typed = pa.Table.from_pandas(frame[good], preserve_index=False)
-        place, reasons = (
-            pa.array(np.cumsum(good) - 1, mask=~good),
-            pa.array(found, pa.string(), mask=good),
-        )
-    scores = (
-        scorer.scores(inputs(typed, schema))
-        if len(typed)
-        else np.empty((0, len(schema.classes) or 1))
-    )
+    given = pa.table({name: gap if name in absent else table[name] for name in schema.inputs})
+    why = np.full(len(table), "", dtype=object)
+    if (typed := cast_if_valid(given, schema.inputs)) is None:
+        frame, found = check_rows(given.to_pandas(), schema.inputs)
+        why = found.to_numpy(dtype=object)
+        typed = pa.Table.from_pandas(frame[why == ""], preserve_index=False)
+    scored = np.flatnonzero(why == "")
+    scores, breaches = score_typed(typed, scorer, schema)
+    for row, name, reason in breaches:
+        why[scored[row]] = why[scored[row]] or f"{name} {reason}"
     answered = answers(scores, schema, bundle.manifest)
-    answered = (answered if place is None else answered.take(place)).append_column(REASON, reasons)
+    if (bad := why != "").any():
+        place = np.zeros(len(table), dtype=int)
+        place[scored] = np.arange(len(scored))
+        answered = answered.take(pa.array(place, mask=bad))
+    answered = answered.append_column(REASON, pa.array(why, pa.string(), mask=~bad))
     if twice := set(answered.column_names) & set(table.column_names):
         raise Failure(f"the column {min(twice)!r} is there already: rename it")
     return answered
+
+
+def score_typed(typed: pa.Table, scorer: Scorer, schema: Schema) -> tuple[np.ndarray, list[Breach]]:
+    """Return the scores of rows that keep the contract, and what it forbids of what is derived from them."""
+    if not len(typed):
+        return np.empty((0, len(schema.classes) or 1)), []
+    columns = inputs(typed, schema)
+    derived = scorer.derive(columns)
+    return scorer.scores(columns | derived), scorer.derive.breaches(derived)
 
 
 def divide(table: pa.Table, answered: pa.Table) -> tuple[pa.Table, pa.Table]:

@@ -38,6 +38,7 @@ MEANING = (
     "allow_unknown",
     "nullable",
 )
+TAKEN = ("feature", "input")  # what clients send
 UNSEEN_BY_MODEL = ("absent", "id", "slice", "ignored")
 
 
@@ -64,7 +65,7 @@ def changes(old: Schema, new: Schema) -> list[Change]:
 
 
 def of_column(where: str, old: Column | None, new: Column | None) -> Iterator[Change]:
-    before, after = old.role if old else "absent", new.role if new else "absent"
+    before, after = role_of(old), role_of(new)
     if old is None or new is None or before != after:
         nullable = new is not None and new.nullable
         words = f"{before} -> {'nullable ' * nullable}{after}"
@@ -77,11 +78,18 @@ def of_column(where: str, old: Column | None, new: Column | None) -> Iterator[Ch
             )
 
 
+def role_of(column: Column | None) -> str:
+    """Return a column's role; clients neither send nor see what is derived."""
+    if column is None:
+        return "absent"
+    return f"derived {column.role}" if column.derived else column.role
+
+
 def of_role(before: str, after: str, nullable: bool) -> str:
     """Return what it means that a column comes, goes or changes its role."""
-    if before == "feature":
-        return BREAK  # the API refuses columns that are no features
-    if after == "feature":
+    if before in TAKEN and after not in TAKEN:
+        return BREAK  # the API refuses columns that are no inputs
+    if after in TAKEN and before not in TAKEN:
         return RETRAIN if nullable else BREAK  # a request may leave out what is nullable
     return HARMLESS if {before, after} <= set(UNSEEN_BY_MODEL) else RETRAIN
 
@@ -91,12 +99,13 @@ def of_key(key: str, old: Column, new: Column) -> str:
     if key not in MEANING or new.role in UNSEEN_BY_MODEL:
         return HARMLESS
     if key == "unit":  # to name one at last changes nothing, but miles are not kilometres
-        return BREAK if old.unit and new.unit and new.role in ("feature", "target") else HARMLESS
+        told = role_of(new) in (*TAKEN, "target")
+        return BREAK if old.unit and new.unit and told else HARMLESS
     if (
         new.role == "target" and key == "categories"
     ):  # the classes in the answers; their order is ours
         return BREAK if set(old.categories or ()) != set(new.categories or ()) else HARMLESS
-    if new.role != "feature":
+    if role_of(new) not in TAKEN:
         return RETRAIN
     refuses_more = {
         "type": (old.type, new.type) != ("integer", "number"),

@@ -1,6 +1,7 @@
 """Schema: the data contract in schema.yaml, checked."""
 
 from math import ceil, floor
+from struct import pack, unpack
 from typing import Literal, Self
 
 from pydantic import (
@@ -18,14 +19,20 @@ from mlops_loop.contract.task import Task
 
 LARGEST = 3.4028234e38  # of float32, in which the model computes
 
-Role = Literal["feature", "target", "timestamp", "id", "slice", "ignored"]
+Role = Literal["feature", "input", "target", "timestamp", "id", "slice", "ignored"]
 
 
 class Column(BaseModel, extra="forbid"):
-    """What one column is. Numbers are in `unit`; `categories` are all the values there are."""
+    """What one column is. Numbers are in `unit`; `categories` are all the values there are.
+
+    The API takes the columns of role `feature` and `input`; the model sees the features alone. A column
+    with `derived: true` is a feature or a slice that `derive` in features.py computes from those: neither
+    the source nor a request has it, and its values must keep the contract as all others do.
+    """
 
     type: Literal["number", "integer", "category", "boolean", "id", "timestamp"]
     role: Role = "feature"
+    derived: bool = False  # whether `derive` in features.py computes it
     description: str = ""
     unit: str | None = None
     format: str | None = None  # of a timestamp, as strptime takes it; by default ISO 8601
@@ -53,6 +60,14 @@ class Column(BaseModel, extra="forbid"):
             raise ValueError(f"a column of type {self.type} cannot be a {self.role}")
         if (self.role == "timestamp") and self.type != "timestamp":
             raise ValueError("role timestamp needs type timestamp")
+        if self.role == "input" and self.type == "id":
+            raise ValueError("a column of type id cannot be an input")
+        if self.derived and self.role not in ("feature", "slice"):
+            raise ValueError(
+                f"a derived column is a feature or a slice, not a column of role {self.role}"
+            )
+        if self.derived and self.type in ("id", "timestamp"):
+            raise ValueError(f"a derived column cannot be of type {self.type}")
         if (self.type == "category") != (self.categories is not None) and self.role != "ignored":
             raise ValueError("`categories` goes with type category, and only with it")
         if len(set(self.categories or ())) != len(self.categories or ()):
@@ -63,7 +78,7 @@ class Column(BaseModel, extra="forbid"):
             raise ValueError(f"minimum {self.minimum:g} is above maximum {self.maximum:g}")
         if self.allow_unknown and (self.type != "category" or self.role == "target"):
             raise ValueError("`allow_unknown` goes with a category that is not the target")
-        if self.slice and self.role == "timestamp":
+        if self.slice and self.type == "timestamp":
             raise ValueError("a model is not evaluated on each time: `slice` does not go with it")
         if self.protected and (
             self.type not in ("category", "boolean") or self.role in ("target", "ignored")
@@ -71,8 +86,10 @@ class Column(BaseModel, extra="forbid"):
             raise ValueError(
                 "`protected` goes with type category or boolean, and not with the target"
             )
-        if self.pii and self.role != "feature":
-            raise ValueError("`pii` goes with a feature: the prediction log holds nothing else")
+        if self.pii and (self.derived or self.role not in ("feature", "input")):
+            raise ValueError(
+                "`pii` goes with what the API takes: the prediction log holds nothing else"
+            )
         if "max_null" in self.model_fields_set and not self.nullable:
             raise ValueError("`max_null` goes with `nullable: true` only")
         if self.type == "integer" and floor(self.limits[1]) < ceil(self.limits[0]):
@@ -85,7 +102,10 @@ class Column(BaseModel, extra="forbid"):
     def limits(self) -> tuple[float, float]:
         """Smallest and largest value: what the contract says, or what float32 can hold."""
         low = -LARGEST if self.minimum is None else self.minimum
-        return low, LARGEST if self.maximum is None else self.maximum
+        high = LARGEST if self.maximum is None else self.maximum
+        if self.derived:  # as float32: 0.1 then is more than 0.1
+            return min(low, as_float32(low)), max(high, as_float32(high))
+        return low, high
 
 
 class Schema(BaseModel, extra="forbid"):
@@ -119,6 +139,8 @@ class Schema(BaseModel, extra="forbid"):
             raise ValueError("a column needs a name")
         if not any(column.role == "feature" for column in columns.values()):
             raise ValueError("no column has the role feature")
+        if not any(c.role in ("feature", "input") and not c.derived for c in columns.values()):
+            raise ValueError("every feature is derived: no column is left that the API takes")
         return columns
 
     @field_validator("target", "timestamp")
@@ -126,10 +148,19 @@ class Schema(BaseModel, extra="forbid"):
     def alone_in_its_role(cls, name: str | None, info: ValidationInfo) -> str | None:
         columns = info.data.get("columns", {})
         holders = [key for key, column in columns.items() if column.role == info.field_name]
+        if info.field_name == "timestamp" and not holders and name is not None and name in columns:
+            return cls.fits_a_timestamp(name, columns[name])
         if columns and holders != [name] and (holders or name):
             raise ValueError(
                 f"role {info.field_name} belongs to {name!r} alone, but is at {holders}"
             )
+        return name
+
+    @staticmethod
+    def fits_a_timestamp(name: str, column: Column) -> str:
+        """Return the name of a column that gives the rows' time and has another role, such as `input`."""
+        if column.type != "timestamp" or column.role == "ignored":
+            raise ValueError(f"{name!r} is of type {column.type} and role {column.role}")
         return name
 
     @field_validator("target")
@@ -163,10 +194,13 @@ class Schema(BaseModel, extra="forbid"):
     @field_validator("unique")
     @classmethod
     def known(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        columns = info.data.get("columns", {})
         if unknown := [name for name in names if name not in info.data.get("columns", names)]:
             raise ValueError(f"names {unknown}, which `columns` lacks")
-        if ignored := [name for name in names if name not in used(info.data.get("columns", {}))]:
+        if ignored := [name for name in names if name not in used(columns)]:
             raise ValueError(f"names {ignored}, which are ignored")
+        if derived := [name for name in names if columns[name].derived]:
+            raise ValueError(f"names {derived}, which are derived")
         return names
 
     @field_validator("missing")
@@ -183,9 +217,26 @@ class Schema(BaseModel, extra="forbid"):
         return {name: column for name, column in self.columns.items() if column.role == "feature"}
 
     @property
+    def inputs(self) -> dict[str, Column]:
+        """What the API takes, in the order of the file."""
+        taken = ("feature", "input")
+        columns = self.columns.items()
+        return {name: each for name, each in columns if each.role in taken and not each.derived}
+
+    @property
+    def derived(self) -> dict[str, Column]:
+        """What `derive` computes from the inputs."""
+        return {name: column for name, column in self.columns.items() if column.derived}
+
+    @property
     def used(self) -> dict[str, Column]:
         """The columns that the pipeline keeps and checks: all but the ignored ones."""
         return used(self.columns)
+
+    @property
+    def source(self) -> dict[str, Column]:
+        """The columns that are read from the source: those in use that are not derived."""
+        return {name: column for name, column in self.used.items() if not column.derived}
 
     @property
     def slices(self) -> list[str]:
@@ -218,6 +269,11 @@ class Schema(BaseModel, extra="forbid"):
     def prediction(self) -> str:
         """A name for the model's output beside the features, which may have it already."""
         return "prediction" if "prediction" not in self.columns else "prediction of the model"
+
+
+def as_float32(number: float) -> float:
+    value: float = unpack("f", pack("f", number))[0]
+    return value
 
 
 def used(columns: dict[str, Column]) -> dict[str, Column]:

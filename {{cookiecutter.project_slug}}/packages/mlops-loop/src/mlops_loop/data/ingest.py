@@ -28,7 +28,7 @@ def select(table: pa.Table, schema: Schema, params: IngestParams, as_text: set[s
     What does not fit the contract - columns that are missing, values of another type, rows without
     a time - is left for `validate` to report.
     """
-    table, time = cast_table(table, schema.used, as_text), schema.timestamp
+    table, time = cast_table(table, schema.source, as_text), schema.timestamp
     if time is None or time not in table.column_names or time in as_text:
         return table
     inside = pc.is_null(table[time])

@@ -17,6 +17,7 @@ from mlops_loop.base.files import RAW, TEST, TRAIN, VALIDATION
 from mlops_loop.base.params import SplitParams, load_params
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data.cast import cast_series, cast_table, check_rows
+from mlops_loop.data.derived import checked
 
 SPLITS = {"training": TRAIN, "validation": VALIDATION, "test": TEST}
 HINT = "see split in params.yaml"
@@ -99,12 +100,15 @@ def check(counts: list[Counter[str]], schema: Schema) -> None:
             raise Failure(f"{seen}{' and not two classes' if schema.classes else ''}: {HINT}")
 
 
-def kept(batch: pa.RecordBatch, schema: Schema) -> np.ndarray:
-    """Return which rows keep the contract and have target and time: booleans, shape (rows,)."""
+def kept(batch: pa.RecordBatch, schema: Schema) -> tuple[np.ndarray, pd.DataFrame]:
+    """Return which rows keep the contract and have target and time, and the rows with what is derived.
+
+    Booleans, shape (rows,), and a table in the contract's types.
+    """
     needed = [name for name in (schema.target, schema.timestamp) if name]
-    typed, reasons = check_rows(batch.to_pandas(), schema.used)
+    typed, reasons = checked(*check_rows(batch.to_pandas(), schema.source), schema)
     good: np.ndarray = ((reasons == "") & typed[needed].notna().all(axis="columns")).to_numpy()
-    return good
+    return good, typed
 
 
 def split(schema: Schema, params: SplitParams) -> tuple[list[int], int]:
@@ -118,15 +122,15 @@ def split(schema: Schema, params: SplitParams) -> tuple[list[int], int]:
     start = 0
     with ExitStack() as stack:
         paths = [stack.enter_context(files.writing(path)) for path in SPLITS.values()]
-        shape = cast_table(pq.read_schema(RAW).empty_table(), schema.used).schema
+        empty = pq.read_schema(RAW).empty_table()
+        shape = cast_table(beside(empty, empty.to_pandas(), schema), schema.used).schema
         writers = [stack.enter_context(pq.ParquetWriter(path, shape)) for path in paths]
         for batch in pq.ParquetFile(RAW).iter_batches(files.BATCH):
-            good = kept(batch, schema)
+            good, typed = kept(batch, schema)
+            table = beside(pa.table(batch), typed, schema)
             inside = splits[start : start + len(batch)]
             for number, writer in enumerate(writers):
-                part = cast_table(
-                    pa.table(batch).filter(pa.array(good & (inside == number))), schema.used
-                )
+                part = cast_table(table.filter(pa.array(good & (inside == number))), schema.used)
                 if part.num_rows:
                     writer.write_table(part, row_group_size=files.BATCH)
                     labels = (
@@ -136,6 +140,13 @@ def split(schema: Schema, params: SplitParams) -> tuple[list[int], int]:
             start += len(batch)
         check(counts, schema)
     return [count.total() for count in counts], start - sum(count.total() for count in counts)
+
+
+def beside(table: pa.Table, typed: pd.DataFrame, schema: Schema) -> pa.Table:
+    """Return the table with the derived columns that `typed` has for its rows."""
+    for name in schema.derived:
+        table = table.append_column(name, pa.array(typed.get(name, []), from_pandas=True))
+    return table
 
 
 def main() -> None:

@@ -10,6 +10,15 @@ import pyarrow.parquet as pq
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
+from mlops_loop.contract.schema import Schema
+
+JSON: dict[str, Any] = {  # how a value of a table becomes one of JSON
+    "number": float,
+    "integer": int,
+    "boolean": bool,
+    "category": str,
+    "timestamp": lambda time: pd.Timestamp(time).isoformat(),
+}
 
 
 def write_table(path: Path, table: Any) -> None:
@@ -58,3 +67,12 @@ def read_sample(path: Path, rows: int, seed: int = 0) -> Any:
         parts.append(batch.to_pandas()[chosen[start : start + len(batch)]])
         start += len(batch)
     return pd.concat(parts, ignore_index=True)
+
+
+def as_json(table: pd.DataFrame, schema: Schema) -> list[dict[str, Any]]:
+    """Return the rows as the API takes them, with null for missing values."""
+    typed = {
+        name: [None if pd.isna(value) else JSON[column.type](value) for value in table[name]]
+        for name, column in schema.inputs.items()
+    }
+    return [dict(zip(typed, row, strict=True)) for row in zip(*typed.values(), strict=True)]

@@ -21,6 +21,7 @@ from mlops_loop.base.params import SplitParams, load_params
 from mlops_loop.contract.schema import LARGEST, Column, Schema, load_schema
 from mlops_loop.data import data_checks, split, tables
 from mlops_loop.data.cast import check_rows, latest_now
+from mlops_loop.data.derived import checked
 from mlops_loop.reporting import page
 
 CHUNK = 500_000  # rows that are checked at a time,
@@ -42,8 +43,6 @@ def column_expectations(name: str, column: Column) -> list[Any]:
     if column.type in ("number", "integer"):
         low, high = column.limits
         rules.append(gxe.ExpectColumnValuesToBeBetween(min_value=low, max_value=high, **common))
-    if column.role == "timestamp":
-        rules.append(gxe.ExpectColumnValuesToBeBetween(max_value=latest_now(), **common))
     return rules
 
 
@@ -53,6 +52,9 @@ def expectations(schema: Schema, present: list[str]) -> list[Any]:
     for name, column in schema.used.items():
         rules.append(gxe.ExpectColumnToExist(column=name))
         rules += column_expectations(name, column) if name in present else []
+        if name == schema.timestamp and name in present:
+            common = {"column": name, "mostly": column.mostly}
+            rules.append(gxe.ExpectColumnValuesToBeBetween(max_value=latest_now(), **common))
     return rules
 
 
@@ -125,21 +127,26 @@ def scan(schema: Schema, present: list[str]) -> tuple[list[Check], dict[str, np.
     whole = asset.add_batch_definition_whole_dataframe("whole")
     suite = gx.ExpectationSuite(schema.name, expectations(schema, present))
     learnt = [*schema.features, schema.target]
-    keys = {"all": list(schema.used), "unique": list(schema.unique), "learnt": learnt}
+    keys = {"all": list(schema.source), "unique": list(schema.unique), "learnt": learnt}
     keys = {key: names for key, names in keys.items() if names and {*names} <= {*present}}
     hashes: dict[str, list[np.ndarray]] = {key: [] for key in keys}
     sums: dict[tuple[str, str], Check] = {}
     for given in chunks():
-        typed = check_rows(given, schema.used)[0]
+        typed, reasons = check_rows(given, schema.source)
+        broken = int((reasons != "").sum())  # rows from which nothing is derived
+        typed, _ = checked(typed, reasons, schema)
         types = {
-            name: of_type(name, schema.used[name], given[name], typed[name]) for name in present
+            name: of_type(name, schema.used[name], given[name], typed[name])
+            for name in present
+            if name in given
         }
         outcomes = whole.get_batch({"dataframe": typed}).validate(suite).to_json_dict()["results"]
         for found in [*(outcome_of(outcome, len(given)) for outcome in outcomes), *types.values()]:
             if (
                 found["rule"] == "column values to not be null"
             ):  # as which a misfit comes out of `check_rows`
-                found["failed_rows"] -= types[found["column"]]["failed_rows"]
+                misfits = types.get(found["column"])
+                found["failed_rows"] -= misfits["failed_rows"] if misfits else broken
             total = sums.setdefault(
                 (found["column"], found["rule"]), {**found, "failed_rows": 0, "rows": 0}
             )
@@ -172,7 +179,7 @@ def repeats(schema: Schema, hashes: dict[str, np.ndarray], params: SplitParams) 
     if "all" in hashes:
         rule, rows = "rows not to be duplicated", hashes["all"]
         found = np.flatnonzero(data_checks.repeated(rows))
-        examples, allowed = rows_at(found, schema.used), schema.max_duplicates
+        examples, allowed = rows_at(found, schema.source), schema.max_duplicates
         yield record(TABLE, rule, {}, len(found), len(rows), examples, allowed=allowed)
     if "unique" in hashes:
         where, rows = ", ".join(schema.unique), hashes["unique"]
@@ -188,7 +195,8 @@ def repeats(schema: Schema, hashes: dict[str, np.ndarray], params: SplitParams) 
         rule = "test rows not to be in the training window"
         rows, test = hashes["learnt"], np.flatnonzero(windows == 2)
         found = test[np.isin(rows[test], rows[windows == 0])]
-        examples, allowed = rows_at(found, [*schema.features, schema.target]), schema.max_overlap
+        known = [name for name in [*schema.features, schema.target] if name in schema.source]
+        examples, allowed = rows_at(found, known), schema.max_overlap
         yield record(TABLE, rule, {}, len(found), len(test), examples, allowed=allowed)
 
 
@@ -274,7 +282,8 @@ def check(
 ) -> list[Check]:
     """Return the checks of data/raw.parquet, of which `sample` holds some rows; first those that failed."""
     rows, names = pq.read_metadata(RAW).num_rows, pq.read_schema(RAW).names
-    checks, hashes = scan(schema, [name for name in schema.used if name in names])
+    present = [name for name in schema.used if name in names or name in schema.derived]
+    checks, hashes = scan(schema, present)
     few, expected = max(0, schema.min_rows - rows), {"min_rows": schema.min_rows}
     checks.append(record(TABLE, "row count to be enough", expected, few, rows, [f"{rows:,} rows"]))
     checks += [lacking(schema, rows)] if schema.target in names and schema.classes else []
@@ -322,7 +331,7 @@ def write_reports(checks: list[Check], summary: str, rows: int) -> None:
 
 def main() -> None:
     schema, params = load_schema(), load_params()
-    sample = check_rows(tables.read_sample(RAW, SAMPLE), schema.used)[0]
+    sample, _ = checked(*check_rows(tables.read_sample(RAW, SAMPLE), schema.source), schema)
     accepted = last_accepted(schema)
     checks = check(schema, params.split, sample, accepted)
     failed, rows = (

@@ -184,7 +184,7 @@ def look(
         few = f"{len(window.answered):,} predictions are too few: monitor.min_rows asks for {monitor.min_rows}"
         not_judged |= dict.fromkeys(("drift", "quality: nulls", "quality: unseen"), few)
     else:
-        current, known = features(window.answered), reference[logged(schema)]
+        current, known = (rows[logged(schema)] for rows in (features(window.answered), reference))
         columns, limits, report = compared(window, reference, held_out, schema, monitor)
         share = sum(column["drifted"] for column in columns.values()) / len(columns)
         found["drift"] = {"share": share, "columns": columns}
@@ -224,7 +224,7 @@ def compared(
     ]
     scores = held_out_scores(held_out, schema)[1]
     predicted = pd.Series(task.predictions(scores, schema))
-    current = features(window.answered)
+    current = features(window.answered)[logged(schema)]
     current[schema.prediction] = [
         task.logged_prediction(output, schema) for output in window.answered["output"]
     ]

@@ -9,7 +9,8 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from mlops_loop.contract.schema import Schema
+from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.data.derived import derive
 from mlops_loop.prediction_log.connection import unusable
 from mlops_loop.prediction_log.rejected_requests import count_rejected
 from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
@@ -118,7 +119,7 @@ def fitting(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
 
 def fits(features: dict[str, Any], output: dict[str, Any], schema: Schema) -> bool:
     """Return whether features and answer are those of the contract; it may have grown by a nullable one."""
-    columns, classes = {name: schema.features[name] for name in logged(schema)}, set(schema.classes)
+    columns, classes = {name: schema.inputs[name] for name in sent(schema)}, set(schema.classes)
     if not (set(output.get("probabilities", ())) == classes if classes else "value" in output):
         return False
     if features and not features.keys() & columns.keys():
@@ -128,27 +129,56 @@ def fits(features: dict[str, Any], output: dict[str, Any], schema: Schema) -> bo
         if (
             not column.nullable
             if value is None
-            else isinstance(value, str) != (column.type == "category")
+            else isinstance(value, str) != (column.type in ("category", "timestamp"))
         ):
             return False
     return True
 
 
 def table(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
-    """Return the rows with a column for each feature that the log may hold, in place of one with all."""
-    names = logged(schema)
+    """Return the rows with a column for each feature that is known, in place of one with what was sent.
+
+    The log holds what was sent: features that are derived from it are derived again.
+    """
+    names = sent(schema)
     features = pd.DataFrame(list(rows["features"]), columns=names, index=rows.index)
     for name in names:
-        features[name] = features[name].astype("float64" if name in schema.numeric else "str")
+        features[name] = as_sent(features[name], schema.inputs[name])
+    if derivable(schema) and len(features):
+        features = features.join(derive(features, schema))
+    features = features.reindex(columns=[*logged(schema), *slices(schema)])
     return rows.drop(columns="features").join(features.add_prefix(FEATURE))
+
+
+def as_sent(values: pd.Series, column: Column) -> pd.Series:
+    if column.type == "timestamp":
+        return pd.to_datetime(values, format="ISO8601", utc=True).dt.tz_localize(None)
+    return values.astype("str" if column.type == "category" else "float64")
 
 
 FEATURE = "feature: "  # before the names of features, which may be anything
 
 
+def sent(schema: Schema) -> list[str]:
+    """Return the inputs that are in the log as they were sent: `pii` columns are not."""
+    return [name for name, column in schema.inputs.items() if not column.pii]
+
+
+def derivable(schema: Schema) -> bool:
+    """Return whether the log holds all that features are derived from."""
+    return len(sent(schema)) == len(schema.inputs)
+
+
 def logged(schema: Schema) -> list[str]:
-    """Return the features that are in the log as they were sent: `pii` columns are not."""
-    return [name for name, column in schema.features.items() if not column.pii]
+    """Return the features that the log tells: those that are in it, and those derived from what is."""
+    known = {*sent(schema), *(schema.derived if derivable(schema) else ())}
+    return [name for name in schema.features if name in known]
+
+
+def slices(schema: Schema) -> list[str]:
+    """Return the columns beside the features that the log tells and by which a model is judged."""
+    known = {*sent(schema), *(schema.derived if derivable(schema) else ())}
+    return [name for name in schema.slices if name in known and name not in schema.features]
 
 
 def features(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,5 @@
 """Demo: the whole way on real data - pipeline, promotion, server, traffic, monitor; then a year of it."""
 
-import json
 import os
 import time
 from pathlib import Path
@@ -33,9 +32,7 @@ console = Console(highlight=False)
 
 def traffic(address: str, client: requests.Session) -> list[dict[str, Any]]:
     """Send held-out rows to the API; return what it answered for each."""
-    row = client.get(f"{address}/openapi.json").json()["components"]["schemas"]["Row"]
-    test = tables.read_sample(TEST, ROWS)[list(row["properties"])]
-    rows = json.loads(test.to_json(orient="records", double_precision=15))
+    rows = tables.as_json(tables.read_sample(TEST, ROWS), load_schema())
     answers: list[dict[str, Any]] = []
     for first in track(range(0, len(rows), BATCH), "held-out rows over HTTP", console=console):
         answer = client.post(f"{address}/v1/predict", json={"rows": rows[first : first + BATCH]})

@@ -10,6 +10,7 @@ from mlops_loop.base.files import TRAIN
 from mlops_loop.base.params import EvaluateParams, Params
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data import tables
+from mlops_loop.data.derived import with_derived
 from mlops_loop.metrics import own_metrics, tasks
 from mlops_loop.metrics.tasks import Metrics
 from mlops_loop.release.champion_inputs import with_champion_inputs
@@ -49,7 +50,8 @@ class Candidate:
 
 def score(bundle: Bundle, table: pd.DataFrame) -> np.ndarray:
     """Return a bundle's scores of the rows of a table, of shape (rows, classes) or (rows, 1)."""
-    return open_scorer(bundle).scores(columns(table, bundle.schema))
+    features = with_derived(table, bundle.schema)
+    return open_scorer(bundle).scores(columns(features, bundle.schema))
 
 
 def open_candidate(

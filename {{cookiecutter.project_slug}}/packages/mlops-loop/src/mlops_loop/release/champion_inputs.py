@@ -31,7 +31,7 @@ def with_champion_inputs(
         raise Failure(f"the champion knows other classes of {schema.target!r}: {WITHOUT}")
     lacking = {
         name: column
-        for name, column in champion.features.items()
+        for name, column in champion.inputs.items()
         if name not in schema.used or schema.used[name].type != column.type
     }
     if not lacking:
@@ -71,7 +71,7 @@ def read_again(lacking: dict[str, Column], schema: Schema, params: Params) -> pd
 def test_rows(schema: Schema, params: Params) -> np.ndarray:
     """Return which rows of data/raw.parquet are in the test window: booleans, shape (rows,)."""
     batches = pq.ParquetFile(RAW).iter_batches(files.BATCH)
-    kept = np.concatenate([split.kept(batch, schema) for batch in batches])
+    kept = np.concatenate([split.kept(batch, schema)[0] for batch in batches])
     inside: np.ndarray = kept & (
         split.assign(schema, params.split) == list(split.SPLITS).index("test")
     )

@@ -1,6 +1,6 @@
 """Scorer: the model of a bundle. Columns in, scores or answers out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,18 +9,17 @@ import numpy as np
 
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.scoring.bundle import Bundle
+from mlops_loop.scoring.derived import Columns, Deriver, open_deriver
 from mlops_loop.scoring.predictions import answerer
 
-Columns = Mapping[
-    str, Sequence[Any] | np.ndarray
-]  # every feature of the contract; None is a missing value
-Scores = Callable[[Columns], np.ndarray]
+Scores = Callable[[Columns], np.ndarray]  # of every feature of the contract
 
 
 @dataclass(frozen=True)
 class Scorer:
     """The model of a bundle, ready to score; threads may share it."""
 
+    derive: Deriver  # gives the features that are derived from the contract's inputs
     scores: Scores  # gives probabilities, shape (rows, classes), or for a regression values, shape (rows, 1)
     answers: Callable[[np.ndarray], list[Any]]  # gives structs, which msgspec writes as JSON
 
@@ -39,6 +38,7 @@ def onnx_scores(bundle: Bundle) -> Scores:
     path = bundle.folder / "model.onnx"
     session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
     features, categorical = list(bundle.schema.features), set(bundle.schema.categorical)
+    derived = bundle.schema.derived
     inputs = [found.name for found in session.get_inputs()]  # in the order of the features
     output = session.get_outputs()[-1].name  # a classifier's first one is the label
 
@@ -47,7 +47,7 @@ def onnx_scores(bundle: Bundle) -> Scores:
         for name, given in zip(features, inputs, strict=True):
             values, text = columns[name], name in categorical
             if text:
-                gaps = isinstance(values, list) and None in values
+                gaps = (isinstance(values, list) or name in derived) and None in list(values)
                 array = np.array(
                     [value or "" for value in values] if gaps else values, dtype=object
                 )
@@ -94,4 +94,4 @@ def open_scorer(bundle: Bundle) -> Scorer:
     except Exception as error:  # of as many kinds as there are engines
         reason = str(error).strip().partition("\n")[0]
         raise Refusal(f"{bundle.folder / models[0]} cannot be loaded: {reason}") from None
-    return Scorer(scores, answerer(bundle.manifest))
+    return Scorer(open_deriver(bundle.schema), scores, answerer(bundle.manifest))

@@ -15,7 +15,8 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from mlops_loop.base import project
 from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import Schema
-from mlops_loop.scoring.scorer import Columns, Scores
+from mlops_loop.scoring.derived import Columns
+from mlops_loop.scoring.scorer import Scores
 
 
 def inputs(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:

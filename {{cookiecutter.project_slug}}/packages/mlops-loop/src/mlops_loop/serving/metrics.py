@@ -34,6 +34,9 @@ LATENCY = Histogram(
 )
 IN_FLIGHT = Gauge("requests_in_flight", "Requests that are being answered", **SUM)
 ERRORS = Counter("errors", "Requests that were not answered, by kind", ["kind"])
+DERIVE_ERRORS = Counter(
+    "derive_errors", "Requests for which the project's derive() failed", VARIANT
+)
 ROWS = Counter("predicted_rows", "Rows scored", VERSION)
 LABELS = Counter("predicted_labels", "Rows by predicted class", ["variant", "label"])
 SCORES = Counter(

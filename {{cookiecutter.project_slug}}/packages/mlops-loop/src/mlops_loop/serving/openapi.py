@@ -22,6 +22,7 @@ BODY_ERRORS = {
     413: "Too many bytes or rows",
     415: "Not application/json, or compressed",
     422: "The contract does not allow it",
+    500: "An error of the server, such as a derive() that fails: its log has the reason",
     503: "Too busy, or the prediction log takes no more: Retry-After says when to try again",
 }
 KEY_ERRORS = {401: "X-API-Key is missing or wrong"}

@@ -4,6 +4,7 @@ import hmac
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from hashlib import sha256
 from math import ceil, floor
 from operator import attrgetter
@@ -18,10 +19,12 @@ from mlops_loop.contract.schema import Column, Schema
 LENGTH = Meta(min_length=1, max_length=MAX_ROWS)
 EXACT = 2**53  # up to here every integer is a float, too
 UNKNOWN = "there is a key that the contract does not know"
+TIME = "is no time in ISO 8601, such as 2024-12-31T23:59:00"
 NOT_A_COLUMN = "(unknown column)"  # stands for one that a client made up
 TOLD = {  # msgspec's words that would echo what was sent, and ours
     r"Object contains unknown field .*": UNKNOWN,
     r"Invalid enum value .*": "is none of the contract's categories",
+    r"Invalid RFC3339 encoded datetime": TIME,
 }
 
 
@@ -60,7 +63,7 @@ def value_type(column: Column) -> Any:
         if max(-low, high) <= EXACT:
             number = Annotated[int, Meta(ge=ceil(low), le=floor(high))] | number
     known: Any = str if column.allow_unknown else Literal[column.categories]
-    kinds: dict[str, Any] = {"category": known, "boolean": bool}
+    kinds: dict[str, Any] = {"category": known, "boolean": bool, "timestamp": datetime}
     kind = kinds.get(column.type, number)
     return kind | None | UnsetType if column.nullable else kind
 
@@ -74,6 +77,7 @@ def value_schema(column: Column, missing: tuple[str, ...]) -> dict[str, Any]:
         "integer": {"type": "integer", "minimum": ceil(low), "maximum": floor(high)},
         "number": {"type": "number", "minimum": low, "maximum": high},
         "category": {"type": "string", "enum": list(column.categories or ())},
+        "timestamp": {"type": "string", "format": "date-time"},
     }
     found = kinds[column.type]
     if column.allow_unknown:
@@ -90,12 +94,12 @@ def value_schema(column: Column, missing: tuple[str, ...]) -> dict[str, Any]:
 
 def row_schema(schema: Schema) -> dict[str, Any]:
     """Return the JSON Schema of a row."""
-    features = schema.features.items()
+    inputs = schema.inputs.items()
     return {
         "type": "object",
         "title": "Row",
-        "properties": {name: value_schema(column, schema.missing) for name, column in features},
-        "required": [name for name, column in features if not column.nullable],
+        "properties": {name: value_schema(column, schema.missing) for name, column in inputs},
+        "required": [name for name, column in inputs if not column.nullable],
         "additionalProperties": False,
     }
 
@@ -130,15 +134,15 @@ class Reader:
 
     def __init__(self, schema: Schema, secret: bytes = b"") -> None:
         # Columns may have any name, fields may not: the n-th one is f<n>.
-        features = {
+        inputs = {
             f"f{place}": (name, column)
-            for place, (name, column) in enumerate(schema.features.items())
+            for place, (name, column) in enumerate(schema.inputs.items())
         }
         members: list[Any] = [
             (field, value_type(column), *([UNSET] if column.nullable else []))
-            for field, (_, column) in features.items()
+            for field, (_, column) in inputs.items()
         ]
-        names = {field: name for field, (name, _) in features.items()}
+        names = {field: name for field, (name, _) in inputs.items()}
         # Where a name cannot be a field's, rows are read as mappings first, and their keys are replaced.
         self.fields = (
             {name: field for field, name in names.items()}
@@ -157,13 +161,16 @@ class Reader:
         self.decoder: Any = msgspec.json.Decoder(body)
         self.encode = msgspec.json.Encoder().encode
         self.getters = [
-            (name, attrgetter(field), column.nullable) for field, (name, column) in features.items()
+            (name, attrgetter(field), column.nullable) for field, (name, column) in inputs.items()
         ]
         self.open = [
-            (name, column.nullable) for name, column in features.values() if column.allow_unknown
+            (name, column.nullable) for name, column in inputs.values() if column.allow_unknown
         ]
         self.missing, self.secret = set(schema.missing), secret
-        self.pii = [name for name, column in schema.features.items() if column.pii]
+        self.pii = [name for name, column in schema.inputs.items() if column.pii]
+        self.others = {
+            name: no_input(name, schema) for name in schema.columns if name not in schema.inputs
+        }
 
     def read(self, body: bytes) -> Rows:
         """Return the rows of a JSON body {"rows": [...]}; raise Invalid if it breaks the contract."""
@@ -172,7 +179,7 @@ class Reader:
             if self.fields:
                 rows = msgspec.convert(self.translated(rows), self.type)
         except msgspec.ValidationError as error:
-            raise told(str(error), names=self.names) from None
+            raise told(str(error), names=self.names, others=self.others) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise Invalid(400, "this is not JSON") from None
         columns, absent = self.columns(rows)
@@ -187,7 +194,7 @@ class Reader:
             given = self.translated(records) if self.fields else records
             rows: list[Any] = msgspec.convert(given, self.type)
         except msgspec.ValidationError as error:
-            raise told(str(error), ["rows"], self.names) from None
+            raise told(str(error), ["rows"], self.names, self.others) from None
         return Rows(rows, self.columns(rows)[0])
 
     def columns(self, rows: list[Any]) -> tuple[dict[str, list[Any]], int]:
@@ -210,6 +217,10 @@ class Reader:
 
     def translated(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return mappings with the fields' names; keys that are not known stay unknown."""
+        for place, row in enumerate(records):
+            for name in row:
+                if name in self.others:
+                    raise Invalid(422, self.others[name], ["rows", place, name])
         return [{self.fields.get(key, ""): value for key, value in row.items()} for row in records]
 
     def dump(self, rows: list[Any], outputs: list[Any]) -> bytes:
@@ -245,9 +256,30 @@ def once(pairs: list[tuple[str, Any]]) -> None:
         raise Repeated
 
 
-def told(text: str, place: Sequence[str | int] = (), names: Mapping[str, str] = {}) -> Invalid:
-    """Return what msgspec says of a request, without echoing any of it: `names` are those we know."""
+def no_input(name: str, schema: Schema) -> str:
+    """Return why a request must not have a column that the contract knows."""
+    column = schema.columns[name]
+    if column.derived:
+        return f"{name} is derived from the inputs by the server: leave it out"
+    what = {"id": "an id", "slice": "a slice", "ignored": "ignored"}.get(
+        column.role, f"the contract's {column.role}"
+    )
+    return f"{name} is {what}, not an input: leave it out"
+
+
+def told(
+    text: str,
+    place: Sequence[str | int] = (),
+    names: Mapping[str, str] = {},
+    others: Mapping[str, str] = {},
+) -> Invalid:
+    """Return what msgspec says of a request, without echoing any of it.
+
+    `names` are the inputs; `others` say of the contract's other columns why they are none.
+    """
     said, _, where = text.rpartition(" - at `$") if " - at `$" in text else (text, "", "")
+    unknown = re.fullmatch("Object contains unknown field `(.*)`", said, re.DOTALL)
+    other = unknown[1] if unknown and unknown[1] in others else ""
     for pattern, instead in TOLD.items():
         said = re.sub(pattern, instead, said, flags=re.DOTALL)
     if number := re.match(r"(?:\.(rows|outcomes))?\[(\d+)\]\.?", where):
@@ -256,5 +288,7 @@ def told(text: str, place: Sequence[str | int] = (), names: Mapping[str, str] = 
     column = where.lstrip(".").rstrip("`")
     if missing := re.fullmatch("Object missing required field `(.*)`", said, re.DOTALL):
         said, column = "is missing", missing[1]
+    if other and len(place) > 1:
+        return Invalid(422, others[other], [*place, other])
     status = 413 if re.match("Expected `array` of length <=", said) else 422
     return Invalid(status, said, [*place, *([names[column]] if column in names else [])])

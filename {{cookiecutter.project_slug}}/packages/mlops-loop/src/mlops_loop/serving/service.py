@@ -22,6 +22,7 @@ from mlops_loop.base.settings import Settings
 from mlops_loop.prediction_log.predictions import Entry, read_predictions
 from mlops_loop.prediction_log.writing.spool import LogFull
 from mlops_loop.prediction_log.writing.writer import EntryRejected, Writer
+from mlops_loop.scoring.derived import DeriveError
 from mlops_loop.serving import metrics
 from mlops_loop.serving.hot_reload import Follower
 from mlops_loop.serving.loaded_model import Served
@@ -133,7 +134,13 @@ class Service:
     ) -> Scored:
         started = time.perf_counter()
         now = datetime.now(UTC)
-        outputs, scores = model.score(rows)
+        try:
+            outputs, scores = model.score(rows)
+        except DeriveError as error:
+            metrics.DERIVE_ERRORS.labels(variant).inc()
+            LOGGER.error("version %s: %s", model.version, error)
+            reason = "the features cannot be derived: the server's log says why"
+            raise HTTPException(500, reason) from None
         milliseconds = (time.perf_counter() - started) * 1000
         metrics.count_predictions(variant, model.version, outputs, scores, model.bundle.manifest)
         logged = model.reader.dump(rows.rows, outputs)

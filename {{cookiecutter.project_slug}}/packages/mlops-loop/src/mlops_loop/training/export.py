@@ -80,10 +80,10 @@ def write_model(folder: Path, model: Pipeline, schema: Schema, kind: str) -> Non
 
 def example(table: pd.DataFrame, schema: Schema) -> dict[str, Any]:
     """Return a row with few gaps as JSON values: the example in the API's documentation."""
-    features = table[list(schema.features)]
-    row = features.loc[features.isna().sum(axis="columns").idxmin()].dropna()
-    kinds: dict[str, Any] = {"number": float, "integer": int, "boolean": bool, "category": str}
-    return {name: kinds[schema.features[name].type](value) for name, value in row.items()}
+    inputs = table[list(schema.inputs)]
+    fullest = inputs.isna().sum(axis="columns").idxmin()
+    (row,) = tables.as_json(inputs.loc[[fullest]], schema)
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def deciles(predicted: np.ndarray) -> list[float]:

@@ -11,6 +11,7 @@ from mlops_loop.base.params import TrainParams, load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
+from mlops_loop.data.derived import refuse_impure
 from mlops_loop.scoring.skops_model import inputs, save
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import session
@@ -58,6 +59,7 @@ def main() -> None:
     # Opened first, so that nothing is trained in vain when it cannot be recorded.
     with session(load_settings()) as client:
         table = tables.read_sample(TRAIN, params.max_rows, params.seed)
+        refuse_impure(table, schema)
         model = fit(table, schema, params)
         about = f"{len(table):,} rows, {len(schema.features)} features"
         print(f"train: {type(model[-1]).__name__} on {about}")

@@ -14,6 +14,7 @@ import requests
 from mlops_loop.base.params import ServerGate
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data.cast import check_rows
+from mlops_loop.data.tables import as_json
 from mlops_loop.release.smoke_test.odd_requests import fuzz
 from mlops_loop.release.smoke_test.server import Unready, send, server
 from mlops_loop.scoring.bundle import Bundle
@@ -81,18 +82,8 @@ def check(
 def sample(window: pd.DataFrame, schema: Schema, rows: int) -> pd.DataFrame:
     """Return random rows of the window that keep the contract: `mostly` lets some rows break it."""
     some = window.sample(min(2 * rows, len(window)), random_state=0)
-    _, reasons = check_rows(some[list(schema.features)], schema.features)
+    _, reasons = check_rows(some[list(schema.inputs)], schema.inputs)
     return some[(reasons == "").to_numpy()].head(rows)
-
-
-def as_json(table: pd.DataFrame, schema: Schema) -> list[dict[str, Any]]:
-    """Return the rows as the API takes them, with null for missing values."""
-    kinds: dict[str, Any] = {"number": float, "integer": int, "boolean": bool, "category": str}
-    typed = {
-        name: [None if pd.isna(value) else kinds[column.type](value) for value in table[name]]
-        for name, column in schema.features.items()
-    }
-    return [dict(zip(typed, row, strict=True)) for row in zip(*typed.values(), strict=True)]
 
 
 def predict(

@@ -18,7 +18,7 @@ from mlops_loop.base.project import current_project
 from mlops_loop.contract.limits import MAX_ROWS
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.scoring.bundle import Bundle
-from mlops_loop.serving.request_schema import NOT_A_COLUMN, Invalid, Repeated, once
+from mlops_loop.serving.request_schema import NOT_A_COLUMN, Invalid, Repeated, no_input, once
 
 HEADER = "Inference-Header-Content-Length"  # bytes of JSON, after which binary tensors follow
 CONTENT_TYPES = (None, "np", "pd", "str")  # MLServer's, of which none changes how a tensor is read
@@ -36,6 +36,7 @@ TAKEN = {
     "integer": ("INT64", *NUMBERS),
     "boolean": ("BOOL",),
     "category": ("BYTES",),
+    "timestamp": ("BYTES",),  # in ISO 8601
 }
 
 
@@ -98,7 +99,7 @@ def metadata() -> dict[str, Any]:
 
 def model_metadata(bundle: Bundle) -> dict[str, Any]:
     """Return what GET /v2/models/NAME says: a shape's -1 is the number of rows."""
-    features, outputs = bundle.schema.features.items(), output_tensors(bundle.schema).items()
+    inputs, outputs = bundle.schema.inputs.items(), output_tensors(bundle.schema).items()
     onnx = "model.onnx" in bundle.manifest["files"]
     return {
         "name": current_project().name,
@@ -106,7 +107,7 @@ def model_metadata(bundle: Bundle) -> dict[str, Any]:
         "platform": "onnxruntime_onnx" if onnx else "sklearn_skops",
         "inputs": [
             {"name": name, "datatype": TAKEN[column.type][0], "shape": [-1]}
-            for name, column in features
+            for name, column in inputs
         ],
         "outputs": [
             {"name": name, "datatype": datatype, "shape": [-1, *width]}
@@ -144,26 +145,26 @@ def read(body: bytes, header_length: int | None, schema: Schema) -> Inference:
         body[:header_length],
         body[len(body) if header_length is None else header_length :],
     )
-    known = list(schema.features)
+    known = list(schema.inputs)
     request = decode(header, len(known) + 1)  # one more, so that it is told which
     count = rows_of(request)
     given: dict[str, list[Any]] = {}
     for place, tensor in enumerate(request.inputs):
         if tensor.name not in known:
+            if tensor.name in schema.columns:
+                raise Invalid(422, no_input(tensor.name, schema), column=tensor.name)
             wrong = f"inputs[{place}] is not an input of the model: {', '.join(known)}"
             raise Invalid(422, wrong, column=NOT_A_COLUMN)
         if tensor.name in given:
             raise Invalid(422, f"{tensor.name} is there twice", column=tensor.name)
         try:
-            given[tensor.name], rest = read_tensor(
-                tensor, count, schema.features[tensor.name], rest
-            )
+            given[tensor.name], rest = read_tensor(tensor, count, schema.inputs[tensor.name], rest)
         except Invalid as error:
             error.column = tensor.name
             raise
     if rest:
         raise Invalid(400, f"{len(rest)} bytes after the last binary tensor belong to none")
-    needed = [name for name, column in schema.features.items() if not column.nullable]
+    needed = [name for name, column in schema.inputs.items() if not column.nullable]
     if missing := [name for name in needed if name not in given]:
         raise Invalid(422, f"inputs are missing: {', '.join(missing)}", column=missing[0])
     records = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]

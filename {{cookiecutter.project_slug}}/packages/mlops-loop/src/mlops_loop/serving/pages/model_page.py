@@ -94,6 +94,9 @@ def control(column: Column, value: Any, about: dict[str, str]) -> str:
         kept = attributes(min=plain(low), max=plain(high), value=plain(value))
         step = "any" if column.type == "number" else "1"
         return f'<input type="number" step="{step}"{kept}{attributes(**about)}>'
+    if column.type == "timestamp":
+        shown = attributes(value=value and value[:19], **about)
+        return f'<input type="datetime-local" step="1"{shown}>'
     if column.allow_unknown:  # any text is allowed: what is known is only proposed
         known = "".join(
             f"<option{attributes(value=text)}></option>" for text in column.categories or ()
@@ -165,7 +168,7 @@ def html(bundle: Bundle, keyed: bool) -> str:
     All texts of the contract are escaped. The card is the bundle's own, which the seal covers.
     """
     schema, example = bundle.schema, bundle.manifest["example"]
-    features = enumerate(schema.features.items())
+    inputs = enumerate(schema.inputs.items())
     return PAGE.format(
         style=STYLE,
         name=escape(current_project().name),
@@ -175,7 +178,7 @@ def html(bundle: Bundle, keyed: bool) -> str:
         target=escape(schema.target),
         unit=escape(schema.columns[schema.target].unit or ""),
         fields="".join(
-            field(place, name, column, example.get(name)) for place, (name, column) in features
+            field(place, name, column, example.get(name)) for place, (name, column) in inputs
         ),
         hidden="" if keyed else " hidden",
         rule=escape(rule(schema, bundle.manifest)),

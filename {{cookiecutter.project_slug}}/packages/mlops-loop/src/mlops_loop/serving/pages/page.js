@@ -22,6 +22,7 @@ function element(tag, text = "", kind = "") {
 function value(field) {
   if (field.value === "") return undefined; // not in the row
   if (field.type === "number") return field.valueAsNumber;
+  if (field.type === "datetime-local") return field.value.padEnd(19, ":00"); // seconds may be left out
   return field.tagName === "SELECT" ? JSON.parse(field.value) : field.value;
 }
 

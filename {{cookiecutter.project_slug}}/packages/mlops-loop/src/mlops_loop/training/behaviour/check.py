@@ -1,6 +1,6 @@
 """How the tests of behaviour.yaml come out on a model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import pandas as pd
 
 from mlops_loop.base.files import BEHAVIOUR
 from mlops_loop.contract.schema import Schema
+from mlops_loop.data.derived import derive
 from mlops_loop.metrics.gate_result import GateResult, compare
 from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.predictions import labels
@@ -57,7 +58,7 @@ def check(
     found = []
     for case in behaviour.cases:
         before = pick(case, table, schema, rows)
-        after = before.assign(**changes(case, before))
+        after = changed(before, changes(case, before), schema)
         if isinstance(case, Minimum):
             result = functionality(case, after, predict, schema, operating_point)
         else:
@@ -71,6 +72,18 @@ def changes(case: Invariance | Directional | Minimum, rows: pd.DataFrame) -> dic
     """Return the columns that a test changes, with their new values."""
     added = case.add if isinstance(case, Change) else {}
     return {**case.set, **{name: rows[name] + amount for name, amount in added.items()}}
+
+
+def changed(rows: pd.DataFrame, values: Mapping[str, Any], schema: Schema) -> pd.DataFrame:
+    """Return rows with other values: what is derived from inputs among them follows, unless it is given."""
+    inputs = {name: value for name, value in values.items() if name in schema.inputs}
+    for name in inputs:
+        if schema.columns[name].type == "timestamp":
+            inputs[name] = pd.Timestamp(inputs[name])
+    after = rows.assign(**inputs)
+    if inputs and schema.derived and len(after):
+        after = after.assign(**derive(after, schema))
+    return after.assign(**{name: value for name, value in values.items() if name not in inputs})
 
 
 def as_table(found: list[Outcome]) -> pd.DataFrame:
@@ -104,15 +117,15 @@ def gate_results(found: list[Outcome]) -> list[GateResult]:
 
 def pick(case: Case, table: pd.DataFrame, schema: Schema, rows: int) -> pd.DataFrame:
     """Return random rows that the test is about, with what is given set."""
-    features = list(schema.features)
+    names = list({**schema.inputs, **schema.features})
     if isinstance(case, Minimum) and case.row is not None:
-        return pd.DataFrame([case.row]).reindex(columns=features)
+        return changed(pd.DataFrame(columns=names, index=[0]), case.row, schema)
     wanted = np.ones(len(table), dtype=bool)
     for name, asked in case.where.items():
         wanted &= matches(table[name], asked)
-    picked = table.loc[wanted, features].assign(**case.given)
+    picked = changed(table.loc[wanted, names], case.given, schema)
     for name, amount in case.add.items() if isinstance(case, Change) else ():
-        low, high = schema.features[name].limits
+        low, high = schema.columns[name].limits
         picked = picked[
             matches(picked[name] + amount, Range.model_construct(minimum=low, maximum=high))
         ]

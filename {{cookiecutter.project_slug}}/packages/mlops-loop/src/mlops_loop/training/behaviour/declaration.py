@@ -1,5 +1,6 @@
 """What behaviour.yaml may say, checked against the contract."""
 
+from datetime import date
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -26,6 +27,8 @@ NUMBERS = ("number", "integer")
 def single(value: Any) -> Any:
     if isinstance(value, bool | int | float | str | None):
         return value
+    if isinstance(value, date):  # YAML has times of its own
+        return value.isoformat()
     raise ValueError("give a number, a text, true, false or null")
 
 
@@ -143,9 +146,9 @@ class Minimum(Case):
     @field_validator("row")
     @classmethod
     def is_whole(cls, row: dict[str, Any] | None, info: Info) -> dict[str, Any] | None:
-        needed = {name for name, column in info.context.features.items() if not column.nullable}
+        needed = {name for name, column in info.context.inputs.items() if not column.nullable}
         if row is not None and (missing := sorted(needed - set(row))):
-            raise ValueError(f"row: required feature {missing[0]!r} is missing")
+            raise ValueError(f"row: required input {missing[0]!r} is missing")
         return row
 
     @field_validator("label")
@@ -194,8 +197,9 @@ class Behaviour(BaseModel, extra="forbid"):
 
 
 def known(name: str, schema: Schema, sliced: bool = False) -> Column:
-    """Return a feature's column; with `sliced`, columns by which the model is sliced are known too."""
-    if name not in schema.features and not (sliced and name in schema.slices):
+    """Return the column of an input or feature; `sliced`: also one by which the model is sliced."""
+    known = {**schema.inputs, **schema.features}
+    if name not in known and not (sliced and name in schema.slices):
         raise ValueError(f"schema.yaml has no feature {name!r}")
     return schema.columns[name]
 

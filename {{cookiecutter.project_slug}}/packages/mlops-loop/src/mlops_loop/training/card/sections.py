@@ -37,12 +37,21 @@ def overlap() -> list[str]:
 
 
 def inputs(schema: Schema) -> pd.DataFrame:
-    """Return what the contract says of each feature."""
+    """Return what the contract says of each input and feature."""
+    shown = {**schema.inputs, **schema.features}
     rows = [
-        (name, c.type, c.unit or "", allowed(c), c.description)
-        for name, c in schema.features.items()
+        (name, c.type, c.unit or "", allowed(c), c.description, origin(c))
+        for name, c in schema.columns.items()
+        if name in shown
     ]
-    return pd.DataFrame(rows, columns=["feature", "type", "unit", "allowed", "meaning"])
+    return pd.DataFrame(rows, columns=["column", "type", "unit", "allowed", "meaning", "origin"])
+
+
+def origin(column: Column) -> str:
+    """Return whether a column is sent or derived, and whether the model sees it."""
+    if column.derived:
+        return "derived"
+    return "input, hidden from the model" if column.role == "input" else "input"
 
 
 def allowed(column: Column) -> str:
@@ -53,6 +62,8 @@ def allowed(column: Column) -> str:
         )
     elif column.type == "boolean":
         values = "true, false"
+    elif column.type == "timestamp":
+        values = "any time"
     else:
         values = " to ".join(
             "any" if limit is None else f"{limit:g}" for limit in (column.minimum, column.maximum)

@@ -1,0 +1,201 @@
+"""Derived features: the project's `derive`, run in the same way by all that train, score and monitor.
+
+`derive(columns)` gets the contract's inputs as NumPy columns and returns new ones, a value for each row from
+that row alone. `Deriver` hands it the columns, and holds what comes back to the contract.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mlops_loop.base import project
+from mlops_loop.base.errors import Failure
+from mlops_loop.contract.schema import Column, Schema
+
+# A column of rows; in a list, None is a missing value.
+Columns = Mapping[str, Sequence[Any] | np.ndarray]
+Arrays = dict[str, np.ndarray]
+FEW = 32  # rows up to which Python compares numbers faster than NumPy
+
+
+class DeriveError(Failure):
+    """The project's `derive` failed, or returned what is no column."""
+
+
+class Breach(NamedTuple):
+    """A derived value that the contract does not allow: its row's place, its column, and why."""
+
+    row: int
+    column: str
+    reason: str
+
+
+class Inputs(Mapping[str, np.ndarray]):
+    """The contract's inputs as `derive` gets them; a column is converted when it is asked for.
+
+    number, integer   float32, NaN where a value is missing
+    boolean           bool; of a nullable column float32 with NaN
+    category          object: str, None where a value is missing
+    timestamp         datetime64[s] without a zone (UTC where one was named), NaT where it is missing
+    """
+
+    def __init__(self, columns: Columns, inputs: Mapping[str, Column]) -> None:
+        self.columns, self.inputs = columns, inputs
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = as_array(self.columns[name], self.inputs[name]).view()
+        array.flags.writeable = False  # the model reads the same values
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.inputs)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+def as_array(values: Sequence[Any] | np.ndarray, column: Column) -> np.ndarray:
+    """Return a column of rows as `derive` gets it."""
+    if column.type == "timestamp":
+        if isinstance(values, np.ndarray) and values.dtype.kind == "M":
+            return values.astype("datetime64[s]")
+        return np.array([without_zone(value) for value in values], dtype="datetime64[s]")
+    if column.type == "category":
+        texts = values.tolist() if isinstance(values, np.ndarray) else values
+        found = np.empty(len(texts), dtype=object)
+        found[:] = [value or None for value in texts] if column.nullable else texts
+        return found
+    kind = np.bool_ if column.type == "boolean" and not column.nullable else np.float32
+    return np.asarray(values, dtype=kind)
+
+
+def without_zone(value: datetime | None) -> Any:
+    """Return a time in UTC, if it names a zone; NumPy goes beyond Python's first and last year."""
+    if value is None or (offset := value.utcoffset()) is None:
+        return value
+    return np.datetime64(value.replace(tzinfo=None), "s") - np.timedelta64(offset)
+
+
+@dataclass(frozen=True)
+class Deriver:
+    """Gives the derived columns of rows; threads may share it."""
+
+    name: str  # of the project's function, as messages have it
+    function: Callable[[Mapping[str, np.ndarray]], Any]
+    inputs: dict[str, Column]
+    derived: dict[str, Column]
+    checks: dict[str, Callable[[np.ndarray], bool]]
+
+    def __call__(self, columns: Columns) -> Arrays:
+        """Return the derived columns: numbers as float32 with NaN, booleans as bool, texts with None.
+
+        Raises DeriveError, which names the function, if it fails or returns anything else.
+        """
+        if not self.derived:
+            return {}
+        rows = len(next(iter(columns.values())))
+        try:
+            with np.errstate(all="ignore"):
+                found = self.function(Inputs(columns, self.inputs))
+        except (Exception, SystemExit) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise DeriveError(f"{self.name} failed: {reason}") from error
+        if not isinstance(found, dict):
+            kind = type(found).__name__
+            raise DeriveError(
+                f"{self.name} must return a dictionary of columns, and returned {kind}"
+            )
+        if missing := self.derived.keys() - found.keys():
+            why = f"{min(missing)!r}, which schema.yaml declares as derived"
+            raise DeriveError(f"{self.name} does not return {why}")
+        return {name: self.column(name, found[name], rows) for name in self.derived}
+
+    def column(self, name: str, values: Any, rows: int) -> np.ndarray:
+        """Return a derived column in the contract's type."""
+        kind = self.derived[name].type
+        if not isinstance(values, np.ndarray) or values.shape != (rows,):
+            shape = getattr(values, "shape", type(values).__name__)
+            wanted = f"{name!r} as an array with a value for each row, of shape {(rows,)}"
+            raise DeriveError(f"{self.name} must return {wanted}, and returned {shape}")
+        if values.dtype.kind not in KINDS[kind]:
+            raise DeriveError(
+                f"{self.name} must return {name!r} as {kind}, and returned {values.dtype}"
+            )
+        if kind == "category":
+            return values.astype(object)
+        return values if values.dtype.kind == "b" else values.astype(np.float32)
+
+    def breaches(self, derived: Arrays) -> list[Breach]:
+        """Return which derived values the contract does not allow, in the order of the columns."""
+        return [
+            Breach(row, name, reason)
+            for name, values in derived.items()
+            if not self.checks[name](values)
+            for row, value in enumerate(values.tolist())
+            if (reason := fault(value, self.derived[name]))
+        ]
+
+
+KINDS = {"number": "fiu", "integer": "fiu", "boolean": "bf", "category": "OU"}
+
+
+def checker(column: Column) -> Callable[[np.ndarray], bool]:
+    """Return the function that sees quickly that all values are those of a column, as they nearly always are.
+
+    Where it returns False, `fault` must look at each of them.
+    """
+    if column.type == "category":
+        known = {*(column.categories or ()), *([None] if column.nullable else [])}
+        return lambda values: not column.allow_unknown and known.issuperset(values.tolist())
+    if column.type == "boolean":
+        return lambda values: values.dtype.kind == "b"
+    (low, high), whole = column.limits, column.type == "integer"
+
+    def keeps(values: np.ndarray) -> bool:
+        if len(values) <= FEW:
+            return all(low <= x <= high and not (whole and x % 1) for x in values.tolist())
+        return bool(
+            ((values >= low) & (values <= high)).all() and not (whole and (values % 1).any())
+        )
+
+    return keeps
+
+
+def fault(value: Any, column: Column) -> str:
+    """Return why a value is none of the column, "" if it is one."""
+    if value is None or value != value or (column.type == "category" and value == ""):
+        return "" if column.nullable else "is missing"
+    if column.type == "category":
+        if not isinstance(value, str):
+            return "is not of type category"
+        return (
+            ""
+            if column.allow_unknown or value in (column.categories or ())
+            else "is not one of the categories"
+        )
+    if column.type == "boolean":
+        return "" if value in (0, 1) else "is not of type boolean"
+    low, high = column.limits
+    if not low <= value <= high:
+        return "is out of range"
+    return "is not of type integer" if column.type == "integer" and value % 1 else ""
+
+
+def open_deriver(schema: Schema) -> Deriver:
+    """Return what derives the contract's columns by the project's `derive`.
+
+    The function is loaded only if the contract declares derived columns.
+    """
+    if not schema.derived:
+        return Deriver("", lambda _: {}, schema.inputs, {}, {})
+    name, function = project.current_project().derive, project.load("derive")
+    if name is None or function is None:
+        first = next(iter(schema.derived))
+        raise Failure(
+            f'schema.yaml: {first!r} is derived: name `derive` in project.py as "module:function"'
+        )
+    checks = {key: checker(column) for key, column in schema.derived.items()}
+    return Deriver(name, function, schema.inputs, schema.derived, checks)
