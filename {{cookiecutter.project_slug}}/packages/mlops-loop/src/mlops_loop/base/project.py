@@ -4,6 +4,7 @@ Functions are named as "package.module:function" and loaded when they are needed
 server import nothing that they do not run.
 """
 
+import ast
 import inspect
 import json
 import os
@@ -12,7 +13,9 @@ import sysconfig
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from hashlib import sha256
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,6 +135,20 @@ def attribute(plugin: str, target: str) -> Any:
         if name and hasattr(sys.modules.get(module), name):
             raise
         raise Failure(f"project.py: {plugin}: {module} has no {name!r}") from None
+
+
+def fingerprint(plugin: str) -> str | None:
+    """Return the SHA-256 of the module of a plugged-in function; comments and docstrings do not count."""
+    target = getattr(current_project(), plugin)
+    spec = find_spec(target.partition(":")[0]) if target else None
+    if spec is None or not spec.origin:
+        return None
+    tree = ast.parse(Path(spec.origin).read_bytes())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    return sha256(ast.unparse(tree).encode()).hexdigest()
 
 
 def trusted_types() -> list[str]:

@@ -15,6 +15,7 @@ from pydantic import (
 
 from mlops_loop.base.config import read_yaml
 from mlops_loop.base.files import SCHEMA
+from mlops_loop.contract import versions
 from mlops_loop.contract.task import Task
 
 LARGEST = 3.4028234e38  # of float32, in which the model computes
@@ -111,9 +112,11 @@ class Column(BaseModel, extra="forbid"):
 class Schema(BaseModel, extra="forbid"):
     """What a table is: its columns by name, its target and its task.
 
-    `columns` comes first, because the other keys are checked against it.
+    `columns` comes first, because the other keys are checked against it; but for the version, of which
+    all else depends.
     """
 
+    mlops_loop: str | None = None  # that made it, such as "1.0"
     columns: dict[str, Column]
     name: str = Field(min_length=1)
     description: str = ""
@@ -131,6 +134,13 @@ class Schema(BaseModel, extra="forbid"):
     )  # test rows whose features and target are also in the training window
     max_leakage: float = Field(default=0.99, gt=0, le=1)  # how well one feature may tell the target
     max_shift: float = Field(default=0.3, gt=0, le=1)  # distance from the last accepted data
+
+    @field_validator("mlops_loop")
+    @classmethod
+    def can_be_read(cls, made_by: str | None) -> str | None:
+        if found := versions.problem(made_by):
+            raise ValueError(found)
+        return made_by
 
     @field_validator("columns")
     @classmethod

@@ -26,6 +26,7 @@ from mlops_loop.base.params import Params, SplitParams, Sql, format_source, load
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import LARGEST, Column, Schema
 from mlops_loop.contract.task import Task
+from mlops_loop.contract.versions import LOOP_KEY, VERSION
 from mlops_loop.data import data_checks, split
 from mlops_loop.data.cast import cast_table, check_rows, latest_now
 from mlops_loop.data.profile import (
@@ -384,7 +385,7 @@ def check_windows(values: pd.DataFrame, windows: np.ndarray, schema: Schema) -> 
 def as_yaml(document: Spec, source: str) -> str:
     """Return schema.yaml, without what goes without saying."""
     usual: Spec = {"timestamp": None, "unique": [], "missing": [""], "max_leakage": MAX_LEAKAGE}
-    written = {
+    written = {LOOP_KEY: ".".join(VERSION.split(".")[:2])} | {
         key: value for key, value in document.items() if key not in usual or usual[key] != value
     }
     head = f"# The data contract, inferred from {' '.join(source.split())}: correct what you know better.\n"

@@ -7,6 +7,7 @@ from typing import Any
 from mlops_loop.base import files
 from mlops_loop.base.config import read_yaml
 from mlops_loop.base.errors import Failure, Refusal
+from mlops_loop.contract import versions
 from mlops_loop.contract.schema import Schema
 
 MANIFEST = "bundle.json"
@@ -57,5 +58,7 @@ def open_bundle(folder: Path) -> Bundle:
     for name, expected in (manifest["files"] | replaced).items():
         if not (folder / name).is_file() or files.sha256(folder / name) != expected:
             raise Refusal(f"{folder / name} is missing or was changed after its export")
+    if problem := versions.problem(manifest.get(versions.LOOP_KEY)):
+        raise Refusal(f"the bundle in {folder} was {problem}")
     schema = read_yaml(folder / "schema.yaml", Schema)
     return Bundle(folder, manifest, promotion, schema, sha256)

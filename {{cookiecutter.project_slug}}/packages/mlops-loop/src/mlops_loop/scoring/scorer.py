@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from mlops_loop.base.errors import Failure, Refusal
+from mlops_loop.scoring import self_check
 from mlops_loop.scoring.bundle import Bundle
 from mlops_loop.scoring.derived import Columns, Deriver, open_deriver
 from mlops_loop.scoring.predictions import answerer
@@ -75,7 +76,7 @@ def skops_scores(bundle: Bundle) -> Scores:
 FORMATS = {"model.onnx": onnx_scores, "model.skops": skops_scores}
 
 
-def open_scorer(bundle: Bundle) -> Scorer:
+def load_scorer(bundle: Bundle) -> Scorer:
     """Return the scorer of a bundle, by the model file that its manifest lists.
 
     Raises Refusal for any other kind of file, and one that cannot be read; Failure for a model with types
@@ -95,3 +96,13 @@ def open_scorer(bundle: Bundle) -> Scorer:
         reason = str(error).strip().partition("\n")[0]
         raise Refusal(f"{bundle.folder / models[0]} cannot be loaded: {reason}") from None
     return Scorer(open_deriver(bundle.schema), scores, answerer(bundle.manifest))
+
+
+def open_scorer(bundle: Bundle) -> Scorer:
+    """Return the scorer of a bundle, after it has scored the bundle's check rows as it must.
+
+    Raises what `load_scorer` does, and Refusal if a row comes out differently with the code that is here.
+    """
+    scorer = load_scorer(bundle)
+    self_check.check(bundle, scorer.derive, scorer.scores)
+    return scorer

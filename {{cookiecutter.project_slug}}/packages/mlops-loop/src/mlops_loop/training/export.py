@@ -32,12 +32,15 @@ from mlops_loop.base.files import (
 )
 from mlops_loop.base.params import Params, load_params
 from mlops_loop.base.pipeline import code
+from mlops_loop.base.project import fingerprint
+from mlops_loop.contract import versions
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
-from mlops_loop.scoring.bundle import HELD_OUT, REFERENCE, open_bundle, seal
+from mlops_loop.scoring import self_check
+from mlops_loop.scoring.bundle import HELD_OUT, REFERENCE, Bundle, hashes, open_bundle, seal
 from mlops_loop.scoring.estimator import Estimator, describe
-from mlops_loop.scoring.scorer import Scorer, open_scorer
+from mlops_loop.scoring.scorer import Scorer, load_scorer, open_scorer
 from mlops_loop.scoring.skops_model import columns, load, scores
 from mlops_loop.training.card.compose import Evidence, Subject, card
 from mlops_loop.training.card.page import page
@@ -136,6 +139,16 @@ def write_card(folder: Path, schema: Schema, params: Params, facts: dict[str, An
     (folder / "card.html").write_text(page(text, folder), encoding="utf-8")
 
 
+def write_check_rows(folder: Path, facts: dict[str, Any], schema: Schema, params: Params) -> None:
+    """Write rows with what the exported model makes of them: whoever loads the bundle computes them again."""
+    unsealed = Bundle(folder, facts | {"files": hashes(folder)}, {}, schema, "")
+    scorer, gate = load_scorer(unsealed), params.gates.parity
+    rows = tables.as_json(tables.read_sample(TEST, self_check.ROWS), schema)
+    tolerance = gate.max_difference if gate else self_check.TOLERANCE
+    found = self_check.compute(rows, schema, scorer.derive, scorer.scores, tolerance)
+    files.write_text(folder / self_check.FILE, found.model_dump_json() + "\n")
+
+
 def main() -> None:
     schema, params = load_schema(), load_params()
     model, metrics, task = load(MODEL), files.read_json(METRICS), tasks.of(schema)
@@ -144,6 +157,7 @@ def main() -> None:
     sample = tables.read_sample(TRAIN, params.export.reference_rows)
     predicted = task.predictions(scores(model, sample, schema), schema)
     facts = {
+        versions.LOOP_KEY: versions.VERSION,
         **schema.model_dump(include={"name", "task", "target", "positive"}),
         "classes": schema.classes,
         **{
@@ -159,6 +173,7 @@ def main() -> None:
         "data_sha256": {path.name: files.sha256(path) for path in (TRAIN, TEST)},
         "reports_sha256": reports(),
         "code_sha256": code(),
+        "code": {plugin: fingerprint(plugin) for plugin in ("derive", "model")},
         "inputs_sha256": {path.as_posix(): files.sha256(path) for path in INPUTS},
         "example": example(test.head(1000), schema),
         "deciles": deciles(predicted) if task.PREDICTION_KIND == "numerical" else [],
@@ -167,6 +182,7 @@ def main() -> None:
         folder.mkdir()
         write_model(folder, model, schema, params.export.format)
         shutil.copy(SCHEMA, folder / "schema.yaml")
+        write_check_rows(folder, facts, schema, params)
         reference(sample, predicted, schema).to_parquet(folder / REFERENCE, index=False)
         judged = tables.read_sample(TEST, params.export.reference_rows)
         held_out(judged, scores(model, judged, schema), schema).to_parquet(
