@@ -26,6 +26,7 @@ REGRESSORS = {
     ),
     "ridge": Ridge,
 }
+TREES = ("gradient_boosting",)  # need no scaling, and learn from missing values
 
 # Types, beyond those that skops trusts, that a model file may hold. Add only what you have reviewed:
 # none of them may run code of its own when it is loaded.
@@ -40,14 +41,16 @@ def build(schema: Schema, params: TrainParams) -> Pipeline:
             f"params.yaml: train.model: {params.model} does not fit the task: "
             f"{schema.task} knows {', '.join(estimators)}"
         )
-    estimator = estimators[params.model](random_state=params.seed, **params.settings)
-    return make_pipeline(preprocessing(schema, params.model == "gradient_boosting"), estimator)
+    estimator = estimators[params.model](**params.settings)
+    if "random_state" in estimator.get_params():
+        estimator.set_params(random_state=params.seed)
+    return make_pipeline(preprocessing(schema, params.model in TREES), estimator)
 
 
 def preprocessing(schema: Schema, trees: bool) -> BaseEstimator:
     """Return what turns the contract's features into numbers, for trees or for a linear model."""
     known = [list(schema.columns[name].categories or ()) for name in schema.categorical]
-    numbers: Any = "passthrough"  # trees need no scaling, and learn from missing values
+    numbers: Any = "passthrough"
     categories: Any = OrdinalEncoder(
         categories=known, handle_unknown="use_encoded_value", unknown_value=-1
     )

@@ -56,7 +56,7 @@ BAD = {  # what a test says besides its name, and what is said of it; of the con
         ("", "say either which `label`"),
         ("label: 'yes', maximum: 0.5", "say either which `label`"),
         ("label: maybe", "'maybe' is none of the classes"),
-        ("row: {size: 1}, label: 'yes'", "the row lacks 'colour'"),
+        ("row: {size: 1}, label: 'yes'", "required input 'colour' is missing"),
         ("row: {size: 1, colour: red, count: 1}, set: {size: 1}, label: 'yes'", "a row of its own"),
     ],
 }

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from mlops_loop.cli.app import run
     from mlops_loop.contract.schema import Column, Schema
     from mlops_loop.data.source import batches
-    from mlops_loop.metrics.gate_result import GateResult
+    from mlops_loop.metrics.gate_result import GateResult, check_limit
+    from mlops_loop.release.candidate import Candidate
 
 HOMES = {
+    "Candidate": "release.candidate",
     "Column": "contract.schema",
     "Failure": "base.errors",
     "GateResult": "metrics.gate_result",
@@ -34,9 +36,11 @@ HOMES = {
     "Schema": "contract.schema",
     "TrainParams": "base.params",
     "batches": "data.source",
+    "check_limit": "metrics.gate_result",
     "run": "cli.app",
 }
 __all__ = [
+    "Candidate",
     "Column",
     "Failure",
     "GateResult",
@@ -46,6 +50,7 @@ __all__ = [
     "Schema",
     "TrainParams",
     "batches",
+    "check_limit",
     "run",
 ]
 

@@ -148,7 +148,7 @@ class Minimum(Case):
     def is_whole(cls, row: dict[str, Any] | None, info: Info) -> dict[str, Any] | None:
         needed = {name for name, column in info.context.inputs.items() if not column.nullable}
         if row is not None and (missing := sorted(needed - set(row))):
-            raise ValueError(f"row: required input {missing[0]!r} is missing")
+            raise ValueError(f"required input {missing[0]!r} is missing")
         return row
 
     @field_validator("label")
