@@ -95,4 +95,5 @@ def open_champion(
         inputs = with_champion_inputs(champion.schema, candidate.schema, window, params)
         return Champion(champion, score(champion, inputs))
     except Failure as failure:
-        return Champion(champion, None, str(failure))
+        mend = "set gates.champion in params.yaml to null, for this promotion, to go on without"
+        return Champion(champion, None, f"{failure}; or {mend}")

@@ -17,8 +17,6 @@ from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.data import split, tables
 from mlops_loop.data.ingest import Misfit, selected
 
-WITHOUT = "set gates.champion in params.yaml to null, for this promotion, to go on without"
-
 
 def with_champion_inputs(
     champion: Schema, schema: Schema, window: pd.DataFrame, params: Params
@@ -28,7 +26,7 @@ def with_champion_inputs(
     Raises a Failure that says what to do if there is no way to compare.
     """
     if champion.classes != schema.classes:
-        raise Failure(f"the champion knows other classes of {schema.target!r}: {WITHOUT}")
+        raise Failure(f"the champion knows other classes of {schema.target!r}: keep them")
     lacking = {
         name: column
         for name, column in champion.inputs.items()
@@ -54,13 +52,11 @@ def read_again(lacking: dict[str, Column], schema: Schema, params: Params) -> pd
     try:
         for table in selected(wider, params.ingest, as_text):
             if gone := [name for name in kept if name not in table.column_names or name in as_text]:
-                raise Failure(
-                    f"the champion predicts from {gone[0]!r}, which the source no longer has as "
-                    f"{kept[gone[0]].type}: {WITHOUT}"
-                )
+                needs = f"the champion predicts from {gone[0]!r}, of type {kept[gone[0]].type}"
+                raise Failure(f"{needs}: put it back into the source until it is not compared")
             parts.append(table.select([*keys, *kept]))
     except Misfit:
-        raise Failure(f"the champion predicts from a column of another type: {WITHOUT}") from None
+        raise Failure("a column of the champion has values of another type in the source") from None
     rows = pa.concat_tables(parts).to_pandas()
     inside = test_rows(schema, params)
     if len(rows) != len(inside):
