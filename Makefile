@@ -13,7 +13,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint stages docs bench
+.PHONY: help demo showcase test test-all test-fast lint stages docs bench
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -23,12 +23,20 @@ demo: $(UV) ## Render the default project into build/flight-delays and run its d
 	uv run --only-group render cookiecutter . --no-input --default-config --output-dir build
 	cd $(DEMO) && uv run flight-delays demo
 
+FAST ?=
+showcase: $(UV) ## Replay 2013 against build/flight-delays, faults and all; writes its reports/showcase.html (FAST=--fast)
+	test -d $(DEMO) || uv run --only-group render cookiecutter . --no-input --default-config --output-dir build
+	uv run --only-group showcase python -m showcase $(DEMO) $(FAST)
+
 WORKERS ?= 2
-test: $(UV) ## Run every test: renders projects and drives them through their own commands
+test: $(UV) ## Run the tests: renders projects and drives them through their own commands
+	uv run pytest -n $(WORKERS) --dist loadgroup -m "not rare"
+
+test-all: $(UV) ## Run every test, also what is slow and rarely broken, such as the whole year
 	uv run pytest -n $(WORKERS) --dist loadgroup
 
 test-fast: $(UV) ## Run the tests of rendering, hooks and linting only (under 90 s)
-	uv run pytest -m "not slow"
+	uv run pytest -m "not slow and not rare"
 
 lint: $(UV) ## Check style and types of the template's own code
 	uv run ruff check

@@ -25,8 +25,9 @@ VISIBLE = [key for key in QUESTIONS if not key.startswith("_")]
 
 # Documented commands that are run elsewhere, and where.
 ELSEWHERE = {
+    "make showcase": "tests/test_showcase.py, also what is quoted of it",
     "make demo": "it renders and runs `demo`, as the commands after it do",
-    "uv run flight-delays demo": "tests/test_loop.py, also what is quoted of it",
+    "uv run flight-delays demo": "the generated project's own tests",
     "uv run pytest -n auto": "tests/test_pipeline.py",
 }
 # Documented commands that run until they are stopped: port, and the path that answers when ready.

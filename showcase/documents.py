@@ -1,0 +1,83 @@
+"""The JSON documents of a project that the showcase reads, less what it does not need of them."""
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from showcase.processes import Failure
+
+
+class Alarm(BaseModel):
+    rule: str
+    verdict: str
+    text: str
+
+
+class Column(BaseModel):
+    drifted: bool
+
+
+class Drift(BaseModel):
+    share: float
+    columns: dict[str, Column]
+
+
+class MonitorSummary(BaseModel):
+    """reports/monitor/latest.json: what `monitor` found in a window."""
+
+    window: str
+    verdicts: list[str]
+    alarms: list[Alarm]
+    drift: Drift | None = None
+    report: str
+
+
+class Decision(BaseModel):
+    """What speaks for a retraining and what against it, each as "rule: what was found"."""
+
+    reasons: list[str] = []
+    against: list[str] = []
+
+
+class RetrainSummary(BaseModel):
+    """reports/retrain/summary.json: what `retrain` decided, and what came of it."""
+
+    result: str
+    reason: str = ""
+    version: str | None = None
+    decision: Decision = Decision()
+
+
+class Bundle(BaseModel):
+    """bundle.json of a bundle."""
+
+    task: str
+    target: str
+    classes: list[str] | None = None
+    positive: str | None = None
+    metrics: dict[str, float]
+
+
+class Promotion(BaseModel):
+    """promotion.json of a promoted bundle."""
+
+    version: str
+
+
+class AuditLine(BaseModel):
+    """A line of `audit --json`."""
+
+    event: str
+    reason: str | None = None
+
+
+Document = TypeVar("Document", bound=BaseModel)
+
+
+def read(path: Path, kind: type[Document]) -> Document:
+    """Return a document; Failure if it is missing or something else."""
+    try:
+        return kind.model_validate_json(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise Failure(f"{path} cannot be read: {error}") from None

@@ -1,0 +1,232 @@
+"""The showcase: the year of the example in a real server, as its user would see it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from conftest import LEAKS, TEMPLATE, Bake, Project, execute
+from test_docs import README, same, steps
+
+# The year takes long: only one of several workers runs it.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("year")]
+
+HEAD = ["month", "rows", "drift", "roc_auc", "frozen", "alarms", "decision"]
+COMMAND = [sys.executable, "-m", "showcase"]
+FOLDER = "build/showcase"
+
+
+class Year(NamedTuple):
+    project: Project
+    said: str
+    months: dict[str, dict[str, str]]
+
+    @property
+    def incidents(self) -> str:
+        return self.said.partition("Incidents, in their first window")[2].partition("└")[0]
+
+    @property
+    def page(self) -> Path:
+        return self.project.path / "reports/showcase.html"
+
+
+def cells(said: str, title: str) -> list[list[str]]:
+    """Return the rows of a table that rich has drawn; a cell of several lines is one."""
+    body = said.partition(title)[2].partition("└")[0]
+    rows: list[list[str]] = []
+    for line in body.splitlines():
+        if line.startswith("│"):
+            found = [cell.strip() for cell in line.strip("│").split("│")]
+            if found[0] and (not rows or re.match(r"\d{4}-\d\d", found[0])):
+                rows.append(found)
+            else:
+                rows[-1] = [
+                    f"{old} {new}".strip() for old, new in zip(rows[-1], found, strict=True)
+                ]
+    return rows
+
+
+def run(project: Project, *options: str) -> Year:
+    env = {"COLUMNS": "200"}
+    command = [*COMMAND, str(project.path), *options]
+    done = execute(*command, cwd=TEMPLATE, timeout=3000, env=env)
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+    months = {row[0]: dict(zip(HEAD, row, strict=True)) for row in cells(done.stdout, "The year")}
+    return Year(project, done.stdout, months)
+
+
+@pytest.fixture(scope="module")
+def fast(pipeline: Project) -> Year:
+    """Return two months of the year; the project itself is left alone, as a test below holds."""
+    return run(pipeline, "--fast")
+
+
+@pytest.fixture(scope="module")
+def year(bake: Bake) -> Year:
+    """Return the whole year, in a project in which nothing was run before."""
+    return run(bake(lock=True))
+
+
+def test_two_months_show_what_the_year_does(fast: Year) -> None:
+    assert list(fast.months) == ["2013-05", "2013-06"]
+    assert "NOT CAUGHT" not in fast.incidents
+    assert fast.incidents.count("│ silent") == 2
+    assert "no temperature" in fast.incidents
+    assert "a new carrier" in fast.incidents
+    assert fast.months["2013-06"]["decision"] == "the last month"
+
+
+def test_progress_is_printed_where_the_output_is_no_terminal(fast: Year) -> None:
+    lines = [line for line in fast.said.splitlines() if line.startswith("year: ")]
+    assert "training the first model" in lines[1]
+    assert any(line.startswith("year: 2013-06, monitoring it") for line in lines)
+
+
+def test_the_project_itself_is_left_alone(fast: Year) -> None:
+    project = fast.project
+    assert project.run("git", "status", "--porcelain", "params.yaml", "src").stdout == ""
+    lines = project.uv(project.slug, "audit", "--json").stdout.splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["promoted"]
+    assert "up to date" in project.uv("dvc", "status").stdout
+
+
+def test_no_request_is_dropped_while_models_change(fast: Year) -> None:
+    check_requests(fast, at_least=1)
+
+
+def test_the_page_opens_offline(fast: Year) -> None:
+    check_page(fast)
+
+
+def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
+    done = execute(*COMMAND, tmp_path, cwd=TEMPLATE)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "`make showcase` renders one" in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=str)
+def test_stopped_it_stops_its_server_and_runs_alone(fast: Year, stop: int) -> None:
+    project = fast.project
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(LEAKS)}
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = [*COMMAND, str(project.path), "--fast"]
+    log = project.path / FOLDER / "server.log"
+    before = log.stat().st_ino
+    with subprocess.Popen(command, cwd=TEMPLATE, env=clean, **quiet) as showcase:
+        while not log.exists() or log.stat().st_ino == before or "/v1/predict" not in text(log):
+            assert showcase.poll() is None
+            time.sleep(0.2)
+        second = execute(*command, cwd=TEMPLATE)
+        assert second.returncode == 1
+        assert "another showcase" in second.stderr
+        showcase.send_signal(stop)
+        assert showcase.wait(120) != 0
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert [line for line in running.splitlines() if str(project.path) in line] == []
+    assert "Application shutdown complete" in text(log)
+    assert project.run("git", "status", "--porcelain", "params.yaml", "src").stdout == ""
+
+
+@pytest.mark.rare
+def test_it_is_the_whole_year(year: Year) -> None:
+    assert list(year.months) == [f"2013-{month:02}" for month in range(4, 13)]
+    rows = [int(month["rows"].replace(",", "")) for month in year.months.values()]
+    assert sum(rows) == 249_435  # the flights that arrived from April to December
+
+
+@pytest.mark.rare
+def test_retraining_is_worth_something_and_the_frozen_model_is_the_control(year: Year) -> None:
+    gain = {
+        name: float(month["roc_auc"]) - float(month["frozen"])
+        for name, month in year.months.items()
+    }
+    print(gain)
+    assert gain["2013-04"] == gain["2013-05"] == gain["2013-06"] == 0  # there is no other model yet
+    assert all(gain[name] >= 0.01 for name in ("2013-07", "2013-08", "2013-09", "2013-10"))
+    assert max(gain.values()) >= 0.03
+    assert min(gain.values()) >= -0.01
+    decisions = {name: month["decision"] for name, month in year.months.items()}
+    assert any("promoted" in decision for decision in decisions.values())
+    assert any("refused" in decision for decision in decisions.values())
+    assert any(decision == "not retrained" for decision in decisions.values())
+
+
+@pytest.mark.rare
+def test_calibration_decays_before_ranking_does(year: Year) -> None:
+    path = year.project.path / FOLDER / "reports/monitor"
+    found = json.loads((path / "2013-09-01--2013-10-01/summary.json").read_text("utf-8"))
+    rules = [alarm["rule"] for alarm in found["alarms"] if alarm["verdict"] == "decay"]
+    assert rules == ["decay: calibration"]
+
+
+@pytest.mark.rare
+def test_every_incident_is_caught_in_its_first_window_and_only_there(year: Year) -> None:
+    assert "NOT CAUGHT" not in year.incidents
+    assert "fired as well" not in year.incidents
+    for what in ("no temperature", "kilometres", "a new carrier", "LaGuardia", "UTC"):
+        assert what in year.incidents
+    assert year.incidents.count("│ silent") == 5
+
+
+@pytest.mark.rare
+def test_the_gates_refuse_a_naive_window_in_october_and_december(year: Year) -> None:
+    section = year.page.read_text("utf-8").partition("A naive sliding window")[2]
+    rows = re.findall(r"<tr><td>(2013-\d\d)</td>(.*?)</tr>", section.partition("<h2>")[0])
+    assert [month for month, _ in rows] == ["2013-10", "2013-12"]
+    for _, row in rows:
+        naive, champion = map(float, re.findall(r'class="number">([\d.]+)<', row)[:2])
+        assert naive < champion
+        assert "<td>refused</td>" in row
+        assert "gain in roc_auc" in row
+
+
+@pytest.mark.rare
+def test_no_request_of_the_year_is_dropped(year: Year) -> None:
+    check_requests(year, at_least=5)
+    assert "rollback" in year.incidents
+
+
+@pytest.mark.rare
+def test_the_year_s_pages_are_small(year: Year) -> None:
+    check_page(year)
+    for folder in ("reports/monitor", "faults/reports/monitor"):
+        files = (year.project.path / FOLDER / folder).rglob("*")
+        assert sum(path.stat().st_size for path in files if path.is_file()) < 15e6
+
+
+@pytest.mark.rare
+def test_what_the_readme_quotes(year: Year) -> None:
+    printed = year.said.splitlines()
+    told = steps(README.read_text("utf-8"))
+    quoted = [step.quoted for step in told if "showcase" in step.command]
+    for line in (line for lines in quoted for line in lines):
+        assert line == "..." or any(same(line, other) for other in printed), line
+
+
+def check_requests(year: Year, at_least: int) -> None:
+    """Fail if requests that came while models changed were not answered."""
+    failed = re.findall(r"(\d+) not\s", " ".join(year.incidents.replace("│", " ").split()))
+    assert len(failed) >= at_least
+    assert set(failed) == {"0"}
+
+
+def check_page(year: Year) -> None:
+    """Fail if the page needs a network, or names what is not there."""
+    content = year.page.read_text("utf-8")
+    assert content.count("<svg") == 4
+    assert not re.findall(r'(?:src|href)="http', content)
+    for link in re.findall(r'href="([^"#]+)"', content):
+        assert (year.page.parent / link).exists(), link
+
+
+def text(path: Path) -> str:
+    return path.read_text("utf-8", errors="replace")
