@@ -65,11 +65,29 @@ class Promotion(BaseModel):
     version: str
 
 
-class AuditLine(BaseModel):
-    """A line of `audit --json`."""
+class Gate(BaseModel):
+    gate: str
+    measure: str
+    value: float | None = None
+    limit: str = ""
+    passed: bool | None = None
 
-    event: str
-    reason: str | None = None
+    @property
+    def reason(self) -> str:
+        value = "" if self.value is None else f" {self.value:.4g}"
+        return f"{self.gate}: {self.measure}{value}" + (f", limit {self.limit}" * bool(self.limit))
+
+
+class PromoteSummary(BaseModel):
+    """What `promote --json` prints: promoted, refused or unchanged, and every gate's result."""
+
+    outcome: str
+    gates: list[Gate] = []
+
+    @property
+    def reason(self) -> str:
+        """Why the gates refuse the candidate."""
+        return "; ".join(gate.reason for gate in self.gates if gate.passed is False)
 
 
 Document = TypeVar("Document", bound=BaseModel)

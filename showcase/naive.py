@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pandas as pd
 
-from showcase.documents import AuditLine
+from showcase.documents import PromoteSummary
 from showcase.evaluation import Evaluation
 from showcase.project import CHAMPION, FROZEN, Workspace
 from showcase.server import wait_for_version
@@ -45,23 +46,20 @@ def try_naive(
         workspace.reproduce()
         champion = measure(workspace, evaluation, CHAMPION)
         frozen = measure(workspace, evaluation, FROZEN)
-        refused, reason = ask_gates(workspace, client)
+        found = ask_gates(workspace, client)
     candidate = workspace.bundle(Path("build/bundle")).metrics[evaluation.metric]
-    return NaiveCandidate(name_of(month), candidate, champion, frozen, refused, reason)
+    return NaiveCandidate(name_of(month), candidate, champion, frozen, found.outcome, found.reason)
 
 
-def ask_gates(workspace: Workspace, client: httpx.Client) -> tuple[bool, str]:
-    """Return whether the gates refuse the candidate, and why; roll back one that they promote."""
+def ask_gates(workspace: Workspace, client: httpx.Client) -> PromoteSummary:
+    """Ask for the candidate's promotion; one that the gates promote is rolled back."""
     before = workspace.version()
-    code = workspace.verb("promote", accepted=(0, REFUSED)).code
-    if code == REFUSED:
-        last = workspace.verb("audit", "--json").stdout.splitlines()[-1]
-        return True, AuditLine.model_validate_json(last).reason or ""
-    if workspace.version() == before:
-        return False, "nothing new"
-    workspace.verb("rollback", before, "--reason", "it was naive")
-    wait_for_version(client, before)
-    return False, "promoted"
+    said = workspace.verb("promote", "--json", accepted=(0, REFUSED)).stdout
+    found = PromoteSummary.model_validate_json(said)
+    if found.outcome == "promoted":
+        workspace.verb("rollback", before, "--reason", "it was naive")
+        wait_for_version(client, before)
+    return found
 
 
 def measure(workspace: Workspace, evaluation: Evaluation, bundle: Path) -> float:
@@ -71,7 +69,7 @@ def measure(workspace: Workspace, evaluation: Evaluation, bundle: Path) -> float
     scored.parent.mkdir(parents=True, exist_ok=True)
     scored.unlink(missing_ok=True)
     settings = {**workspace.settings, "BUNDLE": str(folder / bundle)}
-    looking = Workspace(workspace.origin, workspace.slug, folder, settings, workspace.processes)
+    looking = replace(workspace, settings=settings)
     looking.verb("score", TEST.as_posix(), str(scored))
     table = pd.read_parquet(scored)
     given = pd.read_parquet(folder / TEST)

@@ -9,7 +9,7 @@ from rich.table import Table
 from showcase.charts import charts
 from showcase.documents import Alarm, MonitorSummary
 from showcase.page import Cell, Markup, badges, format_value, link, table, write_page
-from showcase.story import FaultResult, Month, NaiveCandidate, Story, first_day
+from showcase.story import FaultResult, Month, Story, first_day
 
 RESULTS = {"failed": "the retraining failed"}
 SEASON = (
@@ -61,10 +61,6 @@ def undisturbed(story: Story, fault: FaultResult) -> str:
     return "fired as well" if fired else "silent"
 
 
-def gate_result(naive: NaiveCandidate) -> str:
-    return "refused" if naive.refused else naive.reason
-
-
 def worth(story: Story) -> str:
     """Return what the loop was worth, in a sentence."""
     found = [month.comparison for month in story.months]
@@ -111,7 +107,7 @@ def incident_table(story: Story) -> Table:
         found.add_row(
             f"a candidate from the last three months alone: {naive.candidate:.3f}",
             naive.month,
-            f"the gates: {gate_result(naive)}",
+            f"the gates: {naive.outcome}",
             f"champion {naive.champion:.3f}, frozen {naive.frozen:.3f}",
         )
     for swap in story.swaps:
@@ -169,7 +165,7 @@ def naive_section(story: Story) -> list[str]:
         return []
     heads = ("month", "naive candidate", "champion", "frozen", "gates", "why")
     lines: list[list[Cell]] = [
-        [n.month, n.candidate, n.champion, n.frozen, gate_result(n), n.reason] for n in story.naive
+        [n.month, n.candidate, n.champion, n.frozen, n.outcome, n.reason] for n in story.naive
     ]
     return [
         "<h2>A naive sliding window</h2>",

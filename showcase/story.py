@@ -53,7 +53,7 @@ class NaiveCandidate:
     candidate: float  # the metric, of all three on the candidate's test window
     champion: float
     frozen: float
-    refused: bool
+    outcome: str  # promoted, refused or unchanged
     reason: str
 
 

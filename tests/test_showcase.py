@@ -105,6 +105,13 @@ def test_the_page_opens_offline(fast: Year) -> None:
     check_page(fast)
 
 
+def test_it_imports_nothing_of_the_project() -> None:
+    for path in (TEMPLATE / "showcase").glob("*.py"):
+        assert not re.search(
+            r"^\s*(?:from|import) mlops_loop", path.read_text("utf-8"), re.MULTILINE
+        )
+
+
 def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
     done = execute(*COMMAND, tmp_path, cwd=TEMPLATE)
     assert done.returncode == 1
