@@ -14,7 +14,10 @@ import yaml
 from showcase import documents
 from showcase.processes import Failure, Finished, Processes
 
-COPIED = "schema.yaml", "params.yaml", "behaviour.yaml", "dvc.yaml", "src", "packages"
+COPIED = (
+    *("schema.yaml", "params.yaml", "behaviour.yaml", "dvc.yaml", "pyproject.toml"),
+    *("src", "packages"),
+)
 CHAMPION = Path("build/champion")
 FROZEN = Path("build/frozen")  # the first model, which goes on in the shadow
 PARAMS = Path("params.yaml")
