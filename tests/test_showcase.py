@@ -10,12 +10,19 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import LEAKS, TEMPLATE, Bake, Project, execute
 from test_docs import README, same, steps
 
+from showcase.documents import Bundle
+from showcase.evaluation import Evaluation
+from showcase.fault_injection import shift_to_utc
+from showcase.windows import windows_before
+
 # The year takes long: only one of several workers runs it.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("year")]
+pytestmark = pytest.mark.xdist_group("year")
 
 HEAD = ["month", "rows", "drift", "roc_auc", "frozen", "alarms", "decision"]
 COMMAND = [sys.executable, "-m", "showcase"]
@@ -74,6 +81,7 @@ def year(bake: Bake) -> Year:
     return run(bake(lock=True))
 
 
+@pytest.mark.slow
 def test_two_months_show_what_the_year_does(fast: Year) -> None:
     assert list(fast.months) == ["2013-05", "2013-06"]
     assert "NOT CAUGHT" not in fast.incidents
@@ -83,12 +91,14 @@ def test_two_months_show_what_the_year_does(fast: Year) -> None:
     assert fast.months["2013-06"]["decision"] == "the last month"
 
 
+@pytest.mark.slow
 def test_progress_is_printed_where_the_output_is_no_terminal(fast: Year) -> None:
     lines = [line for line in fast.said.splitlines() if line.startswith("year: ")]
     assert "training the first model" in lines[1]
     assert any(line.startswith("year: 2013-06, monitoring it") for line in lines)
 
 
+@pytest.mark.slow
 def test_the_project_itself_is_left_alone(fast: Year) -> None:
     project = fast.project
     assert project.run("git", "status", "--porcelain", "params.yaml", "src").stdout == ""
@@ -97,12 +107,53 @@ def test_the_project_itself_is_left_alone(fast: Year) -> None:
     assert "up to date" in project.uv("dvc", "status").stdout
 
 
+@pytest.mark.slow
 def test_no_request_is_dropped_while_models_change(fast: Year) -> None:
     check_requests(fast, at_least=1)
 
 
+@pytest.mark.slow
 def test_the_page_opens_offline(fast: Year) -> None:
     check_page(fast)
+
+
+def test_a_window_ends_with_what_is_known(rendered: Project) -> None:
+    assert windows_before(rendered.path, 4) == {
+        "ingest": {"start": "2013-01-01", "end": "2013-03-31"},
+        "split": {"train_end": "2013-02-28", "validation_end": "2013-03-07"},
+    }
+    assert windows_before(rendered.path, 13, 92)["ingest"]["start"] == "2013-08-30"
+
+
+def test_utc_shifts_the_departure_and_what_is_made_of_it() -> None:
+    table = pd.DataFrame({"scheduled_departure": [pd.Timestamp("2013-06-01 22:15")]})
+    assert shift_to_utc(table)["scheduled_departure"][0] == pd.Timestamp("2013-06-02 02:15")
+    found = shift_to_utc(table.assign(departure_minute=22 * 60 + 15, departure_hour=22))
+    assert (found["departure_minute"][0], found["departure_hour"][0]) == (135, 2)
+
+
+def test_each_task_is_measured_by_the_metric_of_its_gates() -> None:
+    late = Bundle(
+        task="binary-classification",
+        target="a",
+        classes=["late", "on_time"],
+        positive="late",
+        metrics={},
+    )
+    binary = Evaluation(late, bins=2, coverage=0.9)
+    outputs = [{"probabilities": {"on_time": 1 - p, "late": p}} for p in (0.1, 0.9, 0.8, 0.2)]
+    truth = binary.truth(pd.Series(["on_time", "late", "on_time", "late"]))
+    scores = binary.scores(pd.Series(outputs))
+    assert binary.measure(truth, scores) == 0.75
+    assert binary.measure(truth, scores, np.array([1, 1, 0, 1])) == 1
+    assert binary.calibration_error(truth, scores) == pytest.approx(0.35)
+    minutes = Bundle(task="regression", target="a", metrics={})
+    regression = Evaluation(minutes, bins=2, coverage=0.9)
+    values = [{"value": 1.0, "interval": [0.0, 2.0]}, {"value": 5.0, "interval": [4.0, 6.0]}]
+    scores = regression.scores(pd.Series(values))
+    truth = regression.truth(pd.Series([2, 8]))
+    assert regression.measure(truth, scores) == 2
+    assert regression.calibration_error(truth, scores) == pytest.approx(0.4)
 
 
 def test_it_imports_nothing_of_the_project() -> None:
@@ -119,6 +170,7 @@ def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
     assert "`make showcase` renders one" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=str)
 def test_stopped_it_stops_its_server_and_runs_alone(fast: Year, stop: int) -> None:
@@ -143,6 +195,7 @@ def test_stopped_it_stops_its_server_and_runs_alone(fast: Year, stop: int) -> No
     assert project.run("git", "status", "--porcelain", "params.yaml", "src").stdout == ""
 
 
+@pytest.mark.slow
 @pytest.mark.rare
 def test_it_is_the_whole_year(year: Year) -> None:
     assert list(year.months) == [f"2013-{month:02}" for month in range(4, 13)]
@@ -150,6 +203,7 @@ def test_it_is_the_whole_year(year: Year) -> None:
     assert sum(rows) == 249_435  # the flights that arrived from April to December
 
 
+@pytest.mark.slow
 @pytest.mark.rare
 def test_retraining_is_worth_something_and_the_frozen_model_is_the_control(year: Year) -> None:
     gain = {
@@ -167,6 +221,7 @@ def test_retraining_is_worth_something_and_the_frozen_model_is_the_control(year:
     assert any(decision == "not retrained" for decision in decisions.values())
 
 
+@pytest.mark.slow
 @pytest.mark.rare
 def test_calibration_decays_before_ranking_does(year: Year) -> None:
     path = year.project.path / FOLDER / "reports/monitor"
@@ -175,6 +230,7 @@ def test_calibration_decays_before_ranking_does(year: Year) -> None:
     assert rules == ["decay: calibration"]
 
 
+@pytest.mark.slow
 @pytest.mark.rare
 def test_every_incident_is_caught_in_its_first_window_and_only_there(year: Year) -> None:
     assert "NOT CAUGHT" not in year.incidents
@@ -184,6 +240,7 @@ def test_every_incident_is_caught_in_its_first_window_and_only_there(year: Year)
     assert year.incidents.count("│ silent") == 5
 
 
+@pytest.mark.slow
 @pytest.mark.rare
 def test_the_gates_refuse_a_naive_window_in_october_and_december(year: Year) -> None:
     section = year.page.read_text("utf-8").partition("A naive sliding window")[2]
@@ -196,12 +253,14 @@ def test_the_gates_refuse_a_naive_window_in_october_and_december(year: Year) -> 
         assert "gain in roc_auc" in row
 
 
+@pytest.mark.slow
 @pytest.mark.rare
 def test_no_request_of_the_year_is_dropped(year: Year) -> None:
     check_requests(year, at_least=5)
     assert "rollback" in year.incidents
 
 
+@pytest.mark.slow
 @pytest.mark.rare
 def test_the_year_s_pages_are_small(year: Year) -> None:
     check_page(year)
@@ -210,6 +269,7 @@ def test_the_year_s_pages_are_small(year: Year) -> None:
         assert sum(path.stat().st_size for path in files if path.is_file()) < 15e6
 
 
+@pytest.mark.slow
 @pytest.mark.rare
 def test_what_the_readme_quotes(year: Year) -> None:
     printed = year.said.splitlines()
