@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import TREE, Project, execute
+from conftest import TREE, Project, copy, execute
 from containers import STANDINS, need_engine
 
 WORKFLOWS = sorted(path.name for path in (TREE / ".github/workflows").glob("*.yml"))
@@ -317,7 +317,9 @@ def test_ci_is_red_when_the_lock_is_out_of_step(pipeline: Project, tmp_path: Pat
     assert check() == 0
     for name, old, new in (
         ("params.yaml", "seed: 0", "seed: 1"),
-        (f"src/{pipeline.package}/train.py", "\n", "\n\n"),
+        (f"src/{pipeline.package}/model.py", "\n", "\n\n"),
+        ("packages/mlops-loop/src/mlops_loop/training/train.py", "\n", "\n\n"),
+        ("dvc.yaml", f"cmd: {pipeline.slug} train", f"cmd: {pipeline.slug} train --verbose"),
         ("reports/metrics.json", "0.", "0.9"),
     ):
         before = (clone / name).read_text("utf-8")
@@ -325,6 +327,40 @@ def test_ci_is_red_when_the_lock_is_out_of_step(pipeline: Project, tmp_path: Pat
         assert check() == 1, name
         (clone / name).write_text(before, "utf-8")
     assert check() == 0
+
+
+@pytest.mark.slow
+def test_ci_shows_what_a_pull_request_changes(pipeline: Project, tmp_path: Path) -> None:
+    """Against the base: a pull request that commits its metrics does not differ from HEAD."""
+    project = copy(pipeline, tmp_path)
+    script = step("ci.yml", "Metrics, parameters and plots against the base")
+    venv = {"UV_PROJECT_ENVIRONMENT": str(pipeline.path / ".venv"), "UV_NO_SYNC": "1"}
+
+    def shown() -> str:
+        done = bash(script, project.path, **venv)
+        assert done.returncode == 0, done.stderr
+        assert (project.path / "plots/index.html").is_file()
+        return (project.path / "summary").read_text("utf-8")
+
+    def commit() -> None:
+        project.run("git", "add", "dvc.lock", "reports/metrics.json", "params.yaml")
+        project.run("git", "commit", "--quiet", "--no-gpg-sign", "--message", "change")
+
+    assert "| reports/metrics.json | test.roc_auc" in shown()  # the first commit has no parent
+    commit()
+    metrics_file, params_file = project.path / "reports/metrics.json", project.path / "params.yaml"
+    metrics = json.loads(metrics_file.read_text("utf-8"))
+    before = metrics["test"]["roc_auc"]
+    metrics["test"]["roc_auc"] = 0.5
+    metrics_file.write_text(json.dumps(metrics), "utf-8")
+    params_file.write_text(params_file.read_text("utf-8").replace("max_iter: 100", "max_iter: 7"))
+    commit()
+    summary = shown()
+    (row,) = [line for line in summary.splitlines() if "| test.roc_auc" in line]
+    old, new = (float(cell) for cell in row.split("|")[3:5])
+    assert (old, new) == (pytest.approx(before, abs=1e-4), 0.5)
+    (row,) = [line for line in summary.splitlines() if "max_iter" in line]
+    assert [cell.strip() for cell in row.split("|")[3:5]] == ["100", "7"]
 
 
 @pytest.mark.slow
