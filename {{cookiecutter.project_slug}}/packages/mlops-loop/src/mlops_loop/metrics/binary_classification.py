@@ -37,8 +37,8 @@ PLOTS = [
     },
 ]
 ANSWER_TEXT = (
-    "It answers with a probability; a row is called `{schema.positive}` from {metrics[threshold]:.3f} on, "
-    "the threshold of the best F1 score on the validation window."
+    "It answers with a probability; a row is called `{schema.positive}` from "
+    "{metrics[threshold]:.3f} on, the threshold of the best F1 score on the validation window."
 )
 
 
@@ -60,7 +60,7 @@ def logged_prediction(output: dict[str, Any], schema: Schema) -> float:
 def baseline(
     train: pd.DataFrame, table: pd.DataFrame, schema: Schema, by: str | None
 ) -> np.ndarray:
-    """Return the training window's share of each class, for each value of the column `by` or at all.
+    """Return the training window's share of each class, for each value of `by` or at all.
 
     A value counts as if one row more of it had been seen, of the usual mixture: so that no share
     is zero because of a few rows.
@@ -135,17 +135,17 @@ def average(values: np.ndarray, weights: np.ndarray) -> float:
 
 
 def surprise(truth: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Return each row's part of the log loss, shape (rows,); as in scikit-learn no certainty is full."""
+    """Return each row's part of the log loss, shape (rows,); probabilities are clipped."""
     given = np.where(truth, positive, 1 - positive)
     losses: np.ndarray = -np.log(np.clip(given, np.finfo(given.dtype).eps, 1))
     return losses
 
 
 def weighted_area(truth: np.ndarray, positive: np.ndarray) -> Callable[[np.ndarray], float]:
-    """Return the function that gives the ROC AUC under weights of the rows; NaN without both classes.
+    """Return the function that gives the ROC AUC under row weights; NaN without both classes.
 
-    It is the share of pairs, of a row that is positive and one that is not, in which the former has the
-    higher score; ties count half. All sorting is done here, once.
+    It is the share of pairs, of a row that is positive and one that is not, in which the former has
+    the higher score; ties count half. All sorting is done here, once.
     """
     yes, no = np.flatnonzero(truth), np.flatnonzero(~truth)
     no = no[np.argsort(positive[no], kind="stable")]
@@ -164,7 +164,7 @@ def weighted_area(truth: np.ndarray, positive: np.ndarray) -> Callable[[np.ndarr
 def slice_quality(
     truth: np.ndarray, scores: np.ndarray, schema: Schema
 ) -> Callable[[np.ndarray], dict[str, float]] | None:
-    """Return the function that gives the ROC AUC under row weights; None if all are of one class."""
+    """Return the function of row weights that gives the ROC AUC; None for a single class."""
     if len(set(truth)) < 2:
         return None
     area = weighted_area(truth, predictions(scores, schema))

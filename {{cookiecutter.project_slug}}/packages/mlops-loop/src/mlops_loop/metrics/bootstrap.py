@@ -1,9 +1,10 @@
 """Bootstrap: how sure a metric is, from resamples of the test window.
 
-Whole days are resampled, because rows of one day are alike: they share its weather and its congestion.
-As if each row stood on its own, intervals would be too narrow. Sources: Field and Welsh, Bootstrapping
-clustered data, JRSS B 2007; and for the Poisson weights, which stand for how often a day was drawn, Hanley
-and MacGibbon, Creating non-parametric bootstrap samples using Poisson frequencies, 2006.
+Whole days are resampled, because rows of one day are alike: they share its weather and its
+congestion. As if each row stood on its own, intervals would be too narrow. Sources: Field and
+Welsh, Bootstrapping clustered data, JRSS B 2007; and for the Poisson weights, which stand for how
+often a day was drawn, Hanley and MacGibbon, Creating non-parametric bootstrap samples using Poisson
+frequencies, 2006.
 """
 
 from collections.abc import Callable
@@ -36,10 +37,10 @@ def resample(
     resamples: int,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return `statistic` of the rows' weights for each resample: a row each, with a column for each metric.
+    """Return the statistics of each resample of the rows: a row each, a column for each metric.
 
-    The weights of a resample depend on `groups` and `seed` only, so two models are compared on the same.
-    A metric that a resample does not have, such as an AUC of one class only, is NaN there.
+    The weights of a resample depend on `groups` and `seed` only, so two models are compared on the
+    same. A metric that a resample does not have, such as an AUC of one class only, is NaN there.
     """
     draws, count = np.random.default_rng(seed), int(groups.max()) + 1
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -35,8 +35,8 @@ def calibration(
 ) -> Calibration:
     """Return the miscalibration of scores, and its limit.
 
-    Where the error is more than `max_error`, the limit is what a model whose promises are right would
-    have by chance with so few rows, in 95 of 100 cases.
+    Where the error is more than `max_error`, the limit is what a model whose promises are right
+    would have by chance with so few rows, in 95 of 100 cases.
     """
     task, limit = tasks.of(schema), max_error
     error = task.miscalibration(truth, scores, operating_point, schema, params)

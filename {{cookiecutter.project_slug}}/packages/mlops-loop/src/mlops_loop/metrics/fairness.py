@@ -1,4 +1,4 @@
-"""Fairness: what the model gives to groups of people, where the contract marks a column `protected`."""
+"""Fairness: how the model treats the groups of the contract's `protected` columns."""
 
 from collections.abc import Callable
 from functools import partial
@@ -33,7 +33,8 @@ def groups(
 
     Columns: column, group, rows; of a classification selection_rate, true_positive_rate and
     false_positive_rate, of a multiclass one for each `class` against the others; of a regression
-    mean_prediction and mae. A rate that a group has no row for is NaN. No row if nothing is protected.
+    mean_prediction and mae. A rate that a group has no row for is NaN. No row if nothing is
+    protected.
     """
     found = []
     for name in schema.protected:
@@ -66,10 +67,10 @@ def differences(
     schema: Schema,
     minimum: int,
 ) -> Callable[[np.ndarray], dict[str, float]]:
-    """Return the function that gives the largest differences between groups under weights of the rows.
+    """Return the function of row weights that gives the largest differences between groups.
 
-    `selection`: of selection rates; `error`: of true or of false positive rates, or for a regression of mean
-    absolute errors, as a share of that of all rows.
+    `selection`: of selection rates; `error`: of true or of false positive rates, or for a
+    regression of mean absolute errors, as a share of that of all rows.
     """
     codes, _ = pd.factorize(values(table[name]).astype(str))
     judged = np.flatnonzero(np.bincount(codes) >= minimum)
@@ -97,7 +98,7 @@ def differences(
 def answers(
     truth: np.ndarray, scores: np.ndarray, operating_point: OperatingPoint, schema: Schema
 ) -> list[tuple[dict[str, str], np.ndarray, np.ndarray]]:
-    """Return what is true and what is answered, shape (rows,), of a multiclass task for each class."""
+    """Return truths and answers, shape (rows,); of a multiclass task for each class."""
     predicted = tasks.of(schema).predictions(scores, schema)
     if not schema.classes:
         return [({}, truth, predicted)]

@@ -1,7 +1,7 @@
 """Gate result: what a gate says of a candidate. The same fields are its JSON.
 
-Audit log, registry, promotion.json and `promote --json` hold it; older versions of this package wrote
-gate, measure, value, limit and passed alone, and go on reading those.
+Audit log, registry, promotion.json and `promote --json` hold it; older versions of this package
+wrote gate, measure, value, limit and passed alone, and go on reading those.
 """
 
 import operator

@@ -67,7 +67,7 @@ def choose_operating_point(
 
 
 def one_by_one(truth: np.ndarray, scores: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return (is it this class, its probability) for each class that some rows have and some have not."""
+    """Return (is it this class, its probability) for each class that some rows lack."""
     pairs = [(truth == number, scores[:, number]) for number in range(scores.shape[1])]
     return [pair for pair in pairs if 0 < pair[0].sum() < len(truth)]
 
@@ -127,7 +127,7 @@ def weighted_areas(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarra
 def slice_quality(
     truth: np.ndarray, scores: np.ndarray, schema: Schema
 ) -> Callable[[np.ndarray], dict[str, float]] | None:
-    """Return the function that gives `macro_roc_auc` under row weights; None if all are of one class."""
+    """Return the function of row weights that gives `macro_roc_auc`; None for a single class."""
     if len(set(truth)) < 2:
         return None
     areas = weighted_areas(truth, scores)

@@ -39,8 +39,9 @@ PLOTS = [
     },
 ]
 ANSWER_TEXT = (
-    "It answers with a value and an interval of {metrics[half_width]:.4g} on either side of it, made to hold "
-    "{params.evaluate.coverage:.0%} of the truths; on the test window it held {metrics[test][coverage]:.1%}."
+    "It answers with a value and an interval of {metrics[half_width]:.4g} on either side of it, "
+    "made to hold {params.evaluate.coverage:.0%} of the truths; on the test window it held "
+    "{metrics[test][coverage]:.1%}."
 )
 SHOWN = 2000  # points in a plot
 
@@ -130,11 +131,11 @@ def weighted_metrics(
 def slice_quality(
     truth: np.ndarray, scores: np.ndarray, schema: Schema
 ) -> Callable[[np.ndarray], dict[str, float]] | None:
-    """Return the function that gives the D2 score and the mean absolute error under weights of the rows.
+    """Return the function of row weights that gives D2 score and mean absolute error.
 
-    D2 = 1 - mean absolute error / that of always answering with these rows' median: 1 is perfect, 0 is
-    no better than the median. None if the target does not vary. Source: Koenker and Machado, Goodness of
-    fit and related inference processes for quantile regression, JASA 1999.
+    D2 = 1 - mean absolute error / that of always answering with these rows' median: 1 is perfect, 0
+    is no better than the median. None if the target does not vary. Source: Koenker and Machado,
+    Goodness of fit and related inference processes for quantile regression, JASA 1999.
     """
     errors, usual = np.abs(scores[:, 0] - truth), np.abs(truth - np.median(truth))
     if not usual.any():
@@ -171,7 +172,7 @@ def sample_labels(
     schema: Schema,
     params: EvaluateParams,
 ) -> np.ndarray:
-    """Return truths, shape (rows,), of which each is in its interval with the probability asked for."""
+    """Return truths, shape (rows,), each in its interval with the coverage asked for."""
     outside = draws.random(len(scores)) >= params.coverage
     drawn: np.ndarray = scores[:, 0] + outside * (2 * operating_point.half_width + 1)
     return drawn

@@ -1,7 +1,8 @@
-"""Audit: what was promoted, refused or rolled back, when, by whom and why. Lines are only ever added.
+"""Audit: what was promoted, refused or rolled back, when, by whom and why; append-only.
 
-Every line holds the hash of the one before it, so that none can be changed, removed or put in between
-unseen. Promotions also agree by it: of two that would add the same line, the database accepts one.
+Every line holds the hash of the one before it, so that none can be changed, removed or put in
+between unseen. Promotions also agree by it: of two that would add the same line, the database
+accepts one.
 """
 
 import getpass
@@ -68,7 +69,7 @@ for dialect, statement in (
 
 
 def open_audit(url: str) -> sa.Engine:
-    """Return an engine on the database of the prediction log, with the audit's table made if need be."""
+    """Return an engine on the prediction log's database; make the audit's table if needed."""
     try:
         engine = connect(url)
         try:
@@ -97,7 +98,7 @@ def parsed(number: int, line: str, digest: str) -> dict[str, Any]:
 
 @contextmanager
 def connected(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """Give a connection that reads large results in parts; what the database raises becomes a Failure."""
+    """Give a connection that streams results; turn the database's errors into Failures."""
     try:
         with engine.connect() as connection:
             yield connection.execution_options(stream_results=True)
@@ -198,8 +199,8 @@ def append(
 def verify(engine: sa.Engine, model: str, anchors: Mapping[str, str]) -> list[str]:
     """Return what is wrong with the log, line by line; nothing if it is whole.
 
-    `anchors` are hashes of lines that must be there, and the versions that they are about: without them
-    nobody could see that the last lines are gone.
+    `anchors` are hashes of lines that must be there, and the versions that they are about: without
+    them nobody could see that the last lines are gone.
     """
     missing = dict(anchors)
     problems = list[str]()

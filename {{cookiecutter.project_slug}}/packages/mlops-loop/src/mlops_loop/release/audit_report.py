@@ -21,7 +21,7 @@ SHOWN = 5  # problems in the line of a refusal
 
 
 def problems(client: MlflowClient, log: sa.Engine) -> list[str]:
-    """Return what is wrong with the audit log, in itself and beside the registry; nothing if all is well."""
+    """Return what is wrong with the audit log, in itself and beside the registry."""
     name, champion = experiment_name(), registry.by_alias(client, "champion")
     if found := audit.verify(log, name, anchors(client)):
         return found

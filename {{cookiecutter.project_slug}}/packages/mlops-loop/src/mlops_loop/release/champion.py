@@ -27,8 +27,8 @@ SETTLED = "audit_sha256"
 def settle(client: MlflowClient, log: sa.Engine) -> ModelVersion | None:
     """Bring the registry's aliases and tags to what the audit log says; return the champion.
 
-    It may be cut short anywhere and called again. There is always one champion: its alias moves at once.
-    Raises a Refusal if the log was tampered with, or is not the one of this registry.
+    It may be cut short anywhere and called again. There is always one champion: its alias moves at
+    once. Raises a Refusal if the log was tampered with, or is not the one of this registry.
     """
     name = experiment_name()
     champion = registry.by_alias(client, "champion")

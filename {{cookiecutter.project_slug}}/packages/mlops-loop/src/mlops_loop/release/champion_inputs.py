@@ -1,7 +1,7 @@
-"""The champion's inputs: columns that the contract has dropped, as long as the champion predicts from them.
+"""The champion's inputs: columns that the contract has dropped and the champion needs.
 
-The pipeline's files hold the contract's columns alone, so that they depend on nothing but data, code
-and parameters. What the champion needs besides is read from the source again.
+The pipeline's files hold the contract's columns alone, so that they depend on nothing but data,
+code and parameters. What the champion needs besides is read from the source again.
 """
 
 import numpy as np

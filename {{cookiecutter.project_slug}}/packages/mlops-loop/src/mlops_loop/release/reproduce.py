@@ -1,4 +1,4 @@
-"""Reproduce: build a registered version again, from its commit and its data, and compare every hash."""
+"""Reproduce: build a version again, from its commit and data, and compare every hash."""
 
 import os
 import shutil
@@ -66,12 +66,13 @@ def git(*command: str) -> str:
 
 
 def registered(number: str, folder: Path) -> tuple[Bundle, str]:
-    """Return a registered version's bundle, put in `folder`, and the commit that it was made from."""
+    """Put a registered version's bundle in `folder`; return it, and the commit behind it."""
     with session(load_settings()) as client:
         version = registry.by_number(client, number)
         if version is None:
             raise Failure(
-                f"the registry has no version {number} of {experiment_name()}: see MLFLOW_TRACKING_URI"
+                f"the registry has no version {number} of {experiment_name()}: "
+                "see MLFLOW_TRACKING_URI"
             )
         registry.fetch(version, folder)
     bundle, commit = open_bundle(folder), version.tags.get("git_commit", "")
@@ -84,7 +85,10 @@ def registered(number: str, folder: Path) -> tuple[Bundle, str]:
             f"version {number} was registered outside of git: no commit says what it was made from"
         )
     if commit.endswith("-dirty"):
-        why = f"version {number} was registered with changes that no commit holds ({commit[:12]}-dirty)"
+        why = (
+            f"version {number} was registered with changes that no commit holds "
+            f"({commit[:12]}-dirty)"
+        )
         raise Failure(
             f"{why}: commit, then `uv run dvc repro` and `promote` make one that can be reproduced"
         )
@@ -135,7 +139,7 @@ def configure(folder: Path) -> None:
     here = Config.from_cwd()  # with absolute paths
     with Config(str(folder / ".dvc")).edit("local", validate=False) as there:
         there["core"] = {key: value for key, value in here["core"].items() if key == "remote"}
-        # As plain text: DVC would write its own kind of path relative to a folder that may be a link.
+        # As plain text: DVC would write a path relative to a folder that may be a link.
         there["remote"] = {
             name: {key: str(value) for key, value in options.items()}
             for name, options in here["remote"].items()
@@ -155,7 +159,7 @@ def freeze(pipeline: Any) -> None:
 
 
 def build(folder: Path) -> dict[str, Any]:
-    """Run the pipeline of the tree at `folder` in the environment of its uv.lock; return the new manifest."""
+    """Run the pipeline of a tree in the environment of its uv.lock; return the new manifest."""
     uv = os.environ.get("UV") or shutil.which("uv")
     if not uv:
         raise Failure("uv is not installed: see https://docs.astral.sh/uv")
@@ -199,8 +203,9 @@ def differences(old: dict[str, Any], new: dict[str, Any], place: str = "") -> li
 def reproduce(number: str) -> None:
     """Build a registered version again and compare it with what is registered.
 
-    Everything happens in a temporary folder (see TMPDIR), which needs the room of an environment and of the
-    data. Raises a Refusal with the list of what differs, and a Failure if it cannot be built.
+    Everything happens in a temporary folder (see TMPDIR), which needs the room of an environment
+    and of the data. Raises a Refusal with the list of what differs, and a Failure if it cannot be
+    built.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a cancelled job cleans up too
     with tempfile.TemporaryDirectory(prefix="reproduce-") as name:
@@ -212,7 +217,7 @@ def reproduce(number: str) -> None:
             found = differences(bundle.manifest, build(folder))
     if found:
         raise Refusal(
-            f"version {number} is not what commit {commit[:12]} gives; different: {', '.join(found)}"
+            f"version {number} is not what commit {commit[:12]} gives: {', '.join(found)} differ"
         )
     names = ", ".join(bundle.manifest["files"])
     print(f"version {number} is what commit {commit[:12]} gives, byte for byte: {names}")

@@ -1,4 +1,4 @@
-"""Trace: from a prediction back to the model, run, commit, data, parameters and person behind it."""
+"""Trace: from a prediction back to model, run, commit, data, parameters and person."""
 
 import json
 import tempfile
@@ -56,16 +56,17 @@ def verdicts(version: ModelVersion) -> str:
 
 
 def facts(prediction_id: str) -> dict[str, str]:
-    """Return all that is known of how a prediction came about, by name, from the answer to the data.
+    """Return what is known of how a prediction came about, from the answer to the data.
 
-    Hashes and parameters are those of the registered bundle, whose files are checked against its hashes.
-    Raises a Failure if the log has no such prediction, or the registry no such version.
+    Hashes and parameters are those of the registered bundle, whose files are checked against its
+    hashes. Raises a Failure if the log has no such prediction, or the registry no such version.
     """
     row, settings = logged(prediction_id), load_settings()
     number = row["model_version"]
     if number.startswith("unpromoted-"):
         raise Failure(
-            f"prediction {prediction_id} is of the bundle {number}: the registry has no record of it"
+            f"prediction {prediction_id} is of the bundle {number}: "
+            "the registry has no record of it"
         )
     with session(settings) as client, tempfile.TemporaryDirectory() as folder:
         version = registry.by_number(client, number)

@@ -1,4 +1,4 @@
-"""Evaluate: score the model on the test window, against a naive baseline, overall, by slice and by group."""
+"""Evaluate: the model on the test window, against a naive baseline, by slice and group."""
 
 from base64 import b64encode
 from dataclasses import dataclass
@@ -97,7 +97,7 @@ class Evaluation:
 def measure_windows(
     model: Pipeline, windows: Windows, schema: Schema, params: EvaluateParams
 ) -> tuple[dict[str, Metrics], OperatingPoint]:
-    """Return the metrics of model and naive baseline, each at the best operating point of validation."""
+    """Return the metrics of model and baseline, each at its best operating point."""
     task, by = tasks.of(schema), params.baseline_by
     earlier, truth = task.truth(windows.validation, schema), task.truth(windows.test, schema)
     on_validation = scores(model, windows.validation, schema)
@@ -115,7 +115,7 @@ def measure_windows(
 
 
 def evaluate(model: Pipeline, windows: Windows, schema: Schema, params: Params) -> Evaluation:
-    """Return how good the model is on the test window: overall, by slice, by group, by behaviour."""
+    """Return how the model does on the test window: overall, by slice, group, behaviour."""
     test, limits = windows.test, params.evaluate
     found, point = measure_windows(model, windows, schema, limits)
     truth, scored = tasks.of(schema).truth(test, schema), scores(model, test, schema)

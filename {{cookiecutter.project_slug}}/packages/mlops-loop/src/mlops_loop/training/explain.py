@@ -31,10 +31,10 @@ def importance(
 ) -> pd.DataFrame:
     """Return by how much the deciding metric gets worse when a feature is shuffled.
 
-    Columns: feature, importance (mean of `repeats` shuffles, in the units of the first metric of the
-    task's GATES; about 0 is of no use) and spread (their standard deviation); the largest first. Features
-    that tell the same share their importance. Source: Fisher, Rudin and Dominici, All Models are Wrong,
-    but Many are Useful, JMLR 2019.
+    Columns: feature, importance (mean of `repeats` shuffles, in the units of the first metric of
+    the task's GATES; about 0 is of no use) and spread (their standard deviation); the largest
+    first. Features that tell the same share their importance. Source: Fisher, Rudin and Dominici,
+    All Models are Wrong, but Many are Useful, JMLR 2019.
     """
     task, generator = tasks.of(schema), np.random.default_rng(seed)
     metric, more_is_better = next(iter(task.GATE_METRICS.items()))
@@ -80,12 +80,13 @@ def dependence(
     rows: int = 500,
     seed: int = 0,
 ) -> tuple[Any, pd.DataFrame]:
-    """Return a figure and its table: the mean prediction when all rows get the same value of a feature.
+    """Return figure and table of the mean prediction when all rows get a feature's value.
 
     Columns: feature, value, class (of a classification) and prediction: the mean probability of the
     positive or of each class, or the mean value, in the target's unit. Numbers get their quantiles,
-    categories the most frequent ones. Such rows may be unlike any real one where features go together.
-    Source: Friedman, Greedy Function Approximation: A Gradient Boosting Machine, Annals of Statistics 2001.
+    categories the most frequent ones. Such rows may be unlike any real one where features go
+    together. Source: Friedman, Greedy Function Approximation: A Gradient Boosting Machine, Annals
+    of Statistics 2001.
     """
     sample = table.sample(min(rows, len(table)), random_state=seed)[list(schema.features)]
     wanted = [schema.positive] if schema.positive else schema.classes or [schema.target]

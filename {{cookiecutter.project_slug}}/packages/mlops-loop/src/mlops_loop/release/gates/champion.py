@@ -22,8 +22,8 @@ from mlops_loop.scoring.operating_point import OperatingPoint
 def champion(candidate: Candidate, limits: ChampionGate) -> list[GateResult]:
     """Judge whether the candidate surely is better than the champion.
 
-    The value is the lower confidence bound of the gain in the task's first metric, from a bootstrap in
-    which both have the same resamples. Equal models gain nothing, so the champion stays.
+    The value is the lower confidence bound of the gain in the task's first metric, from a bootstrap
+    in which both have the same resamples. Equal models gain nothing, so the champion stays.
     """
     if candidate.champion is None:
         return [GateResult("champion", "there is none of this target")]
@@ -94,8 +94,8 @@ def label_trust(
     """Judge the window's labels by the champion's skill now, and on its own test window.
 
     The value is the share of its gain that is left, in a metric that a changed rate alone does not
-    spoil if the task has one. A model loses some of it as the world changes; if nearly all is gone, the
-    labels may be wrong: a person must look.
+    spoil if the task has one. A model loses some of it as the world changes; if nearly all is gone,
+    the labels may be wrong: a person must look.
     """
     name, more = max(better.items(), key=lambda metric: metric[1])
     if not now.constant[name]:

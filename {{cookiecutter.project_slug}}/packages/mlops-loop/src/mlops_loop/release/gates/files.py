@@ -14,7 +14,7 @@ from mlops_loop.training import export
 
 
 def parity(candidate: Candidate, limits: ParityGate) -> list[GateResult]:
-    """Judge how far the exported model's scores are from the trained one's, relative to the largest."""
+    """Judge the relative difference between the exported model's scores and the trained one's."""
     model, scorer, table = load(MODEL), open_scorer(candidate.bundle), candidate.table
     parts = (table.iloc[first : first + files.BATCH] for first in range(0, len(table), files.BATCH))
     found = max(export.difference(model, scorer, part, candidate.schema) for part in parts)

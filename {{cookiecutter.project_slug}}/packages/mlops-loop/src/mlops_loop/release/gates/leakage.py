@@ -19,8 +19,8 @@ from mlops_loop.release.candidate import Candidate
 def leakage(candidate: Candidate, limits: LeakageGate) -> list[GateResult]:
     """Judge, on the training and test files themselves, whether the test is an honest one.
 
-    Training must end before the test window begins, few test rows may also be training rows (in their
-    features and target), and no feature alone may tell the target.
+    Training must end before the test window begins, few test rows may also be training rows (in
+    their features and target), and no feature alone may tell the target.
     """
     schema = candidate.schema
     return [*overlap_in_time(schema), overlap_of_rows(schema, limits), *telling_features(schema)]
@@ -55,7 +55,7 @@ def row_hashes(path: Path, names: list[str]) -> np.ndarray:
 
 
 def telling_features(schema: Schema) -> list[GateResult]:
-    """Return the verdicts on the features that tell the target, or else on the one that tells most."""
+    """Judge the features that tell the target, or else the one that tells most."""
     table = pd.concat([tables.read_sample(path, data_checks.LEAK_ROWS) for path in (TRAIN, TEST)])
     found = data_checks.leaks(table, schema.features, schema.target, schema.task == "regression")
     lines = [

@@ -1,4 +1,4 @@
-"""How good the candidate is: against the baseline, on slices, calibrated, fair, and as behaviour.yaml asks."""
+"""Quality: against the baseline, on slices, calibration, fairness and behaviour.yaml."""
 
 from collections.abc import Iterator
 
@@ -39,9 +39,9 @@ def baseline(candidate: Candidate, limits: BaselineGate) -> list[GateResult]:
 def slices(candidate: Candidate, limits: SlicesGate) -> list[GateResult]:
     """Judge the slices with enough rows: their quality, and how far below the whole it is.
 
-    The values are the favourable ends of 95 % bootstrap intervals, so that no slice is refused for noise.
-    Of each limit the slices are listed that break it, or else the one that is nearest to it. A slice
-    whose rows are all of one class is not judged.
+    The values are the favourable ends of 95 % bootstrap intervals, so that no slice is refused for
+    noise. Of each limit the slices are listed that break it, or else the one that is nearest to it.
+    A slice whose rows are all of one class is not judged.
     """
     schema, minimum = candidate.schema, candidate.params.min_slice_rows
     whole = tasks.of(schema).slice_quality(candidate.truth, candidate.scores, schema)
@@ -89,10 +89,10 @@ def one_slice(
 
 
 def calibration(candidate: Candidate, limits: CalibrationGate) -> list[GateResult]:
-    """Judge how far the model's promises are from what is observed: probabilities, or intervals' coverage.
+    """Judge the calibration of probabilities, or the coverage of a regression's intervals.
 
-    Where that is more than `max_error`, the limit is what a model whose promises are right would have
-    by chance with so few rows, in 95 of 100 cases.
+    Where that is more than `max_error`, the limit is what a model whose promises are right would
+    have by chance with so few rows, in 95 of 100 cases.
     """
     found = calibrations.calibration(
         candidate.truth,
@@ -109,10 +109,10 @@ def calibration(candidate: Candidate, limits: CalibrationGate) -> list[GateResul
 def fairness(candidate: Candidate, limits: FairnessGate) -> list[GateResult]:
     """Judge how differently the groups of each protected column fare, those with enough rows.
 
-    Of a classification the largest difference of selection rates, and that of true or false positive
-    rates, which is 0 where odds are equalized. Source: Hardt, Price and Srebro, Equality of opportunity
-    in supervised learning, NeurIPS 2016. Of a regression the difference of mean absolute errors, as a
-    share of that of all rows.
+    Of a classification the largest difference of selection rates, and that of true or false
+    positive rates, which is 0 where odds are equalized. Source: Hardt, Price and Srebro, Equality
+    of opportunity in supervised learning, NeurIPS 2016. Of a regression the difference of mean
+    absolute errors, as a share of that of all rows.
     """
     found = list[GateResult]()
     for name in candidate.schema.protected:
@@ -121,7 +121,7 @@ def fairness(candidate: Candidate, limits: FairnessGate) -> list[GateResult]:
 
 
 def protected_column(candidate: Candidate, name: str, limits: FairnessGate) -> list[GateResult]:
-    """Judge one protected column by the favourable ends of 95 % bootstrap intervals, as slices are."""
+    """Judge a protected column by the favourable ends of 95 % bootstrap intervals."""
     schema, minimum = candidate.schema, candidate.params.min_slice_rows
     table, gate = candidate.table, f"fairness: {name}"
     given = candidate.truth, candidate.scores, candidate.operating_point, schema, minimum

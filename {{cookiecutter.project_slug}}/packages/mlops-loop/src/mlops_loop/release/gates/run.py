@@ -1,4 +1,4 @@
-"""The order in which `promote` runs the gates; a gate that is null in params.yaml says that it is off."""
+"""The order in which `promote` runs the gates; one that is null says that it is off."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,1 +1,1 @@
-"""The smoke test: the candidate in the real server, before it may become champion. Begin with run.py."""
+"""The smoke test: the candidate in the real server. Begin with run.py."""

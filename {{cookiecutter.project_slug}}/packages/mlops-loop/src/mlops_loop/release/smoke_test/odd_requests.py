@@ -29,8 +29,8 @@ def fuzz(
 ) -> list[str]:
     """Send `number` odd requests; return which ones the server answers wrongly.
 
-    It must answer what the contract allows (200), but for rows from which a value is derived that the
-    contract forbids, and refuse all else as the client's mistake (4xx).
+    It must answer what the contract allows (200), but for rows from which a value is derived that
+    the contract forbids, and refuse all else as the client's mistake (4xx).
     """
     wrong = []
     for request in islice(odd_requests(schema, example), number):
@@ -47,7 +47,7 @@ def fuzz(
 
 
 def odd_requests(schema: Schema, example: dict[str, Any]) -> Iterator[Request]:
-    """Give requests that keep the contract, and some that break it, without end and always the same."""
+    """Yield requests that keep and that break the contract, endless and always the same."""
     random, inputs = np.random.default_rng(0), list(schema.inputs)
     broken = [*malformed(example), *misshapen(schema, example)]
     for number in count():

@@ -1,4 +1,4 @@
-"""The smoke test: start a bundle in the real server, compare its answers, send it odd requests, time it."""
+"""The smoke test: start a bundle in the real server, compare and time its answers, fuzz it."""
 
 import json
 import tempfile
@@ -46,7 +46,7 @@ class SmokeTest:
 
 
 def run(bundle: Bundle, window: pd.DataFrame, limits: ServerGate) -> SmokeTest:
-    """Start the bundle in a fresh process of the serving environment, with a prediction log of its own.
+    """Start the bundle in a fresh process of the serving environment, with an own log.
 
     A missing environment is a Failure.
     """
@@ -89,7 +89,7 @@ def sample(window: pd.DataFrame, schema: Schema, rows: int) -> pd.DataFrame:
 def predict(
     address: str, client: requests.Session, rows: list[dict[str, Any]]
 ) -> tuple[list[Any], np.ndarray]:
-    """Request one row at a time; return the predictions (None for an error) and the milliseconds."""
+    """Request one row at a time; return predictions (None for an error) and milliseconds."""
     found, taken = list[Any](), list[float]()
     for row in [*rows[:WARM_UP], *rows]:
         started = time.perf_counter()

@@ -59,7 +59,7 @@ def serving_command(group: str = "serve") -> Path:
 
 
 def outside() -> dict[str, str]:
-    """Return the environment variables without those that lead back into this process's environment."""
+    """Return the environment variables without those of this process's virtual environment."""
     inner = {"VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME"}
     return {name: value for name, value in os.environ.items() if name not in inner}
 
@@ -68,11 +68,11 @@ def outside() -> dict[str, str]:
 def server(
     bundle: Path, log_url: str, output: Path, timeout: float = 60, **more: str
 ) -> Iterator[tuple[str, requests.Session]]:
-    """Run the real server with a bundle on a free loopback port; give its address and a client with a key.
+    """Run the real server on a free loopback port; give its address and a client with a key.
 
-    Predictions are logged at `log_url`; what the server prints goes to the file `output`; `more` are
-    settings of its environment. Raises Unready, with the last line of that output, if the server is
-    not ready within `timeout` seconds.
+    Predictions are logged at `log_url`; what the server prints goes to the file `output`; `more`
+    are settings of its environment. Raises Unready, with the last line of that output, if the
+    server is not ready within `timeout` seconds.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
@@ -139,7 +139,7 @@ def last_line(output: Path) -> str:
 
 
 def send(client: requests.Session, method: str, url: str, **options: Any) -> tuple[int, bytes]:
-    """Send a request; return the answer's status and body. The status is 0 if there is no answer."""
+    """Send a request; return the answer's status, 0 if there is none, and body."""
     try:
         answer = client.request(method, url, timeout=SECONDS, **options)
     except requests.RequestException:

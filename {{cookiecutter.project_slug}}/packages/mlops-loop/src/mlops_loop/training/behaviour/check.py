@@ -51,9 +51,10 @@ def check(
     rows: int = 1000,
     operating_point: OperatingPoint = OperatingPoint(),  # noqa: B008 (it is frozen)
 ) -> list[Outcome]:
-    """Return how each test came out on at most `rows` random rows of the table, always the same ones.
+    """Return how each test came out on at most `rows` rows of the table, always the same.
 
-    `predict` gives a table's scores: probabilities, shape (rows, classes), or values, shape (rows, 1).
+    `predict` gives a table's scores: probabilities, shape (rows, classes), or values, shape (rows,
+    1).
     """
     found = []
     for case in behaviour.cases:
@@ -75,7 +76,7 @@ def changes(case: Invariance | Directional | Minimum, rows: pd.DataFrame) -> dic
 
 
 def changed(rows: pd.DataFrame, values: Mapping[str, Any], schema: Schema) -> pd.DataFrame:
-    """Return rows with other values: what is derived from inputs among them follows, unless it is given."""
+    """Return rows with other values; derived columns follow, unless they are given."""
     inputs = {name: value for name, value in values.items() if name in schema.inputs}
     for name in inputs:
         if schema.columns[name].type == "timestamp":
@@ -150,7 +151,7 @@ def effect(
     predict: Predict,
     schema: Schema,
 ) -> tuple[str, float | None, float]:
-    """Return what is measured of a change, its value (None if no row fits), and the least it may be."""
+    """Return what is measured of a change, its value (None: no row fits), and its limit."""
     if isinstance(case, Invariance):
         measure, limit = f"share of rows that move by at most {case.tolerance:g}", case.share
     elif case.share is None:
@@ -177,7 +178,7 @@ def functionality(
     schema: Schema,
     operating_point: OperatingPoint,
 ) -> tuple[str, float | None, float]:
-    """Return what is measured of the rows, its value (None if there is no row), and the least it may be."""
+    """Return what is measured of the rows, its value (None: there is no row), and its limit."""
     limits = {"at least": case.minimum, "at most": case.maximum}
     asked = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if limit is not None)
     measure = f"share of rows with {case.of or schema.target} {asked}"

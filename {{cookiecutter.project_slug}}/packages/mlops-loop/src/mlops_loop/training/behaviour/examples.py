@@ -8,15 +8,15 @@ from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.training.behaviour.declaration import NUMBERS, Behaviour
 
 HEAD = """\
-# What the model must do, whatever its metrics. `promote` makes these tests on rows of the newest window.
+# What the model must do, whatever its metrics. `promote` runs these tests on the test window.
 #
-# invariance   what must not matter: the score moves by at most `tolerance`, in this `share` of the rows
-# directional  what must matter: the score of a class, or the value, rises or falls by so much on average,
-#              or in a `share` of the rows
-# minimum      what any model must get right: a label, or a score within limits, in a `share` of the rows
+# invariance   what must not matter: the score moves by at most `tolerance`, in this `share` of rows
+# directional  what must matter: the score of a class, or the value, rises or falls by so much on
+#              average, or in a `share` of the rows
+# minimum      what any model must get right: a label, or a score in limits, in a `share` of rows
 #
-# where: which rows; given: set in them beforehand; set, add: what is changed. Source of the idea: Ribeiro
-# et al., Beyond Accuracy: Behavioral Testing of NLP Models with CheckList, ACL 2020.
+# where: which rows; given: set in them beforehand; set, add: what is changed. Source of the idea:
+# Ribeiro et al., Beyond Accuracy: Behavioral Testing of NLP Models with CheckList, ACL 2020.
 """
 
 
@@ -37,7 +37,7 @@ def without_tests(schema: Schema) -> str:
 
 
 def examples(schema: Schema) -> dict[str, Any]:
-    """Return a test of each kind that fits the contract, made from the first columns of either sort."""
+    """Return a test of each kind that fits the contract, made from its first columns."""
     features = schema.features
     numbers = [name for name, column in features.items() if column.type in NUMBERS]
     others = [name for name in features if name not in numbers]

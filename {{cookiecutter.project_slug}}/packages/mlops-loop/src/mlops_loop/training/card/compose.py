@@ -45,10 +45,11 @@ The naive baseline predicts {baseline}. {interval_text}
 {slices}
 {fairness}
 {behaviour}
-## What it goes by
+## Feature importance and partial dependence
 
-How much worse {metric} gets when a feature is shuffled on the test window, and how the mean prediction
-goes with the features that matter most. Both tell what the model does, not what causes what.
+How much worse {metric} gets when a feature is shuffled on the test window, and how the mean
+prediction goes with the features that matter most. Both tell what the model does, not what causes
+what.
 
 {explanations}
 ## Limits
@@ -65,8 +66,8 @@ goes with the features that matter most. Both tell what the model does, not what
 """
 BY_TIME = "Split by time: the model learned from the first window, and is judged on the last."
 AT_RANDOM = (
-    "The table has no time: it was split at random (seed {seed}), {by} by {by}. So the results hold for "
-    "more rows like these, and say nothing about how the model ages."
+    "The table has no time: it was split at random (seed {seed}), {by} by {by}. So the results "
+    "hold for more rows like these, and say nothing about how the model ages."
 )
 
 
@@ -93,8 +94,9 @@ class Subject:
 def card(about: Subject, found: Evidence, plots: list[str], hashes: dict[str, str]) -> str:
     """Return the model card as Markdown.
 
-    `plots` names the pictures beside it in plots/; `hashes` are the facts of the lineage. Texts of the
-    contract and values of the data are shown as they are: nothing in them is taken as Markdown or HTML.
+    `plots` names the pictures beside it in plots/; `hashes` are the facts of the lineage. Texts of
+    the contract and values of the data are shown as they are: nothing in them is taken as Markdown
+    or HTML.
     """
     schema, task = about.schema, tasks.of(about.schema)
     resampled = "days (rows, if they are fewer than 20)" if schema.timestamp else "rows"
@@ -165,7 +167,7 @@ def limits(about: Subject, found: Evidence) -> list[str]:
 
 
 def lineage(estimator: Estimator, hashes: dict[str, str]) -> str:
-    """Return the table of the estimator, its parameters, and the hashes of what it was made from."""
+    """Return the table of estimator, parameters, and hashes of what it was made from."""
     facts = {"estimator": estimator.name, **estimator.params, **hashes}
     rows = [(name, str(value)) for name, value in facts.items()]
     return table(pd.DataFrame(rows, columns=["what", "value"]))

@@ -13,11 +13,13 @@ body { font: 15px/1.55 system-ui, sans-serif; color: #1f2933; background: #fff; 
 nav { font-size: 13px; padding-bottom: .75rem; border-bottom: 1px solid #d9e2ec }
 nav a { margin-right: 1.25rem } a { color: #0b5cad }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 1rem 0 .5rem }
-h2 { font-size: 1.2rem; margin: 2.25rem 0 .5rem; padding-top: .75rem; border-top: 1px solid #d9e2ec }
+h2 { font-size: 1.2rem; margin: 2.25rem 0 .5rem; padding-top: .75rem;
+  border-top: 1px solid #d9e2ec }
 h3 { font-size: 1rem; margin: 1.5rem 0 .25rem }
-table { border-collapse: collapse; margin: .75rem 0; font-size: 13.5px; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .75rem; border-bottom: 1px solid #e4e9ef; text-align: left; vertical-align: top;
-  overflow-wrap: break-word; max-width: 36rem }
+table { border-collapse: collapse; margin: .75rem 0; font-size: 13.5px;
+  font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .75rem; border-bottom: 1px solid #e4e9ef; text-align: left;
+  vertical-align: top; overflow-wrap: break-word; max-width: 36rem }
 th { background: #f4f6f8; font-weight: 600 }
 code { font-size: .92em; background: #f4f6f8; padding: .05em .3em; border-radius: 3px;
   overflow-wrap: anywhere }
@@ -30,7 +32,7 @@ img[alt=importance] { width: 62% } img[alt=dependence] { width: 100% }
 
 
 def page(markdown: str, folder: Path) -> str:
-    """Return the card as an HTML page that needs nothing else; its pictures are read from `folder`."""
+    """Return the card as an HTML page; its pictures are read from `folder` and embedded."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = reader.parse(markdown)
     for image in [
@@ -48,7 +50,7 @@ def page(markdown: str, folder: Path) -> str:
 
 
 def embedded(source: str, folder: Path) -> str:
-    """Return a picture of the bundle as a data URL, and nothing for any other: no file or site is asked."""
+    """Return a picture of the bundle as a data URL; nothing for any other source."""
     if not re.fullmatch(r"plots/[\w-]+\.png", source):
         return ""
     return f"data:image/png;base64,{b64encode((folder / source).read_bytes()).decode()}"

@@ -31,7 +31,8 @@ def overlap() -> list[str]:
         share = check["failed_rows"] / max(1, check["rows"])
         if check["rule"] == "test rows not to be in the training window" and share > 0.01:
             return [
-                f"{share:.1%} of the test rows are also among the training rows: new rows will do worse."
+                f"{share:.1%} of the test rows are also among the training rows: "
+                "new rows will do worse."
             ]
     return []
 
@@ -99,7 +100,7 @@ def slices(by_slice: pd.DataFrame, schema: Schema) -> str:
 
 
 def protected(by_group: pd.DataFrame, schema: Schema) -> str:
-    """Return the section on groups of people; nothing where the contract marks no column `protected`."""
+    """Return the section on groups of people; nothing without a `protected` column."""
     if not schema.protected:
         return ""
     names = ", ".join(map(plain, schema.protected))
@@ -112,7 +113,8 @@ def behaved(found: pd.DataFrame) -> str:
     """Return the section on the tests of behaviour.yaml."""
     if not len(found):
         return ""
-    text = "Tests that `behaviour.yaml` declares: what must not change a prediction, what must, and how."
+    declares = "Tests that `behaviour.yaml` declares"
+    text = f"{declares}: what must not change a prediction, what must, and how."
     return f"### Behaviour\n\n{text}\n\n{table(found, 3)}\n"
 
 
