@@ -2,14 +2,14 @@ import os
 import shutil
 import tomllib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from fastapi.testclient import TestClient
+from filelock import FileLock
 
 from mlops_loop.base import files
 from mlops_loop.base.params import load_params
@@ -19,11 +19,15 @@ from mlops_loop.data import ingest, tables
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.serving.app import create_app
 
+from .skips import fail_unless_allowed
+from .tasks import ask_for, change, example_tasks
+
 ROOT = Path(__file__).resolve().parents[3]  # the project around this package
 STAGES = {
     **dict.fromkeys(("ingest", "validate", "split"), "data"),
     **dict.fromkeys(("train", "evaluate", "export"), "training"),
 }
+TASK_MATTERS = ("test_api", "test_card", "test_gates", "test_model", "test_monitor")
 ROWS = 8000  # of the project's own data, on which the tests work
 
 
@@ -46,17 +50,6 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
-def change(path: Path, *place: str, **values: Any) -> None:
-    """Set keys of a YAML file, in the mapping at `place`; a value of None removes the key."""
-    content = section = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for key in place:
-        section = section[key]
-    section.update(values)
-    for key in [key for key, value in values.items() if value is None and path == files.SCHEMA]:
-        del section[key]
-    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-
-
 def run_stages(*names: str) -> None:
     for name in names:
         import_module(f"mlops_loop.{STAGES[name]}.{name}").main()
@@ -76,15 +69,58 @@ def pytest_configure(config: pytest.Config) -> None:
     use(surrounding_project())
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of what differs by task with each task of the example."""
+    module = metafunc.module.__name__.rpartition(".")[2]
+    if module in TASK_MATTERS and "task" in metafunc.fixturenames:
+        metafunc.parametrize("task", example_tasks(ROOT), indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a finished pipeline: `-m "not pipeline"` leaves the fast unit tests."""
+    for item in items:
+        if "finished" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.pipeline)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    fail_unless_allowed(report)
+    return report
+
+
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def task(request: pytest.FixtureRequest) -> str | None:
+    """The task of the example to run, or None: the project's own."""
+    return getattr(request, "param", None)
+
+
+@pytest.fixture(scope="session")
+def finished(task: str | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which every stage ran on some 8,000 rows of the project's data."""
-    folder = tmp_path_factory.mktemp("finished")
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # one folder for all workers
+    folder = shared / f"finished-{task or 'own'}"
+    done = Path(f"{folder}.done")
+    with FileLock(f"{folder}.lock"):
+        if not done.exists():
+            folder.mkdir()
+            finish(folder, task)
+            done.touch()
+    return folder
+
+
+def finish(folder: Path, task: str | None) -> None:
+    """Run every stage in `folder`, with short training."""
     for file in (files.SCHEMA, files.PARAMS, files.BEHAVIOUR):
         shutil.copy(ROOT / file, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         use_registry(patch, folder)
+        if task:
+            ask_for(task)
         source = load_params().ingest.source
         if isinstance(source, str) and (ROOT / source).exists():
             change(files.PARAMS, "ingest", source=str(ROOT / source))
@@ -98,7 +134,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         change(files.PARAMS, "monitor", resamples=300)
         change(files.PARAMS, "evaluate", baseline_by=None)  # so short a training beats only this
         run_stages("ingest", "validate", "split", "train", "evaluate", "export")
-    return folder
 
 
 @pytest.fixture
