@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections import Counter
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.release import registry
-from mlops_loop.scoring.bundle import open_bundle
+from mlops_loop.release.champion import record
+from mlops_loop.scoring.bundle import Bundle, open_bundle
 from mlops_loop.scoring.estimator import Estimator
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import experiment_name, session
@@ -43,16 +45,48 @@ def logged(prediction_id: str) -> dict[str, Any]:
     return {**row, "time": row["time"].replace(tzinfo=UTC)}  # SQLite keeps no zone
 
 
-def verdicts(version: ModelVersion) -> str:
+def format_gates(version: ModelVersion) -> str:
     """Return in a few words what the gates said of a version."""
     words = {True: "passed", False: "refused", None: "off or nothing to judge"}
-    found = Counter(
-        words[verdict["passed"]] for verdict in json.loads(version.tags.get("gates", "[]"))
-    )
-    return (
-        ", ".join(f"{found[word]} {word}" for word in words.values() if found[word])
-        or "not on record"
-    )
+    found = Counter(words[result.passed] for result in record(version).gates)
+    counted = [f"{found[word]} {word}" for word in words.values() if found[word]]
+    return ", ".join(counted) or "not on record"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The registered version behind a prediction, with its bundle and its run."""
+
+    version: ModelVersion
+    bundle: Bundle
+    run: str  # its id and name
+
+    @property
+    def registered(self) -> datetime:
+        return datetime.fromtimestamp(self.version.creation_timestamp / 1000, UTC)
+
+
+def origin(number: str, time: datetime) -> Origin:
+    """Return where a prediction of this model version and time comes from.
+
+    Raises a Failure if the registry has no such version, or other files than were registered.
+    """
+    about = f"version {number} of {experiment_name()}"
+    with session(load_settings()) as client, tempfile.TemporaryDirectory() as name:
+        version = registry.by_number(client, number)
+        if version is None:
+            other = "is MLFLOW_TRACKING_URI the one it was made in?"
+            raise Failure(f"the registry does not know {about}: {other}")
+        folder = Path(name) / "bundle"
+        registry.fetch(version, folder)
+        run = client.get_run(version.run_id).info
+        found = Origin(version, open_bundle(folder), f"{run.run_id} {run.run_name}")
+    if found.registered > time + SLACK:
+        other = "another registry, see MLFLOW_TRACKING_URI"
+        raise Failure(f"{about} is younger than the prediction: {other}")
+    if found.bundle.sha256 != version.tags["bundle_sha256"]:
+        raise Failure(f"the registry's files of {about} are not those that were registered")
+    return found
 
 
 def facts(prediction_id: str) -> dict[str, str]:
@@ -61,49 +95,43 @@ def facts(prediction_id: str) -> dict[str, str]:
     Hashes and parameters are those of the registered bundle, whose files are checked against its
     hashes. Raises a Failure if the log has no such prediction, or the registry no such version.
     """
-    row, settings = logged(prediction_id), load_settings()
+    row = logged(prediction_id)
     number = row["model_version"]
     if number.startswith("unpromoted-"):
-        raise Failure(
-            f"prediction {prediction_id} is of the bundle {number}: "
-            "the registry has no record of it"
-        )
-    with session(settings) as client, tempfile.TemporaryDirectory() as folder:
-        version = registry.by_number(client, number)
-        of = f"version {number} of {experiment_name()}"
-        if version is None:
-            raise Failure(
-                f"the registry does not know {of}: is MLFLOW_TRACKING_URI the one it was made in?"
-            )
-        registered = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
-        if registered > row["time"] + SLACK:
-            raise Failure(
-                f"{of} is younger than the prediction: another registry, see MLFLOW_TRACKING_URI"
-            )
-        registry.fetch(version, Path(folder) / "bundle")
-        bundle = open_bundle(Path(folder) / "bundle")
-        run = client.get_run(version.run_id).info
-    if bundle.sha256 != version.tags["bundle_sha256"]:
-        raise Failure(f"the registry's files of {of} are not those that were registered")
-    tags, manifest = version.tags, bundle.manifest
-    aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
+        unknown = "the registry has no record of it"
+        raise Failure(f"prediction {prediction_id} is of the bundle {number}: {unknown}")
+    found = origin(number, row["time"])
     return {
         "prediction": prediction_id,
         "time": f"{row['time']:%Y-%m-%d %H:%M:%S} UTC",
         "features": json.dumps(row["features"], ensure_ascii=False),
         "answer": json.dumps(row["output"], ensure_ascii=False),
-        "model version": f"{experiment_name()} {number}{aliases}",
-        "registered": f"{registered:%Y-%m-%d %H:%M:%S} UTC",
+        **version_facts(found),
+        **bundle_facts(found.bundle),
+    }
+
+
+def version_facts(found: Origin) -> dict[str, str]:
+    """Return what the registry says of the version: who promoted it, its gates, run and commit."""
+    version, tags = found.version, found.version.tags
+    aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
+    moved = [name for name in ("refused", "rolled_back") if name in tags]
+    return {
+        "model version": f"{version.name} {version.version}{aliases}",
+        "registered": f"{found.registered:%Y-%m-%d %H:%M:%S} UTC",
         "promoted": f"{tags.get('promoted_at', 'never')} by {tags.get('promoted_by', 'nobody')}",
-        **{
-            name.replace("_", " "): tags[name]
-            for name in ("refused", "rolled_back")
-            if name in tags
-        },
-        "gates": verdicts(version),
-        "run": f"{run.run_id} {run.run_name}",
+        **{name.replace("_", " "): tags[name] for name in moved},
+        "gates": format_gates(version),
+        "run": found.run,
         "git commit": tags.get("git_commit") or "none: it was made outside of git",
         "dvc.lock, sha256": tags.get("dvc_lock") or "none",
+    }
+
+
+def bundle_facts(bundle: Bundle) -> dict[str, str]:
+    """Return the hashes of the bundle and its data, and the parameters that it was made with."""
+    manifest = bundle.manifest
+    return {
         "bundle.json, sha256": bundle.sha256,
         **{f"{name}, sha256": value for name, value in manifest["data_sha256"].items()},
         "params, sha256": manifest["params_sha256"],
