@@ -155,7 +155,7 @@ CHANGES: list[tuple[str, Iterable[str]]] = [
     ("contract/compatibility.py", []),
     ("batch/score.py", []),
     ("monitoring/monitor.py", []),
-    ("onboarding/infer.py", []),
+    ("onboarding/infer/main.py", []),
     ("prediction_log/writer.py", []),
     ("release/promote.py", []),
     ("serving/app.py", []),

@@ -8,10 +8,10 @@ WEEKDAYS = np.array(["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"], dtype=obj
 
 
 def derive(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the columns that schema.yaml declares as `derived`: a value for each row, from that row alone.
+    """Return the columns that schema.yaml declares as `derived`, each row's from that row alone.
 
-    `columns` has the inputs of schema.yaml: numbers as float32 with NaN, categories as str or None, booleans
-    as bool, times as datetime64[s] without a zone.
+    `columns` has the inputs of schema.yaml: numbers as float32 with NaN, categories as str or None,
+    booleans as bool, times as datetime64[s] without a zone.
     """
     scheduled = columns["scheduled_departure"]
     day = scheduled.astype("datetime64[D]")

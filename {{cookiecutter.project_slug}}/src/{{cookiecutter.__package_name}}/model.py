@@ -28,7 +28,7 @@ REGRESSORS = {
 }
 TREES = ("gradient_boosting",)  # need no scaling, and learn from missing values
 
-# Types, beyond those that skops trusts, that a model file may hold. Add only what you have reviewed:
+# Types, beyond those that skops trusts, that a model file may hold. Add only what you reviewed:
 # none of them may run code of its own when it is loaded.
 TRUSTED_TYPES = ["numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"]
 

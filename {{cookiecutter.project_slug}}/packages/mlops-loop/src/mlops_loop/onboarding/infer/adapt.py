@@ -1,0 +1,85 @@
+"""Adapt params.yaml, dvc.yaml and behaviour.yaml to the table; nothing of the former one stays."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ruamel.yaml import YAML
+
+from mlops_loop.base.config import edited
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.files import BEHAVIOUR, DVC, PARAMS, SCHEMA
+from mlops_loop.base.params import Sql, load_params
+from mlops_loop.contract.schema import Schema
+from mlops_loop.metrics import tasks
+from mlops_loop.onboarding.infer.contract import former_task
+from mlops_loop.training.behaviour.declaration import load_behaviour
+from mlops_loop.training.behaviour.examples import without_tests
+from mlops_loop.training.train import build
+
+
+def new_params(source: str | Sql, schema: Schema) -> str:
+    """Return params.yaml for the source: without dates or columns of the former one."""
+    task = tasks.of(schema)
+
+    def change(params: Any) -> None:
+        for section in ("ingest", "split", "evaluate", "train"):
+            params.setdefault(section, {})
+        params["ingest"]["source"] = source if isinstance(source, str) else source.model_dump()
+        params["ingest"] |= {"start": None, "end": None}
+        params["split"] |= {"train_end": None, "validation_end": None}
+        params["evaluate"]["baseline_by"] = None
+        params["train"]["model"] = suitable_model(schema)
+        slices = params.get("gates", {}).get("slices")
+        if slices and former_task() != schema.task:  # its limits were of other metrics
+            slices |= task.SLICE_LIMITS
+
+    return edited(PARAMS, change)
+
+
+def suitable_model(schema: Schema) -> str:
+    """Return the estimator in use or, if it does not fit the task, the first one that does."""
+    params = load_params().train
+    for name in (params.model, *params.sections):
+        with suppress(Failure):
+            build(schema, params.model_copy(update={"model": name}))
+            return name
+    return params.model
+
+
+def new_behaviour(schema: Schema) -> tuple[str | None, str]:
+    """Return behaviour.yaml, or None if the present one stays; and what became of its tests.
+
+    Tests of another table do not fit this one's contract: then all give way to an example.
+    """
+    outcome = f"none yet, see the example in {BEHAVIOUR}"
+    try:
+        if BEHAVIOUR.exists() and load_behaviour(schema).cases:
+            return None, "kept, as each fits the contract"
+    except Failure as misfit:
+        outcome = f"those of another table are removed ({misfit}); see the example in {BEHAVIOUR}"
+    return without_tests(schema), outcome
+
+
+def new_pipeline(source: str | Sql, schema: Schema, removed: list[Path]) -> str:
+    """Return dvc.yaml for the source: `ingest` runs again when the file changes."""
+    is_file = isinstance(source, str) and "://" not in source
+    own = [str(source).replace("${", "\\${")] if is_file else []
+    plots = tasks.of(schema).PLOTS
+
+    def is_gone(dep: str) -> bool:
+        return Path(dep) in removed or (dep.endswith("/flights.py") and not Path(dep).exists())
+
+    def change(pipeline: Any) -> None:
+        deps = pipeline["stages"]["ingest"]["deps"]
+        code = [dep for dep in deps if str(dep).startswith(("src/", "packages/"))]
+        deps[:] = [str(SCHEMA), *own, *code]
+        for stage in pipeline["stages"].values():
+            for dep in [dep for dep in stage["deps"] if is_gone(str(dep))]:
+                stage["deps"].remove(dep)
+        if pipeline["plots"] != plots:
+            text = yaml.safe_dump(plots, default_flow_style=None, sort_keys=False)
+            pipeline["plots"] = YAML().load(text)
+
+    return edited(DVC, change)

@@ -1,0 +1,123 @@
+"""`schema infer`: read a table once, propose its contract, and adapt the project to it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from mlops_loop.base import files
+from mlops_loop.base.config import parse_yaml
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.files import BEHAVIOUR, DVC, PARAMS, SCHEMA
+from mlops_loop.base.params import Params, Sql, format_source
+from mlops_loop.base.project import current_project
+from mlops_loop.contract.schema import Schema
+from mlops_loop.contract.task import Task
+from mlops_loop.data.profile import TableProfile, profile_table
+from mlops_loop.data.source import batches, local
+from mlops_loop.onboarding import git
+from mlops_loop.onboarding.infer.adapt import new_behaviour, new_params, new_pipeline
+from mlops_loop.onboarding.infer.contract import as_yaml, present_head
+from mlops_loop.onboarding.infer.example import Removal, plan_removal
+from mlops_loop.onboarding.infer.report import print_report
+from mlops_loop.onboarding.infer.table import measure_shares, propose_table
+from mlops_loop.onboarding.terminal import open_console
+
+
+def infer(
+    source: str | Sql, target: str, timestamp: str | None, task: Task | None, force: bool
+) -> None:
+    """Write schema.yaml for the source, and adapt the files that read it; remove the example.
+
+    Tests of behaviour.yaml that do not fit the new contract are replaced by an example. Nothing is
+    written if anything is wrong.
+    """
+    refuse_arguments(source, target, timestamp, force)
+    name = format_source(source)
+    written_source = as_written(source)
+    head = present_head()
+    with local_copy(source) as copy, Console(stderr=True).status("reading") as status:
+        known = TableProfile()
+        for known in profile_table(batches(source, copy=copy), target, timestamp):
+            status.update(f"profiling: {known.rows:,} rows")
+        proposal = propose_table(known, name_of(source), target, timestamp, task)
+        schema = parse_yaml(as_yaml(proposal, name, None, head), str(SCHEMA), Schema)
+        params = new_params(written_source, schema)
+        split_params = parse_yaml(params, str(PARAMS), Params).split
+        status.update("looking for repeated rows")
+        shares = measure_shares(batches(source, schema.missing, copy), schema, split_params)
+    text = as_yaml(proposal, name, shares, head)
+    schema = parse_yaml(text, str(SCHEMA), Schema)
+    tests, outcome = new_behaviour(schema)
+    removal = plan_removal()
+    pipeline = new_pipeline(written_source, schema, removal.deleted)
+    written = {SCHEMA: text, PARAMS: params, DVC: pipeline}
+    written |= {BEHAVIOUR: tests} if tests else {}
+    for path, content in written.items():
+        files.write_text(path, content)
+    files.ACCEPTED.unlink(missing_ok=True)  # of the table before
+    removal.carry_out()
+    print_report(open_console(), schema, proposal, known.rows, shares, outcome)
+    print_next(written_source, list(written), removal)
+
+
+def refuse_arguments(source: str | Sql, target: str, timestamp: str | None, force: bool) -> None:
+    if SCHEMA.exists() and not force:
+        what = "to replace it, and what params.yaml reads, add --force"
+        raise Failure(f"{SCHEMA} is there already; {what}")
+    outputs = {path.resolve() for path in files.OUTPUTS}
+    if isinstance(source, str) and Path(source).resolve() in outputs:
+        raise Failure(f"{source} is written by the pipeline: keep your table elsewhere")
+    if target == timestamp:
+        raise Failure(f"{target!r} cannot be both target and timestamp")
+
+
+@contextmanager
+def local_copy(source: str | Sql) -> Iterator[Path | None]:
+    """Give the path of a source that is read twice; None for a query."""
+    if isinstance(source, Sql):
+        yield None
+        return
+    with local(source) as copy:
+        yield copy
+
+
+def as_written(source: str | Sql) -> str | Sql:
+    """Return a source as params.yaml names it: a file inside the project by its path from there."""
+    if isinstance(source, Sql) or "://" in source:
+        return source
+    path = Path(source).resolve()
+    inside = path.is_relative_to(Path.cwd())
+    return (path.relative_to(Path.cwd()) if inside else path).as_posix()
+
+
+def name_of(source: str | Sql) -> str:
+    if isinstance(source, Sql):
+        return "query"
+    return Path(format_source(source)).name.split(".")[0] or "table"
+
+
+def print_next(source: str | Sql, written: list[Path], removal: Removal) -> None:
+    """Say which files were written and deleted, and what to do next."""
+    print(f"written: {', '.join(map(str, [*written, *removal.written]))}")
+    if removal.deleted:
+        print(f"removed, with the example: {', '.join(map(str, removal.deleted))}")
+    for task in removal.by_hand:
+        print(f"by hand: {task}")
+    for command in next_commands(source):
+        print(f"next: {command}")
+
+
+def next_commands(source: str | Sql) -> Iterator[str]:
+    """Give the commands that the user should run now."""
+    inside = isinstance(source, str) and "://" not in source and not Path(source).is_absolute()
+    if inside and not Path(f"{source}.dvc").exists() and git.would_commit(Path(str(source))):
+        if git.is_tracked(Path(str(source))):
+            yield f"git rm --cached {quoted(str(source))}"
+        yield f"uv run dvc add {quoted(str(source))}"
+    yield f"uv run {current_project().name} demo"
+
+
+def quoted(path: str) -> str:
+    return path if all(char.isalnum() or char in "./-_" for char in path) else f'"{path}"'

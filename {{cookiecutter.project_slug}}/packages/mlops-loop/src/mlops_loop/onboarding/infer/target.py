@@ -1,0 +1,110 @@
+"""Propose the target's column, the task that follows from it, and the positive class."""
+
+from dataclasses import dataclass
+from math import floor
+
+import pyarrow as pa
+
+from mlops_loop.base.errors import Failure
+from mlops_loop.contract.schema import LARGEST, Column
+from mlops_loop.contract.task import Task
+from mlops_loop.data.profile import NUMBER, ColumnProfile, cast_or_none, text_counts
+from mlops_loop.onboarding.infer.columns import Proposal, limits, number_of
+
+MAX_CLASSES = 50
+FEW_NUMBERS = 10  # whole numbers up to which they are classes
+FEWEST = 3  # rows of a class: one for each window
+YES = (
+    *("1", "true", "yes", "y", "t", "positive", "late", "churned", "default", "fraud", "spam"),
+    *(">50k", "malignant"),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    proposal: Proposal
+    task: Task
+    positive: str | None = None
+
+
+def propose_target(name: str, seen: ColumnProfile, task: Task | None) -> Target:
+    """Return the target's proposal; raise Failure if it cannot be predicted, or not as `task`."""
+    refuse_unpredictable(name, seen)
+    if task == "regression" or (task is None and is_measure(seen)):
+        found = propose_value(name, seen)
+    else:
+        found = propose_classes(name, seen, task)
+    if lost := seen.rows - seen.filled:
+        reason = f"{found.proposal.reason}; the {lost:,} rows without it are left out"
+        proposal = found.proposal.with_keys(reason, nullable=True)
+        return Target(proposal, found.task, found.positive)
+    return found
+
+
+def refuse_unpredictable(name: str, seen: ColumnProfile) -> None:
+    if not seen.filled:
+        raise Failure(f"the target {name!r} is empty: there is nothing to learn")
+    if seen.kind in ("time", "other"):
+        what = "it is neither a class nor a number"
+        raise Failure(f"the target {name!r} cannot be predicted: {what}")
+    if seen.counts.num_rows == 1:
+        value = next(iter(text_counts(seen)))
+        raise Failure(f"the target {name!r} is always {value}: there is nothing to predict")
+
+
+def is_measure(seen: ColumnProfile) -> bool:
+    """Return whether a target that is a number is to be predicted as one, and not as a class."""
+    different = seen.counts.num_rows
+    return seen.number and different > 2 and not (seen.whole and different <= FEW_NUMBERS)
+
+
+def propose_value(name: str, seen: ColumnProfile) -> Target:
+    if not seen.number:
+        what = f"{example(seen)} is none"
+        raise Failure(f"the target {name!r} of a regression must be a number: {what}")
+    if max(-seen.low, seen.high) > LARGEST:
+        raise Failure(f"the target {name!r} goes beyond {LARGEST:.1e}: choose another unit")
+    kind = "integer" if seen.whole else "number"
+    keys = {"type": kind, "role": "target", **limits(seen.low, seen.high, seen.whole)}
+    reason = f"{number_of(seen)} different numbers, from {seen.low:.8g} to {seen.high:.8g}"
+    return Target(Proposal(Column.model_validate(keys), reason), "regression")
+
+
+def example(seen: ColumnProfile) -> str:
+    """Return a value that is no number."""
+    values = [pa.array([value]) for value in seen.counts["value"].to_pylist()]
+    texts = (value[0].as_py() for value in values if cast_or_none(value, NUMBER) is None)
+    return repr(next(texts, "a truth value"))
+
+
+def propose_classes(name: str, seen: ColumnProfile, task: Task | None) -> Target:
+    """Return the classes, less those with hardly a row: each window needs one."""
+    counts = text_counts(seen)
+    if len(counts) > MAX_CLASSES:
+        what = f"{number_of(seen)} classes, {MAX_CLASSES} is the limit"
+        raise Failure(f"the target {name!r} has {what}: group them at the source")
+    classes = [text for text, count in counts.items() if count >= FEWEST]
+    if len(classes) < 2:
+        what = f"the target {name!r} has {len(classes)} classes of at least {FEWEST} rows"
+        raise Failure(f"{what}: training, validation and test need one each")
+    found: Task = "binary-classification" if len(classes) == 2 else "multiclass-classification"
+    if task not in (None, found):
+        what = f"the target {name!r} has {len(classes)} classes"
+        raise Failure(f"{what}, which do not go with {task}: leave --task out")
+    rare = min(classes, key=lambda text: counts[text])
+    reason = (
+        f"{len(classes)} classes, the rarest {rare!r} in {counts[rare] / seen.rows:.1%} of the rows"
+    )
+    keys: dict[str, object] = {"type": "category", "role": "target", "categories": classes}
+    if gone := [text for text in counts if text not in classes]:
+        lost = sum(counts[text] for text in gone)
+        keys["mostly"] = floor((1 - 2 * lost / seen.rows) * 1000) / 1000
+        reason += f"; {', '.join(map(repr, gone))} with fewer than {FEWEST} rows left out"
+    positive = positive_class(classes, rare) if len(classes) == 2 else None
+    return Target(Proposal(Column.model_validate(keys), reason), found, positive)
+
+
+def positive_class(classes: list[str], rare: str) -> str:
+    """Return the class whose name means yes, or else the rarer one."""
+    yes = [text for text in classes if text.strip().strip(".").casefold() in YES]
+    return yes[0] if len(yes) == 1 else rare
