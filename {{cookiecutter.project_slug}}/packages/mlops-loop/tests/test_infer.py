@@ -24,7 +24,7 @@ from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.data.source import batches
 from mlops_loop.metrics.tasks import of
-from mlops_loop.onboarding.infer import blank, example
+from mlops_loop.onboarding.infer import example
 from mlops_loop.onboarding.infer.columns import limits
 from mlops_loop.onboarding.infer.main import infer
 from mlops_loop.training.behaviour.declaration import load_behaviour
@@ -514,6 +514,7 @@ def test_a_reason_is_one_line_whatever_is_in_the_table(folder) -> None:
     assert "# ignored: always a b: [?] #\n" in files.SCHEMA.read_text(encoding="utf-8")
 
 
+BLANK = Path(example.__file__).with_name("blank")
 PACKAGE = surrounding_project().model.partition(".")[0]
 
 
@@ -551,7 +552,7 @@ def test_nothing_of_the_example_stays(source_tree, folder, capsys) -> None:
         text = path.read_text(encoding="utf-8").replace(PACKAGE, "")
         assert not re.search(r"flights|nycflights|2013|scheduled_departure", text), path
     for name in example.BLANK:
-        blank_file = Path(str(blank.__file__)).with_name(name)
+        blank_file = BLANK / f"{name}.txt"
         if not (source_tree / name).is_file():
             continue
         assert (source_tree / name).read_text("utf-8") == blank_file.read_text("utf-8")
@@ -577,7 +578,7 @@ def test_what_was_edited_is_kept_and_named(source_tree, folder, capsys) -> None:
 
 
 def test_an_own_reader_is_kept_and_the_example_goes(source_tree, folder, capsys) -> None:
-    blank_file = Path(str(blank.__file__)).with_name("ingest.py")
+    blank_file = BLANK / "ingest.py.txt"
     own = blank_file.read_text("utf-8").replace("Where rows come from", "Our warehouse")
     (source_tree / "ingest.py").write_text(own, encoding="utf-8")
     inferred("data.csv")

@@ -44,7 +44,7 @@ def plan_removal() -> Removal:
     for name in BLANK:
         path = folder / name
         if is_rendered(path):
-            text = (files(__package__) / "blank" / name).read_text(encoding="utf-8")
+            text = (files(__package__) / "blank" / f"{name}.txt").read_text(encoding="utf-8")
             removal.written[path] = text
     data = folder / f"{DATA}.py"
     if not data.is_file():
