@@ -7,7 +7,7 @@ import yaml
 
 from mlops_loop.base import files
 from mlops_loop.contract.schema import load_schema
-from mlops_loop.onboarding.infer import new_behaviour
+from mlops_loop.onboarding.infer.adapt import new_behaviour
 
 TARGETS = {
     "binary-classification": {
