@@ -62,7 +62,7 @@ def importance(
     return rounded(ranked.reset_index(drop=True))
 
 
-def bars(important: pd.DataFrame, schema: Schema) -> Any:
+def bars(important: pd.DataFrame, schema: Schema) -> Figure:
     """Return a figure of the importance of the first twenty features."""
     metric, top = next(iter(tasks.of(schema).GATE_METRICS)), important.head(20)[::-1]
     figure = Figure(figsize=(6.4, max(2.4, 0.28 * len(top) + 1)), layout="tight")
@@ -79,7 +79,7 @@ def dependence(
     schema: Schema,
     rows: int = 500,
     seed: int = 0,
-) -> tuple[Any, pd.DataFrame]:
+) -> tuple[Figure, pd.DataFrame]:
     """Return figure and table of the mean prediction when all rows get a feature's value.
 
     Columns: feature, value, class (of a classification) and prediction: the mean probability of the
@@ -124,7 +124,7 @@ def grid(values: pd.Series, column: Column) -> list[Any]:
     return list(present.astype(float).quantile(places, interpolation="nearest").unique())
 
 
-def curves(found: pd.DataFrame, schema: Schema) -> Any:
+def curves(found: pd.DataFrame, schema: Schema) -> Figure:
     """Return the figure of a dependence table: lines for numbers, points for categories."""
     names = list(found["feature"].unique())
     columns = min(3, max(1, len(names)))
