@@ -20,7 +20,7 @@ def promote(
     promotion = promote()
     if as_json:
         print(promotion.model_dump_json(indent=2))
-    elif promotion.gates:
+    else:
         print_gates(promotion.gates)
     promotion.checked()
     if not as_json:

@@ -32,12 +32,17 @@ def compare(gate: str, measure: str, value: float, relation: Relation, number: f
     return GateResult(
         gate,
         measure,
-        float(value) if np.isfinite(value) else None,
+        finite(value),
         f"{relation} {number:.6g}",
         bool(RELATIONS[relation](value, number)),
         relation,
-        float(number),
+        finite(number),
     )
+
+
+def finite(value: float) -> float | None:
+    """Return a number as JSON has it."""
+    return float(value) if np.isfinite(value) else None
 
 
 def check_limit(measure: str, value: float, relation: Relation, limit: float) -> GateResult:

@@ -10,6 +10,9 @@ WORDS = {True: "passed", False: "[bold red]REFUSED", None: "[dim]not checked"}
 
 
 def print_gates(results: list[GateResult]) -> None:
+    """Print what the gates say; nothing if they were not asked."""
+    if not results:
+        return
     table = Table("gate", "measure", "value", "limit", "result", title="Gates")
     for result in results:
         value = "" if result.value is None else f"{result.value:.4g}"

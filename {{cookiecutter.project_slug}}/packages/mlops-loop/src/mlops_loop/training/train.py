@@ -33,9 +33,8 @@ def fit(table: pd.DataFrame, schema: Schema, params: TrainParams) -> Pipeline:
         model = build(schema, params).fit(inputs(table, schema), target)
     except (TypeError, ValueError) as error:  # such as a parameter that the estimator refuses
         reason = str(error).splitlines()[0]
-        raise Failure(
-            f"{params.model} cannot be fitted, see train in params.yaml: {reason}"
-        ) from None
+        where = "see train in params.yaml and build in model.py"
+        raise Failure(f"the model cannot be fitted, {where}: {reason}") from None
     round_thresholds(model)
     return model
 
