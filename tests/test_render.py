@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -291,45 +290,3 @@ def test_replay_gives_the_same_tree(bake: Bake, tmp_path: Path) -> None:
 def test_replay_of_the_last_answers(bake: Bake) -> None:
     first = bake(project_name="Once more")
     assert text_files(first.path) == text_files(bake("--replay").path)
-
-
-def test_cruft(tmp_path: Path) -> None:
-    template = tmp_path / "template"
-    for part in ("hooks", "templates", TREE.name):
-        shutil.copytree(TEMPLATE / part, template / part)
-    shutil.copy(TEMPLATE / "cookiecutter.json", template)
-    config = tmp_path / "config.yaml"
-    config.write_text(json.dumps({"replay_dir": str(tmp_path / "replay")}), "utf-8")
-    env = {
-        "PATH": path_with(tmp_path / "bin", "git"),
-        "COOKIECUTTER_CONFIG": str(config),
-        **{f"GIT_{who}_NAME": "Tester" for who in ("AUTHOR", "COMMITTER")},
-        **{f"GIT_{who}_EMAIL": "tester@example.com" for who in ("AUTHOR", "COMMITTER")},
-    }
-
-    def run(cwd: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
-        done = execute(*command, cwd=cwd, env=env)
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-        return done
-
-    def commit(cwd: Path, message: str) -> None:
-        run(cwd, "git", "add", "--all")
-        run(cwd, "git", "commit", "--quiet", "--no-gpg-sign", "--message", message)
-
-    cruft = sys.executable, "-m", "cruft"
-    run(template, "git", "init", "--quiet", "--initial-branch=main")
-    commit(template, "one")
-    run(tmp_path, *cruft, "create", template, "--no-input", "--output-dir", tmp_path)
-    project = tmp_path / "flight-delays"
-    assert files(project) == in_template() | ADDED | {".cruft.json"}
-    commit(project, "cruft")
-    run(project, *cruft, "check")
-
-    with (template / TREE.name / "README.md").open("a", encoding="utf-8") as readme:
-        readme.write("\nNew in the template: {{ cookiecutter.project_slug }}\n")
-    commit(template, "two")
-    assert execute(*cruft, "check", cwd=project, env=env).returncode == 1
-    run(project, *cruft, "update", "--skip-apply-ask")
-    assert (project / "README.md").read_text("utf-8").endswith("template: flight-delays\n")
-    changed = execute("git", "status", "--porcelain", cwd=project).stdout.split()
-    assert sorted(changed) == [".cruft.json", "M", "M", "README.md"]
