@@ -81,9 +81,13 @@ def link(root: Path, answers: dict[str, Any]) -> None:
     url = run(*in_template, "remote", "get-url", "origin").stdout.strip()
     commit = run(*in_template, "rev-parse", "HEAD").stdout.strip()
     if commit and url and not PurePath(url).is_absolute():
-        linked = {"template": without_secret(url), "commit": commit}
-        linked["checkout"] = answers.get("_checkout")
-        write_json(root / CRUFT, linked | {"context": {"cookiecutter": given(answers)}})
+        linked = {
+            "template": without_secret(url),
+            "commit": commit,
+            "checkout": answers.get("_checkout"),
+            "context": {"cookiecutter": given(answers)},
+        }
+        write_json(root / CRUFT, linked)
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:

@@ -71,8 +71,6 @@ def test_everything_runs_from_the_wheel(pinned: Project) -> None:
 
 
 def test_it_serves(pinned: Project) -> None:
-    import httpx
-
     with serving(pinned, "uv", "run", pinned.slug, "serve") as address:
         for path in ("/health/ready", "/", "/status"):
             assert httpx.get(address + path, trust_env=False).is_success, path
