@@ -5,23 +5,39 @@ about each other: the same model file is the same run.
 """
 
 import subprocess
+from dataclasses import asdict
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import mlflow.sklearn
+import mlflow.pyfunc
 import pandas as pd
 from mlflow import MlflowClient
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec
+from mlflow.types import Schema as Inputs
 
 from mlops_loop.base import files
-from mlops_loop.base.files import MODEL, TRAIN
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.files import MODEL, SCHEMA, TRAIN
 from mlops_loop.base.params import load_params
-from mlops_loop.base.project import trusted_types
-from mlops_loop.contract.schema import load_schema
+from mlops_loop.base.project import current_project
+from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.scoring.estimator import Estimator, describe
-from mlops_loop.scoring.skops_model import inputs, load, scores
+from mlops_loop.scoring.skops_model import load
 from mlops_loop.tracking.session import experiment_name
+
+# What `mlflow models serve` needs; inferring it would take MLflow 8 seconds.
+REQUIREMENTS = ("mlops-loop", "msgspec", "pandas", "pyarrow", "scikit-learn", "skops")
+MLFLOW_TYPES = {
+    "number": "double",
+    "integer": "double",
+    "boolean": "boolean",
+    "category": "string",
+    "timestamp": "datetime",
+}
 
 
 def lineage() -> dict[str, str]:
@@ -43,9 +59,7 @@ def record_training(client: MlflowClient) -> str:
         return str(known[0].info.run_id)
     params, schema, data_hash = load_params(), load_schema(), files.sha256(TRAIN)
     table = tables.read_sample(TRAIN, params.train.max_rows, params.train.seed)
-    model = load(MODEL)
-    sample = inputs(table.head(1000), schema)
-    estimator = describe(model)
+    estimator = describe(load(MODEL))
     with mlflow.start_run(run_name=estimator.name) as active:
         mlflow.set_tags({"git_commit": lineage()["git_commit"], "data_sha256": data_hash})
         sections = params.model_dump(mode="json", include={"ingest", "split", "train"})
@@ -53,17 +67,36 @@ def record_training(client: MlflowClient) -> str:
         about: dict[str, Any] = {"targets": schema.target, "digest": data_hash[:32]}
         dataset = mlflow.data.from_pandas(table, source=str(TRAIN), name="train", **about)
         mlflow.log_input(dataset, context="training")
-        logged = mlflow.sklearn.log_model(
-            model,
+        logged = mlflow.pyfunc.log_model(
             name="model",
-            signature=mlflow.models.infer_signature(sample, scores(model, sample, schema)),
-            serialization_format="skops",
-            skops_trusted_types=trusted_types(),
-            pip_requirements=[f"{name}=={version(name)}" for name in ("scikit-learn", "skops")],
+            python_model=str(Path(__file__).with_name("mlflow_model.py")),
+            artifacts={"model": str(MODEL), "schema": str(SCHEMA)},
+            model_config={"project": asdict(current_project())},
+            code_paths=[str(package_folder())],
+            signature=signature(schema),
+            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
         )
         # Last, because it makes the run findable: one that was cut short is never taken.
         mlflow.set_tags({"model_uri": logged.model_uri, "model_sha256": model_hash})
         return str(active.info.run_id)
+
+
+def signature(schema: Schema) -> ModelSignature:
+    """Return the types of the contract's inputs, and of the scores, as MLflow knows them."""
+    inputs = [
+        ColSpec(MLFLOW_TYPES[column.type], name, required=not column.nullable)
+        for name, column in schema.inputs.items()
+    ]
+    outputs = [ColSpec("double", name) for name in schema.classes or [schema.prediction]]
+    return ModelSignature(Inputs(inputs), Inputs(outputs))
+
+
+def package_folder() -> Path:
+    """Return the folder of the project's package: its `derive` goes with the logged model."""
+    spec = find_spec(current_project().model.partition(".")[0])
+    if spec is None or not spec.origin:
+        raise Failure(f"the package of {current_project().model} is not installed: uv sync")
+    return Path(spec.origin).parent
 
 
 def fitted_params(params: dict[str, Any], estimator: Estimator) -> dict[str, Any]:

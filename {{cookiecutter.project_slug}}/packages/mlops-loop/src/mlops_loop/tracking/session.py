@@ -23,6 +23,8 @@ def session(settings: Settings) -> Iterator[MlflowClient]:
     uri = settings.mlflow_tracking_uri
     # By default it tries seven times with growing pauses: minutes until one hears that it is down.
     defaults = {"HTTP_REQUEST_MAX_RETRIES": "2", "ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    # A model's requirements are those that it names, and not this workspace's lock file.
+    defaults |= {"UV_AUTO_DETECT": "false", "LOG_UV_FILES": "false"}
     for name, value in defaults.items():
         os.environ.setdefault(f"MLFLOW_{name}", value)
     # Its hints are about how it is called here, which no user can change.

@@ -1,0 +1,53 @@
+"""The model as MLflow loads and serves it: code that is copied into the logged model, and never a pickle.
+
+It takes the contract's inputs, derives the features itself, and returns scores. MLflow runs this file on
+its own, see "models from code" in its documentation.
+"""
+
+from typing import Any
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from mlops_loop.base.project import Project, use
+
+
+class ContractModel(PythonModel):  # type: ignore[misc]
+    """Its artifacts are `model` (skops) and `schema`; its configuration is the project."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        from pathlib import Path
+
+        from mlops_loop.base.config import read_yaml
+        from mlops_loop.contract.schema import Schema
+        from mlops_loop.scoring.skops_model import load
+
+        use(Project(**context.model_config["project"]))
+        self.schema = read_yaml(Path(context.artifacts["schema"]), Schema)
+        self.model = load(Path(context.artifacts["model"]))
+
+    def predict(
+        self,
+        context: PythonModelContext,  # noqa: ARG002 (MLflow passes it)
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,  # noqa: ARG002
+    ) -> pd.DataFrame:
+        """Return the probability of each class, or the value, of each row.
+
+        Raises ValueError, which names the first row and column that breaks the contract.
+        """
+        from mlops_loop.data.cast import check_rows
+        from mlops_loop.data.derived import checked
+        from mlops_loop.scoring.skops_model import scores
+
+        given = model_input.reindex(columns=list(self.schema.inputs))
+        typed, reasons = checked(*check_rows(given, self.schema.inputs), self.schema)
+        if (wrong := reasons[reasons != ""]).size:
+            raise ValueError(f"row {wrong.index[0]}: {wrong.iloc[0]}")
+        found = scores(self.model, typed, self.schema)
+        names = self.schema.classes or [self.schema.prediction]
+        return pd.DataFrame(found, columns=names, index=model_input.index)
+
+
+set_model(ContractModel())
