@@ -17,7 +17,7 @@ from mlops_loop.prediction_log.rejected_requests import count_rejected, insert_r
 from mlops_loop.prediction_log.retention import prune
 from mlops_loop.prediction_log.tables import REFUSALS
 from mlops_loop.serving.app import create_app
-from mlops_loop.serving.open_inference.protocol import TAKEN
+from mlops_loop.serving.open_inference.tensors import ACCEPTED
 from mlops_loop.serving.request_schema import NOT_A_COLUMN
 
 from .server import running, until
@@ -45,7 +45,7 @@ def tensors(row: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """A row as the Open Inference Protocol has it."""
     features = load_schema().features
     inputs = [
-        {"name": name, "shape": [1], "datatype": TAKEN[features[name].type][0], "data": [value]}
+        {"name": name, "shape": [1], "datatype": ACCEPTED[features[name].type][0], "data": [value]}
         for name, value in row.items()
     ]
     return {"inputs": inputs} | changes

@@ -14,7 +14,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
-from mlops_loop.cli import app
+from mlops_loop.cli import serving
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.release import promote
@@ -136,7 +136,7 @@ def test_a_model_in_skops_is_promoted_through_the_real_server(roots, monkeypatch
 
 def test_the_environment_for_onnx_says_what_a_model_in_skops_needs(project) -> None:
     in_skops()
-    command = [smoke_server.interpreter(), "-m", f"{files.__package__}.cli", "serve"]
+    command = [str(smoke_server.serving_command()), "serve"]
     done = subprocess.run(command, env=smoke_server.outside(), capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert "needs the group serve-skops" in done.stderr
@@ -148,7 +148,7 @@ def test_a_pickle_is_refused_and_never_opened(project, name) -> None:
     WRITTEN.rmdir()  # so it works, wherever it is opened
     swap(name, content)
     bundle = open_bundle(files.BUNDLE)  # as its hashes are right
-    for serve in (app.serve, partial(open_scorer, bundle)):
+    for serve in (serving.serve, partial(open_scorer, bundle)):
         with pytest.raises(
             Failure, match=r"never a pickle|missing or corrupt|cannot be loaded"
         ) as refused:
@@ -162,7 +162,7 @@ def test_a_skops_file_with_types_that_nobody_reviewed_is_refused(project) -> Non
     fitted.steps.insert(0, ("exploit", FunctionTransformer(partial(os.mkdir, str(WRITTEN)))))
     swap("model.skops", skops.io.dumps(fitted))
     with pytest.raises(Failure, match=r"mkdir: review, then add to TRUSTED_TYPES in model\.py"):
-        app.serve()
+        serving.serve()
     assert not WRITTEN.exists()
 
 
@@ -172,7 +172,7 @@ def test_a_bundle_without_a_model_is_refused(project) -> None:
     with pytest.raises(
         Refusal, match=r"holds model\.txt: it must be one of model\.onnx, model\.skops"
     ):
-        app.serve()
+        serving.serve()
     swap("graph", graph)
     with pytest.raises(Refusal, match="holds no model"):
-        app.serve()
+        serving.serve()

@@ -15,7 +15,8 @@ from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.serving.app import create_app
-from mlops_loop.serving.open_inference import protocol
+from mlops_loop.serving.open_inference.messages import HEADER
+from mlops_loop.serving.open_inference.tensors import ACCEPTED, DTYPES, to_contract
 
 from .contract import valid_rows
 from .server import read_log
@@ -28,9 +29,7 @@ INFER = f"/v2/models/{NAME}/infer"
 
 def datatype(column: Column) -> str:
     """The one that can hold a missing value too."""
-    return (
-        "FP64" if column.type == "integer" and column.nullable else protocol.TAKEN[column.type][0]
-    )
+    return "FP64" if column.type == "integer" and column.nullable else ACCEPTED[column.type][0]
 
 
 def tensor(name: str, kind: str, values: list) -> dict:
@@ -59,7 +58,7 @@ def packed(inputs: list[dict]) -> tuple[bytes, int]:
         else:
             data = (
                 np.array([np.nan if x is None else x for x in values])
-                .astype(protocol.DTYPES[kind])
+                .astype(DTYPES[kind])
                 .tobytes()
             )
         parts.append(data)
@@ -111,7 +110,7 @@ def test_any_row_is_answered_as_by_v1_in_json_and_in_binary(client, data) -> Non
     assert answer.status_code == 200, answer.text
     assert rows_of(answer.json()) == expected
     body, length = packed(tensors(rows))
-    answer = client.post(INFER, content=body, headers={protocol.HEADER: str(length)})
+    answer = client.post(INFER, content=body, headers={HEADER: str(length)})
     assert answer.status_code == 200, answer.text
     assert rows_of(answer.json()) == expected
 
@@ -130,7 +129,7 @@ def test_every_datatype_of_a_column_is_understood(client, row) -> None:
     for name, column in load_schema().features.items():
         low, high = column.limits
         small = next((number for number in range(128) if low <= number <= high), None)
-        for kind in protocol.TAKEN[column.type]:
+        for kind in ACCEPTED[column.type]:
             value = {"BYTES": row[name], "BOOL": True}.get(kind, small)
             if value is None:
                 continue  # nothing that every number type can hold
@@ -141,7 +140,7 @@ def test_every_datatype_of_a_column_is_understood(client, row) -> None:
             ]
             assert rows_of(infer(client, inputs).json()) == [expected], (name, kind)
             body, length = packed(inputs)
-            answer = client.post(INFER, content=body, headers={protocol.HEADER: str(length)})
+            answer = client.post(INFER, content=body, headers={HEADER: str(length)})
             assert rows_of(answer.json()) == [expected], (name, kind)
 
 
@@ -149,14 +148,14 @@ def test_a_limit_that_float32_cannot_hold_is_still_within_the_contract() -> None
     column = Column(type="number", minimum=0.1, maximum=23.7)
     nearest = np.array([0.1, 23.7], dtype="float32").tolist()
     assert nearest[1] > 23.7
-    assert protocol.typed([*nearest, 1.5, np.nan, np.inf], "FP32", column) == [
+    assert to_contract([*nearest, 1.5, np.nan, np.inf], "FP32", column) == [
         0.1,
         23.7,
         1.5,
         None,
         np.inf,
     ]
-    assert protocol.typed(nearest, "FP64", column) == nearest
+    assert to_contract(nearest, "FP64", column) == nearest
 
 
 def test_a_column_may_be_one_of_a_matrix_and_missing_values_may_be_left_out(client, row) -> None:
@@ -175,7 +174,7 @@ def test_only_the_outputs_that_were_asked_for_are_answered_as_bytes_if_wanted(cl
     assert [found["name"] for found in answer["outputs"]] == ["prediction_id"]
 
     answer = infer(client, tensors([row] * 3), parameters={"binary_data_output": True})
-    length = int(answer.headers[protocol.HEADER])
+    length = int(answer.headers[HEADER])
     found, rest = json.loads(answer.content[:length])["outputs"], answer.content[length:]
     for one in found:
         size = one["parameters"]["binary_data_size"]
@@ -296,7 +295,7 @@ def test_binary_tensors_that_do_not_fit_are_refused(client, row) -> None:
         (body.replace(b'"binary_data_size": ', b'"binary_data_size":-', 1), str(length)),
     ]
     for content, header in cases:
-        headers = {} if header is None else {protocol.HEADER: header}
+        headers = {} if header is None else {HEADER: header}
         answer = client.post(INFER, content=content, headers=headers)
         assert answer.status_code in (400, 422), (content, header)
         assert list(answer.json()) == ["error"]
@@ -312,7 +311,7 @@ def test_a_damaged_body_is_never_an_error_of_the_server(client, row, data) -> No
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(body) - 1))
         body[start : start + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
-    headers = data.draw(st.sampled_from([{}, {protocol.HEADER: str(length)}]))
+    headers = data.draw(st.sampled_from([{}, {HEADER: str(length)}]))
     answer = client.post(INFER, content=bytes(body), headers=headers)
     assert answer.status_code in (200, 400, 413, 422)
     assert answer.status_code == 200 or list(answer.json()) == ["error"]

@@ -1,4 +1,4 @@
-"""The endpoints of the Open Inference Protocol, V2."""
+"""The endpoints of the Open Inference Protocol, V2; the protocol is their documentation."""
 
 from typing import Any
 
@@ -8,85 +8,103 @@ from starlette.exceptions import HTTPException
 
 from mlops_loop.base.project import current_project
 from mlops_loop.serving.loaded_model import Served
-from mlops_loop.serving.open_inference import protocol
+from mlops_loop.serving.open_inference.inference_request import read_inference
+from mlops_loop.serving.open_inference.messages import HEADER, Inference, header_length
+from mlops_loop.serving.open_inference.outputs import model_metadata, response, server_metadata
 from mlops_loop.serving.request_schema import Invalid, Rows
 from mlops_loop.serving.service import RETRY_AFTER, Scored, Service
 
 # What a page of another site can send without asking.
-FORMS = "text/plain", "multipart/form-data", "application/x-www-form-urlencoded"
+FORM_TYPES = ("text/plain", "multipart/form-data", "application/x-www-form-urlencoded")
 
 
 def router(service: Service) -> APIRouter:
-    """Return the endpoints; the protocol is their documentation."""
-    found = APIRouter(prefix="/v2", include_in_schema=False)
+    endpoints = APIRouter(include_in_schema=False)
+    endpoints.include_router(server_router(service))
+    endpoints.include_router(model_router(service))
+    return endpoints
 
-    def named(name: str, version: str | None = None) -> None:
+
+def server_router(service: Service) -> APIRouter:
+    endpoints = APIRouter(prefix="/v2")
+
+    @endpoints.get("")
+    async def server() -> dict[str, Any]:
+        return server_metadata()
+
+    @endpoints.get("/health/live")
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    @endpoints.get("/health/ready")
+    async def ready() -> dict[str, bool]:
+        return {"ready": check_ready(service)}
+
+    return endpoints
+
+
+def model_router(service: Service) -> APIRouter:
+    def check_model(name: str, version: str | None = None) -> None:
         served = service.model.version
         if name != current_project().name or version not in (None, served):
             reason = f"the served model is {current_project().name}, version {served}"
             raise HTTPException(404, reason)
 
-    def available() -> bool:
-        if not service.ready:
-            raise HTTPException(503, "the prediction log takes no more", RETRY_AFTER)
-        return True
+    endpoints = APIRouter(prefix="/v2", dependencies=[Depends(check_model)])
 
-    known: Any = {"dependencies": [Depends(named)]}
-
-    @found.get("")
-    async def server() -> dict[str, Any]:
-        return protocol.metadata()
-
-    @found.get("/health/live")
-    async def live() -> dict[str, bool]:
-        return {"live": True}
-
-    @found.get("/health/ready")
-    async def ready() -> dict[str, bool]:
-        return {"ready": available()}
-
-    @found.get("/models/{name}/ready", **known)
-    @found.get("/models/{name}/versions/{version}/ready", **known)
+    @endpoints.get("/models/{name}/ready")
+    @endpoints.get("/models/{name}/versions/{version}/ready")
     async def model_ready() -> dict[str, Any]:
-        return {"name": current_project().name, "ready": available()}
+        return {"name": current_project().name, "ready": check_ready(service)}
 
-    @found.get("/models/{name}", **known)
-    @found.get("/models/{name}/versions/{version}", **known)
+    @endpoints.get("/models/{name}")
+    @endpoints.get("/models/{name}/versions/{version}")
     async def model() -> dict[str, Any]:
-        return protocol.model_metadata(service.model.bundle)
+        return model_metadata(service.model.bundle)
 
-    @found.post("/models/{name}/infer", **known)
-    @found.post("/models/{name}/versions/{version}/infer", **known)
+    @endpoints.post("/models/{name}/infer")
+    @endpoints.post("/models/{name}/versions/{version}/infer")
     async def infer(request: Request, version: str | None = None) -> Response:
-        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if content_type in FORMS:
-            raise Invalid(415, "send JSON, or JSON and binary tensors")
-        length = protocol.header_length(request.headers.get(protocol.HEADER))
-        idempotency_key = request.headers.get("idempotency-key")
-        key = request.state.key
-        scored, inference = score(await request.body(), length, key, idempotency_key, version)
-        answer = await service.make_durable(scored.entry, idempotency_key) or scored.answer
-        outputs = msgspec.to_builtins(answer.outputs)
-        schema = service.model.bundle.schema
-        text, headers = protocol.answer(
-            inference, outputs, answer.ids, answer.model_version, schema
-        )
-        return Response(text, headers=headers, background=scored.shadow)
+        return await answer(service, request, version)
 
-    def score(
-        body: bytes,
-        length: int | None,
-        key: str | None,
-        idempotency_key: str | None,
-        version: str | None,
-    ) -> tuple[Scored, protocol.Inference]:
-        inferences: list[protocol.Inference] = []
+    return endpoints
 
-        def read(model: Served) -> Rows:
-            inferences.append(protocol.read(body, length, model.bundle.schema))
-            return model.reader.from_records(inferences[-1].records)
 
-        scored = service.score_request(body, read, key, idempotency_key, version)
-        return scored, inferences[0]
+def check_ready(service: Service) -> bool:
+    if not service.ready:
+        raise HTTPException(503, "the prediction log takes no more", RETRY_AFTER)
+    return True
 
-    return found
+
+async def answer(service: Service, request: Request, version: str | None) -> Response:
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type in FORM_TYPES:
+        raise Invalid(415, "send JSON, or JSON and binary tensors")
+    length = header_length(request.headers.get(HEADER))
+    idempotency_key = request.headers.get("idempotency-key")
+    key = request.state.key
+    body = await request.body()
+    scored, inference = score(service, body, length, key, idempotency_key, version)
+    found = await service.make_durable(scored.entry, idempotency_key) or scored.answer
+    predictions = msgspec.to_builtins(found.outputs)
+    schema = service.model.bundle.schema
+    sent = response(inference, predictions, found.ids, found.model_version, schema)
+    return Response(sent.body, headers=sent.headers, background=scored.shadow)
+
+
+def score(
+    service: Service,
+    body: bytes,
+    length: int | None,
+    key: str | None,
+    idempotency_key: str | None,
+    version: str | None,
+) -> tuple[Scored, Inference]:
+    inferences: list[Inference] = []  # the challenger in the shadow reads it again
+
+    def read(model: Served) -> Rows:
+        inferences.append(read_inference(body, length, model.bundle.schema))
+        return model.reader.from_records(inferences[-1].records)
+
+    scored = service.score_request(body, read, key, idempotency_key, version)
+    return scored, inferences[0]
