@@ -23,6 +23,9 @@ ONLY = {
     ],
 }
 
+# What tools leave in the template's folder while one works on it.
+CACHES = {"__pycache__", ".hypothesis", ".import_linter_cache", ".mypy_cache", ".pytest_cache"}
+CACHES |= {".ruff_cache"}
 ANSWERS, CRUFT = ".cookiecutter.json", ".cruft.json"
 COMMIT = 'git add --all && git commit -m "Start from cookiecutter-mlops"'
 
@@ -35,6 +38,12 @@ def prune(root: Path, answers: dict[str, Any]) -> None:
             shutil.rmtree(root / path)
         else:
             (root / path).unlink(missing_ok=True)
+
+
+def drop_caches(root: Path) -> None:
+    """Remove caches that were rendered with the template's files."""
+    for path in [path for path in root.rglob("*") if path.name in CACHES]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def keep_answers(root: Path, answers: dict[str, Any]) -> None:
@@ -161,6 +170,7 @@ def main(answers: dict[str, Any]) -> None:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     root, slug = Path.cwd(), answers["project_slug"]
+    drop_caches(root)
     prune(root, answers)
     keep_answers(root, answers)
     link(root, answers)

@@ -54,7 +54,7 @@ Attempt = Callable[..., str]
 
 
 def stage(project: Project, name: str) -> tuple[str, ...]:
-    return "python", "-m", f"{project.package}.{name}"
+    return project.slug, name
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ ELSEWHERE = {
     "make showcase": "tests/test_showcase.py, also what is quoted of it",
     "make demo": "it renders and runs `demo`, as the commands after it do",
     "uv run flight-delays demo": "the generated project's own tests",
-    "uv run pytest -n auto": "tests/test_pipeline.py",
+    "uv run pytest -n auto": "tests/test_package.py",
 }
 # Documented commands that run until they are stopped: port, and the path that answers when ready.
 SERVERS = {

@@ -125,12 +125,13 @@ MOVES = "crowned", "roll_back_there", "moved_by_hand", "traced_to"
 
 
 @together
-def test_the_projects_own_tests_pass_against_a_server(
+def test_champions_move_on_a_server_too(
     elsewhere: tuple[Project, dict[str, str], str],
 ) -> None:
     project, env, _ = elsewhere
     project.run("git", "restore", "params.yaml")
-    tests = "tests/test_promote.py", "tests/test_trace.py", "-k", " or ".join(MOVES)
+    folder = "packages/mlops-loop/tests"
+    tests = f"{folder}/test_promote.py", f"{folder}/test_trace.py", "-k", " or ".join(MOVES)
     project.uv("pytest", "-q", *tests, env=env, timeout=1200)
     auth = ("admin", PASSWORD)
     address = f"{env['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/registered-models/search"

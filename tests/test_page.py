@@ -18,7 +18,7 @@ CHROMIUM = (
 )
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not on PATH"),
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium (Debian's chromium) is not installed"),
 ]
 
 KEY = "a-key-of-the-tests"

@@ -230,7 +230,8 @@ def test_the_serving_environment_is_small_and_serves(pipeline: Project, tmp_path
 
     # ONNX Runtime reports on its use unless told not to: what it would send, it keeps in ~/.cache.
     home = tmp_path / "home"
-    load = f"import {project.package}.serve.app as app; app.create_app()"
+    load = f"from {project.package}.project import PROJECT; from mlops_loop.base import project; "
+    load += "project.use(PROJECT); from mlops_loop.serving.app import create_app; create_app()"
     alone = "env", "-u", "CI", "-u", "XDG_CACHE_HOME", f"HOME={home}", "BUNDLE=build/bundle"
     project.run(*alone, venv / "bin/python", "-c", load)
     assert not list(home.rglob("*onnxruntime*"))
@@ -332,25 +333,6 @@ def test_a_running_server_follows_a_rollback(pipeline: Project, tmp_path: Path) 
     card = (project.path / "build/champion/card.md").read_text("utf-8")
     assert project.uv(project.slug, "card").stdout == card
     assert "everything is in order" in project.uv(project.slug, "doctor").stdout
-
-
-def test_its_own_linters_pass(pipeline: Project) -> None:
-    pipeline.uv("ruff", "check", ".")
-    pipeline.uv("ruff", "format", "--check", ".")
-    pipeline.uv("mypy")
-    pipeline.run("uv", "lock", "--check")
-    pipeline.uv("pre-commit", "run", "--all-files")
-
-
-def test_its_own_tests_pass_as_in_its_ci(pipeline: Project, tmp_path: Path) -> None:
-    """With the Python of its CI, if that is here: before 3.12, measuring coverage takes long."""
-    action = (pipeline.path / ".github/actions/setup/action.yml").read_text("utf-8")
-    (version,) = re.findall(r'python-version: "(.*?)"', action)
-    env = {"UV_PYTHON": version, "PYENV_VERSION": version, "UV_PYTHON_DOWNLOADS": "never"}
-    if pipeline.run("uv", "python", "find", check=False, env=env).returncode:
-        env = {}
-    env |= {"UV_PROJECT_ENVIRONMENT": str(tmp_path / "venv"), "COVERAGE_CORE": "sysmon"}
-    print(pipeline.uv("pytest", "-n", "auto", "--cov", timeout=3000, env=env).stdout)
 
 
 def test_the_tree_stays_clean(pipeline: Project) -> None:

@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import post_gen_project as post
 import pytest
 import yaml
 from conftest import QUESTIONS, TEMPLATE, TREE, Bake, Project, Refused, execute, files, path_with
@@ -107,6 +108,25 @@ def test_licence(bake: Bake, choice: str) -> None:
     assert text.endswith(".\n")
     read = tomllib.loads((project.path / "pyproject.toml").read_text("utf-8"))["project"]
     assert read["license"] == ("LicenseRef-Proprietary" if choice == "Proprietary" else choice)
+
+
+def test_caches_in_the_template_s_folder_are_not_rendered(bake: Bake, tmp_path: Path) -> None:
+    template = tmp_path / "template"
+    for part in ("hooks", "templates", TREE.name):
+        shutil.copytree(TEMPLATE / part, template / part)
+    shutil.copy(TEMPLATE / "cookiecutter.json", template)
+    package = template / TREE.name / "packages/mlops-loop"
+    for folder in ("src/mlops_loop/base/__pycache__", ".ruff_cache/0.1", ".mypy_cache", "tests/.x"):
+        (package / folder).mkdir(parents=True)
+        (package / folder / "left.pyc").write_bytes(b"\0\xff")
+    (template / TREE.name / "tests/__pycache__").mkdir()
+    (template / TREE.name / "tests/__pycache__/left.pyc").write_bytes(b"\0\xff")
+    left = {name for name in files(bake(template=template).path) if name.endswith("left.pyc")}
+    assert left == {"packages/mlops-loop/tests/.x/left.pyc"}  # what is no cache stays
+
+
+def test_no_cache_lies_in_the_template_s_folder() -> None:
+    assert [path for path in TREE.rglob("*") if path.name in post.CACHES] == []
 
 
 # What must not be done

@@ -32,9 +32,11 @@ import shutil, sys
 from importlib import import_module
 from pathlib import Path
 import onnx
-bundle, files = (import_module(f"{sys.argv[1]}.{name}") for name in ("bundle", "files"))
+bundle, files = (
+    import_module(f"mlops_loop.{name}") for name in ("scoring.bundle", "base.files")
+)
 for version, share in (("1001", 1), ("1002", 0.5)):
-    folder = Path(shutil.copytree(files.BUNDLE, Path(sys.argv[2]) / version))
+    folder = Path(shutil.copytree(files.BUNDLE, Path(sys.argv[1]) / version))
     model = onnx.load(folder / "model.onnx")
     parts = [part for node in model.graph.node for part in node.attribute]
     (weights,) = (part for part in parts if part.name == "class_weights")
@@ -170,7 +172,7 @@ def test_no_prediction_is_lost_while_postgresql_is_away(served: Project) -> None
 
 def test_a_hundred_new_models_under_load(served: Project, tmp_path: Path) -> None:
     load, port, request = Load(), free_port(), body(served, 5)
-    served.uv("--no-sync", "python", "-c", TWO_MODELS, served.package, str(tmp_path))
+    served.uv("--no-sync", "python", "-c", TWO_MODELS, str(tmp_path))
     champion, versions = tmp_path / "champion", ("1001", "1002")
     shutil.copytree(tmp_path / "1001", champion)
     address, env = f"http://127.0.0.1:{port}", {"PREDICTION_LOG_URL": "sqlite:///two-models.db"}

@@ -7,7 +7,6 @@ import httpx
 import pytest
 import yaml
 from conftest import QUESTIONS, Bake, Project, serving
-from test_own_data import FROM_THE_CONTRACT
 from test_pipeline import held_out, latest, metrics, predict
 from test_render import lint, parse
 
@@ -64,13 +63,10 @@ def test_it_beats_the_naive_baseline(other: Project) -> None:
 
 
 @pytest.mark.slow
-def test_its_plots_and_its_contract_are_in_step(other: Project) -> None:
-    code = f"import json, {other.package}.schema as s, {other.package}.tasks as t; "
-    code += "print(json.dumps(t.of(s.load_schema()).PLOTS))"
-    wanted = json.loads(other.uv("python", "-c", code).stdout)
-    assert yaml.safe_load((other.path / "dvc.yaml").read_text("utf-8"))["plots"] == wanted
+def test_its_plots_are_there(other: Project) -> None:
+    named = yaml.safe_load((other.path / "dvc.yaml").read_text("utf-8"))["plots"]
     shown = json.loads(other.uv("dvc", "plots", "show", "--json").stdout)["data"]
-    assert {name for plot in wanted for name in plot} <= set(shown)
+    assert {name for plot in named for name in plot} <= set(shown)
 
 
 @pytest.mark.slow
@@ -97,15 +93,6 @@ def test_it_answers_and_is_watched(other: Project) -> None:
 
 
 @pytest.mark.slow
-def test_some_months_of_its_year(other: Project) -> None:
-    said = other.uv(other.slug, "demo", "--fast", timeout=1200, env={"COLUMNS": "160"}).stdout
-    print(said)
-    assert "NOT CAUGHT" not in said
-    assert "2013-06" in said
-    assert (other.path / "reports/demo.html").is_file()
-
-
-@pytest.mark.slow
 def test_a_worse_model_is_refused(other: Project) -> None:
     plain = "logistic_regression" if task_of(other) != "regression" else "ridge"
     other.uv("dvc", "exp", "run", "-S", f"train.model={plain}", "-S", "train.max_rows=2000")
@@ -117,7 +104,7 @@ def test_a_worse_model_is_refused(other: Project) -> None:
 
 
 @pytest.mark.slow
-def test_its_own_tests_and_types_pass(other: Project) -> None:
+def test_its_tests_and_types_pass(other: Project) -> None:
     other.run("git", "restore", ".")
     other.uv("mypy")
-    other.uv("pytest", *FROM_THE_CONTRACT, timeout=1800)
+    other.uv("pytest", timeout=900)
