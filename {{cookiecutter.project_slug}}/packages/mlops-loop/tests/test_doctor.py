@@ -24,8 +24,8 @@ def whole(project, monkeypatch) -> Path:
     for name in ("pyproject.toml", "uv.lock", ".dvc/config"):
         (project / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, project / name)
-    identity = "-c", "user.name=x", "-c", "user.email=x@example.com"
-    for command in (("init",), ("add", "params.yaml"), (*identity, "commit", "-m", "first")):
+    name, email = ("config", "user.name", "x"), ("config", "user.email", "x@example.com")
+    for command in (("init",), name, email, ("add", "params.yaml"), ("commit", "-m", "first")):
         subprocess.run(["git", *command], check=True, capture_output=True)
     monkeypatch.setenv("BUNDLE", str(SERVED))
     change(files.PARAMS, "gates", **SLOW)
@@ -102,3 +102,21 @@ def test_what_does_not_answer_is_not_waited_for(monkeypatch) -> None:
     monkeypatch.setattr(examination, "SECONDS", 0.1)
     found = examination.ask("x", lambda: str(Event().wait(5)))
     assert (found.state, found.what.split(":")[0]) == ("no", "no answer for 0.1 seconds")
+
+
+def test_git_without_an_identity_and_a_table_in_git_are_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    Path("table.csv").write_text("x\n" * 1_000_000)
+    identity = "-c", "user.name=x", "-c", "user.email=x@example.com"
+    for command in (("init",), ("add", "table.csv"), (*identity, "commit", "-m", "first")):
+        subprocess.run(["git", *command], check=True, capture_output=True)
+    found = {
+        name: examination.ask(name, examination.CHECKS[name]) for name in ("git", "data files")
+    }
+    assert found["git"].state == found["data files"].state == "no"
+    assert "git knows no user.name" in found["git"].what
+    assert found["data files"].what.startswith("table.csv (2 MB) is in git: git rm --cached")
+    subprocess.run(["git", "rm", "--quiet", "--cached", "table.csv"], check=True)
+    assert examination.ask("x", examination.data_files).state == "ok"

@@ -22,7 +22,8 @@ from mlops_loop.base.files import DVC, MODEL
 def reproduce() -> dict[str, float]:
     """Run the pipeline, showing what it says; return the seconds that each stage took."""
     command, both = [sys.executable, "-m", "dvc", "repro"], subprocess.STDOUT
-    env = os.environ | {"PATH": with_scripts()}
+    # Unbuffered, so that each line shows when it is printed, in a log too.
+    env = os.environ | {"PATH": with_scripts(), "PYTHONUNBUFFERED": "1"}
     started, refused, console = dict[str, float](), False, Console(highlight=False)
     # In a session of its own, because dvc, the shell and Python must all end when this does.
     with subprocess.Popen(

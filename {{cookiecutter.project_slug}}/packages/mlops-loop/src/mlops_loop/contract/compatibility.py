@@ -158,9 +158,10 @@ def read(place: str) -> Schema:
 
 def check(old: str, new: str) -> None:
     """Print what changed between two contracts; raise Refusal if a change breaks clients."""
-    from rich.console import Console  # here, because the server does without
     from rich.table import Table
     from rich.text import Text
+
+    from mlops_loop.base.terminal import open_console  # here, because the server does without
 
     found = changes(read(old), read(new))
     table = Table("", "where", "what", title=Text(f"From {old} to {new}"), box=None)
@@ -169,7 +170,7 @@ def check(old: str, new: str) -> None:
             Text(change.kind, KINDS[change.kind][0]), Text(change.where), Text(change.what)
         )
     if found:
-        Console().print(table)
+        open_console().print(table)
     for kind in dict.fromkeys(change.kind for change in found):
         print(f"{kind}: {KINDS[kind][1]}")
     if breaks := [change.where for change in found if change.kind == BREAK]:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
-from rich.console import Console
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.base.errors import Failure, redacted
 from mlops_loop.base.params import load_params
 from mlops_loop.base.settings import load_settings
+from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import FEWEST_DAYS, resample
@@ -215,7 +215,7 @@ def compare(days: int | None = None) -> dict[str, Any]:
 
 def show(found: dict[str, Any]) -> None:
     """Print the comparisons as tables, each with its verdict."""
-    console = Console()
+    console = open_console()
     if not found["challengers"]:
         console.print(
             f"nothing to compare: no canary or shadow has predicted since {found['start']}"

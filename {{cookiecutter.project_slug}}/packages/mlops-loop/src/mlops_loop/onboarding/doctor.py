@@ -19,6 +19,7 @@ from mlops_loop.base.errors import Failure, Refusal, redacted
 from mlops_loop.base.params import Sql, load_params
 from mlops_loop.base.project import current_project
 from mlops_loop.base.settings import load_settings
+from mlops_loop.onboarding.git import tracked_data
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.release import audit, registry
@@ -66,7 +67,21 @@ def git() -> str:
         raise Failure(
             "no commit here, and a version is traced to one: git init, git add, git commit"
         ) from None
+    for key, example in {"user.name": "'Your Name'", "user.email": "you@example.com"}.items():
+        if not subprocess.run(["git", "config", key], capture_output=True).stdout.strip():
+            what = "commits and `dvc exp run` need it"
+            raise Failure(f"git knows no {key}, and {what}: git config {key} {example}")
     return version
+
+
+def data_files() -> str:
+    found = tracked_data()
+    if found:
+        path = found[0].as_posix()
+        size = f"{path} ({found[0].stat().st_size / 1e6:,.0f} MB) is in git"
+        more = f", and {len(found) - 1} more tables" * (len(found) > 1)
+        raise Failure(f"{size}{more}: git rm --cached {path}, then uv run dvc add {path}")
+    return "git holds no large table"
 
 
 def uv() -> str:
@@ -86,12 +101,11 @@ def docker() -> str:
 def python() -> str:
     from packaging.specifiers import SpecifierSet
 
-    version, wanted = (
-        ".".join(map(str, sys.version_info[:3])),
-        metadata(current_project().name)["Requires-Python"],
-    )
-    if version not in SpecifierSet(wanted):
-        raise Failure(f"{version}, but pyproject.toml asks for {wanted}: uv sync --python VERSION")
+    version = ".".join(map(str, sys.version_info[:3]))
+    required = metadata(current_project().name)["Requires-Python"]
+    if version not in SpecifierSet(required):
+        what = f"pyproject.toml requires {required}"
+        raise Failure(f"{version}, but {what}: uv sync --python VERSION")
     return version
 
 
@@ -99,7 +113,7 @@ def lock_file() -> str:
     if not Path("uv.lock").is_file():
         raise Failure("there is no uv.lock: uv lock, then commit it")
     try:
-        # Offline, because a lock file in step needs nothing from the index, and one out of step might wait.
+        # Offline: a lock file in step needs no index, and one out of step might wait for it.
         program(uv_program(), "lock", "--check", "--offline")
     except Failure:
         raise Failure(
@@ -167,21 +181,20 @@ def audit_log() -> str:
     with session(settings) as client:
         found = problems(client, audit.open_audit(settings.prediction_log_url))
     if found:
-        raise Failure(
-            f"{found[0]}: `uv run {current_project().name} audit` shows all; find out who can write to that database"
-        )
+        verb = f"uv run {current_project().name} audit"
+        raise Failure(f"{found[0]}: `{verb}` lists all; find out who can write to that database")
     return "every line follows from the one before, and the registry agrees"
 
 
 def secrets() -> str:
-    settings, password = load_settings(), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    settings = load_settings()
+    password = os.environ.get("MLFLOW_TRACKING_PASSWORD")
     if os.environ.get("MLFLOW_TRACKING_USERNAME") and not password:
         raise Failure("MLFLOW_TRACKING_USERNAME is set, but not MLFLOW_TRACKING_PASSWORD: set both")
     source = load_params().ingest.source
     if isinstance(source, Sql) and not os.environ.get(source.url_env):
-        raise Failure(
-            f"{source.url_env} is not set, and ingest.source in params.yaml reads the database's URL there"
-        )
+        what = "ingest.source in params.yaml reads the database's URL there"
+        raise Failure(f"{source.url_env} is not set, and {what}")
     places = [f"{len(settings.keys())} API keys"] * bool(settings.keys())
     places += [f"API keys in {settings.api_keys_file}"] * bool(settings.api_keys_file)
     return ", ".join(places) or "no API keys: `serve` works on loopback only"
@@ -189,24 +202,22 @@ def secrets() -> str:
 
 def champion() -> str:
     settings = load_settings()
+    promote = f"uv run {current_project().name} promote"
     with session(settings) as client:
         version = registry.by_alias(client, "champion")
         if not version and not client.search_model_versions(
             f"name = '{experiment_name()}'", max_results=1
         ):
-            raise Later(
-                f"nothing was ever promoted: `uv run dvc repro`, then `uv run {current_project().name} promote`"
-            )
+            raise Later(f"nothing was ever promoted: `uv run dvc repro`, then `{promote}`")
     if not version:
-        raise Failure(
-            f"versions are registered, but none is champion: `uv run {current_project().name} promote` a better one"
-        )
+        what = "versions are registered, but none is champion"
+        raise Failure(f"{what}: `{promote}` a better one")
     bundle, expected = open_bundle(Path(settings.bundle)), version.tags.get("bundle_sha256")
     if (bundle.version, bundle.sha256) != (str(version.version), expected):
         found = (
             f"{settings.bundle} holds version {bundle.version}, the champion is {version.version}"
         )
-        raise Failure(f"{found}: `uv run {current_project().name} promote` puts it there")
+        raise Failure(f"{found}: `{promote}` puts it there")
     return f"version {version.version}, which is also in {settings.bundle}"
 
 
@@ -221,6 +232,7 @@ def disk() -> str:
 
 CHECKS: dict[str, Callable[[], str]] = {
     "git": git,
+    "data files": data_files,
     "uv": uv,
     "docker": docker,
     "Python": python,

@@ -6,12 +6,12 @@ from typing import Any
 
 import sqlalchemy as sa
 from mlflow import MlflowClient
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from mlops_loop.base.errors import Refusal
 from mlops_loop.base.settings import load_settings
+from mlops_loop.base.terminal import open_console
 from mlops_loop.release import audit, registry
 from mlops_loop.release.champion import anchors
 from mlops_loop.tracking.session import experiment_name, session
@@ -59,4 +59,4 @@ def print_lines(lines: list[dict[str, Any]]) -> None:
             "time": line["time"][:19].replace("T", " "),
         }
         table.add_row(*(escape(str(cells.get(key, ""))) for key in KEYS))
-    Console().print(table)
+    open_console().print(table)

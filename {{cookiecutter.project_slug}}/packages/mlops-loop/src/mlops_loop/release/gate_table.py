@@ -1,9 +1,9 @@
 """The table of gates that `promote` prints."""
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mlops_loop.base.terminal import open_console
 from mlops_loop.metrics.gate_result import GateResult
 
 WORDS = {True: "passed", False: "[bold red]REFUSED", None: "[dim]not checked"}
@@ -18,4 +18,4 @@ def print_gates(results: list[GateResult]) -> None:
         value = "" if result.value is None else f"{result.value:.4g}"
         row = (result.gate, result.measure, value, result.limit)
         table.add_row(*map(escape, row), WORDS[result.passed])
-    Console().print(table)
+    open_console().print(table)

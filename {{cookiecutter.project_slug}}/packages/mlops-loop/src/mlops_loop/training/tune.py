@@ -15,7 +15,6 @@ import numpy as np
 import optuna
 import pandas as pd
 from optuna.trial import TrialState, create_trial
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit
@@ -27,6 +26,7 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import PARAMS, SCHEMA, TRAIN
 from mlops_loop.base.params import TrainParams, load_params
 from mlops_loop.base.settings import load_settings
+from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
@@ -193,7 +193,7 @@ def report(objective: str, name: str, current: Result, results: list[Result]) ->
     for key in new:
         table.add_row(key, str(old[key]), str(new[key]))
     table.add_row(objective, f"{before:.5g}", f"{after:.5g}")
-    Console().print(table)
+    open_console().print(table)
     print(f"{PARAMS} has the best of {len(results)} trials now. Next: uv run dvc repro")
 
 

@@ -18,8 +18,8 @@ HEAD = """\
 # types and texts, the model's inputs, the drift report and the model card are derived from it.
 #
 # type: number, integer, category, boolean, id or timestamp
-# role: feature (default), input (the API takes it, the model does not see it), target, timestamp, id,
-#   slice or ignored
+# role: feature (default), input (the API takes it, the model does not see it), target, timestamp,
+#   id, slice or ignored
 # derived: true is a feature (or slice) that `derive` in features.py computes from the inputs
 # slice: true evaluates the model on each value of the column
 """

@@ -12,6 +12,7 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import BEHAVIOUR, DVC, PARAMS, SCHEMA
 from mlops_loop.base.params import Params, Sql, format_source
 from mlops_loop.base.project import current_project
+from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import Schema
 from mlops_loop.contract.task import Task
 from mlops_loop.data.profile import TableProfile, profile_table
@@ -22,7 +23,6 @@ from mlops_loop.onboarding.infer.contract import as_yaml, present_head
 from mlops_loop.onboarding.infer.example import Removal, plan_removal
 from mlops_loop.onboarding.infer.report import print_report
 from mlops_loop.onboarding.infer.table import measure_shares, propose_table
-from mlops_loop.onboarding.terminal import open_console
 
 
 def infer(
