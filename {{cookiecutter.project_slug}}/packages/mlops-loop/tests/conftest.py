@@ -50,6 +50,12 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
+def model_file() -> Path:
+    """Return the model in the candidate's bundle, whatever its format."""
+    (path,) = files.BUNDLE.glob("model.*")
+    return path
+
+
 def run_stages(*names: str) -> None:
     for name in names:
         import_module(f"mlops_loop.{STAGES[name]}.{name}").main()

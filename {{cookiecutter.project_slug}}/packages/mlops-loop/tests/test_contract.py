@@ -56,9 +56,7 @@ def test_one_line_is_followed_everywhere(project) -> None:
     ]
     if not names or len(load_schema().features) < 2:
         pytest.skip("needs a feature with categories, and another one")
-    change(
-        files.SCHEMA, "columns", names[0], slice=True, description="What <it> is", nullable=False
-    )
+    change(files.SCHEMA, "columns", names[0], slice=True, description="What <it> is")
     change(files.PARAMS, "evaluate", min_slice_rows=1, baseline_by=None)
     run_stages(*STAGES)
     before = places()

@@ -25,7 +25,7 @@ from mlops_loop.release.promotion import Promotion
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.tracking.session import experiment_name, session
 
-from .conftest import SERVER, change, run_stages, use_registry
+from .conftest import SERVER, change, model_file, run_stages, use_registry
 
 SERVED = Path("build/champion")
 # Gates that other tests are about: they take time, or refuse a model that is to be a weak champion.
@@ -251,9 +251,9 @@ def test_what_is_not_whole_or_not_made_of_this_data_is_not_judged(served):
         open_bundle(SERVED)
     promote()
     assert open_bundle(SERVED).version == "1"  # mended
-    with (files.BUNDLE / "model.onnx").open("ab") as graph:
-        graph.write(b"x")
-    with pytest.raises(Refusal, match=r"model\.onnx is missing or was changed"):
+    with model_file().open("ab") as model:
+        model.write(b"x")
+    with pytest.raises(Refusal, match=r"model\.\w+ is missing or was changed"):
         promote()
     run_stages("export")
     tables.write_table(files.TEST, tables.read_table(files.TEST).head(100))

@@ -165,7 +165,7 @@ def first(finished, tmp_path_factory) -> Path:
         change(files.PARAMS, "retrain", **limits, new_rows=10**9, every_days=10**5)
         files.ACCEPTED.unlink()
         middle = (begin + 0.6 * (end - begin)).to_pydatetime()
-        half = Evidence(middle, None, None, newest=middle)
+        half = Evidence(middle, None, None, oldest=begin.to_pydatetime(), newest=middle)
         retrain.write_windows(retrain.next_windows(load_params(), half))
         run_stages(*STAGES)
         promote()

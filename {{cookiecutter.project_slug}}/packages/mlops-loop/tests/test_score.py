@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -173,7 +174,7 @@ def test_a_failure_leaves_what_was_there(project) -> None:
         score("bad.csv", "scored.csv")
     if needed:
         rows.drop_columns([needed]).to_pandas().to_csv("bad.csv", index=False)
-        with pytest.raises(Failure, match=f"bad.csv: the column '{needed}' is missing"):
+        with pytest.raises(Failure, match=re.escape(f"bad.csv: the column '{needed}' is missing")):
             score("bad.csv", "scored.csv")
     with pytest.raises(Failure, match=r"none\.csv is not there"):
         score("none.csv", "scored.csv")
