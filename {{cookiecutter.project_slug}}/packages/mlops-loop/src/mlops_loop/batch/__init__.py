@@ -1,0 +1,4 @@
+"""Predictions and ground truth for whole files, folders and URLs.
+
+Begin with `score.py`.
+"""

@@ -1,0 +1,4 @@
+"""From candidate to champion and back: gates, promotion, rollback, audit log, trace, reproduce.
+
+Begin with `promote.py` and the gates that it runs.
+"""

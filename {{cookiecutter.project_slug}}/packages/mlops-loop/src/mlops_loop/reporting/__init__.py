@@ -1,0 +1,4 @@
+"""Pages and charts, made from values and names; no page knows the task.
+
+Begin with `page.py`.
+"""
