@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from tools import fail_unless_allowed
 
 TEMPLATE = Path(__file__).parent.parent
@@ -31,7 +32,8 @@ LEAKS = (
 # fmt: on
 
 # One thread for each of pytest's own workers: more of them would wait for each other.
-if "PYTEST_XDIST_WORKER" in os.environ:
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -173,12 +175,30 @@ def rendered(bake: Bake) -> Project:
     return bake()
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[], Project]) -> Project:
+    """Return what `make` makes, which only the first of pytest's workers does."""
+    base = factory.getbasetemp()
+    if WORKER:
+        base = base.parent  # the one folder of all workers
+    kept = base / f"{name}.json"
+    with FileLock(base / f"{name}.lock"):
+        if not kept.exists():
+            made = make()
+            kept.write_text(json.dumps(asdict(made) | {"path": str(made.path)}), "utf-8")
+    known = json.loads(kept.read_text("utf-8"))
+    return Project(**known | {"path": Path(known["path"])})
+
+
 @pytest.fixture(scope="session")
-def project(bake: Bake) -> Project:
+def project(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return the default project, locked and installed. Leave it as it is."""
-    project = bake(lock=True)
-    project.run("uv", "sync")
-    return project
+
+    def make() -> Project:
+        project = bake(lock=True)
+        project.run("uv", "sync")
+        return project
+
+    return once(tmp_path_factory, "project", make)
 
 
 def copy(project: Project, into: Path, *, promoted: bool = False) -> Project:
@@ -215,11 +235,22 @@ def serving(project: Project, *command: str, **env: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def pipeline(bake: Bake) -> Iterator[Project]:
-    """Give a default project that was trained and promoted. Leave it as it is."""
-    project = bake(lock=True)
-    project.uv("dvc", "repro", timeout=1200)
-    project.uv(project.slug, "promote")
+def pipeline(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """Give a default project that was trained and promoted. Leave it as it is.
+
+    It is trained once; of several workers each has a copy, as DVC lets one command in at a time.
+    """
+
+    def make() -> Project:
+        project = bake(lock=True)
+        project.uv("dvc", "repro", timeout=1200)
+        project.uv(project.slug, "promote")
+        return project
+
+    project = once(tmp_path_factory, "pipeline", make)
+    if WORKER:
+        project = copy(project, tmp_path_factory.mktemp("pipeline"), promoted=True)
+        project.run("uv", "sync")
     yield project
     on_record = project.uv(project.slug, "audit", "--json").stdout.splitlines()
     assert len(on_record) == 1, "a test left its traces in the shared project"

@@ -1,10 +1,10 @@
 """Containers: what the tests need of a Docker engine, and stand-ins for images out of reach."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 from conftest import execute
+from tools import need_program
 
 STANDINS = Path(__file__).parent / "standins"
 
@@ -21,8 +21,7 @@ def docker(*args: str | Path, check: bool = True, **env: str) -> str:
 
 def need_engine() -> None:
     """Skip where no engine runs containers."""
-    if not shutil.which("docker"):
-        pytest.skip("docker is not installed")
+    need_program("docker")
     if execute("docker", "info", cwd=STANDINS, timeout=30).returncode:
         pytest.skip("no Docker engine answers")
 

@@ -1,7 +1,6 @@
 """The deployment: files that lint; images that are built, run without rights, asked, stopped."""
 
 import json
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import pytest
 import yaml
 from conftest import TREE, Project, execute
 from containers import docker, need_engine, need_image
+from tools import need_program
 
 KEY = "k3y"
 SECRETS = {"API_KEYS": f"tester:{KEY}", "POSTGRES_PASSWORD": "p@ss:/w%rd$"}
@@ -45,11 +45,9 @@ def test_images_are_named_once() -> None:
 
 
 def test_compose_config_needs_every_secret(rendered: Project) -> None:
-    if (
-        not shutil.which("docker")
-        or rendered.run("docker", "compose", "version", check=False).returncode
-    ):
-        pytest.skip("docker compose is not installed")
+    need_program("docker")
+    if rendered.run("docker", "compose", "version", check=False).returncode:
+        pytest.skip("Docker's plugin compose is not installed")
     config = ("docker", "compose", "--file", "deploy/compose.yaml", "config", "--quiet")
     rendered.run(*config, env=SECRETS)
     for name in SECRETS:
