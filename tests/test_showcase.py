@@ -271,6 +271,16 @@ def test_the_year_s_pages_are_small(year: Year) -> None:
 
 @pytest.mark.slow
 @pytest.mark.rare
+@pytest.mark.parametrize("task", ["multiclass-classification", "regression"])
+def test_two_months_of_the_other_tasks(bake: Bake, task: str) -> None:
+    found = run(bake(lock=True, task=task), "--fast")
+    assert "2013-06" in found.months
+    assert "NOT CAUGHT" not in found.incidents
+    check_page(found)
+
+
+@pytest.mark.slow
+@pytest.mark.rare
 def test_what_the_readme_quotes(year: Year) -> None:
     printed = year.said.splitlines()
     told = steps(README.read_text("utf-8"))
