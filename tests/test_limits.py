@@ -49,7 +49,6 @@ def test_no_jinja_in_the_package_and_little_elsewhere() -> None:
 
 # What is too large as yet: none may be added, and what has become small enough is struck out.
 LONG_MODULES = {
-    "data/source.py",
     "data/validate.py",
     "monitoring/alerts.py",
     "monitoring/monitor.py",
@@ -63,8 +62,6 @@ LONG_MODULES = {
     "training/card.py",
 }
 LONG_FUNCTIONS = {
-    "batch/score.py:score_file",
-    "data/source.py:read_json",
     "monitoring/compare.py:compare",
     "monitoring/monitor.py:compared",
     "monitoring/monitor.py:look",
@@ -73,7 +70,6 @@ LONG_FUNCTIONS = {
     "monitoring/pages.py:write_index",
     "monitoring/pages.py:write_window",
     "monitoring/retrain.py:carry_out",
-    "onboarding/demo.py:once",
     "release/champion.py:settle",
     "release/gates.py:slices",
     "release/promote.py:judge",
@@ -94,14 +90,13 @@ FULL_ROOMS = {
 }
 COMPLEX = {
     "contract/schema.py:consistent",
-    "data/source.py:read_json",
     "monitoring/retrain.py:carry_out",
     "monitoring/retrain.py:decide",
     "release/champion.py:settle",
     "serving/app.py:create_app",
     "serving/open_inference/routes.py:router",
 }
-LONG_LINES = 357
+LONG_LINES = 310
 
 
 def name(path: Path) -> str:

@@ -22,7 +22,7 @@ from mlops_loop.batch.score import score
 from mlops_loop.cli.app import APP
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
-from mlops_loop.data.source import batches
+from mlops_loop.data.source.read import batches
 from mlops_loop.metrics.tasks import of
 from mlops_loop.onboarding.infer import example
 from mlops_loop.onboarding.infer.columns import limits

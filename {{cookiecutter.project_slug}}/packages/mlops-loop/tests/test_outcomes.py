@@ -82,8 +82,8 @@ def test_unknown_and_wrong_outcomes_are_put_beside_the_file(project: Path) -> No
     result = CliRunner().invoke(APP, ["outcomes", "late.csv"])
     assert result.exit_code == 0
     assert "3 recorded, 0 there already, 0 corrected" in result.output
-    assert "1 of predictions that the log has not: late.unknown.csv" in result.output
-    assert "2 that break the contract: late.rejects.csv" in result.output
+    assert "1 for predictions that the log does not hold: late.unknown.csv" in result.output
+    assert "2 break the contract: late.rejects.csv" in result.output
     assert set(recorded()) == set(ids[2:])
     assert pd.read_csv("late.unknown.csv")["prediction_id"].tolist() == [strange]
     rejects = pd.read_csv("late.rejects.csv")

@@ -82,8 +82,8 @@ def test_bad_rows_are_set_aside_with_the_reason_and_the_others_scored_as_without
     rows.to_csv("good.csv", index=False)
     rows[name] = rows[name].astype(object).mask(rows["row number"] % 100 == 7, value)
     rows.to_csv("some_bad.csv", index=False)
-    assert score("good.csv", f"whole{suffix}")[0] == [300, 0]
-    counts, rejects = score("some_bad.csv", f"scored{suffix}")
+    assert score("good.csv", f"whole{suffix}")[:2] == (300, 0)
+    *counts, rejects = score("some_bad.csv", f"scored{suffix}")
     assert (counts, rejects) == ([297, 3], f"scored.rejects{suffix}")
     read = pd.read_csv if suffix == ".csv" else pd.read_parquet
     whole, scored, rejected = (
@@ -106,7 +106,7 @@ def test_folders_are_scored_file_by_file(project) -> None:
     rows.slice(0, 2).to_pandas().to_json("in/d.jsonl", orient="records", lines=True)
     Path("in/_SUCCESS").touch()
     Path("in/.hidden").touch()
-    assert score("in", "out") == ([302, 0], "out.rejects")
+    assert score("in", "out") == (302, 0, "out.rejects")
     names = ["b.parquet", "c.csv", "d.parquet", "deep/a.parquet"]
     for folder in ("out", "out.rejects"):
         found = [path for path in Path(folder).rglob("*") if path.is_file()]
@@ -139,15 +139,16 @@ def test_urls_are_read_and_written(project, tmp_path) -> None:
     score("rows.parquet", "scored.parquet")
     expected = Path("scored.parquet").read_bytes()
     assert score("memory://in/rows.parquet", "memory://out/scored.parquet") == (
-        [100, 0],
+        100,
+        0,
         "memory://out/scored.rejects.parquet",
     )
     assert memory.cat_file("/out/scored.parquet") == expected
     assert memory.exists("/out/scored.rejects.parquet")
-    assert score("memory://in", "memory://out/all")[0] == [200, 0]
+    assert score("memory://in", "memory://out/all")[:2] == (200, 0)
     assert memory.cat_file("/out/all/deep/rows.parquet") == expected
     place = (tmp_path / "there" / "scored.parquet").as_uri()
-    assert score(Path("rows.parquet").absolute().as_uri(), place)[0] == [100, 0]
+    assert score(Path("rows.parquet").absolute().as_uri(), place)[:2] == (100, 0)
     assert (tmp_path / "there" / "scored.parquet").read_bytes() == expected
     with pytest.raises(
         Failure, match=r"memory://in/none\.csv cannot be read: there is no such file"
@@ -191,7 +192,7 @@ def test_one_process_at_a_time_scores_to_a_place(project) -> None:
         pytest.raises(Failure, match=r"another process scores to scored\.csv"),
     ):
         score("rows.parquet", "scored.csv")
-    assert score("rows.parquet", "scored.csv")[0] == [10, 0]
+    assert score("rows.parquet", "scored.csv")[:2] == (10, 0)
     assert not parts.exists()
 
 
@@ -237,7 +238,7 @@ def test_a_killed_run_is_taken_up_where_it_was_unless_the_input_or_the_model_cha
         "-0.", "-1."
     )
     torn.write_bytes(b"ARROW1 and no more")
-    assert score("rows.parquet", "scored.parquet")[0] == [MANY, 0]
+    assert score("rows.parquet", "scored.parquet")[:2] == (MANY, 0)
     resumed = pq.read_table("scored.parquet")
     assert not Path(".scored.parquet.parts").exists()
 

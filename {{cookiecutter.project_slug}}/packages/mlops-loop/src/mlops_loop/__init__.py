@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlops_loop.base.project import Project
     from mlops_loop.cli.app import run
     from mlops_loop.contract.schema import Column, Schema
-    from mlops_loop.data.source import batches
+    from mlops_loop.data.source.read import batches
     from mlops_loop.metrics.gate_result import GateResult, check_limit
     from mlops_loop.release.candidate import Candidate
 
@@ -35,7 +35,7 @@ HOMES = {
     "Refusal": "base.errors",
     "Schema": "contract.schema",
     "TrainParams": "base.params",
-    "batches": "data.source",
+    "batches": "data.source.read",
     "check_limit": "metrics.gate_result",
     "run": "cli.app",
 }

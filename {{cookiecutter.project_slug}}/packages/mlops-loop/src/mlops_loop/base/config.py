@@ -42,7 +42,9 @@ def parse_yaml(text: str, name: str, model: type[Model], context: Any = None) ->
 
 
 def repeated_key(node: yaml.Node | None) -> yaml.ScalarNode | None:
-    """Return a key that stands twice in the same mapping: YAML would take the last without a word."""
+    """Return a key that stands twice in the same mapping: YAML would take the last without a
+    word.
+    """
     children = list(node.value) if isinstance(node, yaml.CollectionNode) else []
     if isinstance(node, yaml.MappingNode):
         keys = [key for key, _ in node.value]

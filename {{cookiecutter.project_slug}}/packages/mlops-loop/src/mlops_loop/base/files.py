@@ -51,7 +51,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return nested values as JSON has them: NumPy's numbers as Python's, NaN as null, times as texts."""
+    """Return nested values as JSON has them: NumPy's numbers as Python's, NaN as null, times as
+    texts.
+    """
     if isinstance(value, dict):
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -54,10 +54,9 @@ def with_scripts() -> str:
 def code() -> dict[str, str]:
     """Return the SHA-256 of each source file that the model comes from, by its path.
 
-    These are the code dependencies of the stage that makes the model and of the stages before it, less how
-    a page looks. Where the package is pinned, its version takes the place of its files. Where there is no
-    dvc.yaml there is no such file.
-    """
+    These are the code dependencies of the stage that makes the model and of the stages before it,
+    less how a page looks. Where the package is pinned, its version takes the place of its files.
+    Where there is no dvc.yaml there is no such file."""
     stages = yaml.safe_load(DVC.read_text(encoding="utf-8"))["stages"] if DVC.is_file() else {}
     needed, done = [MODEL.as_posix()], set[str]()
     while needed:

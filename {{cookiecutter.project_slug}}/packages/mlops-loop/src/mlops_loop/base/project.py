@@ -1,8 +1,7 @@
 """The project that uses the loop: its name, and the functions that it plugs in.
 
-Functions are named as "package.module:function" and loaded when they are needed, so that `--help` and a
-server import nothing that they do not run.
-"""
+Functions are named as "package.module:function" and loaded when they are needed, so that `--help`
+and a server import nothing that they do not run."""
 
 import ast
 import inspect
@@ -138,7 +137,9 @@ def attribute(plugin: str, target: str) -> Any:
 
 
 def fingerprint(plugin: str) -> str | None:
-    """Return the SHA-256 of the module of a plugged-in function; comments and docstrings do not count."""
+    """Return the SHA-256 of the module of a plugged-in function; comments and docstrings do not
+    count.
+    """
     target = getattr(current_project(), plugin)
     spec = find_spec(target.partition(":")[0]) if target else None
     if spec is None or not spec.origin:

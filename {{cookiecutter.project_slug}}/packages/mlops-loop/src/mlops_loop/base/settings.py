@@ -48,7 +48,9 @@ class Settings(BaseSettings, env_file=".env", extra="forbid"):
 
     @property
     def share(self) -> float | None:
-        """The challenger's share of the requests; None if it only scores in the shadow, or not at all."""
+        """The challenger's share of the requests; None if it only scores in the shadow, or not at
+        all.
+        """
         return float(self.traffic.partition(":")[2]) if self.traffic.startswith("canary") else None
 
 

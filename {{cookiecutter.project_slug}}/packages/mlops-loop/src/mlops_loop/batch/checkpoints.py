@@ -1,4 +1,6 @@
-"""Checkpoints: a long run keeps what it has done beside its output, and resumes there if stopped."""
+"""Checkpoints: a long run keeps what it has done beside its output, and resumes there if
+stopped.
+"""
 
 import os
 import shutil
@@ -18,9 +20,11 @@ FAR = Path("build/scoring")  # the parts of what goes to a URL
 
 @contextmanager
 def folder_of(target: str) -> Iterator[Path]:
-    """Give the folder in which what goes to `target` is kept until it is whole, to this process alone.
+    """Give the folder in which what goes to `target` is kept until it is whole, to this process
+    alone.
 
-    It stays there with what is done if the process is stopped or fails, and is removed if all is published.
+    It stays there with what is done if the process is stopped or fails, and is removed if all is
+    published.
     """
     tmp_path = Path(target).with_name(f".{Path(target).name}.parts")
     parts = FAR / sha256(target.encode()).hexdigest()[:16] if "://" in target else tmp_path
@@ -44,7 +48,9 @@ def folder_of(target: str) -> Iterator[Path]:
 
 
 def read(part: Path, rows: int) -> pa.Table | None:
-    """Return the answers of a part that an earlier run has left; None if it has not, or not all of them."""
+    """Return the answers of a part that an earlier run has left; None if it has not, or not all of
+    them.
+    """
     try:
         with pa.OSFile(str(part)) as file:
             found = pa.ipc.open_file(file).read_all()
@@ -62,6 +68,8 @@ def write(part: Path, answered: pa.Table) -> None:
 
 
 def settle(path: Path) -> None:
-    """Have a file on the disk itself, so that it is whole under its name even if the power fails."""
+    """Have a file on the disk itself, so that it is whole under its name even if the power
+    fails.
+    """
     with path.open("rb+") as file:
         os.fsync(file.fileno())

@@ -16,7 +16,7 @@ from mlops_loop.base.files import writing
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.data.cast import check_rows
-from mlops_loop.data.source import batches
+from mlops_loop.data.source.read import batches
 from mlops_loop.prediction_log.connection import open_log, unusable
 from mlops_loop.prediction_log.ground_truth import record_ground_truth
 from mlops_loop.scoring.bundle import open_bundle
@@ -49,7 +49,9 @@ def divide(table: pa.Table, schema: Schema) -> tuple[pd.DataFrame, pd.DataFrame]
 
 
 def record(engine: sa.Engine, rows: pd.DataFrame) -> tuple[list[int], list[list[Any]]]:
-    """Record the outcomes; return how many were new, repeated and corrected, and the unknown ones."""
+    """Record the outcomes; return how many were new, repeated and corrected, and the unknown
+    ones.
+    """
     pairs = list(zip(rows["prediction_id"].tolist(), rows["value"].tolist(), strict=True))
     counts, unknown = [0, 0, 0], list[list[Any]]()
     for start in range(0, len(pairs), CHUNK):
@@ -73,7 +75,9 @@ def write_rows(path: Path, names: Sequence[str], rows: Sequence[Sequence[Any]]) 
 
 
 def sibling(source: str, kind: str) -> Path:
-    """Return where the outcomes go that were not recorded: beside the file, or here if it is a URL."""
+    """Return where the outcomes go that were not recorded: beside the file, or here if it is a
+    URL.
+    """
     path = Path(Path(urlsplit(source).path).name) if "://" in source else Path(source)
     return path.with_name(f"{path.stem}.{kind}.csv")
 
@@ -81,8 +85,8 @@ def sibling(source: str, kind: str) -> Path:
 def record_file(source: str) -> Counts:
     """Record the outcomes in a file or URL: CSV, JSON lines or Parquet.
 
-    Those of predictions that the log has not, and those that break the contract, go to files beside it.
-    To record the same file again changes nothing.
+    Those of predictions that the log has not, and those that break the contract, go to files beside
+    it. To record the same file again changes nothing.
     """
     settings = load_settings()
     schema = open_bundle(Path(settings.bundle)).schema

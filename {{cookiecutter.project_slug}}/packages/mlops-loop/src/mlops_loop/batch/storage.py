@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from mlops_loop.data.source import about, reached
+from mlops_loop.data.source.remote import about, reached
 
 
 def plain(place: str) -> str:
@@ -32,9 +32,11 @@ def sibling(place: str, name: str) -> str:
 
 
 def files_in(place: str) -> dict[str, str] | None:
-    """Return the files of a folder and of those below it, sorted: name in the folder -> path or URL.
+    """Return the files of a folder and of those below it, sorted: name in the folder -> path or
+    URL.
 
-    None if `place` is no folder. Names that begin with . or _ are left out: such files mark something.
+    None if `place` is no folder. Names that begin with . or _ are left out: such files mark
+    something.
     """
     if "://" not in place:
         folder = Path(place)
@@ -55,7 +57,9 @@ def files_in(place: str) -> dict[str, str] | None:
 
 
 def publish_file(made: Path, target: str) -> None:
-    """Move a file to a path on the same disk, or copy it to a URL; it shows there when it is whole."""
+    """Move a file to a path on the same disk, or copy it to a URL; it shows there when it is
+    whole.
+    """
     if "://" not in target:
         made.replace(target)
         return

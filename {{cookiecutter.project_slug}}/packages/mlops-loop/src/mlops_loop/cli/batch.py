@@ -23,10 +23,9 @@ def score(
     from mlops_loop.base.params import format_source
     from mlops_loop.batch.score import score
 
-    (scored, rejected), rejects = score(source, target)
-    print(
-        f"{scored:,} rows scored: {format_source(target)}\n{rejected:,} rows rejected: {format_source(rejects)}"
-    )
+    done = score(source, target)
+    print(f"{done.scored:,} rows scored: {format_source(target)}")
+    print(f"{done.rejected:,} rows rejected: {format_source(done.rejects)}")
 
 
 @APP.command(epilog="{example} outcomes truth.csv")
@@ -43,8 +42,7 @@ def outcomes(
         f"{done.recorded:,} recorded, {done.repeated:,} there already, {done.corrected:,} corrected"
     )
     if done.unknown:
-        print(
-            f"{done.unknown:,} for predictions that the log does not hold: {sibling(file, 'unknown')}"
-        )
+        where = sibling(file, "unknown")
+        print(f"{done.unknown:,} for predictions that the log does not hold: {where}")
     if done.rejected:
         print(f"{done.rejected:,} break the contract: {sibling(file, 'rejects')}")

@@ -19,7 +19,9 @@ def monitor(
         datetime | None, typer.Option(formats=DATES, help="In UTC. [default: now]")
     ] = None,
 ) -> None:
-    """Look at a window of the prediction log; exit code 3 with a verdict: drift, quality or decay."""
+    """Look at a window of the prediction log; exit code 3 with a verdict: drift, quality or
+    decay.
+    """
     from mlops_loop.monitoring.monitor import show
 
     show(days, until)
@@ -34,7 +36,9 @@ def retrain(
     force: Annotated[bool, typer.Option("--force", help="Whatever the evidence says.")] = False,
     reason: Annotated[str, typer.Option(help="For the record.")] = "",
 ) -> None:
-    """Decide from evidence whether to retrain; if so run the pipeline, ask the gates, promote or refuse."""
+    """Decide from evidence whether to retrain; if so run the pipeline, ask the gates, promote or
+    refuse.
+    """
     from mlops_loop.monitoring.retrain import retrain
 
     retrain(until, force, reason)
@@ -49,7 +53,9 @@ def compare(
         bool, typer.Option("--json", help="Print a document instead of tables.")
     ] = False,
 ) -> None:
-    """Say from outcomes whether a canary or shadow is better than the champion, or that nobody knows yet."""
+    """Say from outcomes whether a canary or shadow is better than the champion, or that nobody
+    knows yet.
+    """
     import json
 
     from mlops_loop.monitoring.compare import compare, show

@@ -40,7 +40,9 @@ def schema_infer(
 
 @APP.command(epilog="{example} doctor")
 def doctor() -> None:
-    """Check tools, servers, storage, secrets and disk; exit code 3 if something required is missing."""
+    """Check tools, servers, storage, secrets and disk; exit code 3 if something required is
+    missing.
+    """
     from mlops_loop.onboarding.doctor import doctor
 
     doctor()

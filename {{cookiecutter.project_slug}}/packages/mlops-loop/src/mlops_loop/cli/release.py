@@ -47,7 +47,9 @@ def audit(
         bool, typer.Option("--json", help="Print every line as it is kept.")
     ] = False,
 ) -> None:
-    """List promotions, refusals and rollbacks with their reasons; exit code 3 if a line was tampered with."""
+    """List promotions, refusals and rollbacks with their reasons; exit code 3 if a line was
+    tampered with.
+    """
     from mlops_loop.release.audit_report import show_audit
 
     show_audit(last, as_json)

@@ -47,7 +47,9 @@ def tune(
 
 @APP.command(epilog="{example} card > MODEL_CARD.md")
 def card() -> None:
-    """Print the champion's model card as Markdown; its page is card.html beside it, and at / of the API."""
+    """Print the champion's model card as Markdown; its page is card.html beside it, and at / of the
+    API.
+    """
     from mlops_loop.base.settings import load_settings
     from mlops_loop.scoring.bundle import open_bundle
 

@@ -1,7 +1,7 @@
 """Cast rows to the contract's types, and report for each row what breaks the contract.
 
-The API checks a request with pydantic types made from the same contract (serving/request_schema.py); a
-property-based test holds the two against each other.
+The API checks a request with pydantic types made from the same contract
+(serving/request_schema.py); a property-based test holds the two against each other.
 """
 
 from collections.abc import Mapping
@@ -115,7 +115,8 @@ def to_text(values: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 
 
 def cast_if_valid(table: pa.Table, columns: Mapping[str, Column]) -> pa.Table | None:
-    """Return the columns in their types, or None if any row may break the contract: `check_rows` reports which.
+    """Return the columns in their types, or None if any row may break the contract: `check_rows`
+    reports which.
 
     Quick, because no row is looked at on its own. `table` must have all of `columns`.
     """
@@ -131,7 +132,9 @@ def cast_if_valid(table: pa.Table, columns: Mapping[str, Column]) -> pa.Table | 
 
 
 def is_valid(given: pa.ChunkedArray, typed: pa.Array | pa.ChunkedArray, column: Column) -> bool:
-    """Return whether all values of a column keep the contract, before and after they came into its type."""
+    """Return whether all values of a column keep the contract, before and after they came into its
+    type.
+    """
     gaps = [pc.sum(pc.is_null(values, nan_is_null=True)).as_py() or 0 for values in (given, typed)]
     if gaps[0] != gaps[1] or (gaps[0] and not column.nullable):
         return False

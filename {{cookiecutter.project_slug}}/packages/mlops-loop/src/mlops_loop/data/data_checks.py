@@ -17,7 +17,9 @@ KEPT = 1_000  # categories in a profile; the others are counted together
 
 
 def hashes(table: pd.DataFrame, names: Iterable[str]) -> np.ndarray:
-    """Return a number for each row, shape (rows,) uint64: equal rows have equal ones, nulls included."""
+    """Return a number for each row, shape (rows,) uint64: equal rows have equal ones, nulls
+    included.
+    """
     comparable = {str(place): bits(table[name]) for place, name in enumerate(names)}
     found: np.ndarray = pd.util.hash_pandas_object(pd.DataFrame(comparable), index=False).to_numpy()
     return found
@@ -71,7 +73,9 @@ def leaks(
 
 
 def codes(values: pd.Series) -> np.ndarray:
-    """Return numbers as they are and categories by frequency, beside whether there is a value: (rows, 2)."""
+    """Return numbers as they are and categories by frequency, beside whether there is a value:
+    (rows, 2).
+    """
     if pd.api.types.is_numeric_dtype(values):
         numbers = values.to_numpy("float64", na_value=np.nan)
     else:
@@ -121,7 +125,9 @@ def r_squared(inputs: np.ndarray, truth: np.ndarray) -> float:
 
 
 def column_distribution(values: pd.Series, numeric: bool) -> dict[str, Any]:
-    """Return how a column is distributed: its shares by its own deciles or by category, for `shift`."""
+    """Return how a column is distributed: its shares by its own deciles or by category, for
+    `shift`.
+    """
     if numeric:
         found = values[np.isfinite(values.to_numpy("float64", na_value=np.nan))].to_numpy("float64")
         deciles = (
@@ -134,13 +140,16 @@ def column_distribution(values: pd.Series, numeric: bool) -> dict[str, Any]:
 
 
 def frequent(values: pd.Series) -> list[str]:
-    """Return the values as text, the most frequent first, of equally frequent ones in their order."""
+    """Return the values as text, the most frequent first, of equally frequent ones in their
+    order.
+    """
     counts = values.dropna().astype(str).value_counts().sort_index()
     return list(counts.sort_values(ascending=False, kind="stable").index)
 
 
 def shares(values: pd.Series, bins: dict[str, Any]) -> np.ndarray:
-    """Return the shares of the values in each bin of a profile; the last two: in no other, and missing.
+    """Return the shares of the values in each bin of a profile; the last two: in no other, and
+    missing.
 
     A number is on an edge or between two: so those that occur often have a bin of their own.
     """
@@ -169,7 +178,8 @@ def labels(bins: dict[str, Any]) -> list[str]:
 
 
 def shift(accepted: dict[str, Any], values: pd.Series) -> tuple[float, float, list[str]]:
-    """Return how far the values are from a profile: distance, share that moved, and where it moved most.
+    """Return how far the values are from a profile: distance, share that moved, and where it moved
+    most.
 
     The distance is Jensen-Shannon's, base 2: 0 if they are alike, 1 if they have nothing in common.
     """

@@ -50,7 +50,8 @@ def with_derived(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
 def checked(
     typed: pd.DataFrame, reasons: pd.Series, schema: Schema
 ) -> tuple[pd.DataFrame, pd.Series]:
-    """Return rows that `judge` has seen with their derived columns, and what breaks the contract in each.
+    """Return rows that `judge` has seen with their derived columns, and what breaks the contract in
+    each.
 
     A row that breaks the contract has no derived values.
     """
@@ -68,7 +69,9 @@ def checked(
 
 
 def refuse_impure(table: pd.DataFrame, schema: Schema) -> None:
-    """Refuse a `derive` by which a row's values depend on other rows or on chance, or differ from the table's."""
+    """Refuse a `derive` by which a row's values depend on other rows or on chance, or differ from
+    the table's.
+    """
     deriver = open_deriver(schema)
     if not deriver.derived:
         return
@@ -91,7 +94,8 @@ def refuse_impure(table: pd.DataFrame, schema: Schema) -> None:
     stored = {name: values.to_numpy() for name, values in rows[list(deriver.derived)].items()}
     if name := differing(batch, stored):
         raise Failure(
-            f"data/train.parquet has other values of {name!r} than {deriver.name}: run `uv run dvc repro`"
+            f"data/train.parquet has other values of {name!r} than {deriver.name}: "
+            "run `uv run dvc repro`"
         )
 
 

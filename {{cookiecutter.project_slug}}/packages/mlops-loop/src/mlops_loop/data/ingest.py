@@ -13,7 +13,7 @@ from mlops_loop.base.params import IngestParams, format_source, load_params
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.data.cast import cast_table
-from mlops_loop.data.source import batches
+from mlops_loop.data.source.read import batches
 
 
 def read(schema: Schema, params: IngestParams) -> Iterator[pa.Table]:

@@ -194,7 +194,9 @@ def profile_table(
 
 
 def formats_of(name: str, values: pa.Array, formats: list[str | None]) -> list[str | None]:
-    """Return those formats which all values of the timestamp have; raises Failure if there is none."""
+    """Return those formats which all values of the timestamp have; raises Failure if there is
+    none.
+    """
     if not len(values):
         return formats
     kept = time_formats(values, formats)
@@ -203,9 +205,8 @@ def formats_of(name: str, values: pa.Array, formats: list[str | None]) -> list[s
             (text for text in values[:1000] if not time_formats(pa.array([text.as_py()]), formats)),
             values[0],
         )
-        raise Failure(
-            f"the timestamp {name!r} cannot be read, for example {str(wrong)!r}: write it as 2026-12-31 23:59"
-        )
+        what = f"cannot be read, for example {str(wrong)!r}: write it as 2026-12-31 23:59"
+        raise Failure(f"the timestamp {name!r} {what}")
     return kept
 
 
@@ -213,13 +214,14 @@ def require_column(name: str, names: list[str]) -> None:
     if name not in names:
         close = get_close_matches(name, names, 3, 0.5) or names[:10]
         shown = ", ".join(repr(other) for other in close)
-        raise Failure(
-            f"there is no column {name!r}; {'did you mean' if close != names[:10] else 'there are'} {shown}"
-        )
+        hint = "did you mean" if close != names[:10] else "there are"
+        raise Failure(f"there is no column {name!r}; {hint} {shown}")
 
 
 def missing_texts(profiles: Mapping[str, ColumnProfile]) -> list[str]:
-    """Return the texts that stand for missing values: those beside which a column holds numbers only."""
+    """Return the texts that stand for missing values: those beside which a column holds numbers
+    only.
+    """
     found: Counter[str] = sum(
         (seen.stand_ins for seen in profiles.values() if seen.number), Counter()
     )

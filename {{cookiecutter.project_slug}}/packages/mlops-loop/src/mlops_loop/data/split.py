@@ -71,7 +71,8 @@ def by_time(when: pd.Series, params: SplitParams) -> np.ndarray:
 
 
 def at_random(strata: pd.Series, params: SplitParams) -> np.ndarray:
-    """Give each window its share of each stratum: one row at least if there are three, and training first.
+    """Give each window its share of each stratum: one row at least if there are three, and training
+    first.
 
     Nearly all rows stay in their window when others are added at the end.
     """
@@ -88,7 +89,9 @@ def at_random(strata: pd.Series, params: SplitParams) -> np.ndarray:
 
 
 def check(counts: list[Counter[str]], schema: Schema) -> None:
-    """Raise Failure unless each window has rows, and of a classification two classes that training has."""
+    """Raise Failure unless each window has rows, and of a classification two classes that training
+    has.
+    """
     lacking = [name for name in schema.classes if not counts[0][name]]
     if lacking and counts[0]:
         raise Failure(
@@ -101,7 +104,8 @@ def check(counts: list[Counter[str]], schema: Schema) -> None:
 
 
 def kept(batch: pa.RecordBatch, schema: Schema) -> tuple[np.ndarray, pd.DataFrame]:
-    """Return which rows keep the contract and have target and time, and the rows with what is derived.
+    """Return which rows keep the contract and have target and time, and the rows with what is
+    derived.
 
     Booleans, shape (rows,), and a table in the contract's types.
     """

@@ -57,7 +57,9 @@ def sample_mask(total: int, rows: int, seed: int = 0) -> np.ndarray:
 
 
 def read_sample(path: Path, rows: int, seed: int = 0) -> Any:
-    """Return a Parquet file as a DataFrame, or, if it has more, `rows` random rows of it in order."""
+    """Return a Parquet file as a DataFrame, or, if it has more, `rows` random rows of it in
+    order.
+    """
 
     if not path.is_file() or (total := pq.read_metadata(path).num_rows) <= rows:
         return read_table(path)

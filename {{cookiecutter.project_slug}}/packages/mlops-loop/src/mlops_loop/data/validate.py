@@ -1,4 +1,6 @@
-"""Validate: hold the data against the contract and the last accepted data; refuse what breaks them."""
+"""Validate: hold the data against the contract and the last accepted data; refuse what breaks
+them.
+"""
 
 import json
 import sys
@@ -47,7 +49,9 @@ def column_expectations(name: str, column: Column) -> list[Any]:
 
 
 def expectations(schema: Schema, present: list[str]) -> list[Any]:
-    """Return the suite that the contract implies for the rows of a table with the columns `present`."""
+    """Return the suite that the contract implies for the rows of a table with the columns
+    `present`.
+    """
     rules: list[Any] = []
     for name, column in schema.used.items():
         rules.append(gxe.ExpectColumnToExist(column=name))
@@ -120,7 +124,9 @@ def of_type(name: str, column: Column, given: pd.Series, typed: pd.Series) -> Ch
 
 
 def scan(schema: Schema, present: list[str]) -> tuple[list[Check], dict[str, np.ndarray]]:
-    """Return the checks on single rows, and hashes of the rows: of all their columns and of some."""
+    """Return the checks on single rows, and hashes of the rows: of all their columns and of
+    some.
+    """
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     asset = context.data_sources.add_pandas("data").add_dataframe_asset(schema.name)
@@ -175,7 +181,9 @@ def rows_at(places: np.ndarray, names: Iterable[str]) -> list[str]:
 
 
 def repeats(schema: Schema, hashes: dict[str, np.ndarray], params: SplitParams) -> Iterator[Check]:
-    """Give the checks that rows do not repeat each other: at all, in their key, or between windows."""
+    """Give the checks that rows do not repeat each other: at all, in their key, or between
+    windows.
+    """
     if "all" in hashes:
         rule, rows = "rows not to be duplicated", hashes["all"]
         found = np.flatnonzero(data_checks.repeated(rows))
@@ -256,7 +264,9 @@ def profiled(schema: Schema, sample: pd.DataFrame) -> dict[str, Column]:
 
 
 def last_accepted(schema: Schema) -> dict[str, Any]:
-    """Return how the data was distributed that passed last; nothing if there is none, or of another table."""
+    """Return how the data was distributed that passed last; nothing if there is none, or of another
+    table.
+    """
     accepted = files.read_json(ACCEPTED) if ACCEPTED.is_file() else {}
     return accepted if accepted.get("table") == schema.name else {}
 
@@ -280,7 +290,9 @@ def accept(schema: Schema, sample: pd.DataFrame, rows: int) -> None:
 def check(
     schema: Schema, params: SplitParams, sample: pd.DataFrame, accepted: dict[str, Any]
 ) -> list[Check]:
-    """Return the checks of data/raw.parquet, of which `sample` holds some rows; first those that failed."""
+    """Return the checks of data/raw.parquet, of which `sample` holds some rows; first those that
+    failed.
+    """
     rows, names = pq.read_metadata(RAW).num_rows, pq.read_schema(RAW).names
     present = [name for name in schema.used if name in names or name in schema.derived]
     checks, hashes = scan(schema, present)

@@ -1,4 +1,6 @@
-"""Tune: search for better parameters with Optuna, on the training window, which is all that it reads."""
+"""Tune: search for better parameters with Optuna, on the training window, which is all that it
+reads.
+"""
 
 import hashlib
 import inspect
@@ -54,7 +56,9 @@ def search_space(trial: optuna.Trial, name: str) -> Settings:
 
 
 def folds(table: pd.DataFrame, schema: Schema, seed: int) -> list[Fold]:
-    """Return places of rows to learn from and to judge by; the latter are later, if there is a time."""
+    """Return places of rows to learn from and to judge by; the latter are later, if there is a
+    time.
+    """
     target, every = table[schema.target], np.arange(len(table))
     try:
         if schema.timestamp:

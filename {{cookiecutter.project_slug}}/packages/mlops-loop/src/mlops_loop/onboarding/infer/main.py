@@ -16,7 +16,7 @@ from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import Schema
 from mlops_loop.contract.task import Task
 from mlops_loop.data.profile import TableProfile, profile_table
-from mlops_loop.data.source import batches, local
+from mlops_loop.data.source.read import batches, local
 from mlops_loop.onboarding import git
 from mlops_loop.onboarding.infer.adapt import new_behaviour, new_params, new_pipeline
 from mlops_loop.onboarding.infer.contract import as_yaml, present_head

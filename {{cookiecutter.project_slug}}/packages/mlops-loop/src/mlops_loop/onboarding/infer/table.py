@@ -21,7 +21,7 @@ from mlops_loop.data.profile import (
     missing_texts,
     set_missing,
 )
-from mlops_loop.data.source import plain
+from mlops_loop.data.source.rows import plain
 from mlops_loop.onboarding.infer.columns import Proposal, propose
 from mlops_loop.onboarding.infer.target import Target, propose_target
 

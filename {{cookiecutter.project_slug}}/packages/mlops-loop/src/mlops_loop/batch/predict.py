@@ -1,0 +1,121 @@
+"""Predict the rows of an Arrow table; a row that breaks the contract has a reason instead."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from mlops_loop.base.errors import Failure
+from mlops_loop.contract.schema import Schema
+from mlops_loop.data.cast import cast_if_valid, check_rows
+from mlops_loop.scoring.bundle import Bundle
+from mlops_loop.scoring.derived import Breach
+from mlops_loop.scoring.predictions import chosen
+from mlops_loop.scoring.scorer import Scorer
+
+REASON = "reason"
+
+
+def inputs(typed: pa.Table, schema: Schema) -> dict[str, np.ndarray]:
+    """Return the contract's inputs as the scorer takes them: numbers as float32, categories as
+    text.
+
+    `typed` has them in the contract's types.
+    """
+    found = {}
+    for name, column in schema.inputs.items():
+        values = typed[name].combine_chunks()
+        if column.type == "timestamp":
+            found[name] = values.to_numpy(zero_copy_only=False).astype("datetime64[s]")
+        elif (
+            column.type == "category"
+        ):  # each distinct text becomes a Python object once, not in every row
+            coded = values.cast(pa.string()).dictionary_encode()
+            texts = np.array([*coded.dictionary.to_pylist(), ""], dtype=object)
+            found[name] = texts[
+                coded.indices.fill_null(len(texts) - 1).to_numpy(zero_copy_only=False)
+            ]
+        else:
+            found[name] = values.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+    return found
+
+
+def answers(scores: np.ndarray, schema: Schema, manifest: dict[str, Any]) -> pa.Table:
+    """Return for each row the label and each class's probability, or the value and its interval.
+
+    `scores` has the shape (rows, classes), or (rows, 1) for a regression.
+    """
+    scores, name = scores.astype(np.float64), schema.prediction
+    if not schema.classes:
+        value, half = scores[:, 0], manifest["half_width"]
+        return pa.table({name: value, f"{name}, low": value - half, f"{name}, high": value + half})
+    labels = pa.array(schema.classes).take(pa.array(chosen(scores, manifest)))
+    chances = {
+        f"probability of {each}": scores[:, place] for place, each in enumerate(schema.classes)
+    }
+    return pa.table({name: labels, **chances})
+
+
+def predict(table: pa.Table, scorer: Scorer, bundle: Bundle) -> pa.Table:
+    """Return the answer for each row, and the reason where it has none because it breaks the
+    contract.
+    """
+    schema = bundle.schema
+    absent = set(schema.inputs) - set(table.column_names)
+    if needed := {name for name in absent if not schema.inputs[name].nullable}:
+        raise Failure(f"the column {min(needed)!r} is missing, and schema.yaml does not let it be")
+    gap = pa.nulls(len(table))
+    given = pa.table({name: gap if name in absent else table[name] for name in schema.inputs})
+    why = np.full(len(table), "", dtype=object)
+    if (typed := cast_if_valid(given, schema.inputs)) is None:
+        frame, found = check_rows(given.to_pandas(), schema.inputs)
+        why = found.to_numpy(dtype=object)
+        typed = pa.Table.from_pandas(frame[why == ""], preserve_index=False)
+    scored = np.flatnonzero(why == "")
+    scores, breaches = score_typed(typed, scorer, schema)
+    for row, name, reason in breaches:
+        why[scored[row]] = why[scored[row]] or f"{name} {reason}"
+    answered = answers(scores, schema, bundle.manifest)
+    if (bad := why != "").any():
+        place = np.zeros(len(table), dtype=int)
+        place[scored] = np.arange(len(scored))
+        answered = answered.take(pa.array(place, mask=bad))
+    answered = answered.append_column(REASON, pa.array(why, pa.string(), mask=~bad))
+    if twice := set(answered.column_names) & set(table.column_names):
+        raise Failure(f"the column {min(twice)!r} is there already: rename it")
+    return answered
+
+
+def score_typed(typed: pa.Table, scorer: Scorer, schema: Schema) -> tuple[np.ndarray, list[Breach]]:
+    """Return the scores of rows that keep the contract, and what it forbids of what is derived from
+    them.
+    """
+    if not len(typed):
+        return np.empty((0, len(schema.classes) or 1)), []
+    columns = inputs(typed, schema)
+    derived = scorer.derive(columns)
+    return scorer.scores(columns | derived), scorer.derive.breaches(derived)
+
+
+def divide(table: pa.Table, answered: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Return the rows with their answers, and those that were rejected with the reasons."""
+    good, scored = answered[REASON].is_null(), table
+    for name in answered.column_names[:-1]:
+        scored = scored.append_column(name, answered[name])
+    rejected = table.append_column(REASON, answered[REASON])
+    if answered[REASON].null_count == len(table):
+        return scored, rejected.slice(0, 0)
+    return scored.filter(good), rejected.filter(answered[REASON].is_valid())
+
+
+def flat(table: pa.Table) -> pa.Table:
+    """Return the table with nested values as text: a CSV file has no others."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_nested(field.type):
+            texts = [
+                None if value is None else str(value) for value in table.column(place).to_pylist()
+            ]
+            table = table.set_column(place, field.name, pa.array(texts, pa.string()))
+    return table
