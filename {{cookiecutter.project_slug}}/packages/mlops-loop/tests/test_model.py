@@ -8,14 +8,23 @@ from threadpoolctl import threadpool_limits
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.params import load_params
-from mlops_loop.contract.schema import load_schema
+from mlops_loop.base.project import required
+from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics.tasks import of
+from mlops_loop.scoring import skops_model as model
 from mlops_loop.scoring.bundle import CARDS, MANIFEST, PROMOTION, open_bundle
+from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.scorer import open_scorer
-from mlops_loop.training import explain, export, model, train
+from mlops_loop.training import explain, export, train
 
 from .conftest import change, run_stages
+
+
+def estimators(schema: Schema) -> list[str]:
+    """Return the names that `train.model` may have, as the project's model.py lists them."""
+    build = required("model")
+    return list(build.__globals__["CLASSIFIERS" if schema.classes else "REGRESSORS"])
 
 
 def test_equal_training_gives_equal_bytes(project) -> None:
@@ -31,7 +40,7 @@ def test_equal_training_gives_equal_bytes(project) -> None:
 @pytest.mark.parametrize("place", [0, 1])
 def test_the_bundle_scores_as_the_model_does_gaps_and_unseen_categories_too(project, place) -> None:
     schema = load_schema()
-    change(files.PARAMS, "train", model=list(of(schema).ESTIMATORS)[place])
+    change(files.PARAMS, "train", model=estimators(schema)[place])
     train.main()
     export.main()
     test = tables.read_table(files.TEST)
@@ -47,7 +56,7 @@ def test_thresholds_are_float32_and_no_prediction_changes_by_it(project) -> None
     table, schema, params = tables.read_table(files.TRAIN), load_schema(), load_params().train
     fitted = train.fit(table, schema, params)
     target = table[schema.target].to_numpy(dtype=object if schema.classes else float)
-    exact = model.build(schema, params).fit(model.inputs(table, schema), target)
+    exact = train.build(schema, params).fit(model.inputs(table, schema), target)
     for group in fitted[-1]._predictors:
         for tree in group:
             held = tree.nodes["num_threshold"]
@@ -74,7 +83,7 @@ def test_unreviewed_types_and_unknown_parameters_are_refused(project) -> None:
 
 
 def test_a_model_that_does_not_fit_the_task_is_refused(project) -> None:
-    other = {"ridge", "logistic_regression"} - set(of(load_schema()).ESTIMATORS)
+    other = {"ridge", "logistic_regression"} - set(estimators(load_schema()))
     change(files.PARAMS, "train", model=other.pop())
     with pytest.raises(Failure, match=r"train\.model: \w+ does not fit the task"):
         train.main()
@@ -97,16 +106,16 @@ def test_equal_input_gives_equal_evidence_whatever_the_threads(project) -> None:
 
 def test_a_feature_counts_by_what_shuffling_it_costs(project) -> None:
     schema, fitted = load_schema(), model.load(files.MODEL)
-    table, decision = tables.read_table(files.TEST), files.read_json(files.METRICS)
+    table, point = tables.read_table(files.TEST), OperatingPoint.of(files.read_json(files.METRICS))
     truth, (name, *_) = of(schema).truth(table, schema), schema.features
-    ranked = explain.importance(fitted, table, truth, decision, schema)
+    ranked = explain.importance(fitted, table, truth, point, schema)
     assert sorted(ranked["feature"]) == sorted(schema.features)
     assert ranked["importance"].is_monotonic_decreasing
     assert ranked["importance"][0] > 0
     same = table.assign(
         **{name: table[name].dropna().iloc[0]}
     )  # in all rows: shuffling changes nothing
-    found = explain.importance(fitted, same, truth, decision, schema).set_index("feature").loc[name]
+    found = explain.importance(fitted, same, truth, point, schema).set_index("feature").loc[name]
     assert (found["importance"], found["spread"]) == (0, 0)
 
 
