@@ -1,10 +1,16 @@
 """What the contract allows and forbids, as Hypothesis strategies."""
 
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from hypothesis import strategies as st
 
 from mlops_loop.contract.schema import Column, Schema
+
+ZONES = st.none() | st.sampled_from([timezone(timedelta(hours=hours)) for hours in (-8, 0, 5.5)])
+TIMES = st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1), timezones=ZONES).map(
+    datetime.isoformat
+)
 
 
 def valid_value(column: Column) -> st.SearchStrategy[Any]:
@@ -14,6 +20,7 @@ def valid_value(column: Column) -> st.SearchStrategy[Any]:
         "integer": st.integers(max(int(low), -(2**53)), min(int(high), 2**53)),
         "boolean": st.booleans(),
         "category": st.sampled_from(column.categories or ("",)),
+        "timestamp": TIMES,
     }[column.type]
     if column.allow_unknown:
         values |= st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
@@ -30,6 +37,7 @@ def invalid_value(column: Column) -> st.SearchStrategy[Any]:
         "integer": beyond.map(int) | st.sampled_from([0.5, "far", True]),
         "boolean": st.sampled_from(["maybe", 7]),
         "category": st.sampled_from(["no such category", 7.5]),
+        "timestamp": st.sampled_from(["tomorrow", "2024-02-30T00:00:00", True, 7]),
     }[column.type]
     if column.allow_unknown:  # "" stands for a missing value; half a surrogate pair is no text
         return st.sampled_from(["\ud800"] if column.nullable else ["\ud800", "", None])
@@ -38,8 +46,8 @@ def invalid_value(column: Column) -> st.SearchStrategy[Any]:
 
 def valid_rows(schema: Schema) -> st.SearchStrategy[dict[str, Any]]:
     """Return rows that the contract allows; what may be missing is null or absent."""
-    names = {name: valid_value(column) for name, column in schema.features.items()}
-    optional = {name: values for name, values in names.items() if schema.features[name].nullable}
+    names = {name: valid_value(column) for name, column in schema.inputs.items()}
+    optional = {name: values for name, values in names.items() if schema.inputs[name].nullable}
     return st.fixed_dictionaries(
         {k: v for k, v in names.items() if k not in optional}, optional=optional
     )
@@ -47,7 +55,7 @@ def valid_rows(schema: Schema) -> st.SearchStrategy[dict[str, Any]]:
 
 def invalid_rows(schema: Schema) -> st.SearchStrategy[dict[str, Any]]:
     """Return rows of which one value breaks the contract."""
-    wrong = st.sampled_from(list(schema.features)).flatmap(
-        lambda name: invalid_value(schema.features[name]).map(lambda value: {name: value})
+    wrong = st.sampled_from(list(schema.inputs)).flatmap(
+        lambda name: invalid_value(schema.inputs[name]).map(lambda value: {name: value})
     )
     return st.builds(lambda row, broken: row | broken, valid_rows(schema), wrong)

@@ -38,11 +38,15 @@ class Server(NamedTuple):
     process: subprocess.Popen
 
 
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return str(free.getsockname()[1])
+
+
 @contextmanager
 def running(*options: str) -> Iterator[Server]:
     """Run the real server, which says what it has to say in server.log."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
+    port = free_port()
     command = [*project_command(), "serve", "--port", port, *options]
     address = f"http://127.0.0.1:{port}"
     with Path("server.log").open("w") as output:

@@ -19,6 +19,8 @@ from mlops_loop.base.project import current_project
 from mlops_loop.batch.score import score
 from mlops_loop.cli import serving
 from mlops_loop.contract.schema import load_schema
+from mlops_loop.data.cast import check_rows
+from mlops_loop.data.derived import with_derived
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.scoring.bundle import MANIFEST
 from mlops_loop.scoring.skops_model import load, scores
@@ -40,7 +42,7 @@ def numbers(answer: dict) -> list[float]:
 
 def test_predictions_are_answered_and_logged(client, row) -> None:
     start = datetime.now(UTC)
-    optional = [name for name, column in load_schema().features.items() if column.nullable]
+    optional = [name for name, column in load_schema().inputs.items() if column.nullable]
     rows = [row, {key: value for key, value in row.items() if key not in optional}]
     rows += [row | dict.fromkeys(optional)]
     answer = client.post("/v1/predict", json={"rows": rows}).json()
@@ -66,7 +68,8 @@ def test_offline_and_online_agree_on_any_row_the_contract_allows(client, data) -
     batch = pd.read_parquet("scored.parquet").iloc[:, -online.shape[1] :].to_numpy()
     assert batch.astype(float) == pytest.approx(online, rel=1e-5, abs=1e-5)
 
-    table = pd.DataFrame(rows, columns=list(schema.features))
+    given_, _ = check_rows(pd.DataFrame(rows, columns=list(schema.inputs)), schema.inputs)
+    table = with_derived(given_, schema)
     trained = scores(load(files.MODEL), table, schema)
     assert online[:, : trained.shape[1]] == pytest.approx(trained, rel=1e-5, abs=1e-5)
 
@@ -82,7 +85,7 @@ def test_any_row_the_contract_forbids_is_refused_online_and_offline(client, data
 
 
 def test_a_refusal_names_the_column_and_echoes_nothing(client, row) -> None:
-    for name, column in load_schema().features.items():
+    for name, column in load_schema().inputs.items():
         value = "<script>" if not column.allow_unknown else 7
         answer = client.post("/v1/predict", json={"rows": [row | {name: value}]})
         assert answer.status_code == 422
@@ -118,8 +121,8 @@ def test_documentation_comes_from_the_contract_and_needs_no_network(client, row)
     assert "//cdn" not in client.get("/docs").text
     shapes = client.get("/openapi.json").json()["components"]["schemas"]
     assert shapes["Rows"]["example"] == {"rows": [row]}
-    assert list(shapes["Row"]["properties"]) == list(load_schema().features)
-    for name, column in load_schema().features.items():
+    assert list(shapes["Row"]["properties"]) == list(load_schema().inputs)
+    for name, column in load_schema().inputs.items():
         assert column.description in json.dumps(
             shapes["Row"]["properties"][name], ensure_ascii=False
         )

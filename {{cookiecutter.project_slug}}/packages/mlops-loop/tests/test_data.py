@@ -22,7 +22,7 @@ def pick(schema: Schema, role: str = "feature", **wanted: object) -> str:
     """Return the first column of a role that is as wanted: True stands for any value."""
     for name, column in schema.used.items():
         facts = [(getattr(column, key), value) for key, value in wanted.items()]
-        if column.role == role and all(
+        if (column.role, column.derived) == (role, False) and all(
             found == value or (value is True and found) for found, value in facts
         ):
             return name
@@ -115,7 +115,8 @@ def too_few(table, schema):
 
 
 def from_the_future(table, schema):
-    name = pick(schema, role="timestamp")
+    if (name := schema.timestamp) is None:
+        pytest.skip("the contract has no timestamp")
     return (
         put(table, name, pd.Timestamp("2999-12-31")),
         name,

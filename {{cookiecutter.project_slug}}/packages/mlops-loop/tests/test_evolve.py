@@ -106,6 +106,10 @@ def contracts() -> list[Schema]:
     ]
     columns += [{"type": "boolean"}]
     columns = [column | {"nullable": nullable} for column in columns for nullable in (True, False)]
+    columns += [
+        {"type": "number", "role": role, "nullable": True} for role in ("input", "slice", "ignored")
+    ]
+    columns += [{"type": "number", "derived": True}, {"type": "timestamp", "role": "input"}]
     base = {"target": {"type": "number", "role": "target"}, "other": {"type": "boolean"}}
     named = [base, *(base | {"x": column} for column in columns)]
     about = {"name": "t", "task": "regression", "target": "target"}
@@ -114,7 +118,7 @@ def contracts() -> list[Schema]:
 
 def accepted(schema: Schema) -> frozenset[int]:
     """Which of the rows that could be sent the API takes."""
-    values = [None, True, -1, 0, 0.5, 1, 1.5, 5, 5.5, 6, 7, "a", "b", "z"]
+    values = [None, True, -1, 0, 0.5, 1, 1.5, 5, 5.5, 6, 7, "a", "b", "z", "2024-02-29T12:00:00"]
     rows = [{"other": True}, *({"other": True, "x": value} for value in values)]
     reader, taken = Reader(schema), set()
     for place, row in enumerate(rows):
@@ -134,6 +138,7 @@ def test_a_break_is_exactly_what_the_api_would_refuse() -> None:
 def test_every_key_of_a_contract_is_judged() -> None:
     free = {
         "role",
+        "derived",
         "description",
         "max_null",
         "mostly",
@@ -143,7 +148,7 @@ def test_every_key_of_a_contract_is_judged() -> None:
         "slice",
     }
     assert set(Column.model_fields) == {*compatibility.MEANING, *free}
-    free = {"columns", "name", "description", "limits", "unique", "min_rows"}
+    free = {"columns", "name", "description", "limits", "unique", "min_rows", "mlops_loop"}
     free |= {"max_duplicates", "max_overlap", "max_leakage", "max_shift"}
     assert set(Schema.model_fields) == {*compatibility.TABLE, *free}
 

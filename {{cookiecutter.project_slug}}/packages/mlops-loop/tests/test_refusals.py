@@ -38,12 +38,12 @@ def refused() -> dict[tuple[str, str], int]:
 
 def wrong(name: str) -> Any:
     """A value that a column does not take, whatever it is."""
-    return 7 if load_schema().features[name].type == "category" else SECRET
+    return 7 if load_schema().inputs[name].type in ("category", "timestamp") else SECRET
 
 
 def tensors(row: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """A row as the Open Inference Protocol has it."""
-    features = load_schema().features
+    features = load_schema().inputs
     inputs = [
         {"name": name, "shape": [1], "datatype": ACCEPTED[features[name].type][0], "data": [value]}
         for name, value in row.items()
@@ -58,7 +58,7 @@ def client(project: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
 
 
 def test_refusals_are_counted_by_kind_and_column(client, row) -> None:
-    needed = next(name for name, column in load_schema().features.items() if not column.nullable)
+    needed = next(name for name, column in load_schema().inputs.items() if not column.nullable)
     expected: dict[tuple[str, str], int] = {}
     with client:
 

@@ -34,7 +34,7 @@ MANY = 4 * files.BATCH
 
 def table(rows: int) -> pa.Table:
     """Rows of the test window with a number each, as many as asked for: they repeat."""
-    found = pa.Table.from_pandas(tables.read_table(files.TEST)[list(load_schema().features)])
+    found = pa.Table.from_pandas(tables.read_table(files.TEST)[list(load_schema().inputs)])
     found = found.replace_schema_metadata()
     found = pa.concat_tables([found] * (rows // len(found) + 1)).slice(0, rows)
     return found.append_column("row number", pa.array(range(rows)))
@@ -43,7 +43,8 @@ def table(rows: int) -> pa.Table:
 def spoilt(schema: Schema) -> tuple[str, str]:
     """A feature, and a text that no row may have there."""
     wrong = {"number": "far", "integer": "far", "boolean": "maybe", "category": "no such category"}
-    for name, column in schema.features.items():
+    wrong["timestamp"] = "tomorrow"
+    for name, column in schema.inputs.items():
         if not column.allow_unknown:
             return name, wrong[column.type]
         if not column.nullable:
@@ -57,19 +58,20 @@ def test_the_quick_check_says_what_the_thorough_one_says(project, data) -> None:
     schema = load_schema()
     rows = data.draw(st.lists(valid_rows(schema) | invalid_rows(schema), min_size=1, max_size=4))
     try:
-        found = pa.Table.from_pylist([dict.fromkeys(schema.features) | row for row in rows])
+        found = pa.Table.from_pylist([dict.fromkeys(schema.inputs) | row for row in rows])
     except (pa.ArrowException, UnicodeError, OverflowError):
         return  # no table, of any file, can hold such rows
     if data.draw(st.booleans()):  # as a CSV file has them
         found = pa.table({name: found[name].cast(pa.string()) for name in found.column_names})
     typed, (frame, reasons) = (
-        cast_if_valid(found, schema.features),
-        check_rows(found.to_pandas(), schema.features),
+        cast_if_valid(found, schema.inputs),
+        check_rows(found.to_pandas(), schema.inputs),
     )
     assert (typed is not None) == (reasons == "").all()
     if typed is not None:
-        for name, column in schema.features.items():
-            values = frame[name] if column.type == "category" else frame[name].astype("float64")
+        for name, column in schema.inputs.items():
+            kept = column.type in ("category", "timestamp")
+            values = frame[name] if kept else frame[name].astype("float64")
             assert typed[name].to_pandas().astype(values.dtype).equals(values)
 
 
@@ -160,7 +162,7 @@ def test_urls_are_read_and_written(project, tmp_path) -> None:
 def test_a_failure_leaves_what_was_there(project) -> None:
     rows = table(10)
     needed = next(
-        (name for name, column in load_schema().features.items() if not column.nullable), None
+        (name for name, column in load_schema().inputs.items() if not column.nullable), None
     )
     Path("scored.csv").write_text("old")
     before = set(Path().rglob("*")) | {Path("bad.csv"), Path("empty.parquet")}
@@ -278,8 +280,7 @@ def test_ctrl_c_ends_without_a_traceback_and_keeps_the_parts(project) -> None:
 
 def test_rows_of_odd_types_are_judged_and_never_end_in_a_traceback(project) -> None:
     rows = [
-        dict.fromkeys(load_schema().features, value)
-        for value in ([1], {"a": 1}, "x" * 10**6, -1e300)
+        dict.fromkeys(load_schema().inputs, value) for value in ([1], {"a": 1}, "x" * 10**6, -1e300)
     ]
     for number, row in enumerate(rows):
         Path("odd.jsonl").write_text(json.dumps(row), encoding="utf-8")

@@ -17,6 +17,7 @@ from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.cli import serving
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
+from mlops_loop.data.derived import with_derived
 from mlops_loop.release import promote
 from mlops_loop.release.smoke_test import run as smoke_test
 from mlops_loop.release.smoke_test import server as smoke_server
@@ -90,14 +91,16 @@ def test_what_onnx_cannot_express_is_served_by_skops_with_the_same_answers(roots
     assert {"model.skops", "model.onnx"} & set(listed) == {"model.skops"}
     schema = load_schema()
     test = smoke_test.sample(tables.read_table(files.TEST), schema, 50)
-    optional = [name for name, column in schema.features.items() if column.nullable]
+    optional = [name for name, column in schema.inputs.items() if column.nullable]
     gaps = test.astype(object)
     gaps[optional] = None  # whole columns of them
     for table in (test, gaps):
-        rows = smoke_test.as_json(table, schema)
+        rows = tables.as_json(table, schema)
         with TestClient(create_app(), "http://127.0.0.1") as client:
             answers = client.post("/v1/predict", json={"rows": rows}).json()["predictions"]
-        trained = model.scores(model.load(files.MODEL), pd.DataFrame(rows), schema)
+        trained = model.scores(
+            model.load(files.MODEL), with_derived(pd.DataFrame(rows), schema), schema
+        )
         assert np.array_equal(np.array([numbers(answer) for answer in answers]), trained)
 
 

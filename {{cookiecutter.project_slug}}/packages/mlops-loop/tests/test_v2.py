@@ -38,7 +38,7 @@ def tensor(name: str, kind: str, values: list) -> dict:
 
 def tensors(rows: list[dict]) -> list[dict]:
     """Rows as input tensors in JSON."""
-    columns = load_schema().features.items()
+    columns = load_schema().inputs.items()
     return [
         tensor(name, datatype(column), [row.get(name) for row in rows]) for name, column in columns
     ]
@@ -126,7 +126,7 @@ def test_every_prediction_is_logged_under_the_id_that_is_answered(client, row) -
 
 
 def test_every_datatype_of_a_column_is_understood(client, row) -> None:
-    for name, column in load_schema().features.items():
+    for name, column in load_schema().inputs.items():
         low, high = column.limits
         small = next((number for number in range(128) if low <= number <= high), None)
         for kind in ACCEPTED[column.type]:
@@ -162,7 +162,7 @@ def test_a_column_may_be_one_of_a_matrix_and_missing_values_may_be_left_out(clie
     column = [one | {"shape": [1, 1], "data": [one["data"]]} for one in tensors([row])]
     flat = [one | {"shape": [1, 1]} for one in tensors([row])]
     assert rows_of(infer(client, column).json()) == rows_of(infer(client, flat).json())
-    optional = [name for name, column in load_schema().features.items() if column.nullable]
+    optional = [name for name, column in load_schema().inputs.items() if column.nullable]
     fewer = [one for one in tensors([row]) if one["name"] not in optional]
     expected = predicted(client, [row | dict.fromkeys(optional)])
     if fewer:
@@ -196,7 +196,7 @@ def test_metadata_and_health_are_those_of_the_bundle(client) -> None:
     found = client.get(f"/v2/models/{NAME}").json()
     version = open_bundle(files.BUNDLE).version
     assert (found["name"], found["versions"]) == (NAME, [version])
-    assert [one["name"] for one in found["inputs"]] == list(load_schema().features)
+    assert [one["name"] for one in found["inputs"]] == list(load_schema().inputs)
     assert client.get(f"/v2/models/{NAME}/versions/{version}").json() == found
     assert client.get("/v2").json()["name"] == NAME
     model = f"models/{NAME}"
@@ -230,7 +230,7 @@ def test_what_is_not_of_the_protocol_is_refused_in_one_line_that_echoes_nothing(
     bad, inputs = "<script>", tensors([row])
     first, others = inputs[0], inputs[1:]
     kind, (value,) = first["datatype"], first["data"]
-    required = [one for one in inputs if not load_schema().features[one["name"]].nullable]
+    required = [one for one in inputs if not load_schema().inputs[one["name"]].nullable]
     cases = [
         (400, b""),
         (400, b"{" * 10_000),

@@ -70,8 +70,9 @@ def of_column(where: str, old: Column | None, new: Column | None) -> Iterator[Ch
         nullable = new is not None and new.nullable
         words = f"{before} -> {'nullable ' * nullable}{after}"
         yield Change(of_role(before, after, nullable), where, words)
-        return
-    for key in Column.model_fields:
+        if old is None or new is None or not {before, after} <= set(TAKEN):
+            return
+    for key in [key for key in Column.model_fields if key not in ("role", "derived")]:
         if getattr(old, key) != getattr(new, key):
             yield Change(
                 of_key(key, old, new), f"{where}.{key}", says(getattr(old, key), getattr(new, key))
@@ -116,7 +117,9 @@ def of_key(key: str, old: Column, new: Column) -> str:
         "allow_unknown": not new.allow_unknown,
         "nullable": not new.nullable,
     }
-    return BREAK if refuses_more[key] else RETRAIN
+    return (
+        BREAK if refuses_more.get(key) else RETRAIN
+    )  # requests have ISO 8601, whatever `format` says
 
 
 def says(old: object, new: object) -> str:

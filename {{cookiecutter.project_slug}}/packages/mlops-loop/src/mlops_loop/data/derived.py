@@ -83,6 +83,9 @@ def refuse_impure(table: pd.DataFrame, schema: Schema) -> None:
         for row in range(len(rows))
     ]
     single = {name: np.concatenate([one[name] for one in alone]) for name in batch}
+    if unknown := deriver.undeclared(columns):
+        what = f"returns {unknown[0]!r}, which schema.yaml does not declare as derived"
+        raise Failure(f"{deriver.name} {what}")
     if name := differing(batch, deriver(columns)):
         raise Failure(
             f"{deriver.name} gives {name!r} differently each time: it must not use chance or time"

@@ -128,6 +128,10 @@ class Deriver:
             return values.astype(object)
         return values if values.dtype.kind == "b" else values.astype(np.float32)
 
+    def undeclared(self, columns: Columns) -> list[str]:
+        """Return the columns that the function gives and the contract does not know."""
+        return [n for n in self.function(Inputs(columns, self.inputs)) if n not in self.derived]
+
     def breaches(self, derived: Arrays) -> list[Breach]:
         """Return which derived values the contract does not allow, in the order of the columns."""
         return [

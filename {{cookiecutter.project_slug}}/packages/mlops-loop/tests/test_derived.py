@@ -1,0 +1,457 @@
+"""Derived features: one function in training and in serving, and what happens where it is wrong."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+from fastapi.testclient import TestClient
+
+from mlops_loop.base import files
+from mlops_loop.base import project as plugins
+from mlops_loop.base.errors import Failure, Refusal
+from mlops_loop.base.settings import load_settings
+from mlops_loop.batch.score import score
+from mlops_loop.contract import versions
+from mlops_loop.contract.schema import Schema, load_schema
+from mlops_loop.data import tables
+from mlops_loop.data.derived import derive, refuse_impure, with_derived
+from mlops_loop.monitoring.monitoring_window import features, logged, table
+from mlops_loop.scoring.bundle import MANIFEST, PROMOTION, open_bundle, seal
+from mlops_loop.scoring.derived import DeriveError, open_deriver
+from mlops_loop.scoring.scorer import open_scorer
+from mlops_loop.scoring.self_check import FILE
+from mlops_loop.scoring.skops_model import load, scores
+from mlops_loop.serving.app import create_app
+from mlops_loop.tracking import runs
+from mlops_loop.tracking.session import session
+from mlops_loop.training import export, train
+
+from .conftest import edit
+from .server import SERVED, free_port, install, running, until
+
+Derive = Callable[[Any], Any]
+CONTRACT = Schema.model_validate(
+    {
+        "name": "t",
+        "task": "regression",
+        "target": "y",
+        "columns": {
+            "y": {"type": "number", "role": "target"},
+            "at": {"type": "timestamp", "role": "input", "nullable": True},
+            "who": {"type": "category", "categories": ["a", "b"], "nullable": True},
+            "on": {"type": "boolean"},
+            "x": {"type": "number", "nullable": True},
+            "twice": {"type": "number", "derived": True, "maximum": 10, "nullable": True},
+            "hour": {
+                "type": "integer",
+                "derived": True,
+                "minimum": 0,
+                "maximum": 23,
+                "nullable": True,
+            },
+            "side": {
+                "type": "category",
+                "derived": True,
+                "categories": ["left", "right"],
+                "role": "slice",
+            },
+        },
+    }
+)
+TABLE = pd.DataFrame(
+    {
+        "at": pd.to_datetime(
+            ["2024-02-29T13:59:59.9", None, "1969-12-31T23:30:00"], format="ISO8601"
+        ),
+        "who": ["a", None, "b"],
+        "on": [True, False, True],
+        "x": [0.1, None, -3.0],
+        "y": [1.0, 2.0, 3.0],
+    }
+)
+
+
+def good(columns: Any) -> dict[str, np.ndarray]:
+    with np.errstate(invalid="ignore"):
+        hour = (columns["at"] - columns["at"].astype("datetime64[D]")) // np.timedelta64(1, "h")
+    known = ~np.isnat(columns["at"])
+    return {
+        "twice": columns["x"] * 2,
+        "hour": np.where(known, hour, np.nan),
+        "side": np.where(columns["on"], "left", "right"),
+    }
+
+
+@pytest.fixture
+def plugged_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[Derive], None]:
+    """Let the project name a function as its `derive`."""
+    mine = replace(plugins.current_project(), derive="mine:derive")
+    monkeypatch.setenv(plugins.VARIABLE, json.dumps(mine.__dict__))
+
+    def plug_in(function: Derive) -> None:
+        monkeypatch.setattr(plugins, "function", lambda *_: function)
+
+    return plug_in
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The project's features.py, in a file of the test's own, which is read anew when it is loaded."""
+    name = plugins.current_project().derive
+    if name is None:
+        pytest.skip("the project derives no features")
+    original = Path(str(import_module(name.partition(":")[0]).__file__))
+    file = tmp_path / "own_features.py"
+    file.write_text(original.read_text("utf-8"), "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    mine = replace(plugins.current_project(), derive="own_features:derive")
+    monkeypatch.setenv(plugins.VARIABLE, json.dumps(mine.__dict__))
+    yield file
+    forget()
+
+
+def forget() -> None:
+    """Let the next load read the module again."""
+    sys.modules.pop("own_features", None)
+    plugins.function.cache_clear()
+
+
+def test_the_function_gets_numpy_columns_in_the_types_of_the_contract(plugged_in) -> None:
+    seen: dict[str, np.ndarray] = {}
+
+    def look(given_: Any) -> dict[str, np.ndarray]:
+        seen.update(given_)
+        with pytest.raises(ValueError, match="read-only"):
+            given_["x"][0] = 7
+        return good(given_)
+
+    plugged_in(look)
+    found = derive(TABLE, CONTRACT)
+    assert {name: str(array.dtype) for name, array in seen.items()} == {
+        "at": "datetime64[s]",
+        "who": "object",
+        "on": "bool",
+        "x": "float32",
+    }
+    assert list(seen["who"]) == ["a", None, "b"]
+    assert np.isnan(seen["x"][1])
+    assert list(found["hour"].fillna(-1)) == [13, -1, 23]
+    assert list(found["side"]) == ["left", "right", "left"]
+    rows = [None if pd.isna(value) else value for value in TABLE["who"]]
+    online = {"at": [at.to_pydatetime() if at == at else None for at in TABLE["at"]], "who": rows}
+    online |= {"on": list(TABLE["on"]), "x": [0.1, None, -3.0]}
+    again = open_deriver(CONTRACT)(online)
+    for name in found:
+        same = pd.Series(again[name]).astype(found[name].dtype)
+        pd.testing.assert_series_equal(same, found[name], check_names=False)
+
+
+WRONG: list[tuple[Derive, str]] = [
+    (lambda c: 1 / 0, "mine:derive failed: ZeroDivisionError: division by zero"),
+    (lambda c: sys.exit(3), "mine:derive failed: SystemExit: 3"),
+    (lambda c: c["y"], "mine:derive failed: KeyError: 'y'"),
+    (lambda c: [1], "must return a dictionary of columns, and returned list"),
+    (lambda c: {**good(c), "twice": 7.0}, "'twice' as an array with a value for each row"),
+    (lambda c: {**good(c), "twice": c["x"][:1]}, r"of shape \(3,\), and returned \(1,\)"),
+    (lambda c: {**good(c), "twice": c["at"]}, r"'twice' as number, and returned datetime64\[s\]"),
+    (lambda c: {**good(c), "side": c["x"]}, "'side' as category, and returned float32"),
+    (lambda c: {"twice": c["x"]}, "does not return 'hour', which schema.yaml declares as derived"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "line"), WRONG)
+def test_what_is_no_column_is_one_line_that_names_the_function(plugged_in, wrong, line) -> None:
+    plugged_in(wrong)
+    with pytest.raises(DeriveError, match=line) as failed:
+        derive(TABLE, CONTRACT)
+    assert str(failed.value).startswith("mine:derive ")
+    assert "\n" not in str(failed.value)
+
+
+def test_values_that_the_contract_forbids_are_told(plugged_in) -> None:
+    plugged_in(lambda c: {**good(c), "twice": c["x"] * 200, "side": np.array(["left", "up", None])})
+    deriver = open_deriver(CONTRACT)
+    given_ = dict(zip(TABLE, TABLE.to_numpy(object).T, strict=True))
+    given_["at"], given_["x"], given_["on"] = (
+        TABLE["at"].to_numpy(),
+        TABLE["x"].to_numpy(),
+        [True] * 3,
+    )
+    assert deriver.breaches(deriver(given_)) == [
+        (0, "twice", "is out of range"),
+        (1, "side", "is not one of the categories"),
+        (2, "side", "is missing"),
+    ]
+
+
+def test_training_refuses_what_depends_on_other_rows_or_on_chance(plugged_in) -> None:
+    plugged_in(good)
+    rows = TABLE.join(derive(TABLE, CONTRACT))
+    refuse_impure(rows, CONTRACT)
+    plugged_in(lambda c: good(c) | {"twice": c["x"] - np.nanmean(c["x"])})
+    with pytest.raises(Failure, match="mine:derive gives 'twice' of a row by other rows"):
+        refuse_impure(rows, CONTRACT)
+    plugged_in(lambda c: good(c) | {"twice": np.random.rand(len(c["x"]))})
+    with pytest.raises(Failure, match="gives 'twice' differently each time"):
+        refuse_impure(rows, CONTRACT)
+    plugged_in(lambda c: good(c) | {"twice": c["x"] * 3})
+    with pytest.raises(Failure, match=r"other values of 'twice' than mine:derive.*dvc repro"):
+        refuse_impure(rows, CONTRACT)
+    plugged_in(lambda c: good(c) | {"thrice": c["x"]})
+    with pytest.raises(Failure, match=r"returns 'thrice', which schema.yaml does not declare"):
+        refuse_impure(rows, CONTRACT)
+
+
+def test_a_derived_column_needs_a_function_with_the_right_signature(monkeypatch, tmp_path) -> None:
+    none = replace(plugins.current_project(), derive=None)
+    monkeypatch.setenv(plugins.VARIABLE, json.dumps(none.__dict__))
+    with pytest.raises(Failure, match=r"'twice' is derived: name `derive` in project.py"):
+        open_deriver(CONTRACT)
+    (tmp_path / "other_features.py").write_text("def derive(rows, seed): ...\n", "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    other = replace(none, derive="other_features:derive")
+    monkeypatch.setenv(plugins.VARIABLE, json.dumps(other.__dict__))
+    with pytest.raises(
+        Failure, match=r"other_features:derive\(rows, seed\) must take derive\(columns\)"
+    ):
+        open_deriver(CONTRACT)
+
+
+def test_a_comment_changes_no_fingerprint(own_module) -> None:
+    before = plugins.fingerprint("derive")
+    own_module.write_text("# new\n" + own_module.read_text("utf-8") + "\n\n# the end\n", "utf-8")
+    assert plugins.fingerprint("derive") == before
+    own_module.write_text(own_module.read_text("utf-8") + "\nMORE = 1\n", "utf-8")
+    assert plugins.fingerprint("derive") != before
+
+
+MADE_BY = [
+    (None, ""),
+    ("1.0", ""),
+    (versions.VERSION, ""),
+    ("0.9", "reads 1.0 and later: follow docs/migrate.md"),
+    ("99.1.2", "this is .*: install that one"),
+    ("new", "'new' is no version of mlops-loop"),
+]
+
+
+@pytest.mark.parametrize(("made_by", "problem"), MADE_BY)
+def test_versions_shake_hands(project, made_by, problem) -> None:
+    lines = files.SCHEMA.read_text("utf-8").splitlines()
+    lines = [line for line in lines if not line.startswith("mlops_loop:")]
+    lines += [f'mlops_loop: "{made_by}"'] * (made_by is not None)
+    files.SCHEMA.write_text("\n".join(lines) + "\n", "utf-8")
+    manifest = files.read_json(files.BUNDLE / MANIFEST)
+    del manifest["files"], manifest["mlops_loop"]
+    (files.BUNDLE / MANIFEST).unlink()
+    seal(files.BUNDLE, manifest | ({"mlops_loop": made_by} if made_by else {}))
+    if not problem:
+        assert (load_schema().mlops_loop, open_bundle(files.BUNDLE).schema.task) == (
+            made_by,
+            load_schema().task,
+        )
+        return
+    with pytest.raises(Failure, match=rf"^schema\.yaml, line \d+: mlops_loop: .*{problem}"):
+        load_schema()
+    with pytest.raises(Refusal, match=problem):
+        open_bundle(files.BUNDLE)
+
+
+def test_the_windows_hold_the_derived_columns(project) -> None:
+    schema = load_schema()
+    for path in (files.TRAIN, files.VALIDATION, files.TEST):
+        rows = tables.read_table(path)
+        assert list(rows) == list(schema.used)
+        anew = with_derived(rows.drop(columns=list(schema.derived)), schema)
+        for name in schema.derived:
+            assert (anew[name] == rows[name]).all()
+
+
+def test_training_stops_at_a_function_that_is_wrong(project, own_module) -> None:
+    forget()
+    edit(own_module, "    return {", "    columns['no such column']\n    return {")
+    with pytest.raises(Failure, match="own_features:derive failed: KeyError"):
+        train.main()
+
+
+def test_a_bundle_is_refused_whose_function_was_changed_but_for_a_comment(
+    project, own_module
+) -> None:
+    forget()
+    export.main()
+    own_module.write_text(own_module.read_text("utf-8") + "\n# a comment\n", "utf-8")
+    forget()
+    open_scorer(open_bundle(files.BUNDLE))
+    edit(own_module, "% 7", "% 6")
+    forget()
+    files.write_json(files.BUNDLE / PROMOTION, {"version": "3", "git_commit": "c0ffee" * 6})
+    with pytest.raises(
+        Refusal, match=r"own_features:derive gives .* It was made by commit c0ffeec0ffee: serve"
+    ):
+        open_scorer(open_bundle(files.BUNDLE))
+    with pytest.raises(Refusal, match="own_features:derive gives"):
+        create_app()
+    tables.read_table(files.TEST).head(3).to_parquet("rows.parquet")
+    with pytest.raises(Refusal, match="own_features:derive gives"):
+        score("rows.parquet", "scored.parquet")
+
+
+STAYS = "version 1 is served on"
+
+
+def install_changed(version: str, where: str) -> None:
+    """Install a bundle whose check rows came out differently where it was made."""
+    with files.writing(SERVED) as folder:
+        shutil.copytree(files.BUNDLE, folder)
+        rows = files.read_json(folder / FILE)
+        if where == "scores":
+            rows["scores"] = [[value + 0.1 for value in row] for row in rows["scores"]]
+        else:
+            rows["derived"] = {name: values[::-1] for name, values in rows["derived"].items()}
+        files.write_json(folder / FILE, rows)
+        manifest = files.read_json(folder / MANIFEST)
+        (folder / MANIFEST).unlink()
+        seal(folder, {key: value for key, value in manifest.items() if key != "files"})
+        files.write_json(folder / PROMOTION, {"version": version, "git_commit": "c0ffee" * 6})
+
+
+def test_a_running_server_refuses_what_comes_out_differently(project, row, monkeypatch) -> None:
+    monkeypatch.setenv("BUNDLE", str(SERVED))
+    install("1")
+    log = Path("server.log")
+    with running() as (address, _):
+        for version, where in (("2", "scores"), ("3", "derived")):
+            install_changed(version, where)
+            until(lambda count=int(version) - 1: log.read_text().count(STAYS) >= count)
+        assert "made by commit c0ffeec0ffee: serve it with that commit's code" in log.read_text()
+        answer = requests.post(f"{address}/v1/predict", json={"rows": [row]}, timeout=60)
+        assert (answer.status_code, answer.json()["model_version"]) == (200, "1")
+        install("4")
+        until(
+            lambda: (
+                requests.get(f"{address}/health/ready", timeout=60).json()["model_version"] == "4"
+            )
+        )
+
+
+def test_a_server_survives_a_function_that_fails(project, row, monkeypatch, caplog) -> None:
+    if not load_schema().derived:
+        pytest.skip("the project derives no features")
+    with TestClient(create_app(), "http://127.0.0.1") as client:
+        deriver = client.app.state.service.model.scorer.derive
+        right = deriver.function
+        for wrong in (lambda c: 1 / 0, lambda c: {name: [1] for name in deriver.derived}):
+            object.__setattr__(deriver, "function", wrong)
+            answer = client.post("/v1/predict", json={"rows": [row]})
+            assert answer.status_code == 500
+            assert "log says why" in answer.json()["detail"]
+        assert f"{deriver.name} failed: ZeroDivisionError" in caplog.text
+        assert "derive_errors_total" in client.get("/metrics").text
+        assert client.get("/health/ready").status_code == 200
+        object.__setattr__(deriver, "function", right)
+        assert client.post("/v1/predict", json={"rows": [row]}).status_code == 200
+
+
+def test_a_request_is_told_why_a_column_is_no_input(client, row) -> None:
+    schema = load_schema()
+    for name in [name for name in schema.columns if name not in schema.inputs]:
+        answer = client.post("/v1/predict", json={"rows": [row, row | {name: "<script>"}]})
+        assert answer.status_code == 422
+        (detail,) = answer.json()["detail"]
+        assert detail["loc"] == ["body", "rows", 1, name]
+        assert detail["msg"].startswith(f"{name} is ")
+        assert "<script>" not in answer.text
+        tensor = {"name": name, "shape": [1], "datatype": "BYTES", "data": ["x"]}
+        told = client.post(f"/v2/models/{project_name()}/infer", json={"inputs": [tensor]})
+        assert (told.status_code, name in told.json()["error"]) == (422, True)
+
+
+def project_name() -> str:
+    return plugins.current_project().name
+
+
+def test_the_monitor_derives_again_what_the_log_does_not_hold(project) -> None:
+    schema, rows = load_schema(), tables.read_sample(files.TEST, 200)
+    sent = pd.DataFrame({"features": tables.as_json(rows, schema), "output": [{}] * len(rows)})
+    found = features(table(sent, schema))
+    assert set(schema.derived) & set(schema.features) <= set(logged(schema))
+    for name in logged(schema):
+        known = rows[name].astype(found[name].dtype).reset_index(drop=True)
+        pd.testing.assert_series_equal(found[name], known, check_names=False, check_exact=False)
+
+
+LOADED = """
+import json, sys
+from fastapi.testclient import TestClient
+from mlops_loop.serving.app import create_app
+from mlops_loop.base.files import BUNDLE
+example = json.loads((BUNDLE / "bundle.json").read_text())["example"]
+with TestClient(create_app(), "http://127.0.0.1") as client:
+    client.post("/v1/predict", json={"rows": [example]}).raise_for_status()
+    print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def test_a_live_server_loads_the_features_and_no_training_library(project) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED], capture_output=True, text=True, check=True
+    )
+    loaded = set(json.loads(done.stdout.splitlines()[-1]))
+    assert not {"mlflow", "pandas", "sklearn", "pyarrow", "skops", "optuna"} & loaded
+    mine = project_module("derive")
+    assert mine is None or mine in loaded
+    assert project_module("model") not in loaded
+
+
+def project_module(plugin: str) -> str | None:
+    target = getattr(plugins.current_project(), plugin)
+    return target and target.partition(":")[0]
+
+
+def test_mlflow_serves_the_raw_inputs_with_the_same_answers(project, tmp_path) -> None:
+    schema = load_schema()
+    with session(load_settings()) as client:
+        run = client.get_run(runs.record_training(client))
+        import mlflow
+
+        folder = mlflow.artifacts.download_artifacts(
+            run.data.tags["model_uri"], dst_path=str(tmp_path / "m")
+        )
+    assert not list(Path(folder).rglob("*.pkl"))
+    rows = tables.read_sample(files.TEST, 20)
+    expected = scores(load(files.MODEL), rows, schema)
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("mlflow")), "models", "serve", "-m", folder]
+    command += ["--env-manager", "local", "--port", port, "--workers", "1"]
+    with Path("server.log").open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=tmp_path)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        until(lambda: process.poll() is not None or answers(address))
+        body = {"dataframe_records": tables.as_json(rows, schema)}
+        answer = requests.post(f"{address}/invocations", json=body, timeout=60)
+        assert answer.status_code == 200, Path("server.log").read_text()
+        found = pd.DataFrame(answer.json()["predictions"]).to_numpy()
+        assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def answers(address: str) -> bool:
+    try:
+        return requests.get(f"{address}/ping", timeout=60).ok
+    except requests.ConnectionError:
+        time.sleep(1)
+        return False
