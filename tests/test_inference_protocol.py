@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,9 +124,10 @@ ours, outputs = ask(address, name)
 labels = StringCodec.decode_output(outputs["label"])
 print(json.dumps([labels, ours, ask(MLSERVER, "pipeline")[0]]))
 """
-# A custom runtime, as MLServer calls it: the pipeline, with its inputs as in model.py.
+# A custom runtime, as MLServer calls it: the derived features, then the pipeline.
 RUNTIME = """
 import skops.io
+from features import derive
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec, PandasCodec
 from mlserver.types import InferenceResponse
@@ -138,6 +140,9 @@ class Pipeline(MLModel):
 
     async def predict(self, payload):
         table = PandasCodec.decode_request(payload)
+        columns = {name: table[name].to_numpy() for name in table}
+        columns["scheduled_departure"] = columns["scheduled_departure"].astype("datetime64[s]")
+        table = table.assign(**derive(columns)).drop(columns="scheduled_departure")
         numbers = table.select_dtypes("number").columns
         table = table.astype({column: "float32" for column in numbers})
         table = table.fillna({column: "" for column in table.columns.difference(numbers)})
@@ -227,6 +232,7 @@ def test_mlserver_gives_the_same_answers_to_the_same_request(
     sklearn, skops = project.uv("python", "-c", code).stdout.split()
     port, grpc, metrics = free_port(), free_port(), free_port()
     (tmp_path / "runtime.py").write_text(RUNTIME)
+    shutil.copy(project.path / "src" / project.package / "features.py", tmp_path)
     settings = {"host": "127.0.0.1", "http_port": port, "grpc_port": grpc, "metrics_port": metrics}
     (tmp_path / "settings.json").write_text(json.dumps(settings | {"parallel_workers": 0}))
     uri = {"uri": str(project.path / "models/model.skops")}

@@ -121,7 +121,7 @@ def test_the_form_predicts_what_the_api_predicts_and_needs_no_mouse(
 ) -> None:
     project, address = served
     page = visit()
-    enter(page, "departure_hour", "7")
+    enter(page, "arrival_minute", "7")
     enter(page, "temperature", "")
     page.keyboard.press("Delete")  # it may be missing
     page.get_by_label("origin", exact=True).focus()
@@ -133,7 +133,7 @@ def test_the_form_predicts_what_the_api_predicts_and_needs_no_mouse(
     page.keyboard.press("Enter")
     shown = answer(page).inner_text()
     manifest = json.loads((project.path / "build/champion/bundle.json").read_text("utf-8"))
-    row = manifest["example"] | {"departure_hour": 7, "origin": "LGA"}
+    row = manifest["example"] | {"arrival_minute": 7, "origin": "LGA"}
     del row["temperature"]
     headers = {"X-API-Key": KEY}
     asked = httpx.post(f"{address}/v1/predict", json={"rows": [row]}, headers=headers).json()
@@ -148,12 +148,12 @@ def test_the_form_predicts_what_the_api_predicts_and_needs_no_mouse(
 
 def test_what_the_browser_or_the_server_refuses_is_said_beside_its_field(visit: Any) -> None:
     page = visit(provoked=(401, 422))
-    enter(page, "departure_hour", "99")
+    enter(page, "arrival_minute", "9999")
     page.keyboard.press("Enter")
-    assert "23" in problem(page, "departure_hour")
+    assert "1439" in problem(page, "arrival_minute")
     assert "mend what is marked" in answer(page).inner_text()
     # The same without the browser's help: the server must say it. But it asks for the key first.
-    page.get_by_label("departure_hour", exact=True).evaluate(
+    page.get_by_label("arrival_minute", exact=True).evaluate(
         "field => field.removeAttribute('max')"
     )
     page.keyboard.press("Enter")
@@ -163,10 +163,10 @@ def test_what_the_browser_or_the_server_refuses_is_said_beside_its_field(visit: 
     playwright.expect(page.locator("#key-error")).to_have_text("This key is not known.")
     enter(page, "API key", KEY)
     page.keyboard.press("Enter")
-    assert "23" in problem(page, "departure_hour")
+    assert "1439" in problem(page, "arrival_minute")
     playwright.expect(page.locator("#key-error")).to_be_empty()
     shoot(page, "refused")
-    enter(page, "departure_hour", "23")
+    enter(page, "arrival_minute", "1439")
     page.keyboard.press("Enter")
     playwright.expect(page.locator("#answer .result")).to_be_visible()
     playwright.expect(page.locator("[aria-invalid=true]")).to_have_count(0)

@@ -47,9 +47,10 @@ print(json.dumps([
 HELD_OUT = """
 import json, pandas as pd, yaml
 columns = yaml.safe_load(open("schema.yaml", encoding="utf-8"))["columns"]
-features = [name for name, column in columns.items() if column.get("role", "feature") == "feature"]
-table = pd.read_parquet("data/test.parquet")[features].sample(ROWS, random_state=0)
-print(table.to_json(orient="records"))
+roles = {n: c.get("role", "feature") for n, c in columns.items() if not c.get("derived")}
+inputs = [name for name, role in roles.items() if role in ("feature", "input")]
+table = pd.read_parquet("data/test.parquet")[inputs].sample(ROWS, random_state=0)
+print(table.to_json(orient="records", date_format="iso", date_unit="s"))
 """
 STAGES = ["ingest", "validate", "split", "train", "evaluate", "export"]
 PAGES = ["reports/data/validation.html", "reports/evaluation.html"]
