@@ -214,7 +214,7 @@ def test_the_card_is_on_the_page_and_an_older_bundle_without_one_is_served(bundl
 
 def test_the_rule_of_an_answer_is_told(bundle) -> None:
     threshold = bundle.manifest.get("threshold")
-    told = model_page.rule(bundle.schema, bundle.manifest)
+    told = model_page.rule(bundle.schema, bundle.operating_point)
     assert (
         (f"{threshold:.1%}" in told)
         if threshold is not None

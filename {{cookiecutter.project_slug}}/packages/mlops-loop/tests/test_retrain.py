@@ -526,7 +526,7 @@ def test_new_code_is_what_the_model_comes_from(tmp_path, monkeypatch) -> None:
 
 def test_without_a_timestamp_the_schedule_counts_from_the_promotion(served) -> None:
     champion = open_bundle(SERVED)
-    manifest = champion.manifest | {"params": {"ingest": {"end": None}}}
+    manifest = champion.manifest.model_copy(update={"params": {"ingest": {"end": None}}})
     timeless = champion.schema.model_copy(update={"timestamp": None})
     found = replace(champion, schema=timeless, manifest=manifest)
     promoted = datetime.fromisoformat(champion.promotion["promoted_at"])

@@ -1,7 +1,5 @@
 """Predict the rows of an Arrow table; a row that breaks the contract has a reason instead."""
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -12,6 +10,7 @@ from mlops_loop.contract.schema import Schema
 from mlops_loop.data.cast import cast_if_valid, check_rows
 from mlops_loop.scoring.bundle import Bundle
 from mlops_loop.scoring.derived import Breach
+from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.predictions import chosen
 from mlops_loop.scoring.scorer import Scorer
 
@@ -42,16 +41,16 @@ def inputs(typed: pa.Table, schema: Schema) -> dict[str, np.ndarray]:
     return found
 
 
-def answers(scores: np.ndarray, schema: Schema, manifest: dict[str, Any]) -> pa.Table:
+def answers(scores: np.ndarray, schema: Schema, point: OperatingPoint) -> pa.Table:
     """Return for each row the label and each class's probability, or the value and its interval.
 
     `scores` has the shape (rows, classes), or (rows, 1) for a regression.
     """
     scores, name = scores.astype(np.float64), schema.prediction
     if not schema.classes:
-        value, half = scores[:, 0], manifest["half_width"]
+        value, half = scores[:, 0], point.half_width
         return pa.table({name: value, f"{name}, low": value - half, f"{name}, high": value + half})
-    labels = pa.array(schema.classes).take(pa.array(chosen(scores, manifest)))
+    labels = pa.array(schema.classes).take(pa.array(chosen(scores, schema, point)))
     chances = {
         f"probability of {each}": scores[:, place] for place, each in enumerate(schema.classes)
     }
@@ -77,7 +76,7 @@ def predict(table: pa.Table, scorer: Scorer, bundle: Bundle) -> pa.Table:
     scores, breaches = score_typed(typed, scorer, schema)
     for row, name, reason in breaches:
         why[scored[row]] = why[scored[row]] or f"{name} {reason}"
-    answered = answers(scores, schema, bundle.manifest)
+    answered = answers(scores, schema, bundle.operating_point)
     if (bad := why != "").any():
         place = np.zeros(len(table), dtype=int)
         place[scored] = np.arange(len(scored))

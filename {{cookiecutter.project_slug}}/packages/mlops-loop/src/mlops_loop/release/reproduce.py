@@ -214,10 +214,10 @@ def reproduce(number: str) -> None:
         bundle, commit = registered(number, temporary / "registered")
         say(f"version {number} from commit {commit[:12]}, in {temporary}")
         with checked_out(commit, temporary / "tree") as folder:
-            found = differences(bundle.manifest, build(folder))
+            found = differences(files.read_json(bundle.folder / MANIFEST), build(folder))
     if found:
         raise Refusal(
             f"version {number} is not what commit {commit[:12]} gives: {', '.join(found)} differ"
         )
-    names = ", ".join(bundle.manifest["files"])
+    names = ", ".join(bundle.manifest.files)
     print(f"version {number} is what commit {commit[:12]} gives, byte for byte: {names}")

@@ -20,6 +20,7 @@ from mlops_loop.release import registry
 from mlops_loop.release.champion import record
 from mlops_loop.scoring.bundle import Bundle, open_bundle
 from mlops_loop.scoring.estimator import Estimator
+from mlops_loop.scoring.manifest import Manifest
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import experiment_name, session
 
@@ -139,7 +140,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, str]:
     }
 
 
-def made_with(manifest: dict[str, Any]) -> dict[str, Any]:
+def made_with(manifest: Manifest) -> dict[str, Any]:
     """Return the parameters behind a bundle, and the estimator that was fitted."""
     if "estimator" not in manifest:  # made by an older version
         return runs.flat(manifest["params"])

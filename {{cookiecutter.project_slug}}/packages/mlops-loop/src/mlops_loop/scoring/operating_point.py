@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from mlops_loop.contract.schema import Schema
+from mlops_loop.scoring.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class OperatingPoint:
     half_width: float = 0.0  # of a regression's intervals
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> Self:
+    def of(cls, facts: Mapping[str, Any] | Manifest) -> Self:
         """Return the operating point that a bundle's manifest, or reports/metrics.json, holds."""
         known = {name: facts[name] for name in ("threshold", "half_width") if name in facts}
         return cls(**known)

@@ -9,48 +9,60 @@ import msgspec
 import numpy as np
 
 from mlops_loop.contract.limits import ODD_NAME
+from mlops_loop.contract.schema import Schema
+from mlops_loop.scoring.operating_point import OperatingPoint
 
 
-def chosen(scores: np.ndarray, manifest: dict[str, Any]) -> np.ndarray:
-    """Return the place of each row's class: the positive one from the threshold on, or else the likeliest.
+def chosen(scores: np.ndarray, schema: Schema, point: OperatingPoint) -> np.ndarray:
+    """Return the place of each row's class.
 
-    `scores` are probabilities, shape (rows, classes).
+    That is the positive one from the threshold on, or else the likeliest. `scores` are
+    probabilities, shape (rows, classes).
     """
-    places: np.ndarray = scores.argmax(axis=1)
-    if manifest.get("positive") is not None:
-        place = manifest["classes"].index(manifest["positive"])
-        places = np.where(scores[:, place].astype(float) >= manifest["threshold"], place, 1 - place)
-    return places
+    if schema.positive is None:
+        places: np.ndarray = scores.argmax(axis=1)
+        return places
+    place = schema.classes.index(schema.positive)
+    return np.where(scores[:, place].astype(float) >= point.threshold, place, 1 - place)
 
 
-def labels(scores: np.ndarray, manifest: dict[str, Any]) -> list[str]:
+def labels(scores: np.ndarray, schema: Schema, point: OperatingPoint) -> list[str]:
     """Return the class of each row."""
-    classes = manifest["classes"]
-    return [classes[place] for place in chosen(scores, manifest).tolist()]
+    classes = schema.classes
+    return [classes[place] for place in chosen(scores, schema, point).tolist()]
 
 
-def answerer(manifest: dict[str, Any]) -> Callable[[np.ndarray], list[Any]]:
-    """Return the function that turns scores into one answer a row, as structs that msgspec writes as JSON."""
-    if not manifest["classes"]:
-        half = manifest["half_width"]
-        value_type = msgspec.defstruct(
-            "Value", [("value", float), ("interval", list[float])], gc=False
-        )
-        return lambda scores: [
-            value_type(value, [value - half, value + half]) for value in scores[:, 0].tolist()
-        ]
+def answerer(schema: Schema, point: OperatingPoint) -> Callable[[np.ndarray], list[Any]]:
+    """Return the function that turns scores into an answer for each row.
+
+    Answers are structs, which msgspec writes as JSON several times as fast as dictionaries.
+    """
+    return class_answerer(schema, point) if schema.classes else value_answerer(point.half_width)
+
+
+def value_answerer(half: float) -> Callable[[np.ndarray], list[Any]]:
+    fields = [("value", float), ("interval", list[float])]
+    value_type = msgspec.defstruct("Value", fields, gc=False)
+
+    def answers(scores: np.ndarray) -> list[Any]:
+        values = scores[:, 0].tolist()
+        return [value_type(value, [value - half, value + half]) for value in values]
+
+    return answers
+
+
+def class_answerer(schema: Schema, point: OperatingPoint) -> Callable[[np.ndarray], list[Any]]:
+    classes = schema.classes
     # Classes may have any name, fields may not.
-    classes = manifest["classes"]
     names = {f"p{place}": name for place, name in enumerate(classes)}
     probabilities: Any = lambda *row: dict(zip(classes, row, strict=True))  # noqa: E731
     if not any(map(ODD_NAME.search, classes)):
-        probabilities = msgspec.defstruct(
-            "Probabilities", [(field, float) for field in names], rename=names, gc=False
-        )
+        fields = [(field, float) for field in names]
+        probabilities = msgspec.defstruct("Probabilities", fields, rename=names, gc=False)
     class_type = msgspec.defstruct("Class", [("label", str), ("probabilities", Any)], gc=False)
 
     def answers(scores: np.ndarray) -> list[Any]:
-        rows = zip(labels(scores, manifest), scores.tolist(), strict=True)
+        rows = zip(labels(scores, schema, point), scores.tolist(), strict=True)
         return [class_type(label, probabilities(*row)) for label, row in rows]
 
     return answers
@@ -73,27 +85,30 @@ def identified(names: tuple[str, ...]) -> Any:
     )
 
 
-def answer_schema(manifest: dict[str, Any]) -> dict[str, Any]:
+def answer_schema(schema: Schema) -> dict[str, Any]:
     """Return the JSON Schema of the answer to a request."""
     number = {"type": "number"}
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "id": {"type": "string", "description": "Keep it to report the outcome"}
     }
-    if manifest["classes"]:
-        told["label"] = {"type": "string", "enum": manifest["classes"]}
-        shares = dict.fromkeys(manifest["classes"], number)
-        told["probabilities"] = {
+    if schema.classes:
+        fields["label"] = {"type": "string", "enum": schema.classes}
+        fields["probabilities"] = {
             "type": "object",
-            "properties": shares,
-            "required": manifest["classes"],
+            "properties": dict.fromkeys(schema.classes, number),
+            "required": schema.classes,
         }
     else:
-        interval = {"type": "array", "items": number, "minItems": 2, "maxItems": 2}
-        told["value"] = number
-        told["interval"] = interval | {
-            "description": "Made to hold the truth as often as the card says"
+        description = "Made to hold the truth as often as the card says"
+        fields["value"] = number
+        fields["interval"] = {
+            "type": "array",
+            "items": number,
+            "minItems": 2,
+            "maxItems": 2,
+            "description": description,
         }
-    prediction = {"type": "object", "properties": told, "required": list(told)}
+    prediction = {"type": "object", "properties": fields, "required": list(fields)}
     properties = {
         "model_version": {"type": "string"},
         "predictions": {"type": "array", "items": prediction},

@@ -82,7 +82,7 @@ def load_scorer(bundle: Bundle) -> Scorer:
     Raises Refusal for any other kind of file, and one that cannot be read; Failure for a model with types
     that nobody has reviewed. A pickle is never opened: it could run any code.
     """
-    models = [name for name in bundle.manifest["files"] if name.startswith("model.")]
+    models = [name for name in bundle.manifest.files if name.startswith("model.")]
     if len(models) != 1 or models[0] not in FORMATS:
         found = ", ".join(models) or "no model"
         raise Refusal(
@@ -95,7 +95,9 @@ def load_scorer(bundle: Bundle) -> Scorer:
     except Exception as error:  # of as many kinds as there are engines
         reason = str(error).strip().partition("\n")[0]
         raise Refusal(f"{bundle.folder / models[0]} cannot be loaded: {reason}") from None
-    return Scorer(open_deriver(bundle.schema), scores, answerer(bundle.manifest))
+    return Scorer(
+        open_deriver(bundle.schema), scores, answerer(bundle.schema, bundle.operating_point)
+    )
 
 
 def open_scorer(bundle: Bundle) -> Scorer:

@@ -60,7 +60,7 @@ def as_values(array: np.ndarray) -> list[Any]:
 
 def check(bundle: Bundle, derive: Deriver, scores: Scores) -> None:
     """Refuse a bundle whose check rows come out differently; one of an older version has none."""
-    if FILE not in bundle.manifest["files"]:
+    if FILE not in bundle.manifest.files:
         return
     try:
         rows = CheckRows.model_validate_json((bundle.folder / FILE).read_bytes())
@@ -111,7 +111,7 @@ def refusal(bundle: Bundle, what: str, plugin: str) -> Refusal:
         if commit
         else "was made by an earlier state of this project"
     )
-    if bundle.manifest.get("code", {}).get(plugin) == fingerprint(plugin):
+    if bundle.manifest.code.get(plugin) == fingerprint(plugin):
         made += ", with the same function but perhaps other versions of libraries"
     ways = "serve it with that commit's code, or train and promote anew; a changed feature needs a new name"
     return Refusal(f"{bundle.folder} is refused: {what}. It {made}: {ways}")

@@ -45,9 +45,7 @@ def load(folder: Path, secret: bytes = b"") -> Served:
     bundle = open_bundle(folder)
     served = Served(bundle, Reader(bundle.schema, secret), open_scorer(bundle))
     try:
-        served.score(
-            served.reader.read(msgspec.json.encode({"rows": [bundle.manifest["example"]]}))
-        )
+        served.score(served.reader.read(msgspec.json.encode({"rows": [bundle.manifest.example]})))
     except Exception as error:  # of as many kinds as there are engines
         reason = str(error).partition("\n")[0]
         raise Refusal(f"the bundle in {folder} does not answer its own example: {reason}") from None

@@ -14,6 +14,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from mlops_loop.prediction_log.writing.writer import Status
+from mlops_loop.scoring.bundle import Bundle
 from mlops_loop.serving.hot_reload import Follower
 
 TYPE = prometheus.CONTENT_TYPE_LATEST
@@ -61,16 +62,15 @@ SPOOL_ROWS = Gauge("log_spool_rows", "Rows that wait on disk for the log's datab
 SPOOL_BYTES = Gauge("log_spool_bytes", "Size of what waits on disk", **MAX)
 
 
-def count_predictions(
-    variant: str, version: str, outputs: list[Any], scores: np.ndarray, facts: dict[str, Any]
-) -> None:
+def count_predictions(variant: str, bundle: Bundle, outputs: list[Any], scores: np.ndarray) -> None:
     """Count the rows of a request, by class and by decile of their scores."""
-    ROWS.labels(variant, version).inc(len(outputs))
-    if facts["classes"]:
+    schema = bundle.schema
+    ROWS.labels(variant, bundle.version).inc(len(outputs))
+    if schema.classes:
         for label, count in Count(output.label for output in outputs).items():
             LABELS.labels(variant, label).inc(count)
-    if edges := facts.get("deciles"):
-        place = facts["classes"].index(facts["positive"]) if facts["classes"] else 0
+    if edges := bundle.manifest.deciles:
+        place = schema.classes.index(schema.positive) if schema.positive else 0
         counts = np.bincount(np.searchsorted(edges, scores[:, place]))
         for decile in np.flatnonzero(counts).tolist():
             SCORES.labels(variant, decile + 1).inc(int(counts[decile]))

@@ -80,8 +80,8 @@ def schemas(model: Served) -> dict[str, Any]:
     bundle = model.bundle
     return {
         "Row": row_schema(bundle.schema),
-        "Rows": rows_schema(bundle.manifest["example"]),
-        "Answer": answer_schema(bundle.manifest) | {"example": example_answer(model)},
+        "Rows": rows_schema(bundle.manifest.example),
+        "Answer": answer_schema(bundle.schema) | {"example": example_answer(model)},
         "Outcomes": outcomes_schema(bundle.schema),
         "Recorded": RECORDED,
         "Error": ERROR_SCHEMA,
@@ -90,6 +90,6 @@ def schemas(model: Served) -> dict[str, Any]:
 
 def example_answer(model: Served) -> dict[str, Any]:
     """Return the model's answer to the contract's example."""
-    rows = model.reader.from_records([model.bundle.manifest["example"]])
+    rows = model.reader.from_records([model.bundle.manifest.example])
     predictions = with_ids([ANY_ID], model.score(rows)[0])
     return {"model_version": model.version, "predictions": msgspec.to_builtins(predictions)}

@@ -142,7 +142,7 @@ class Service:
             reason = "the features cannot be derived: the server's log says why"
             raise HTTPException(500, reason) from None
         milliseconds = (time.perf_counter() - started) * 1000
-        metrics.count_predictions(variant, model.version, outputs, scores, model.bundle.manifest)
+        metrics.count_predictions(variant, model.bundle, outputs, scores)
         logged = model.reader.dump(rows.rows, outputs)
         entry = Entry(prefix, now, key, model.version, variant, paired, milliseconds, logged)
         ids = [f"{prefix}{place:04x}" for place in range(len(outputs))]

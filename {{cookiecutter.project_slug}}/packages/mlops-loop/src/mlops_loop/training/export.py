@@ -40,6 +40,7 @@ from mlops_loop.metrics import tasks
 from mlops_loop.scoring import self_check
 from mlops_loop.scoring.bundle import HELD_OUT, REFERENCE, Bundle, hashes, open_bundle, seal
 from mlops_loop.scoring.estimator import Estimator, describe
+from mlops_loop.scoring.manifest import Manifest
 from mlops_loop.scoring.scorer import Scorer, load_scorer, open_scorer
 from mlops_loop.scoring.skops_model import columns, load, scores
 from mlops_loop.training.card.compose import Evidence, Subject, card
@@ -141,7 +142,8 @@ def write_card(folder: Path, schema: Schema, params: Params, facts: dict[str, An
 
 def write_check_rows(folder: Path, facts: dict[str, Any], schema: Schema, params: Params) -> None:
     """Write rows with what the exported model makes of them: whoever loads the bundle computes them again."""
-    unsealed = Bundle(folder, facts | {"files": hashes(folder)}, {}, schema, "")
+    manifest = Manifest.model_validate(facts | {"files": hashes(folder)})
+    unsealed = Bundle(folder, manifest, {}, schema, "")
     scorer, gate = load_scorer(unsealed), params.gates.parity
     rows = tables.as_json(tables.read_sample(TEST, self_check.ROWS), schema)
     tolerance = gate.max_difference if gate else self_check.TOLERANCE

@@ -46,7 +46,7 @@ def server_metadata() -> dict[str, Any]:
 
 def model_metadata(bundle: Bundle) -> dict[str, Any]:
     """Return the answer to GET /v2/models/NAME: a shape's -1 is the number of rows."""
-    onnx = "model.onnx" in bundle.manifest["files"]
+    onnx = "model.onnx" in bundle.manifest.files
     inputs = [
         {"name": name, "datatype": ACCEPTED[column.type][0], "shape": [-1]}
         for name, column in bundle.schema.inputs.items()

@@ -1,4 +1,4 @@
-"""Page: the API's first page: a form made from the contract, the server's state, and the model card."""
+"""The first page: a form made from the contract, the server's state, and the model card."""
 
 import json
 import re
@@ -10,13 +10,14 @@ from typing import Any
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.scoring.bundle import Bundle
+from mlops_loop.scoring.operating_point import OperatingPoint
 
 SCRIPT = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
 STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 # Nothing runs but page.js, which talks to this server only; no other site may frame the page.
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; img-src data:; "
-    "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; "
+    "img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # the next model has another page
@@ -77,7 +78,7 @@ def plain(number: float | None) -> str | None:
 
 
 def options(choices: dict[str, Any], chosen: Any, empty: bool) -> str:
-    """Return the options of a select, whose values are JSON; `empty` adds one that stands for none."""
+    """Return the options of a select, whose values are JSON; `empty` adds one for no value."""
     found = ['<option value="">(none)</option>'] if empty else []
     for text, value in choices.items():
         mark = " selected" if value == chosen else ""
@@ -108,7 +109,8 @@ def control(column: Column, value: Any, about: dict[str, str]) -> str:
         "yes": True,
         "no": False,
     }
-    return f"<select{attributes(**about)}>{options(choices, value, column.nullable or value is None)}</select>"
+    inside = options(choices, value, column.nullable or value is None)
+    return f"<select{attributes(**about)}>{inside}</select>"
 
 
 def span(column: Column) -> str:
@@ -140,12 +142,10 @@ def field(place: int, name: str, column: Column, value: Any) -> str:
     )
 
 
-def rule(schema: Schema, manifest: dict[str, Any]) -> str:
+def rule(schema: Schema, point: OperatingPoint) -> str:
     """Return how an answer is to be read, where that does not go without saying."""
     if schema.task == "binary-classification":
-        return (
-            f"{schema.positive} is answered from a probability of {manifest['threshold']:.1%} on."
-        )
+        return f"{schema.positive} is answered from a probability of {point.threshold:.1%} on."
     return (
         "The interval is made to hold the truth as often as the card says."
         if not schema.classes
@@ -154,7 +154,7 @@ def rule(schema: Schema, manifest: dict[str, Any]) -> str:
 
 
 def card(bundle: Bundle) -> str:
-    """Return the body of the bundle's card, its headings one level down: the page has a title of its own."""
+    """Return the body of the bundle's card, its headings one level below the page's title."""
     file = bundle.folder / "card.html"
     if not file.is_file():
         return NO_CARD
@@ -167,7 +167,8 @@ def html(bundle: Bundle, keyed: bool) -> str:
 
     All texts of the contract are escaped. The card is the bundle's own, which the seal covers.
     """
-    schema, example = bundle.schema, bundle.manifest["example"]
+    schema = bundle.schema
+    example = bundle.manifest.example
     inputs = enumerate(schema.inputs.items())
     return PAGE.format(
         style=STYLE,
@@ -181,6 +182,6 @@ def html(bundle: Bundle, keyed: bool) -> str:
             field(place, name, column, example.get(name)) for place, (name, column) in inputs
         ),
         hidden="" if keyed else " hidden",
-        rule=escape(rule(schema, bundle.manifest)),
+        rule=escape(rule(schema, bundle.operating_point)),
         card=card(bundle),
     )

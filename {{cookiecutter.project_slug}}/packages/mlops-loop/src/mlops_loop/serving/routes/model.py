@@ -17,7 +17,7 @@ def router(service: Service) -> APIRouter:
     async def model() -> dict[str, Any]:
         """Return the served version, its metrics on its test window, and its promotion."""
         bundle = service.model.bundle
-        facts = {key: value for key, value in bundle.manifest.items() if key in PUBLIC}
+        facts = bundle.manifest.model_dump(include=PUBLIC, exclude_unset=True)
         name = current_project().name
         return {"name": name, "version": bundle.version, "promotion": bundle.promotion} | facts
 

@@ -187,12 +187,8 @@ def functionality(
         return measure, None, case.share
     scores = predict(rows)
     if case.label is not None:
-        facts = {
-            "classes": schema.classes,
-            "positive": schema.positive,
-            "threshold": operating_point.threshold,
-        }
-        right = np.array([label == case.label for label in labels(scores, facts)])
+        named = labels(scores, schema, operating_point)
+        right = np.array([label == case.label for label in named])
     else:
         score = scores[:, place(case.of, schema)]
         right = np.ones(len(score), dtype=bool) if case.minimum is None else score >= case.minimum
