@@ -6,7 +6,7 @@ from rich.table import Table
 from mlops_loop.base.terminal import open_console
 from mlops_loop.metrics.gate_result import GateResult
 
-WORDS = {True: "passed", False: "[bold red]REFUSED", None: "[dim]not checked"}
+WORDS = {True: "passed", False: "[bold red]REFUSED", None: "[dim]not judged"}
 
 
 def print_gates(results: list[GateResult]) -> None:
