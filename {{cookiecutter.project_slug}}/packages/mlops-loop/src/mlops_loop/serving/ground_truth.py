@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from mlops_loop.contract.schema import LARGEST, Schema
-from mlops_loop.serving.request_schema import Invalid, refuse_repeated, told
+from mlops_loop.serving.request_schema import Invalid, refuse_repeated, to_invalid
 
 MAX_OUTCOMES = 10_000  # in one request
 ANY_ID = "019a7c3e51d0f4b28c6e9d2a7b150000"  # in examples
@@ -43,7 +43,7 @@ def read_outcomes(body: bytes, schema: Schema) -> list[tuple[str, Value]]:
     try:
         outcomes = msgspec.json.decode(body, type=Outcomes).outcomes
     except msgspec.ValidationError as error:
-        raise told(str(error), names=dict(zip(FIELDS, FIELDS, strict=True))) from None
+        raise to_invalid(str(error), names=dict(zip(FIELDS, FIELDS, strict=True))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Invalid(400, "this is not JSON") from None
     refuse_repeated(body)
@@ -54,7 +54,7 @@ def read_outcomes(body: bytes, schema: Schema) -> list[tuple[str, Value]]:
 
 
 def is_possible(value: Value, schema: Schema) -> bool:
-    """Return whether a value can be the target's. A number may lie beyond what the contract expects."""
+    """Return whether a value can be the target's; a number may lie beyond the contract's range."""
     if schema.classes:
         return value in schema.classes
     if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > LARGEST:

@@ -1,4 +1,4 @@
-"""Served: a bundle made ready to answer."""
+"""A bundle made ready to answer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from mlops_loop.serving.request_schema import Invalid, Reader, Rows
 
 
 @dataclass(frozen=True)
-class Served:
+class LoadedModel:
     bundle: Bundle
     reader: Reader
     scorer: Scorer
@@ -37,13 +37,13 @@ class Served:
         return self.scorer.answers(scores), scores
 
 
-def load(folder: Path, secret: bytes = b"") -> Served:
+def load(folder: Path, secret: bytes = b"") -> LoadedModel:
     """Return the bundle in a folder, ready and warm: it has answered its example.
 
     Raises Failure if there is none, and Refusal if it cannot be served.
     """
     bundle = open_bundle(folder)
-    served = Served(bundle, Reader(bundle.schema, secret), open_scorer(bundle))
+    served = LoadedModel(bundle, Reader(bundle.schema, secret), open_scorer(bundle))
     try:
         served.score(served.reader.read(msgspec.json.encode({"rows": [bundle.manifest.example]})))
     except Exception as error:  # of as many kinds as there are engines

@@ -10,7 +10,7 @@ from mlops_loop.base.project import current_project
 from mlops_loop.scoring.predictions import answer_schema, with_ids
 from mlops_loop.serving.ground_truth import ANY_ID, RECORDED, outcomes_schema
 from mlops_loop.serving.http.access import is_open
-from mlops_loop.serving.loaded_model import Served
+from mlops_loop.serving.loaded_model import LoadedModel
 from mlops_loop.serving.request_schema import row_schema, rows_schema
 
 JSON = "application/json"
@@ -50,7 +50,7 @@ def json_operation(body: str, answer: str) -> dict[str, Any]:
 
 
 def document(
-    app: FastAPI, model: Served, keys_required: bool, rate_limited: bool
+    app: FastAPI, model: LoadedModel, keys_required: bool, rate_limited: bool
 ) -> dict[str, Any]:
     """Return the document of what is served now: a new model may come with another contract."""
     about: Any = {
@@ -76,7 +76,7 @@ def document(
     return found
 
 
-def schemas(model: Served) -> dict[str, Any]:
+def schemas(model: LoadedModel) -> dict[str, Any]:
     bundle = model.bundle
     return {
         "Row": row_schema(bundle.schema),
@@ -88,7 +88,7 @@ def schemas(model: Served) -> dict[str, Any]:
     }
 
 
-def example_answer(model: Served) -> dict[str, Any]:
+def example_answer(model: LoadedModel) -> dict[str, Any]:
     """Return the model's answer to the contract's example."""
     rows = model.reader.from_records([model.bundle.manifest.example])
     predictions = with_ids([ANY_ID], model.score(rows)[0])

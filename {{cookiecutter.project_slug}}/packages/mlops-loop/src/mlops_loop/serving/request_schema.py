@@ -1,4 +1,4 @@
-"""Rows: what the API is sent, read and checked against the contract as fast as that can be done."""
+"""Read requests and check them against the contract: msgspec types, and the JSON Schema of rows."""
 
 import hmac
 import json
@@ -130,7 +130,7 @@ class Rows(NamedTuple):
 
 
 class Reader:
-    """Reads requests as the contract has them. `secret` keys the hashes of `pii` columns in the log."""
+    """Reads requests as the contract has them; `secret` hashes its `pii` columns in the log."""
 
     def __init__(self, schema: Schema, secret: bytes = b"") -> None:
         # Columns may have any name, fields may not: the n-th one is f<n>.
@@ -143,7 +143,7 @@ class Reader:
             for field, (_, column) in inputs.items()
         ]
         names = {field: name for field, (name, _) in inputs.items()}
-        # Where a name cannot be a field's, rows are read as mappings first, and their keys are replaced.
+        # Where a name cannot be a field's, rows are read as mappings, and their keys replaced.
         self.fields = (
             {name: field for field, name in names.items()}
             if any(map(ODD_NAME.search, names.values()))
@@ -173,17 +173,18 @@ class Reader:
         }
 
     def read(self, body: bytes) -> Rows:
-        """Return the rows of a JSON body {"rows": [...]}; raise Invalid if it breaks the contract."""
+        """Return the rows of a JSON body {"rows": [...]}. Raises Invalid."""
         try:
             rows: list[Any] = self.decoder.decode(body).rows
             if self.fields:
                 rows = msgspec.convert(self.translated(rows), self.type)
         except msgspec.ValidationError as error:
-            raise told(str(error), names=self.names, others=self.others) from None
+            raise to_invalid(str(error), names=self.names, others=self.others) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise Invalid(400, "this is not JSON") from None
         columns, absent = self.columns(rows)
-        # Each key has one colon. Are there more, some are in texts, or a key is there twice.
+        # msgspec does not notice a key that is there twice; Python's json can, but is slower. Each
+        # key has one colon: only if there are more, in texts or of repeated keys, json has to look.
         if body.count(b":") != 1 + len(rows) * len(columns) - absent:
             refuse_repeated(body)
         return Rows(rows, columns)
@@ -194,13 +195,13 @@ class Reader:
             given = self.translated(records) if self.fields else records
             rows: list[Any] = msgspec.convert(given, self.type)
         except msgspec.ValidationError as error:
-            raise told(str(error), ["rows"], self.names, self.others) from None
+            raise to_invalid(str(error), ["rows"], self.names, self.others) from None
         return Rows(rows, self.columns(rows)[0])
 
     def columns(self, rows: list[Any]) -> tuple[dict[str, list[Any]], int]:
-        """Return the rows as columns, and how many values are not there; raise Invalid for some of these.
+        """Return the rows as columns, and how many values are absent.
 
-        Where any text is allowed, some stand for a missing value.
+        Where any text is allowed, some stand for a missing value: Invalid where none may be.
         """
         found, absent = {name: list(map(get, rows)) for name, get, _ in self.getters}, 0
         for name, _, nullable in self.getters:
@@ -243,7 +244,7 @@ class Reader:
 
 
 def refuse_repeated(body: bytes) -> None:
-    """Raise Invalid if a JSON text names a key twice in one object: readers would not agree on it."""
+    """Raise Invalid if an object names a key twice: JSON readers disagree on what that means."""
     try:
         json.loads(body, object_pairs_hook=once)
     except Repeated:
@@ -267,7 +268,7 @@ def no_input(name: str, schema: Schema) -> str:
     return f"{name} is {what}, not an input: leave it out"
 
 
-def told(
+def to_invalid(
     text: str,
     place: Sequence[str | int] = (),
     names: Mapping[str, str] = {},

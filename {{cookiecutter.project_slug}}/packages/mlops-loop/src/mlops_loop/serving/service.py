@@ -25,12 +25,12 @@ from mlops_loop.prediction_log.writing.writer import EntryRejected, Writer
 from mlops_loop.scoring.derived import DeriveError
 from mlops_loop.serving import metrics
 from mlops_loop.serving.hot_reload import Follower
-from mlops_loop.serving.loaded_model import Served
+from mlops_loop.serving.loaded_model import LoadedModel
 from mlops_loop.serving.request_schema import Invalid, Rows
 
 # In the environment of processes that `serve --workers` starts: a copy of what is served now.
 LAST_GOOD_BUNDLE = "BUNDLE_KEPT"
-ReadRows = Callable[[Served], Rows]
+ReadRows = Callable[[LoadedModel], Rows]
 CHAMPION, CANARY, SHADOW = "champion", "canary", "shadow"  # variants
 LOG_SECONDS = 30  # that an answer may wait for the log
 RETRY_AFTER = {"Retry-After": "5"}
@@ -67,7 +67,7 @@ class Service:
         self.writer = Writer(settings.prediction_log_url, spool, spool_bytes)
 
     @property
-    def model(self) -> Served:
+    def model(self) -> LoadedModel:
         """The champion of this moment: a request asks once, so that it sees one model."""
         model = self.champion.model
         assert model is not None  # noqa: S101 - without one there is no service
@@ -85,7 +85,7 @@ class Service:
     def ready(self) -> bool:
         return not self.writer.full
 
-    def choose(self, body: bytes) -> tuple[Served, str]:
+    def choose(self, body: bytes) -> tuple[LoadedModel, str]:
         """Return the model for a request, and its variant: the same for the same request."""
         share = self.settings.share
         challenger = self.challenger.model
@@ -126,7 +126,7 @@ class Service:
     def score(
         self,
         rows: Rows,
-        model: Served,
+        model: LoadedModel,
         variant: str,
         key: str | None,
         prefix: str,

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from starlette.exceptions import HTTPException
 
 from mlops_loop.base.project import current_project
-from mlops_loop.serving.loaded_model import Served
+from mlops_loop.serving.loaded_model import LoadedModel
 from mlops_loop.serving.open_inference.inference_request import read_inference
 from mlops_loop.serving.open_inference.messages import HEADER, Inference, header_length
 from mlops_loop.serving.open_inference.outputs import model_metadata, response, server_metadata
@@ -102,7 +102,7 @@ def score(
 ) -> tuple[Scored, Inference]:
     inferences: list[Inference] = []  # the challenger in the shadow reads it again
 
-    def read(model: Served) -> Rows:
+    def read(model: LoadedModel) -> Rows:
         inferences.append(read_inference(body, length, model.bundle.schema))
         return model.reader.from_records(inferences[-1].records)
 
