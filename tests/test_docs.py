@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import httpx
@@ -75,17 +76,18 @@ def test_the_tests_in_the_readme() -> None:
 
 
 def test_links(rendered: Project) -> None:
-    for page in (*PAGES, rendered.path / "README.md"):
+    of_project = rendered.path.glob("docs/*.md")
+    for page in (*PAGES, rendered.path / "README.md", *of_project):
         text = page.read_text("utf-8")
         titles = re.findall(r"^#+ (.*)", text, re.MULTILINE)
         anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
         links = [token.attrGet("href") or token.attrGet("src") or "" for token in inline(text)]
         for link in filter(None, map(str, links)):
-            path, _, anchor = link.partition("#")
+            path, _, anchor = unquote(link).partition("#")
             if "://" not in path:
                 # The site shows the project's own pages below project/.
-                root, _, name = path.rpartition("project/")
-                target = TREE / "docs" / name if name and not root else page.parent / path
+                in_project = path.startswith("project/")
+                target = TREE / "docs" / Path(path).name if in_project else page.parent / path
                 assert target.exists(), f"{page.name}: {link}"
                 assert path or anchor in anchors, f"{page.name}: {link}"
 
