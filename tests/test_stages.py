@@ -23,10 +23,10 @@ STAGES = {
 
 # Modules that a stage imports and that do not change what it writes, by stage.
 PLUMBING = {
+    "base.code_hash": "says which code a model comes from",
     "base.config": "reads YAML and says which line is wrong",
     "base.errors": "exit codes",
     "base.files": "paths, and writing a file whole or not at all",
-    "base.pipeline": "runs DVC",
     "base.project": "finds the functions that project.py names",
     "base.settings": "reads the environment",
     "tracking": "records a run in MLflow, which is no output of a stage",

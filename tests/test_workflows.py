@@ -219,24 +219,32 @@ def test_what_the_retraining_is_told(
 
 
 @pytest.mark.parametrize(
-    ("said", "code", "ends", "new"),
+    ("promoted", "code", "ends", "new"),
     [
-        ("version 3 is the new champion", 0, 0, True),
-        ("nothing to do", 0, 0, False),
-        ("version 3 is champion already", 0, 0, False),
-        ("refused: version 3 stays a challenger", 3, 0, False),
-        ("version 3 is the new champion", 1, 1, False),  # and then it crashed
+        (True, 0, 0, "new=true\n"),
+        (False, 0, 0, "new=false\n"),  # nothing to do, or champion already
+        (False, 3, 0, ""),  # refused
+        (True, 1, 1, ""),  # and then it crashed
     ],
 )
 def test_only_a_new_champion_is_delivered(
-    tmp_path: Path, said: str, code: int, ends: int, new: bool
+    tmp_path: Path, promoted: bool, code: int, ends: int, new: str
 ) -> None:
-    write(tmp_path / "reports/retrain/summary.md", "| table |\n")
-    path = stand_in(tmp_path, "uv", f"echo {said}; exit {code}")
+    document = json.dumps({"promoted": promoted})
+    write(tmp_path / "reports/retrain/summary.json", '{"promoted": true}')  # of another run
+    writes = f"cd reports/retrain; echo '{document}' > summary.json; echo '| table |' > summary.md"
+    path = stand_in(tmp_path, "uv", f"echo said; {writes}; exit {code}")
     done = bash(step("retrain.yml", "verdict"), tmp_path, PATH=path)
     assert done.returncode == ends
-    assert output(tmp_path) == ("new=true\n" if new else "")
-    assert (tmp_path / "summary").read_text("utf-8") == f"{said}\n\n| table |\n"
+    assert output(tmp_path) == new
+    assert (tmp_path / "summary").read_text("utf-8") == "said\n\n| table |\n"
+
+
+def test_a_summary_of_another_run_delivers_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "reports/retrain/summary.json", '{"promoted": true}')
+    path = stand_in(tmp_path, "uv", "echo not retrained: another retraining is running")
+    assert bash(step("retrain.yml", "verdict"), tmp_path, PATH=path).returncode == 0
+    assert output(tmp_path) == ""
 
 
 def test_what_becomes_of_a_new_champion(tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ import sqlalchemy as sa
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import Settings
-from mlops_loop.monitoring import alerts
-from mlops_loop.monitoring.alerts import Told, tell
+from mlops_loop.monitoring.alerting import alert_state, delivery
+from mlops_loop.monitoring.alerting.alerts import Delivery, notify
+from mlops_loop.monitoring.rules import Rule
 from mlops_loop.prediction_log.connection import connect, open_log
+from mlops_loop.prediction_log.window_summary import WindowSummary
 
 from . import databases
 
@@ -82,7 +84,7 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(alerts, "PAUSE", 0.01)
+    monkeypatch.setattr(delivery, "PAUSE", 0.01)
     for name in (
         "ALERT_WEBHOOK",
         "ALERT_FORMAT",
@@ -104,30 +106,27 @@ def settings(receiver: Receiver) -> Settings:
     return Settings(alert_webhook=receiver.url, alert_file="out/alerts.jsonl")
 
 
-def window(month: int, *alarms: tuple[str, str], **changes: Any) -> dict[str, Any]:
+def rule_named(name: str) -> Rule:
+    verdict, _, subject = name.partition(": ")
+    kind, _, column = subject.partition(" in ")
+    if verdict == "drift":
+        return Rule("drift", subject)
+    return Rule(f"{verdict}.{kind}", column or None)
+
+
+def window(month: int, *alarms: tuple[str, str], **changes: Any) -> WindowSummary:
     """What the monitor found in the month that ends at the beginning of this one."""
-    found: list[dict[str, Any]] = [
-        {
-            "rule": rule,
-            "verdict": rule.partition(":")[0],
-            "text": text,
-            "value": 0.645,
-            "limit": 0.683,
-        }
-        for rule, text in alarms
-    ]
     name = f"2013-{month - 1:02}-01--2013-{month:02}-01"
-    return {
+    facts: dict[str, Any] = {
         "model": "flights",
         "model_version": "2",
         "window": name,
-        "start": f"2013-{month - 1:02}-01T00:00:00+00:00",
-        "end": f"2013-{month:02}-01T00:00:00+00:00",
-        "alarms": found,
-        "not_judged": {},
+        "start": datetime(2013, month - 1, 1, tzinfo=UTC),
+        "end": datetime(2013, month, 1, tzinfo=UTC),
+        "alarms": [rule_named(rule).alarm(0.645, 0.683, text) for rule, text in alarms],
         "report": f"reports/monitor/{name}/report.html",
-        **changes,
     }
+    return WindowSummary(**facts | changes)
 
 
 def told(messages: list[Any]) -> list[list[tuple[str, str]]]:
@@ -143,17 +142,17 @@ def lines(file: str = "out/alerts.jsonl") -> list[dict[str, Any]]:
 
 def stored(engine: sa.Engine) -> dict[str, dict[str, Any]]:
     with engine.connect() as connection:
-        rows = connection.execute(sa.select(alerts.ALERTS)).mappings().all()
-    return {row["rule"]: dict(row) for row in rows}
+        rows = connection.execute(sa.select(alert_state.ALERTS)).mappings().all()
+    return {Rule.from_key(row["rule"]).name: dict(row) for row in rows}
 
 
-def many(url: sa.URL, settings: Settings, found: dict[str, Any]) -> list[int]:
+def many(url: sa.URL, settings: Settings, found: WindowSummary) -> list[int]:
     """Tell of the same window eight times at once; return how many lines each has to print."""
 
     def run(_: int) -> int:
         own = connect(url.render_as_string(hide_password=False))
         try:
-            return len(tell(own, settings, found).lines)
+            return len(notify(own, settings, found).lines)
         finally:
             own.dispose()
 
@@ -164,7 +163,7 @@ def many(url: sa.URL, settings: Settings, found: dict[str, Any]) -> list[int]:
 def test_a_quiet_window_is_no_news(
     engine: sa.Engine, settings: Settings, receiver: Receiver
 ) -> None:
-    assert tell(engine, settings, window(5)) == Told([], "")
+    assert notify(engine, settings, window(5)) == Delivery([], "")
     assert receiver.got == []
     assert not Path("out").exists()
 
@@ -172,17 +171,17 @@ def test_a_quiet_window_is_no_news(
 def test_told_once_when_it_begins_and_once_when_it_is_over(
     engine: sa.Engine, settings: Settings, receiver: Receiver
 ) -> None:
-    assert tell(engine, settings, window(5, DECAY)) == Told([f"alert: decay: {DECAY[1]}"])
-    assert tell(engine, settings, window(5, DECAY)) == Told([])  # the same window again
-    assert tell(engine, settings, window(6, (DECAY[0], "roc_auc 0.6"))) == Told([])
+    assert notify(engine, settings, window(5, DECAY)) == Delivery([f"alert: decay: {DECAY[1]}"])
+    assert notify(engine, settings, window(5, DECAY)) == Delivery([])  # the same window again
+    assert notify(engine, settings, window(6, (DECAY[0], "roc_auc 0.6"))) == Delivery([])
     alert = stored(engine)[DECAY[0]]
     assert alert["text"] == "roc_auc 0.6"
     assert [alert[name].month for name in ("opened", "seen")] == [5, 6]
     ended = "resolved: decay: roc_auc, which was last seen in the window to 2013-06-01"
-    assert tell(engine, settings, window(7)) == Told([ended])
-    assert tell(engine, settings, window(7)) == Told([])
-    assert tell(engine, settings, window(8)) == Told([])
-    assert tell(engine, settings, window(9, DECAY)).lines == [f"alert: decay: {DECAY[1]}"]
+    assert notify(engine, settings, window(7)) == Delivery([ended])
+    assert notify(engine, settings, window(7)) == Delivery([])
+    assert notify(engine, settings, window(8)) == Delivery([])
+    assert notify(engine, settings, window(9, DECAY)).lines == [f"alert: decay: {DECAY[1]}"]
     assert stored(engine)[DECAY[0]]["opened"].month == 9
     assert told(receiver.got) == [
         [("firing", DECAY[0])],
@@ -193,54 +192,54 @@ def test_told_once_when_it_begins_and_once_when_it_is_over(
 
 
 def test_one_message_for_a_run(engine: sa.Engine, settings: Settings, receiver: Receiver) -> None:
-    tell(engine, settings, window(5, DECAY))
-    assert len(tell(engine, settings, window(6, DRIFT)).lines) == 2
+    notify(engine, settings, window(5, DECAY))
+    assert len(notify(engine, settings, window(6, DRIFT)).lines) == 2
     assert told(receiver.got)[1:] == [[("firing", DRIFT[0]), ("resolved", DECAY[0])]]
     assert [message["status"] for message in receiver.got] == ["firing", "firing"]
-    tell(engine, settings, window(7))
+    notify(engine, settings, window(7))
     assert receiver.got[-1]["status"] == "resolved"
 
 
 def test_the_same_window_again_without_the_alarm_resolves_it(
     engine: sa.Engine, settings: Settings, receiver: Receiver
 ) -> None:
-    tell(engine, settings, window(5, DECAY))
-    tell(engine, settings, window(5))
+    notify(engine, settings, window(5, DECAY))
+    notify(engine, settings, window(5))
     assert told(receiver.got) == [[("firing", DECAY[0])], [("resolved", DECAY[0])]]
 
 
 @pytest.mark.parametrize(
-    ("alarm", "key"), [(DECAY, "decay"), (DECAY, "decay: roc_auc"), (NULLS, "quality: nulls")]
+    ("alarm", "key"), [(DECAY, "decay"), (DECAY, "decay.roc_auc"), (NULLS, "quality.nulls")]
 )
 def test_what_could_not_be_judged_stays_open(
     engine: sa.Engine, settings: Settings, receiver: Receiver, alarm: tuple[str, str], key: str
 ) -> None:
-    tell(engine, settings, window(5, alarm))
-    assert tell(engine, settings, window(6, not_judged={key: "too few"})).lines == []
-    assert tell(engine, settings, window(7, alarm)).lines == []
-    others = {"deca": "", "decay: roc": "", "quality: volume": "", "quality: null": ""}
-    assert len(tell(engine, settings, window(8, not_judged=others)).lines) == 1
+    notify(engine, settings, window(5, alarm))
+    assert notify(engine, settings, window(6, not_judged={key: "too few"})).lines == []
+    assert notify(engine, settings, window(7, alarm)).lines == []
+    others = {"deca": "", "decay.roc": "", "quality.volume": "", "quality.null": ""}
+    assert len(notify(engine, settings, window(8, not_judged=others)).lines) == 1
     assert told(receiver.got) == [[("firing", alarm[0])], [("resolved", alarm[0])]]
 
 
 def test_a_look_back_is_no_news(engine: sa.Engine, settings: Settings, receiver: Receiver) -> None:
-    tell(engine, settings, window(7, DECAY))
+    notify(engine, settings, window(7, DECAY))
     for old in (window(6, DRIFT, DECAY), window(6)):
-        (line,) = tell(engine, settings, old).lines
-        assert line.startswith("nobody is told: the window to 2013-06-01 00:00 is older than")
+        (line,) = notify(engine, settings, old).lines
+        assert line.startswith("no alerts: the window to 2013-06-01 00:00 is older than")
     assert list(stored(engine)) == [DECAY[0]]
     assert len(receiver.got) == 1
-    tell(engine, settings, window(8))
-    (line,) = tell(
+    notify(engine, settings, window(8))
+    (line,) = notify(
         engine, settings, window(7, DECAY)
     ).lines  # a window without alarms is newer, too
-    assert line.startswith("nobody is told")
+    assert line.startswith("no alerts")
 
 
 def test_models_do_not_mix(engine: sa.Engine, settings: Settings, receiver: Receiver) -> None:
-    tell(engine, settings, window(7, DECAY))
-    assert tell(engine, settings, window(6, model="another")).lines == []
-    assert len(tell(engine, settings, window(6, DECAY, model="another")).lines) == 1
+    notify(engine, settings, window(7, DECAY))
+    assert notify(engine, settings, window(6, model="another")).lines == []
+    assert len(notify(engine, settings, window(6, DECAY, model="another")).lines) == 1
     assert [message["model"] for message in receiver.got] == ["flights", "another"]
 
 
@@ -258,7 +257,7 @@ def test_retried(
     answers: list[tuple[int, dict[str, str]]],
 ) -> None:
     receiver.answers = list(answers)
-    assert tell(engine, settings, window(5, DECAY)).undelivered == ""
+    assert notify(engine, settings, window(5, DECAY)).undelivered == ""
     assert len(receiver.got) == len(answers) + 1
     assert len(receiver.taken) == 1
 
@@ -266,22 +265,22 @@ def test_retried(
 def test_it_does_not_wait_as_long_as_it_is_told_to(
     engine: sa.Engine, settings: Settings, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alerts, "PATIENCE", 0.01)
+    monkeypatch.setattr(delivery, "MAX_RETRY_AFTER", 0.01)
     receiver.answers = [(429, {"Retry-After": "100000"})] * 2
-    assert tell(engine, settings, window(5, DECAY)).undelivered == ""
+    assert notify(engine, settings, window(5, DECAY)).undelivered == ""
     assert len(receiver.taken) == 1
 
 
-@pytest.mark.parametrize(("status", "tries"), [(503, alerts.TRIES), (404, 1), (302, 1)])
+@pytest.mark.parametrize(("status", "tries"), [(503, delivery.TRIES), (404, 1), (302, 1)])
 def test_what_could_not_be_delivered_is_told_by_the_next_run(
     engine: sa.Engine, settings: Settings, receiver: Receiver, status: int, tries: int
 ) -> None:
     receiver.answers = [(status, {"Location": f"{receiver.url}/elsewhere"})] * tries
-    first = tell(engine, settings, window(5, DECAY))
-    assert first == Told([f"alert: decay: {DECAY[1]}"], f"127.0.0.1 answered {status}")
+    first = notify(engine, settings, window(5, DECAY))
+    assert first == Delivery([f"alert: decay: {DECAY[1]}"], f"127.0.0.1 answered {status}")
     assert len(receiver.got) == tries
     assert receiver.taken == []
-    assert tell(engine, settings, window(5, DECAY, DRIFT)).undelivered == ""
+    assert notify(engine, settings, window(5, DECAY, DRIFT)).undelivered == ""
     assert told(receiver.taken) == [[("firing", DECAY[0]), ("firing", DRIFT[0])]]
     assert [line["rule"] for line in lines()] == [DECAY[0], DRIFT[0]]  # the file had been told
 
@@ -290,30 +289,30 @@ def test_what_was_over_before_it_was_delivered_is_not_told(
     engine: sa.Engine, settings: Settings, receiver: Receiver
 ) -> None:
     receiver.answers = [(404, {})]
-    tell(engine, settings, window(5, DECAY))
-    assert len(tell(engine, settings, window(6)).lines) == 1
-    tell(engine, settings, window(7))
+    notify(engine, settings, window(5, DECAY))
+    assert len(notify(engine, settings, window(6)).lines) == 1
+    notify(engine, settings, window(7))
     assert receiver.taken == []
-    tell(engine, settings, window(8, DECAY))
+    notify(engine, settings, window(8, DECAY))
     assert told(receiver.taken) == [[("firing", DECAY[0])]]
 
 
 def test_an_end_that_could_not_be_delivered_is_told_later(
     engine: sa.Engine, settings: Settings, receiver: Receiver
 ) -> None:
-    tell(engine, settings, window(5, DECAY))
+    notify(engine, settings, window(5, DECAY))
     receiver.answers = [(404, {})]
-    tell(engine, settings, window(6))
-    assert tell(engine, settings, window(7)).lines == []
+    notify(engine, settings, window(6))
+    assert notify(engine, settings, window(7)).lines == []
     assert told(receiver.taken) == [[("firing", DECAY[0])], [("resolved", DECAY[0])]]
 
 
 def test_a_slow_receiver_is_given_up(
     engine: sa.Engine, settings: Settings, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alerts, "TIMEOUT", (5, 0.2))
+    monkeypatch.setattr(delivery, "TIMEOUT", (5, 0.2))
     receiver.block.clear()
-    undelivered = tell(engine, settings, window(5, DECAY)).undelivered
+    undelivered = notify(engine, settings, window(5, DECAY)).undelivered
     assert undelivered == "127.0.0.1 cannot be reached (ReadTimeoutError)"
 
 
@@ -321,7 +320,7 @@ def test_a_slow_receiver_is_given_up(
     "url", ["ftp://hooks.example/a-secret", "a-secret", "https://[a-secret", "https:///a-secret"]
 )
 def test_an_address_that_is_none(engine: sa.Engine, url: str) -> None:
-    undelivered = tell(engine, Settings(alert_webhook=url), window(5, DECAY)).undelivered
+    undelivered = notify(engine, Settings(alert_webhook=url), window(5, DECAY)).undelivered
     assert undelivered == "ALERT_WEBHOOK is not a URL that begins with https:// or http://"
 
 
@@ -335,11 +334,11 @@ def test_the_url_is_never_shown(
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     caplog.set_level(logging.DEBUG)
-    receiver.answers = [(503, {})] * alerts.TRIES
+    receiver.answers = [(503, {})] * delivery.TRIES
     said = []
     for month, url in enumerate((receiver.url, f"http://user:pass@127.0.0.1:{port}{SECRET}"), 5):
         settings = Settings(alert_webhook=url)
-        said.append(tell(engine, settings, window(month, DECAY)))
+        said.append(notify(engine, settings, window(month, DECAY)))
         said.append(settings)
     assert said[2].undelivered == "127.0.0.1 cannot be reached (NewConnectionError)"
     everything = "".join((*map(repr, said), caplog.text, *capfd.readouterr()))
@@ -349,7 +348,7 @@ def test_the_url_is_never_shown(
 
 
 def test_json(engine: sa.Engine, settings: Settings, receiver: Receiver) -> None:
-    tell(engine, settings, window(5, DECAY))
+    notify(engine, settings, window(5, DECAY))
     assert receiver.got == [
         {
             "schema_version": 1,
@@ -363,6 +362,8 @@ def test_json(engine: sa.Engine, settings: Settings, receiver: Receiver) -> None
             "alerts": [
                 {
                     "rule": DECAY[0],
+                    "id": "decay.roc_auc",
+                    "column": None,
                     "verdict": "decay",
                     "status": "firing",
                     "text": DECAY[1],
@@ -375,13 +376,13 @@ def test_json(engine: sa.Engine, settings: Settings, receiver: Receiver) -> None
     ]
 
 
-ODD = "quality: unseen <!channel>", "a & b < *c* [d](https://e.example) \u2192 \u00e4"
+ODD = "quality: unseen in <!channel>", "a & b < *c* [d](https://e.example) \u2192 \u00e4"
 
 
 def test_slack(engine: sa.Engine, settings: Settings, receiver: Receiver) -> None:
     settings.alert_format = "slack"
-    tell(engine, settings, window(5, DECAY))
-    tell(engine, settings, window(6, ODD))
+    notify(engine, settings, window(5, DECAY))
+    notify(engine, settings, window(6, ODD))
     message = receiver.got[1]
     assert (
         message["text"] == "flights version 2: 1 firing, 1 resolved, window 2013-05-01--2013-06-01"
@@ -394,7 +395,7 @@ def test_slack(engine: sa.Engine, settings: Settings, receiver: Receiver) -> Non
         "context",
     ]
     text = firing["text"]["text"]
-    assert "firing: quality: unseen &lt;!channel&gt;\na &amp; b &lt; *c*" in text
+    assert "firing: quality: unseen in &lt;!channel&gt;\na &amp; b &lt; *c*" in text
     assert "<" not in text
     assert resolved["text"]["text"].startswith(
         ":large_green_circle: resolved: decay: roc_auc\nbefore: "
@@ -403,7 +404,7 @@ def test_slack(engine: sa.Engine, settings: Settings, receiver: Receiver) -> Non
 
 def test_teams(engine: sa.Engine, settings: Settings, receiver: Receiver) -> None:
     settings.alert_format = "teams"
-    tell(engine, settings, window(5, ODD))
+    notify(engine, settings, window(5, ODD))
     (message,) = receiver.got
     assert message["type"] == "message"
     (attachment,) = message["attachments"]
@@ -421,7 +422,9 @@ def test_a_message_for_people_stays_within_what_they_take(
 ) -> None:
     """Slack takes 50 blocks of 3,000 letters, Teams 28 KB."""
     settings.alert_format = style
-    tell(engine, settings, window(5, *((f"drift: {number}", "<" * 2000) for number in range(100))))
+    notify(
+        engine, settings, window(5, *((f"drift: {number}", "<" * 2000) for number in range(100)))
+    )
     (message,) = receiver.got
     assert "and 80 more" in json.dumps(message)
     if style == "slack":
@@ -434,8 +437,8 @@ def test_a_message_for_people_stays_within_what_they_take(
 
 def test_file(engine: sa.Engine) -> None:
     settings = Settings(alert_file="out/deep/alerts.jsonl")
-    tell(engine, settings, window(5, DECAY, ODD))
-    tell(engine, settings, window(6, DECAY))
+    notify(engine, settings, window(5, DECAY, ODD))
+    notify(engine, settings, window(6, DECAY))
     found = lines(settings.alert_file)
     expected = [("firing", DECAY[0]), ("firing", ODD[0]), ("resolved", ODD[0])]
     assert [(line["status"], line["rule"]) for line in found] == expected
@@ -448,11 +451,11 @@ def test_file(engine: sa.Engine) -> None:
 def test_a_file_that_cannot_be_written_is_told_later(engine: sa.Engine) -> None:
     Path("out").write_text("in the way", "utf-8")
     settings = Settings(alert_file="out/alerts.jsonl")
-    told = tell(engine, settings, window(5, DECAY))
+    told = notify(engine, settings, window(5, DECAY))
     assert len(told.lines) == 1
     assert told.undelivered.startswith("out/alerts.jsonl: ")
     Path("out").unlink()
-    assert tell(engine, settings, window(5, DECAY)) == Told([])
+    assert notify(engine, settings, window(5, DECAY)) == Delivery([])
     assert [line["rule"] for line in lines()] == [DECAY[0]]
 
 
@@ -460,9 +463,9 @@ def test_a_file_that_cannot_be_written_is_told_later(engine: sa.Engine) -> None:
 def test_a_webhook_that_is_set_later_hears_of_what_is_open(
     engine: sa.Engine, receiver: Receiver, file: str
 ) -> None:
-    assert len(tell(engine, Settings(alert_file=file), window(5, DECAY, DRIFT)).lines) == 2
+    assert len(notify(engine, Settings(alert_file=file), window(5, DECAY, DRIFT)).lines) == 2
     assert Path("out").exists() == bool(file)
-    tell(engine, Settings(alert_file=file, alert_webhook=receiver.url), window(6, DECAY))
+    notify(engine, Settings(alert_file=file, alert_webhook=receiver.url), window(6, DECAY))
     assert told(receiver.got) == [[("firing", DECAY[0])]]
 
 
@@ -470,9 +473,9 @@ def test_two_at_once_tell_once(engine: sa.Engine, settings: Settings, receiver: 
     """The second comes while the first still talks, and again many at the same time."""
     receiver.block.clear()
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(tell, engine, settings, window(5, DECAY))
+        first = pool.submit(notify, engine, settings, window(5, DECAY))
         assert receiver.came.wait(60)
-        assert tell(engine, settings, window(5, DECAY)) == Told([])
+        assert notify(engine, settings, window(5, DECAY)) == Delivery([])
         receiver.block.set()
         assert len(first.result().lines) == 1
 
@@ -501,12 +504,14 @@ def test_what_changes_while_it_is_told_is_told_next(
 ) -> None:
     receiver.block.clear()
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(tell, engine, settings, window(5, DECAY))
+        first = pool.submit(notify, engine, settings, window(5, DECAY))
         assert receiver.came.wait(60)
-        assert len(tell(engine, settings, window(6)).lines) == 1  # over, but nobody heard of it yet
+        assert (
+            len(notify(engine, settings, window(6)).lines) == 1
+        )  # over, but nobody heard of it yet
         receiver.block.set()
         first.result()
-    tell(engine, settings, window(7))
+    notify(engine, settings, window(7))
     assert told(receiver.got) == [[("firing", DECAY[0])], [("resolved", DECAY[0])]]
 
 
@@ -515,15 +520,15 @@ def test_one_that_took_too_long_leaves_it_to_the_one_that_took_over(
 ) -> None:
     receiver.block.clear()
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(tell, engine, settings, window(5, DECAY))
+        first = pool.submit(notify, engine, settings, window(5, DECAY))
         assert receiver.came.wait(60)
         now = datetime.now(UTC)
         with engine.begin() as connection:
-            connection.execute(sa.update(alerts.ALERTS).values(claimed=now))
+            connection.execute(sa.update(alert_state.ALERTS).values(claimed=now))
         receiver.block.set()
         first.result()
     alert = stored(engine)[DECAY[0]]
-    assert (alerts.moment(alert["claimed"]), alert["webhook"]) == (now, "")
+    assert (alert_state.utc(alert["claimed"]), alert["webhook"]) == (now, "")
 
 
 def test_one_that_dies_while_it_tells_is_followed_by_another(
@@ -531,26 +536,28 @@ def test_one_that_dies_while_it_tells_is_followed_by_another(
 ) -> None:
     receiver.block.clear()
     code = f"""if True:
-        import json, sys
-        from mlops_loop.monitoring.alerts import tell
-        from mlops_loop.prediction_log import log
+        import sys
+        from mlops_loop.monitoring.alerting.alerts import notify
+        from mlops_loop.prediction_log.connection import open_log
         from mlops_loop.base.settings import Settings
+        from mlops_loop.prediction_log.window_summary import WindowSummary
         settings = Settings(alert_webhook={receiver.url!r}, alert_file="out/alerts.jsonl")
-        tell(open_log("sqlite:///predictions.db"), settings, json.load(sys.stdin))
+        summary = WindowSummary.model_validate_json(sys.stdin.read())
+        notify(open_log("sqlite:///predictions.db"), settings, summary)
     """
     dying = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     assert dying.stdin
-    dying.stdin.write(json.dumps(window(5, DECAY)).encode())
+    dying.stdin.write(window(5, DECAY).model_dump_json().encode())
     dying.stdin.close()
     assert receiver.came.wait(60)
     dying.kill()
     dying.wait()
     receiver.block.set()
     before = len(receiver.got)
-    tell(engine, settings, window(5, DECAY))
+    notify(engine, settings, window(5, DECAY))
     assert len(receiver.got) == before  # it may still be talking
-    monkeypatch.setattr(alerts, "CLAIM", timedelta(0))
-    tell(engine, settings, window(5, DECAY))
+    monkeypatch.setattr(alert_state, "CLAIM", timedelta(0))
+    notify(engine, settings, window(5, DECAY))
     assert told(receiver.got[before:]) == [[("firing", DECAY[0])]]
 
 
@@ -558,4 +565,4 @@ def test_a_database_that_cannot_be_used(engine: sa.Engine, settings: Settings) -
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE alerts (something TEXT)")
     with pytest.raises(Failure, match="the prediction log, see PREDICTION_LOG_URL"):
-        tell(engine, settings, window(5, DECAY))
+        notify(engine, settings, window(5, DECAY))

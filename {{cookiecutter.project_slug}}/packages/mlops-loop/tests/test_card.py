@@ -9,8 +9,10 @@ from markdown_it import MarkdownIt
 
 from mlops_loop.base import files
 from mlops_loop.contract.schema import load_schema
+from mlops_loop.reporting import markdown
+from mlops_loop.reporting import markdown_page as page
 from mlops_loop.training import export
-from mlops_loop.training.card import markdown, page, promotion, sections
+from mlops_loop.training.card import promotion, sections
 
 from .conftest import change, run_stages
 

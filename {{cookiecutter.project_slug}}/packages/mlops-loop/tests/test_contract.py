@@ -11,7 +11,7 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.data import validate
-from mlops_loop.monitoring.drift import kinds
+from mlops_loop.monitoring.drift import numeric_columns
 from mlops_loop.serving.app import create_app
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import session
@@ -39,7 +39,7 @@ def places() -> dict[str, set[str]]:
         "Great Expectations": {rule.column for rule in suite if hasattr(rule, "column")},
         "request type": set(shapes["Row"]["properties"]),
         "example": set(shapes["Rows"]["example"]["rows"][0]),
-        "Evidently": set(kinds(schema)),
+        "Evidently": set(numeric_columns(schema)),
         "MLflow": set(signature.inputs.input_names()),
         "ONNX": {given.name for given in graph.get_inputs()},
         "slices": set(pd.read_csv(files.SLICES)["column"]),

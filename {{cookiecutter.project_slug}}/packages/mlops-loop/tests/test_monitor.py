@@ -1,6 +1,8 @@
 """The monitor: each alarm is red on what it is for, and silent where nothing is wrong."""
 
 import json
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -18,11 +20,15 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
-from mlops_loop.monitoring import drift, monitor, pages
-from mlops_loop.monitoring.monitoring_window import fits, read_window
+from mlops_loop.monitoring import drift, monitor
+from mlops_loop.monitoring.evaluate_window import evaluate
+from mlops_loop.monitoring.monitoring_window import fits, logged_features, read_window
+from mlops_loop.monitoring.pages import index_page
+from mlops_loop.monitoring.window_store import stored_summaries
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.monitoring_windows import read_windows
 from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS, REFUSALS
+from mlops_loop.prediction_log.window_summary import WindowSummary
 from mlops_loop.release.smoke_test.run import as_json
 from mlops_loop.scoring.bundle import REFERENCE, open_bundle
 
@@ -64,29 +70,18 @@ def learned(project: Path) -> pd.DataFrame:
     return rows.take(np.resize(np.arange(len(rows)), ROWS))
 
 
-def look(days: int = 7) -> dict:
+def look(days: int = 7) -> WindowSummary:
     """What is found in the window before END, without its pages."""
     bundle, params = open_bundle(Path(load_settings().bundle)), load_params()
     start, most = END - timedelta(days=days), params.monitor.max_rows
     window = read_window(engine(), start, END, bundle.version, bundle.schema, most)
-    found, not_judged, alarms, _ = monitor.look(window, bundle, params)
-    counts = {"rows": window.rows, "sampled": len(window.answered), "requests": window.requests}
-    verdicts = {alarm["verdict"] for alarm in alarms}
-    about = {
-        "versions": window.versions,
-        "verdicts": verdicts,
-        "alarms": alarms,
-        "not_judged": not_judged,
-    }
-    return {**found, **counts, **about}
+    return monitor.summarize(window, evaluate(window, bundle, params), "model", bundle.version)
 
 
-def rules(found: dict, verdict: str = "") -> set[str]:
-    """The rules that fired, less what is said of the prediction: on rows that it knows, a model is surer."""
+def rules(found: WindowSummary, verdict: str = "") -> set[str]:
+    """The rules that fired, without the prediction's: on rows that it knows, a model is surer."""
     prediction = f"drift: {load_schema().prediction}"
-    return {alarm["rule"] for alarm in found["alarms"] if alarm["rule"].startswith(verdict)} - {
-        prediction
-    }
+    return {alarm.rule for alarm in found.alarms if alarm.rule.startswith(verdict)} - {prediction}
 
 
 def refuse(kind: str, place: str, requests: int) -> None:
@@ -99,14 +94,22 @@ def test_where_a_shared_registry_is_away_the_bundle_at_hand_is_judged(
     project, monkeypatch, capsys
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@127.0.0.1:9")
-    found = monitor.champion(load_settings())
+    found = monitor.newest_champion(load_settings())
     assert found.sha256 == open_bundle(files.BUNDLE).sha256
     said = capsys.readouterr().err
     assert "is taken for the newest" in said
     assert "secret" not in said
     monkeypatch.setenv("BUNDLE", "nowhere")
     with pytest.raises(Failure):
-        monitor.champion(load_settings())
+        monitor.newest_champion(load_settings())
+
+
+def test_it_imports_no_library_that_trains_or_promotes() -> None:
+    code = "import sys, mlops_loop.monitoring.monitor, mlops_loop.monitoring.compare\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "pandas" in loaded
+    assert not {"dvc", "fairlearn", "markdown_it", "mlflow", "skl2onnx", "skops"} & loaded
 
 
 # What it says of nothing
@@ -116,20 +119,18 @@ def test_nothing_is_wrong(learned) -> None:
     log_rows(learned)
     found = look()
     assert rules(found) == set()
-    assert found["drift"]["share"] <= 1 / len(found["drift"]["columns"])
-    assert (found["rows"], found["sampled"], found["requests"]) == (ROWS, ROWS, ROWS / 50)
-    assert set(found["not_judged"]) == {"quality: volume", "decay"}
+    assert found.drift.share <= 1 / len(found.drift.columns)
+    assert (found.rows, found.sampled, found.requests) == (ROWS, ROWS, ROWS / 50)
+    assert set(found.not_judged) == {"quality.volume", "decay"}
 
 
 def test_too_few_rows_are_not_judged(learned) -> None:
     log_rows(learned.head(20))
     found = look()
-    assert found["drift"] is None
-    assert found["estimate"] is None
-    assert (
-        "20 predictions are too few: monitor.min_rows asks for 500" in found["not_judged"]["drift"]
-    )
-    assert found["verdicts"] == set()
+    assert found.drift is None
+    assert found.estimate is None
+    assert "20 predictions are too few: monitor.min_rows asks for 500" in found.not_judged["drift"]
+    assert found.verdicts == []
 
 
 def test_a_window_that_has_not_passed_is_refused(project) -> None:
@@ -146,13 +147,14 @@ def test_false_alarms_are_rare(project, days) -> None:
     schema, params = load_schema(), read_yaml(ROOT / files.PARAMS, Params).monitor
     reference = tables.read_table(files.BUNDLE / REFERENCE)
     columns = {
-        name: drift.encode(reference[name], name in schema.numeric) for name in drift.logged(schema)
+        name: drift.encode(reference[name], name in schema.numeric)
+        for name in logged_features(schema)
     }
     when = reference[schema.timestamp] if schema.timestamp else None
-    quiet = drift.undisturbed(columns, when, ROWS, days, params.resamples)
+    quiet = drift.null_distribution(columns, when, ROWS, days, params.resamples)
     least = pd.Series(0.0, index=quiet.columns)
     limits = drift.thresholds(quiet, least, params.false_alarms)
-    fresh = drift.undisturbed(columns, when, ROWS, days, 500, seed=1)
+    fresh = drift.null_distribution(columns, when, ROWS, days, 500, seed=1)
     share = (fresh > limits).any(axis="columns").mean()
     print(f"false alarms in windows of {days} days: {share:.1%}")
     assert share <= 0.05
@@ -161,27 +163,27 @@ def test_false_alarms_are_rare(project, days) -> None:
 def test_evidently_measures_what_the_thresholds_are_of(learned) -> None:
     schema, other = load_schema(), learned.tail(ROWS // 3).assign(**{load_schema().prediction: 0.5})
     first = learned.head(ROWS // 3).assign(**{schema.prediction: 0.5})
-    numeric = drift.kinds(schema)
+    numeric = drift.numeric_columns(schema)
     _, judged = drift.compare(other, first, schema, dict.fromkeys(numeric, 0.1))
     both = pd.concat([first, other])
-    for name in drift.logged(schema):
+    for name in logged_features(schema):
         column = drift.encode(both[name], numeric[name])
-        parts = [drift.counts(column, codes)[1:] for codes in np.split(column.codes, [len(first)])]
-        score = judged[name]["score"]
+        parts = [column.counts(codes)[1:] for codes in np.split(column.codes, [len(first)])]
+        score = judged[name].score
         if score is not None:
             assert drift.distance(*parts, column.known) == pytest.approx(score, abs=1e-9), name
-            assert judged[name]["drifted"] == (score >= 0.1)
+            assert judged[name].drifted == (score >= 0.1)
 
 
 def test_drift_is_seen(learned) -> None:
     log_rows(pd.concat([learned.head(1)] * ROWS))
     found = look()
-    assert "drift" in found["verdicts"]
-    drifted = {name for name, column in found["drift"]["columns"].items() if column["drifted"]}
-    fired = {alarm["rule"] for alarm in found["alarms"] if alarm["verdict"] == "drift"}
+    assert "drift" in found.verdicts
+    drifted = {name for name, column in found.drift.columns.items() if column.drifted}
+    fired = {alarm.rule for alarm in found.alarms if alarm.verdict == "drift"}
     assert fired == {f"drift: {name}" for name in drifted}
     change(files.PARAMS, "monitor", drift_columns=len(drifted) + 1)
-    assert "drift" not in look()["verdicts"]
+    assert "drift" not in look().verdicts
 
 
 # Data quality
@@ -194,7 +196,7 @@ def test_missing_values_are_seen(learned) -> None:
     log_rows(learned.assign(**{names[0]: None}))
     found = look()
     assert f"quality: nulls in {names[0]}" in rules(found) or learned[names[0]].isna().mean() > 0.98
-    assert found["quality"]["nulls"][names[0]]["share"] == 1
+    assert found.quality.nulls[names[0]].share == 1
 
 
 def test_refused_requests_are_seen(learned) -> None:
@@ -206,7 +208,7 @@ def test_refused_requests_are_seen(learned) -> None:
     refuse("malformed", "", 1)
     found = look()
     assert rules(found, "quality") == {"quality: refused requests"}
-    assert found["quality"]["refused"]["places"] == {name: 12, "malformed": 1}
+    assert found.quality.refused.places == {name: 12, "malformed": 1}
 
 
 @pytest.mark.parametrize(("share", "red"), [(0.8, False), (0.4, True), (2.5, True)])
@@ -216,21 +218,21 @@ def test_the_volume_is_compared_with_the_windows_before(learned, share, red) -> 
     log_rows(learned.head(round(FEW * share)))
     found = look()
     assert ("quality: volume" in rules(found)) == red
-    assert found["quality"]["volume"]["usual"] == FEW
+    assert found.quality.volume.usual == FEW
 
 
 def test_no_traffic_at_all_is_seen(learned, capsys) -> None:
     for weeks in (1, 2, 3):
         log_rows(learned.head(FEW), END - timedelta(weeks=weeks))
     with pytest.raises(Refusal, match="quality: see reports/monitor"):
-        monitor.show(7, END)
+        monitor.main(7, END)
     said = capsys.readouterr().out
     assert "0 predictions from" in said
     assert "quality: 0 rows, usual are 600" in said
 
 
 def test_before_there_is_anything_there_is_nothing_to_report(project, capsys) -> None:
-    monitor.show(7, END)
+    monitor.main(7, END)
     said = capsys.readouterr().out
     assert "not judged, drift: 0 predictions are too few" in said
     assert "nothing to report" in said
@@ -244,26 +246,26 @@ def test_promises_that_hold_are_no_decay_and_the_estimate_is_right(learned) -> N
     come_true(logged, promised(logged))
     found = look()
     assert rules(found, "decay") == set()
-    assert "decay" not in found["not_judged"]
+    assert "decay" not in found.not_judged
     name = next(iter(tasks.of(load_schema()).GATE_METRICS))
-    measured, guess = found["performance"]["metrics"][name], found["estimate"][name]
-    assert measured["low"] <= measured["value"] <= measured["high"]
-    assert guess["value"] == pytest.approx(measured["value"], rel=0.25)
-    assert found["performance"]["coverage"] == 1
-    assert found["performance"]["delay_days"]["median"] == pytest.approx(2)
+    measured, guess = found.performance.metrics[name], found.estimate[name]
+    assert measured.low <= measured.value <= measured.high
+    assert guess.value == pytest.approx(measured.value, rel=0.25)
+    assert found.performance.coverage == 1
+    assert found.performance.delay_days.median == pytest.approx(2)
 
 
 def test_decay_is_seen_and_the_estimate_cannot_see_it(learned) -> None:
     logged = log_rows(learned)
-    before = look()["estimate"]
+    before = look().estimate
     come_true(logged, wrong(logged))
     found = look()
     names = tasks.of(load_schema()).GATE_METRICS
-    assert "decay" in found["verdicts"]
+    assert "decay" in found.verdicts
     assert {f"decay: {name}" for name in names} <= rules(found, "decay")
-    assert found["estimate"] == before
+    assert found.estimate == before
     with pytest.raises(Refusal, match="decay"):
-        monitor.show(7, END)
+        monitor.main(7, END)
 
 
 def test_labels_that_are_late_missing_repeated_contradictory_or_unknown(learned) -> None:
@@ -272,34 +274,34 @@ def test_labels_that_are_late_missing_repeated_contradictory_or_unknown(learned)
     early = logged.head(900)
     come_true(early, truth[:900])
     found = look()
-    assert found["performance"]["labelled"] == 900
-    assert found["performance"]["coverage"] == pytest.approx(0.6)
-    assert "900 outcomes of version" in found["not_judged"]["decay"]
-    assert "metrics" not in found["performance"]
+    assert found.performance.labelled == 900
+    assert found.performance.coverage == pytest.approx(0.6)
+    assert "900 outcomes of version" in found.not_judged["decay"]
+    assert found.performance.metrics is None
     assert come_true(early, truth[:900]).repeated == 900
     stranger = pd.DataFrame({"id": [uuid4().hex]})
     assert come_true(stranger, truth[:1]).unknown == [0]
-    assert look()["performance"]["labelled"] == 900
+    assert look().performance.labelled == 900
     come_true(logged, truth)
-    first = look()["performance"]
-    assert first["labelled"] == ROWS
+    first = look().performance
+    assert first.labelled == ROWS
     assert come_true(early, wrong(early)).corrected > 0  # the later value counts
-    second = look()["performance"]
-    assert second["labelled"] == ROWS
-    assert second["metrics"] != first["metrics"]
+    second = look().performance
+    assert second.labelled == ROWS
+    assert second.metrics != first.metrics
 
 
 def test_another_version_s_answers_are_traffic_but_not_the_champion_s_performance(learned) -> None:
     logged = log_rows(learned, version="before")
     come_true(logged, wrong(logged))
     found = look()
-    assert found["versions"] == {"before": ROWS}
+    assert found.versions == {"before": ROWS}
     assert rules(found, "decay") == set()
-    assert "0 outcomes" in found["not_judged"]["decay"]
+    assert "0 outcomes" in found.not_judged["decay"]
 
 
 def test_answers_to_another_question_are_left_out_and_told(learned) -> None:
-    """As when the contract was changed within the window: other features, or answers of another kind."""
+    """As when the contract was changed within the window: other features, other answers."""
     logged, predictions = log_rows(learned), PREDICTIONS
     answer = {"value": 1} if load_schema().classes else {"probabilities": {}}
     with engine().begin() as connection:
@@ -312,12 +314,12 @@ def test_answers_to_another_question_are_left_out_and_told(learned) -> None:
     come_true(logged, promised(logged))
     found = look()
     assert (
-        found["not_judged"]["other answers"]
+        found.not_judged["other_contract"]
         == "1,000 of 1,500 are to the question of another contract"
     )
-    assert "500 outcomes" in found["not_judged"]["decay"]
-    assert (found["rows"], found["sampled"]) == (ROWS, 500)
-    assert found["drift"]
+    assert "500 outcomes" in found.not_judged["decay"]
+    assert (found.rows, found.sampled) == (ROWS, 500)
+    assert found.drift
     assert rules(found, "quality") == set()
 
 
@@ -350,20 +352,18 @@ def test_outcomes_that_do_not_tell_a_metric_leave_its_alert_open(learned) -> Non
     logged = log_rows(learned)
     come_true(logged, [schema.classes[0]] * ROWS)
     found, names = look(), tasks.of(schema).GATE_METRICS
-    unknown = {
-        name for name in names if found["performance"]["metrics"].get(name, {}).get("drop") is None
-    }
-    assert {f"decay: {name}" for name in unknown} <= found["not_judged"].keys()
+    unknown = {name for name in names if found.metric(name).drop is None}
+    assert {f"decay.{name}" for name in unknown} <= found.not_judged.keys()
     assert unknown & {"roc_auc", "macro_roc_auc"}
     assert not {f"decay: {name}" for name in unknown} & rules(found)
     with pytest.raises(Refusal):  # and it can be told and shown
-        monitor.show(7, END)
+        monitor.main(7, END)
 
 
 def test_equal_predictions_have_a_page(learned) -> None:
     logged = log_rows(pd.concat([learned.head(1)] * ROWS))
     come_true(logged, promised(logged))
-    assert monitor.monitor(7, END)["performance"]["calibration"] == []
+    assert monitor.monitor(7, END).performance.calibration == []
 
 
 # What is read and written
@@ -406,7 +406,7 @@ def test_a_sample_is_read_that_is_the_same_each_time_and_on_each_database(
         assert there.answered[features].equals(first.answered[features])
         times = [pd.to_datetime(found.answered["time"], utc=True) for found in (first, there)]
         assert times[0].equals(times[1])
-        assert monitor.monitor(7, END)["rows"] == ROWS
+        assert monitor.monitor(7, END).rows == ROWS
         (stored,) = read_windows(database, load_settings().mlflow_experiment_name, 1)
         assert stored.end == END
 
@@ -415,26 +415,27 @@ def test_the_summary_and_the_pages(learned) -> None:
     logged = log_rows(learned)
     come_true(logged, promised(logged))
     found = monitor.monitor(7, END)
-    assert set(found) == KEYS
+    document = found.model_dump(mode="json")
+    assert set(document) == KEYS
     folder = Path("reports/monitor")
-    assert files.read_json(folder / found["window"] / "summary.json") == found
-    assert files.read_json(folder / "latest.json") == found
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    (stored,) = monitor.stored(engine(), load_settings())
-    assert stored == found
-    for page in (folder / "index.html", Path(found["report"])):
+    assert files.read_json(folder / found.window / "summary.json") == document
+    assert files.read_json(folder / "latest.json") == document
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    (stored,) = stored_summaries(engine(), load_settings())
+    assert stored.model_dump(mode="json") == document
+    for page in (folder / "index.html", Path(found.report)):
         text = page.read_text(encoding="utf-8")
         assert "<svg" in text
         assert 'src="http' not in text
         assert 'href="http' not in text
-    assert f"{found['window']}/index.html" in (folder / "index.html").read_text(encoding="utf-8")
+    assert f"{found.window}/index.html" in (folder / "index.html").read_text(encoding="utf-8")
     script = next(folder.glob("evidently-*.js"))
-    page = folder / found["window"] / "evidently.html"
+    page = folder / found.window / "evidently.html"
     assert f'src="../{script.name}"' in page.read_text(encoding="utf-8")
 
 
 def test_the_index_goes_over_all_windows_and_stays_small(learned, monkeypatch) -> None:
-    monkeypatch.setattr(pages, "KEPT", 2)
+    monkeypatch.setattr(index_page, "KEPT_REPORTS", 2)
     for weeks in range(4):
         log_rows(learned.head(FEW), END - timedelta(weeks=weeks))
     for weeks in reversed(range(4)):

@@ -14,19 +14,23 @@ import sqlalchemy as sa
 from filelock import FileLock
 
 from mlops_loop.base import files, project
+from mlops_loop.base.code_hash import code
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.params import Budget, load_params
 from mlops_loop.base.params import Retrain as Limits
-from mlops_loop.base.pipeline import code, reproduce
+from mlops_loop.base.pipeline import reproduce
 from mlops_loop.base.settings import load_settings
 from mlops_loop.cli import monitoring, release
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
-from mlops_loop.monitoring import retrain
-from mlops_loop.monitoring.retrain import Evidence, decide
-from mlops_loop.monitoring.retraining_summary import FOLDER
+from mlops_loop.monitoring.retraining import audit_record, evidence, retrain, training_windows
+from mlops_loop.monitoring.retraining.audit_record import Record
+from mlops_loop.monitoring.retraining.decision import Evidence, decide
+from mlops_loop.monitoring.retraining.summary import FOLDER
+from mlops_loop.monitoring.retraining.training_windows import TrainingWindows
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import WINDOWS
+from mlops_loop.prediction_log.window_summary import Alarm, WindowSummary
 from mlops_loop.release import audit
 from mlops_loop.release.promote import promote
 from mlops_loop.release.rollback import roll_back
@@ -68,16 +72,21 @@ DECAY = {"decay": ("June: worse",)}
 TABLE = {
     "nothing": ({}, False, [], []),
     "decay": (DECAY, True, ["decay"], []),
-    "a day before the schedule": ({"learned_to": NOW - 89 * DAY}, False, [], []),
-    "schedule": ({"learned_to": NOW - 90 * DAY}, True, ["schedule"], []),
+    "a day before the schedule": ({"trained_through": NOW - 89 * DAY}, False, [], []),
+    "schedule": ({"trained_through": NOW - 90 * DAY}, True, ["schedule"], []),
     "a row too few": ({"rows": 49_999}, False, [], []),
     "new data": ({"rows": 50_000}, True, ["new data"], []),
     "code": ({"changed": ("model.py",)}, True, ["code"], []),
-    "no champion": ({"champion": None, "learned_to": None}, True, ["no champion"], []),
-    "on demand": ({"demand": ""}, True, ["on demand"], []),
+    "no champion": ({"champion": None, "trained_through": None}, True, ["no champion"], []),
+    "on demand": ({"force_reason": ""}, True, ["on demand"], []),
     "all at once": (
         DECAY
-        | {"rows": 50_000, "learned_to": NOW - 90 * DAY, "changed": ("model.py",), "demand": "why"},
+        | {
+            "rows": 50_000,
+            "trained_through": NOW - 90 * DAY,
+            "changed": ("model.py",),
+            "force_reason": "why",
+        },
         True,
         ["decay", "schedule", "new data", "code", "on demand"],
         [],
@@ -112,10 +121,10 @@ TABLE = {
     "no new data": (DECAY | {"rows": 0}, False, ["decay"], ["no new data"]),
     "new code needs none": ({"changed": ("model.py",), "rows": 0}, True, ["code"], []),
     "nor does a first champion": ({"champion": None, "rows": 0}, True, ["no champion"], []),
-    "nor does demand": ({"demand": "", "rows": 0}, True, ["on demand"], []),
+    "nor does demand": ({"force_reason": "", "rows": 0}, True, ["on demand"], []),
     "without time nobody knows": (DECAY | {"rows": None}, True, ["decay"], []),
     "demand against cool-down and budget": (
-        {"demand": "", "retrained": (NOW - 50 * DAY, NOW - DAY)},
+        {"force_reason": "", "retrained": (NOW - 50 * DAY, NOW - DAY)},
         True,
         ["on demand"],
         ["cool-down", "budget"],
@@ -128,8 +137,8 @@ def test_the_decision_table(case) -> None:
     found, expected, reasons, against = TABLE[case]
     decision = decide(replace(QUIET, **found), LIMITS)
     assert decision.retrain is expected
-    assert [text.split(": ")[0] for text in decision.reasons] == reasons
-    assert [text.split(": ")[0] for text in decision.against] == against
+    assert [ground.rule for ground in decision.reasons] == reasons
+    assert [ground.rule for ground in decision.against] == against
 
 
 def times(table=None):
@@ -139,7 +148,7 @@ def times(table=None):
 
 @pytest.fixture(scope="session")
 def first(finished, tmp_path_factory) -> Path:
-    """A project whose champion knows the first 60 % of the time, with the windows that retraining has."""
+    """A project whose champion knows the first 60 % of the time, with retraining's windows."""
     folder = tmp_path_factory.mktemp("first") / "project"
     shutil.copytree(finished, folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -166,7 +175,7 @@ def first(finished, tmp_path_factory) -> Path:
         files.ACCEPTED.unlink()
         middle = (begin + 0.6 * (end - begin)).to_pydatetime()
         half = Evidence(middle, None, None, oldest=begin.to_pydatetime(), newest=middle)
-        retrain.write_windows(retrain.next_windows(load_params(), half))
+        training_windows.write_windows(training_windows.next_windows(load_params(), half))
         run_stages(*STAGES)
         promote()
         (folder / "name").write_text(os.environ["MLFLOW_EXPERIMENT_NAME"])
@@ -201,7 +210,7 @@ def events():
 
 def later() -> datetime:
     """Return the day after the newest row."""
-    return retrain.midnight(times().max()) + DAY
+    return training_windows.midnight(times().max()) + DAY
 
 
 def written(name="summary.md"):
@@ -224,20 +233,21 @@ def test_nothing_to_do_is_recorded_and_summed_up(served, monkeypatch, capsys) ->
     assert line["evidence"]["rows"] > 0
     assert files.PARAMS.read_bytes() == before
     assert "no retraining was needed" in written()
-    assert json.loads(written("summary.json"))["result"] == "declined"
+    document = json.loads(written("summary.json"))
+    assert (document["result"], document["promoted"]) == ("declined", False)
     release.audit()
 
 
 def test_labels_that_may_still_change_are_not_used(served, monkeypatch) -> None:
     monkeypatch.setattr(retrain, "reproduce", never)
-    evidence = []
+    found = []
     for days in (0, 2):
         change(files.PARAMS, "retrain", label_delay_days=days)
         monitoring.retrain(until=later())
         known = times()[times() < pd.Timestamp(later() - days * DAY)]
-        evidence.append(json.loads(written("summary.json"))["evidence"])
-        assert evidence[-1]["newest"] == known.max().isoformat()
-    assert 0 < evidence[1]["rows"] < evidence[0]["rows"]
+        found.append(json.loads(written("summary.json"))["evidence"])
+        assert found[-1]["newest"] == known.max().isoformat()
+    assert 0 < found[1]["rows"] < found[0]["rows"]
 
 
 def test_a_retraining_moves_the_windows_and_promotes(served, monkeypatch, capsys) -> None:
@@ -248,12 +258,13 @@ def test_a_retraining_moves_the_windows_and_promotes(served, monkeypatch, capsys
     table.assign(**{target: table[target].mask(late)}).to_parquet(SOURCE)
     newest = times(table)[~late].max()
     found = retrain.retrain(later() + 0.5 * DAY, True, "a | new month")
-    assert found["result"] == "promoted"
+    assert found.result == "promoted"
+    assert json.loads(written("summary.json"))["promoted"] is True
     assert "version 2 is the new champion" in capsys.readouterr().out
     assert events() == ["promoted", "retraining", "promoted"]
     assert open_bundle(SERVED).version == "2"
 
-    params, end = load_params(), retrain.midnight(newest) + DAY
+    params, end = load_params(), training_windows.midnight(newest) + DAY
     assert files.PARAMS.read_text().startswith("# a comment that stays\n")
     assert (params.ingest.end, params.split.validation_end) == (
         end,
@@ -267,13 +278,14 @@ def test_a_retraining_moves_the_windows_and_promotes(served, monkeypatch, capsys
     assert started["reasons"] == ["on demand: a | new month"]
     text, rows = written(), json.loads(written("summary.json"))["parts"]["test"]["rows"]
     assert rows == len(tables.read_table(files.TEST))
-    name = found["metric"]
+    name = found.metric
+    candidate, champion = found.metrics["candidate"], found.metrics["champion"]
     for part in (
         "version 2 is the new champion",
         "- for: on demand: a | new month",
         f"| {rows:,} |",
         "| metric | candidate | champion | naive baseline |",
-        f"| {name} | {found['metrics']['candidate'][name]:.4g} | {found['metrics']['champion'][name]:.4g} |",
+        f"| {name} | {candidate[name]:.4g} | {champion[name]:.4g} |",
         "| champion | off |",
         "| labels | gain of the champion",
         open_bundle(SERVED).sha256,
@@ -284,10 +296,10 @@ def test_a_retraining_moves_the_windows_and_promotes(served, monkeypatch, capsys
 
     # Once more, there is nothing new: neither data nor, as dvc would find, anything to run.
     monkeypatch.setattr(retrain, "reproduce", dict)
-    assert retrain.retrain(later() - 2 * DAY, False, "")["result"] == "declined"
-    assert retrain.retrain(later() - 2 * DAY, True, "")["result"] == "nothing new"
+    assert retrain.retrain(later() - 2 * DAY, False, "").result == "declined"
+    assert retrain.retrain(later() - 2 * DAY, True, "").result == "nothing new"
     assert events()[3:] == ["not retrained", "retraining", "nothing new"]
-    assert retrain.finished(lines()) == lines()[4]
+    assert audit_record.last_finished(lines()) == lines()[4]
     assert load_params() == params
     roll_back(None, "to see")
     assert open_bundle(SERVED).version == "1"
@@ -344,17 +356,18 @@ def window(begin: datetime, alarms, version="1", **more):
     """Return a row of the monitor's table, as `monitor` writes it."""
     name, end = f"{begin:%Y-%m-%d}--{begin + DAY:%Y-%m-%d}", (begin + DAY).replace(tzinfo=UTC)
     metric = next(iter(open_bundle(SERVED).manifest["metrics"]))
-    found = {
+    facts = {
         "window": name,
-        "end": end.isoformat(),
+        "end": end,
         "model_version": version,
         "verdicts": sorted({verdict for verdict, _ in alarms}),
-        "alarms": [{"verdict": verdict, "text": text} for verdict, text in alarms],
+        "alarms": [Alarm(rule=verdict, verdict=verdict, text=text) for verdict, text in alarms],
         "performance": {"metrics": {metric: {"value": 0.6, "reference": 0.7}}},
         "drift": {"share": 0.25},
-    } | more
+    }
+    summary = WindowSummary(**facts | more).model_dump(mode="json")
     times = {"start": begin.replace(tzinfo=UTC), "end": end, "made": datetime.now(UTC)}
-    return {"model": experiment_name(), "name": name, "summary": found, **times}
+    return {"model": experiment_name(), "name": name, "summary": summary, **times}
 
 
 def test_decay_of_the_champion_is_a_reason_and_drift_is_not(served, monkeypatch) -> None:
@@ -368,7 +381,7 @@ def test_decay_of_the_champion_is_a_reason_and_drift_is_not(served, monkeypatch)
         ]
         connection.execute(sa.insert(WINDOWS), rows)
     monkeypatch.setattr(retrain, "reproduce", never)
-    assert retrain.retrain(day, False, "")["result"] == "declined"
+    assert retrain.retrain(day, False, "").result == "declined"
     with log.begin() as connection:
         connection.execute(sa.insert(WINDOWS), window(day - 2 * DAY, [("decay", "much worse")]))
 
@@ -390,8 +403,8 @@ def test_decay_of_the_champion_is_a_reason_and_drift_is_not(served, monkeypatch)
     assert "line [0.6, 0.6, 0.6]" in written()
     # A reason that came to nothing holds on, but whatever happened there is a cool-down.
     found = retrain.retrain(day + DAY, False, "")
-    assert [text.split(": ")[0] for text in found["decision"]["reasons"]] == ["decay", "decay"]
-    assert [text.split(": ")[0] for text in found["decision"]["against"]] == ["cool-down"]
+    assert found.decision.rules == ("decay", "decay")
+    assert found.decision.blocked_by == ("cool-down",)
     assert events()[-1] == "not retrained"
     assert "cool-down" in lines()[-1]["reason"]
 
@@ -435,7 +448,7 @@ def test_what_is_interrupted_has_not_been_done(served, monkeypatch) -> None:
     assert files.PARAMS.read_bytes() == before
     assert lines()[-1]["reason"] == "it was interrupted"
     monkeypatch.setattr(retrain, "reproduce", dict)
-    for name in ("compared", "promote"):
+    for name in ("candidate_metrics", "promote"):
         with monkeypatch.context() as patch:
             patch.setattr(retrain, name, stop(ValueError("of no use")))
             with pytest.raises(ValueError, match="of no use"):
@@ -443,8 +456,8 @@ def test_what_is_interrupted_has_not_been_done(served, monkeypatch) -> None:
         assert json.loads(written("summary.json"))["result"] == "failed"
         assert lines()[-1]["reason"] == "ValueError: of no use"
     assert events() == ["promoted", *["retraining", "retraining failed"] * 3]
-    assert retrain.finished(lines()) is None
-    assert retrain.finished(lines()[:2]) is None  # killed: nothing follows
+    assert audit_record.last_finished(lines()) is None
+    assert audit_record.last_finished(lines()[:2]) is None  # killed: nothing follows
 
 
 def test_what_the_monitor_found_today_counts_today(served, monkeypatch) -> None:
@@ -475,7 +488,7 @@ def test_too_short_a_history_is_one_line(served, monkeypatch) -> None:
 
 def test_one_at_a_time_on_this_machine(served, capsys) -> None:
     command = [*project.command(), "retrain", "--force"]
-    with FileLock(retrain.BUSY):
+    with FileLock(retrain.LOCK_FILE):
         done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "not retrained: another retraining is running\n"
@@ -488,19 +501,19 @@ import sys
 from mlops_loop.release import audit
 from mlops_loop.tracking.session import experiment_name
 log = audit.open_audit("sqlite:///predictions.db")
-audit.append(log, experiment_name(), None, ("retraining",), event="retraining", until=sys.argv[1], made_of={})
+audit.append(log, experiment_name(), "retraining", {"until": sys.argv[1]})
 """
     append = audit.append
 
-    def overtaken(*given, **facts):
-        if facts["event"] == retrain.STARTED:
+    def overtaken(log, model, event, facts, seen=None):
+        if event == audit_record.STARTED:
             subprocess.run([sys.executable, "-c", code, facts["until"]], check=True)
-        return append(*given, **facts)
+        return append(log, model, event, facts, seen)
 
     monkeypatch.setattr(audit, "append", overtaken)
     monkeypatch.setattr(retrain, "reproduce", never)
     before = files.PARAMS.read_bytes()
-    assert retrain.retrain(later(), True, "")["result"] == "declined"
+    assert retrain.retrain(later(), True, "").result == "declined"
     assert "another retraining is running" in capsys.readouterr().out
     assert events() == ["promoted", "retraining", "not retrained"]
     assert files.PARAMS.read_bytes() == before
@@ -508,20 +521,40 @@ audit.append(log, experiment_name(), None, ("retraining",), event="retraining", 
 
 
 def test_new_code_is_what_the_model_comes_from(tmp_path, monkeypatch) -> None:
-    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("src", "packages"):
+        ignored = shutil.ignore_patterns("__pycache__", "tests")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
-    before, package = code(), Path("src") / str(files.__package__)
-    names = {Path(path).name for path in before}
-    assert {"model.py", "ingest.py", "train.py", "split.py", "regression.py"} <= names
-    assert not {"card.py", "export.py", "app.py"} & names
-    for name in ("model.py", "card.py"):
-        with (package / name).open("a") as text:
-            text.write("# changed\n")
-    last = {"made_of": before}
-    assert retrain.changes(last, None, code()) == ("model.py",)
-    assert retrain.changes(last, None, before) == ()
-    assert retrain.changes(None, None, before) == ()
+    before = code()
+    paths = {Path(path).name: path for path in before}
+    assert {"model.py", "ingest.py", "train.py", "split.py"} <= paths.keys()
+    assert not {"export.py", "app.py", "page.py"} & paths.keys()
+
+    def changed_by(name: str, edit) -> tuple[str, ...]:
+        path = Path(paths.get(name, name))
+        content = path.read_bytes()
+        path.write_bytes(edit(content))
+        found = evidence.changes(Record(until="2024-07-01", fingerprint=before), None, code())
+        path.write_bytes(content)
+        return found
+
+    assert changed_by("model.py", lambda text: text + b"changed = 1\n") == ("model.py",)
+    assert changed_by("train.py", lambda text: text + b"changed = 1\n") == ("train.py",)
+    assert changed_by("model.py", lambda text: b"# a comment\n" + text) == ()
+    assert changed_by("model.py", lambda text: text.replace(b"\n", b"\r\n")) == ()
+    page = "packages/mlops-loop/src/mlops_loop/reporting/page.py"
+    assert changed_by(page, lambda text: text + b"changed = 1\n") == ()
+    assert evidence.changes(None, None, before) == ()
+
+
+def test_an_older_record_is_read() -> None:
+    line = {"event": "retraining", "until": "2024-07-01", "made_of": {"a.py": "1"}}
+    line |= {"windows": {"ingest": {"start": None, "end": "2024-06-30"}}, "reasons": ["decay: x"]}
+    record = Record.model_validate(line)
+    assert record.fingerprint == {"a.py": "1"}
+    assert record.trained_through == datetime(2024, 6, 30)
+    assert record.seen_until == datetime(2024, 7, 1)
 
 
 def test_without_a_timestamp_the_schedule_counts_from_the_promotion(served) -> None:
@@ -530,29 +563,35 @@ def test_without_a_timestamp_the_schedule_counts_from_the_promotion(served) -> N
     timeless = champion.schema.model_copy(update={"timestamp": None})
     found = replace(champion, schema=timeless, manifest=manifest)
     promoted = datetime.fromisoformat(champion.promotion["promoted_at"])
-    assert retrain.learned_to(None, found) == retrain.midnight(promoted)
-    assert retrain.learned_to(None, replace(found, promotion={})) is None
+    assert evidence.trained_through(None, found) == training_windows.midnight(promoted)
+    assert evidence.trained_through(None, replace(found, promotion={})) is None
 
 
 def test_windows_without_dates_only_move_their_ends(served) -> None:
-    evidence, params = Evidence(later(), "1", None, newest=times().max()), load_params()
+    found, params = Evidence(later(), "1", None, newest=times().max()), load_params()
     end = f"{later():%Y-%m-%d}"
     change(files.PARAMS, "split", train_end=None, validation_end=None)
-    moved = retrain.next_windows(load_params(), evidence)
-    assert moved == {"ingest": {"start": retrain.written(params.ingest.start), "end": end}}
+    moved = training_windows.next_windows(load_params(), found)
+    start = training_windows.format_day(params.ingest.start)
+    assert moved.document() == {"ingest": {"start": start, "end": end}}
     change(files.PARAMS, "retrain", window_days=3)
-    (dates,) = retrain.next_windows(load_params(), evidence).values()
+    dates = training_windows.next_windows(load_params(), found).ingest
     back = 3 + params.retrain.validation_days + params.retrain.test_days
     assert dates == {"start": f"{later() - back * DAY:%Y-%m-%d}", "end": end}
-    retrain.write_windows({"ingest": dates})
+    training_windows.write_windows(TrainingWindows(ingest=dates))
     assert load_params().ingest.start == later() - back * DAY
-    assert retrain.next_windows(load_params(), replace(evidence, newest=None)) == {}
+    assert (
+        training_windows.next_windows(load_params(), replace(found, newest=None))
+        == TrainingWindows()
+    )
 
 
 def test_nothing_later_than_asked_for_is_used(served) -> None:
     day = later() - 9 * DAY
-    rows, newest, oldest = retrain.labelled(load_schema(), load_params(), later(), day)
-    assert (rows, oldest) == (0, times().min())
-    assert newest == times()[times() < pd.Timestamp(day)].max()
-    dates = retrain.next_windows(load_params(), Evidence(day, "1", later(), newest=newest))
-    assert datetime.fromisoformat(dates["ingest"]["end"]) <= day
+    labelled = evidence.labelled_data(load_schema(), load_params(), later(), day)
+    assert (labelled.new_rows, labelled.oldest) == (0, times().min())
+    assert labelled.newest == times()[times() < pd.Timestamp(day)].max()
+    dates = training_windows.next_windows(
+        load_params(), Evidence(day, "1", later(), newest=labelled.newest)
+    )
+    assert datetime.fromisoformat(dates.ingest["end"]) <= day

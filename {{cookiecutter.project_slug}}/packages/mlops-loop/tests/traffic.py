@@ -1,4 +1,4 @@
-"""Traffic: predictions and outcomes in the log, as if the server had answered them at another time."""
+"""Traffic: predictions and outcomes in the log, as if served at another time."""
 
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,7 @@ from mlops_loop.base.params import load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
-from mlops_loop.monitoring.compare import scores
+from mlops_loop.monitoring.labelled_rows import logged_scores
 from mlops_loop.monitoring.performance import similar_errors
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.ground_truth import Recorded, record_ground_truth
@@ -21,6 +21,7 @@ from mlops_loop.prediction_log.predictions import Entry, insert_predictions
 from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
 from mlops_loop.release.smoke_test.run import as_json
 from mlops_loop.scoring.bundle import open_bundle
+from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.scoring.skops_model import columns
 
@@ -54,11 +55,12 @@ def log_rows(
 
 
 def promised(logged: pd.DataFrame) -> list:
-    """Return outcomes as if the model's promises were right: drawn from its probabilities, or its values."""
+    """Return outcomes as if the model's promises were right, sampled from its probabilities."""
     bundle, params = open_bundle(Path(load_settings().bundle)), load_params().evaluate
     schema, drawn = bundle.schema, np.random.default_rng(0)
-    scored = scores(logged["output"], schema)
-    truth = tasks.of(schema).draw(drawn, scored, bundle.manifest, schema, params)
+    scored = logged_scores(logged["output"], schema)
+    operating_point = OperatingPoint.of(bundle.manifest)
+    truth = tasks.of(schema).sample_labels(drawn, scored, operating_point, schema, params)
     if schema.task == "regression":
         held_out = tables.read_table(bundle.folder / "held_out.parquet")
         before = held_out["score 0"].to_numpy()
@@ -71,9 +73,9 @@ def promised(logged: pd.DataFrame) -> list:
 
 
 def wrong(logged: pd.DataFrame) -> list:
-    """Return outcomes of which nobody would have thought: the least probable class, or far from the value."""
+    """Return outcomes far from the predictions: the least probable class, or a far value."""
     schema = open_bundle(Path(load_settings().bundle)).schema
-    scored = scores(logged["output"], schema)
+    scored = logged_scores(logged["output"], schema)
     if schema.task == "regression":
         return (scored[:, 0] + 100 * (1 + np.ptp(scored))).tolist()
     return np.asarray(schema.classes)[scored.argmin(axis=1)].tolist()

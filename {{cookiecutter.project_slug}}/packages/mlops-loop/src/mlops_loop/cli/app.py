@@ -1,10 +1,13 @@
 """The command line: every verb. Heavy libraries are imported by the verb that needs them."""
 
+import sys
+
 import typer
 from typer.models import CommandInfo
 
 from mlops_loop.base.errors import run as run_verb
 from mlops_loop.base.project import Project, use
+from mlops_loop.base.stage_status import reported
 from mlops_loop.cli import (  # noqa: F401 - each adds its verbs
     batch,
     contract,
@@ -23,7 +26,8 @@ def run(project: Project) -> None:
     """Run the verb that the command line names; the process ends with its exit code."""
     use(project)
     app = named(project.name)
-    run_verb(lambda: app(prog_name=project.name))
+    with reported(" ".join(sys.argv[1:2])):  # to the pipeline run whose stage this verb is
+        run_verb(lambda: app(prog_name=project.name))
 
 
 def named(name: str) -> typer.Typer:

@@ -19,12 +19,10 @@ def monitor(
         datetime | None, typer.Option(formats=DATES, help="In UTC. [default: now]")
     ] = None,
 ) -> None:
-    """Look at a window of the prediction log; exit code 3 with a verdict: drift, quality or
-    decay.
-    """
-    from mlops_loop.monitoring.monitor import show
+    """Check a window of the prediction log; exit code 3 with a verdict: drift, quality or decay."""
+    from mlops_loop.monitoring.monitor import main
 
-    show(days, until)
+    main(days, until)
 
 
 @APP.command(epilog="{example} retrain --until 2026-07-01")
@@ -36,10 +34,8 @@ def retrain(
     force: Annotated[bool, typer.Option("--force", help="Whatever the evidence says.")] = False,
     reason: Annotated[str, typer.Option(help="For the record.")] = "",
 ) -> None:
-    """Decide from evidence whether to retrain; if so run the pipeline, ask the gates, promote or
-    refuse.
-    """
-    from mlops_loop.monitoring.retrain import retrain
+    """Decide from evidence whether to retrain; if so run the pipeline and the gates."""
+    from mlops_loop.monitoring.retraining.retrain import retrain
 
     retrain(until, force, reason)
 
@@ -53,12 +49,13 @@ def compare(
         bool, typer.Option("--json", help="Print a document instead of tables.")
     ] = False,
 ) -> None:
-    """Say from outcomes whether a canary or shadow is better than the champion, or that nobody
-    knows yet.
-    """
+    """Compare a canary or shadow with the champion, from ground truth; or say that it is open."""
     import json
 
-    from mlops_loop.monitoring.compare import compare, show
+    from mlops_loop.monitoring.compare import compare, print_comparison
 
     found = compare(days)
-    print(json.dumps(found, indent=2, ensure_ascii=False)) if as_json else show(found)
+    if as_json:
+        print(json.dumps(found.model_dump(mode="json"), indent=2, ensure_ascii=False))
+    else:
+        print_comparison(found)

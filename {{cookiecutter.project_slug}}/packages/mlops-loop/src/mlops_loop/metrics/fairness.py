@@ -11,8 +11,10 @@ from sklearn.metrics import mean_absolute_error
 
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
+from mlops_loop.metrics.groups import group_values
 from mlops_loop.scoring.operating_point import OperatingPoint
 
+values = group_values
 RATES = {
     "selection_rate": partial(metrics.selection_rate, pos_label=1),
     "true_positive_rate": partial(metrics.true_positive_rate, pos_label=1),
@@ -51,11 +53,6 @@ def groups(
     ]
     columns = [*head, *(RATES if schema.classes else ERRORS)]
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
-
-
-def values(column: pd.Series) -> pd.Series:
-    """Return the values that rows are grouped by; rows without one are a group as well."""
-    return column.astype(object).where(column.notna(), "missing")
 
 
 def differences(

@@ -1,12 +1,12 @@
-"""Drift: how far a window's columns are from the reference, and how far that may be when nothing is wrong.
+"""Drift: how far a window's columns are from the reference, and how far is normal variation.
 
-Evidently measures; the thresholds are learned. Stretches of the reference's own time, as long as the window
-and of as many rows, are compared with the rest of it: that is how far apart windows are by weekday, weather
-and chance. A column has drifted if it is farther. The thresholds are set for all columns together, so that no
-more than the wanted share of such stretches would be called drifted.
-Sources: Ramdas, Garcia Trillos and Cuturi, On Wasserstein two-sample testing, Entropy 2017; Lin, Divergence
-measures based on the Shannon entropy, IEEE Transactions on Information Theory 1991; and for thresholds of
-many tests at once Westfall and Young, Resampling-based multiple testing, 1993.
+Evidently measures; the thresholds are calibrated on the reference. Blocks of its own time, as long
+as the window and of as many rows, are compared with the rest of it: that is how far apart windows
+are by weekday, weather and chance. A column has drifted if it is farther. Thresholds are set for
+all columns together, so that no more than the wanted share of such blocks would be called drifted.
+Sources: Ramdas, Garcia Trillos and Cuturi, On Wasserstein two-sample testing, Entropy 2017; Lin,
+Divergence measures based on the Shannon entropy, IEEE Transactions on Information Theory 1991; and
+for thresholds of many tests at once Westfall and Young, Resampling-based multiple testing, 1993.
 """
 
 import warnings
@@ -19,17 +19,19 @@ from scipy.spatial.distance import jensenshannon
 
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
-from mlops_loop.monitoring.monitoring_window import logged
+from mlops_loop.monitoring.monitoring_window import logged_features
+from mlops_loop.prediction_log.window_summary import ColumnDrift
 
 METHODS = {"num_method": "wasserstein", "cat_method": "jensenshannon"}
-SMALLEST = 0.001  # standard deviation by which Evidently divides a distance at least
-MOST = 5000  # rows that are drawn of a stretch: with more, chance hardly matters
-PARTS = 4  # of the reference's days; a stretch is one of them at most
+MIN_DEVIATION = 0.001  # standard deviation by which Evidently divides a distance at least
+MAX_BLOCK_ROWS = 5000  # drawn of a block: with more, chance hardly matters
+MIN_BLOCKS = 4  # into which the reference's days are cut at least
+DISTANCE, NULLS = "distance", "nulls"  # what the null distribution is of, for each column
 
 
 @dataclass(frozen=True)
-class Values:
-    """A column of the reference as numbers: the place of each row's value in `known`, -1 if it is missing."""
+class EncodedColumn:
+    """A column as numbers: the place of each row's value in `known`, -1 if it is missing."""
 
     codes: np.ndarray  # shape (rows,)
     known: np.ndarray | None  # the values in order; None for categories
@@ -38,93 +40,105 @@ class Values:
     def size(self) -> int:
         return int(self.codes.max(initial=-1)) + 1
 
+    def counts(self, codes: np.ndarray) -> np.ndarray:
+        """Return how often a value is missing, and how often each occurs: shape (1 + values,)."""
+        return np.bincount(codes + 1, minlength=self.size + 1)
 
-def encode(values: pd.Series, numeric: bool) -> Values:
+
+def encode(values: pd.Series, numeric: bool) -> EncodedColumn:
     if not numeric:
-        return Values(pd.factorize(values)[0], None)
+        return EncodedColumn(pd.factorize(values)[0], None)
     numbers = values.to_numpy("float64", na_value=np.nan)
     known, codes = np.unique(numbers[np.isfinite(numbers)], return_inverse=True)
     places = np.full(len(numbers), -1)
     places[np.isfinite(numbers)] = codes
-    return Values(places, known)
+    return EncodedColumn(places, known)
 
 
 def distance(reference: np.ndarray, current: np.ndarray, known: np.ndarray | None) -> float:
-    """Return the distance of two columns as Evidently measures it, from how often each value occurs.
+    """Return the distance of two columns as Evidently measures it, from each value's count.
 
-    Of numbers it is Wasserstein's, in standard deviations of the reference; of categories Jensen-Shannon's.
-    NaN if one of them has no value.
+    Of numbers it is Wasserstein's, in standard deviations of the reference; of categories
+    Jensen-Shannon's. NaN if one of them has no value.
     """
     if not reference.sum() or not current.sum():
         return float("nan")
-    first, second = reference / reference.sum(), current / current.sum()
+    first = reference / reference.sum()
+    second = current / current.sum()
     if known is None:
         return float(jensenshannon(first, second))
     apart = np.abs(np.cumsum(first - second))[:-1] @ np.diff(known)
     deviation = np.sqrt(first @ (known - first @ known) ** 2)
-    return float(apart / max(deviation, SMALLEST))
+    return float(apart / max(deviation, MIN_DEVIATION))
 
 
-def stretches(
+def time_blocks(
     when: pd.Series | None, rows: int, days: float, draws: np.random.Generator, count: int
 ) -> list[tuple[int, np.ndarray]]:
-    """Return random stretches of time: the number of each one's first day, and its rows.
+    """Return random blocks of time: the number of each one's first day, and its rows.
 
     Without time, or of few days, each has all rows.
     """
     places = np.zeros(rows) if when is None else pd.factorize(when.dt.floor("D"), sort=True)[0]
     last = int(places.max()) + 1
-    length = max(1, min(round(days), last // PARTS)) if last >= 2 * PARTS else last
-    parts: dict[int, np.ndarray] = {}
-    found = []
+    length = last
+    if last >= 2 * MIN_BLOCKS:
+        length = max(1, min(round(days), last // MIN_BLOCKS))
+    members: dict[int, np.ndarray] = {}
+    blocks = []
     for start in draws.integers(last - length + 1, size=count).tolist():
-        if start not in parts:
-            parts[start] = np.flatnonzero((places >= start) & (places < start + length))
-        found.append((start, parts[start]))
-    return found
+        if start not in members:
+            members[start] = np.flatnonzero((places >= start) & (places < start + length))
+        blocks.append((start, members[start]))
+    return blocks
 
 
-def undisturbed(
-    columns: dict[str, Values],
+def null_distribution(
+    columns: dict[str, EncodedColumn],
     when: pd.Series | None,
     rows: int,
     days: float,
     count: int,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return distances of random stretches of the reference from its rest: a row each, columns by name.
+    """Return how far random blocks of the reference are from its rest: a row each.
 
-    A column called as a feature with `nulls` has by how much the share of missing values is higher there.
+    Columns: (DISTANCE, name), and (NULLS, name), by how much the share of missing values is higher.
     """
-    draws, rows = np.random.default_rng(seed), min(rows, MOST)
+    draws = np.random.default_rng(seed)
     total = len(next(iter(columns.values())).codes)
-    chosen = stretches(when, total, days, draws, count)
-    samples = [here[draws.integers(len(here), size=rows)] for _, here in chosen]
-    found: dict[str, list[float]] = {}
+    blocks = time_blocks(when, total, days, draws, count)
+    size = min(rows, MAX_BLOCK_ROWS)
+    samples = [here[draws.integers(len(here), size=size)] for _, here in blocks]
+    found: dict[tuple[str, str], list[float]] = {}
     for name, column in columns.items():
-        everything, rests = counts(column, column.codes), dict[int, np.ndarray]()
-        apart, missing = found.setdefault(name, []), found.setdefault(nulls_of(name), [])
-        for (start, here), drawn in zip(chosen, samples, strict=True):
-            if start not in rests:
-                whole = len(here) == total
-                rests[start] = everything - (0 if whole else counts(column, column.codes[here]))
-            rest, current = rests[start], counts(column, column.codes[drawn])
-            apart.append(distance(rest[1:], current[1:], column.known))
-            missing.append(current[0] / current.sum() - rest[0] / rest.sum())
+        distances, missing = compare_blocks(column, blocks, samples)
+        found[DISTANCE, name] = distances
+        found[NULLS, name] = missing
     return pd.DataFrame(found)
 
 
-def counts(column: Values, codes: np.ndarray) -> np.ndarray:
-    """Return how often there is no value, and how often each one: shape (1 + values,)."""
-    return np.bincount(codes + 1, minlength=column.size + 1)
-
-
-def nulls_of(name: str) -> str:
-    return f"{name}: nulls"
+def compare_blocks(
+    column: EncodedColumn, blocks: list[tuple[int, np.ndarray]], samples: list[np.ndarray]
+) -> tuple[list[float], list[float]]:
+    """Return each block's distance from the rest, and how much more of it is missing."""
+    everything = column.counts(column.codes)
+    rests: dict[int, np.ndarray] = {}
+    distances = []
+    missing = []
+    for (start, here), drawn in zip(blocks, samples, strict=True):
+        if start not in rests:
+            whole = len(here) == len(column.codes)
+            rests[start] = everything - (0 if whole else column.counts(column.codes[here]))
+        rest = rests[start]
+        current = column.counts(column.codes[drawn])
+        distances.append(distance(rest[1:], current[1:], column.known))
+        missing.append(current[0] / current.sum() - rest[0] / rest.sum())
+    return distances, missing
 
 
 def thresholds(found: pd.DataFrame, least: pd.Series, rate: float) -> pd.Series:
-    """Return a threshold for each column: of all rows of `found` a share of `rate` exceeds any of them.
+    """Return a threshold for each column: a share of `rate` of all rows exceeds any of them.
 
     Each is as improbable in its own column as the others are in theirs; none is below `least`.
     """
@@ -135,9 +149,9 @@ def thresholds(found: pd.DataFrame, least: pd.Series, rate: float) -> pd.Series:
     return limits.fillna(0).clip(lower=least)
 
 
-def kinds(schema: Schema) -> dict[str, bool]:
-    """Return the columns that are compared, and whether they are numbers: features, and the prediction."""
-    found = {name: name in schema.numeric for name in logged(schema)}
+def numeric_columns(schema: Schema) -> dict[str, bool]:
+    """Return whether each column that is compared, features and prediction, is a number."""
+    found = {name: name in schema.numeric for name in logged_features(schema)}
     return found | {schema.prediction: tasks.of(schema).PREDICTION_KIND == "numerical"}
 
 
@@ -147,48 +161,50 @@ def compare(
     schema: Schema,
     limits: dict[str, float],
     drift_columns: int = 1,
-) -> tuple[Any, dict[str, dict[str, Any]]]:
-    """Return Evidently's report, and for each column its method, score, threshold and whether it drifted.
+) -> tuple[Any, dict[str, ColumnDrift]]:
+    """Return Evidently's report, and how each column compares.
 
-    A column without any value, here or in the reference, cannot be compared; it has drifted if it had some.
+    A column without any value, here or in the reference, cannot be compared; it has drifted if it
+    had some.
     """
     with warnings.catch_warnings(action="ignore"):
         from evidently import DataDefinition, Dataset, Report
         from evidently.presets import DataDriftPreset
 
-        numeric = kinds(schema)
+        numeric = numeric_columns(schema)
         types = {name: "float64" if number else "str" for name, number in numeric.items()}
         tables = [table[list(types)].astype(types) for table in (current, reference)]
         filled = [{name for name in types if table[name].notna().any()} for table in tables]
         named = [name for name in types if name in filled[0] & filled[1]]  # Evidently would guess
-        given = {name: limits[name] for name in named}
         defined = DataDefinition(
             numerical_columns=[name for name in named if numeric[name]],
             categorical_columns=[name for name in named if not numeric[name]],
         )
-        share = min(1, drift_columns / len(named))  # for the headline of its report
         preset = DataDriftPreset(
-            columns=named, per_column_threshold=given, drift_share=share, **METHODS
+            columns=named,
+            per_column_threshold={name: limits[name] for name in named},
+            drift_share=min(1, drift_columns / len(named)),  # for the headline of its report
+            **METHODS,
         )
         data = (Dataset.from_pandas(table[named], data_definition=defined) for table in tables)
         report = Report([preset], include_tests=True).run(*data)
-    nothing = {"method": "no value at all", "score": None, "threshold": None}
-    judged = {name: {**nothing, "drifted": name in filled[1]} for name in types}
-    return report, judged | judge(report.dict())
+    empty = {
+        name: ColumnDrift(method="no value at all", drifted=name in filled[1]) for name in types
+    }
+    return report, empty | column_drifts(report.dict())
 
 
-def judge(snapshot: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return for each column how Evidently judged it: method, score, threshold and drifted."""
+def column_drifts(snapshot: dict[str, Any]) -> dict[str, ColumnDrift]:
+    """Return how each column compares, as Evidently's report says."""
     # Distances drift above their threshold, p-values below it: only the test's status tells.
     tests = {test["metric_config"]["params"].get("column"): test for test in snapshot["tests"]}
-    judged = {}
+    found = {}
     for metric in snapshot["metrics"][1:]:  # the first counts the drifted columns
-        name, score = metric["config"]["column"], float(metric["value"])
-        drifted = str(tests[name]["status"]).endswith("FAIL")
-        facts = {"method": metric["config"]["method"], "score": score}
-        judged[name] = {
-            **facts,
-            "threshold": float(metric["config"]["threshold"]),
-            "drifted": drifted,
-        }
-    return judged
+        config = metric["config"]
+        found[config["column"]] = ColumnDrift(
+            method=config["method"],
+            score=float(metric["value"]),
+            threshold=float(config["threshold"]),
+            drifted=str(tests[config["column"]]["status"]).endswith("FAIL"),
+        )
+    return found

@@ -21,6 +21,7 @@ from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.monitoring.monitor import monitor
+from mlops_loop.monitoring.rules import rule_of
 from mlops_loop.release.gate_table import print_gates
 from mlops_loop.release.promote import promote
 from mlops_loop.release.smoke_test.server import server
@@ -133,14 +134,12 @@ def traffic(address: str, client: requests.Session) -> list[dict[str, Any]]:
 def judge() -> tuple[str, str]:
     """Return what the monitor says of the traffic, and where its page is."""
     found = monitor()
-    about = f"in {found['rows']:,} predictions"
-    if few := found["not_judged"].get("drift"):
-        return few, found["report"]
-    alarms = ", ".join(alarm["rule"].partition(": ")[2] for alarm in found["alarms"])
-    verdict = (
-        f"{' and '.join(found['verdicts'])} {about}: {alarms}" if alarms else f"no drift {about}"
-    )
-    return verdict, found["report"]
+    about = f"in {found.rows:,} predictions"
+    if few := found.not_judged.get("drift"):
+        return few, found.report
+    alarms = ", ".join(rule_of(alarm).subject for alarm in found.alarms)
+    verdict = f"{' and '.join(found.verdicts)} {about}: {alarms}" if alarms else f"no drift {about}"
+    return verdict, found.report
 
 
 def results(seconds: dict[str, float], served: LoadedModel) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 from sklearn.pipeline import Pipeline
 
 from mlops_loop.base import files
+from mlops_loop.base.code_hash import code
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.files import (
     BEHAVED,
@@ -31,12 +32,12 @@ from mlops_loop.base.files import (
     TRAIN,
 )
 from mlops_loop.base.params import Params, load_params
-from mlops_loop.base.pipeline import code
 from mlops_loop.base.project import fingerprint
 from mlops_loop.contract import versions
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
+from mlops_loop.reporting.markdown_page import page
 from mlops_loop.scoring import self_check
 from mlops_loop.scoring.bundle import HELD_OUT, REFERENCE, Bundle, hashes, open_bundle, seal
 from mlops_loop.scoring.estimator import Estimator, describe
@@ -44,7 +45,6 @@ from mlops_loop.scoring.manifest import Manifest
 from mlops_loop.scoring.scorer import Scorer, load_scorer, open_scorer
 from mlops_loop.scoring.skops_model import columns, load, scores
 from mlops_loop.training.card.compose import Evidence, Subject, card
-from mlops_loop.training.card.page import page
 
 INPUTS = SCHEMA, BEHAVIOUR, TRAIN, TEST, MODEL
 SECTIONS = {"ingest", "split", "train", "evaluate", "export"}  # of params.yaml: make the bundle

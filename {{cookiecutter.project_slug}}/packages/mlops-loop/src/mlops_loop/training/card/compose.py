@@ -11,9 +11,9 @@ import pandas as pd
 from mlops_loop.base.params import Params, format_source
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
+from mlops_loop.reporting.markdown import code, paragraph, plain, table
 from mlops_loop.scoring.estimator import Estimator
 from mlops_loop.training.card import sections
-from mlops_loop.training.card.markdown import code, paragraph, plain, table
 from mlops_loop.training.card.promotion import NOT_YET
 
 EXPLAINED = ("importance", "dependence")

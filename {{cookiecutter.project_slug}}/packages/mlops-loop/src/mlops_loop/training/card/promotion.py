@@ -7,9 +7,9 @@ from pydantic import BaseModel
 
 from mlops_loop.base import files
 from mlops_loop.metrics.gate_result import GateResult
+from mlops_loop.reporting.markdown import table
+from mlops_loop.reporting.markdown_page import page
 from mlops_loop.scoring.bundle import CARDS
-from mlops_loop.training.card.markdown import table
-from mlops_loop.training.card.page import page
 
 NOT_YET = (
     "Not judged yet: this candidate has not been through `promote`."  # which replaces this line

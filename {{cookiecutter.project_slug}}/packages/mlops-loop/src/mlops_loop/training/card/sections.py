@@ -9,7 +9,7 @@ from mlops_loop.base import files
 from mlops_loop.base.files import REPORTS, TEST, TRAIN, VALIDATION
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.metrics import tasks
-from mlops_loop.training.card.markdown import plain, table
+from mlops_loop.reporting.markdown import plain, table
 
 SHOWN = 25  # slices at most
 

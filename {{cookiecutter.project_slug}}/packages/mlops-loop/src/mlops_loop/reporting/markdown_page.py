@@ -1,4 +1,4 @@
-"""The card as an HTML page that needs nothing else to be shown."""
+"""Markdown as an HTML page that needs nothing else to be shown."""
 
 import re
 from base64 import b64encode
@@ -32,7 +32,7 @@ img[alt=importance] { width: 62% } img[alt=dependence] { width: 100% }
 
 
 def page(markdown: str, folder: Path) -> str:
-    """Return the card as an HTML page; its pictures are read from `folder` and embedded."""
+    """Return Markdown as an HTML page; its pictures, in plots/ of `folder`, are embedded."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = reader.parse(markdown)
     for image in [
@@ -50,7 +50,7 @@ def page(markdown: str, folder: Path) -> str:
 
 
 def embedded(source: str, folder: Path) -> str:
-    """Return a picture of the bundle as a data URL; nothing for any other source."""
+    """Return a picture as a data URL; nothing for any other source."""
     if not re.fullmatch(r"plots/[\w-]+\.png", source):
         return ""
     return f"data:image/png;base64,{b64encode((folder / source).read_bytes()).decode()}"

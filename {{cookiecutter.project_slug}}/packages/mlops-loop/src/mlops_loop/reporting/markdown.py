@@ -1,4 +1,7 @@
-"""Markdown in which texts of the contract and values of the data are shown as they are."""
+"""Markdown: texts and values that are shown as they are, tables, and charts of Mermaid.
+
+GitHub and GitLab draw the charts.
+"""
 
 import re
 from typing import Any
@@ -42,3 +45,41 @@ def cell(value: Any, digits: int) -> str:
         counted = value.is_integer() and abs(value) > 1  # not a share of 1.000
         return "" if np.isnan(value) else f"{value:,.0f}" if counted else f"{value:,.{digits}f}"
     return f"{value:,}" if isinstance(value, int | np.integer) else plain(value)
+
+
+def format_number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def text_table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+
+
+def line_chart(
+    title: str,
+    axis: str,
+    labels: list[str],
+    lines: list[list[float]],
+    span: tuple[float, float] | None = None,
+) -> str:
+    """Return a chart; its y axis holds all values with some room, if no `span` is given."""
+    low, high = span or padded_span(lines)
+    quoted = ", ".join(f'"{label}"' for label in labels)
+    parts = [
+        "```mermaid",
+        "xychart-beta",
+        f'    title "{title}"',
+        f"    x-axis [{quoted}]",
+        f'    y-axis "{axis}" {format_number(low)} --> {format_number(high)}',
+        *(f"    line [{', '.join(map(format_number, values))}]" for values in lines),
+        "```",
+    ]
+    return "\n".join(parts)
+
+
+def padded_span(lines: list[list[float]]) -> tuple[float, float]:
+    low = min(map(min, lines))
+    high = max(map(max, lines))
+    room = 0.1 * (high - low) or 0.1 * abs(high) or 0.1
+    return low - room, high + room

@@ -1,0 +1,1 @@
+"""Alerts: who is notified of what `monitor` finds. Begin with alerts.py."""

@@ -1,0 +1,1 @@
+"""The pages that `monitor` writes: one for each window, and an index over all."""

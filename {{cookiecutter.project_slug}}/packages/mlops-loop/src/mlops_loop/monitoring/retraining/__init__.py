@@ -1,0 +1,1 @@
+"""Retraining: decide from evidence, run the pipeline, ask the gates. Begin with retrain.py."""

@@ -1,0 +1,131 @@
+"""Evidence for a retraining, from the source, the monitor, the champion and the code."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mlops_loop.base import files
+from mlops_loop.base.code_hash import code
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.files import PARAMS, SCHEMA
+from mlops_loop.base.params import Params, format_source
+from mlops_loop.contract.schema import Schema
+from mlops_loop.data import ingest
+from mlops_loop.monitoring.retraining.audit_record import Record
+from mlops_loop.monitoring.retraining.training_windows import DAY, midnight
+from mlops_loop.prediction_log.window_summary import WindowSummary
+from mlops_loop.scoring.bundle import HELD_OUT, Bundle
+
+TRAIN_PARAMS = f"{PARAMS}: train"
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """The labelled rows of the source; all None if the contract has no time."""
+
+    new_rows: int | None = None
+    newest: datetime | None = None
+    oldest: datetime | None = None
+
+
+def fingerprint(schema: Path, params: Params) -> dict[str, str]:
+    """Return the hashes of what a model comes from, apart from the data."""
+    return {
+        **code(),
+        schema.name: files.sha256(schema),
+        TRAIN_PARAMS: digest(params.train.model_dump(mode="json")),
+    }
+
+
+def digest(settings: dict[str, Any]) -> str:
+    return sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def changes(last: Record | None, champion: Bundle | None, now: dict[str, str]) -> tuple[str, ...]:
+    """Return the files that have changed since the last retraining or, if none, the champion."""
+    before = last.fingerprint if last else {}
+    if not last and champion:
+        manifest = champion.manifest
+        code_hashes = manifest.get("code_sha256", {})
+        before = {
+            **code_hashes,
+            SCHEMA.name: manifest["inputs_sha256"][SCHEMA.name],
+            TRAIN_PARAMS: digest(manifest["params"]["train"]),
+        }
+        # An older bundle does not tell its code: then only the rest is compared.
+        now = {name: value for name, value in now.items() if name in before or code_hashes}
+    if not before:
+        return ()
+    different = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return tuple(Path(name).name for name in different)
+
+
+def trained_through(last: Record | None, champion: Bundle | None) -> datetime | None:
+    """Return the end of the data of the last training; None if nothing tells it."""
+    if last:
+        return last.trained_through
+    if not champion:
+        return None
+    if end := champion.manifest["params"]["ingest"]["end"]:
+        return datetime.fromisoformat(end)
+    name = champion.schema.timestamp
+    if not name:  # the data have no time, the promotion has
+        promoted = champion.promotion.get("promoted_at")
+        return midnight(datetime.fromisoformat(promoted)) if promoted else None
+    path = champion.folder / HELD_OUT
+    if not path.is_file():
+        return None
+    newest: datetime = pc.max(pq.read_table(path, columns=[name])[name]).as_py()
+    return midnight(newest) + DAY
+
+
+def labelled_data(
+    schema: Schema, params: Params, since: datetime | None, until: datetime
+) -> LabelledData:
+    """Read the source up to `until`: count the labelled rows from `since` on."""
+    if not schema.timestamp:
+        return LabelledData()
+    window = params.ingest.model_copy(update={"end": until})
+    rows = 0
+    times: list[datetime] = []
+    as_text: set[str] = set()
+    for table in ingest.read(schema, window):
+        part = ingest.select(table, schema, window, as_text)
+        check_columns(part, schema, as_text, format_source(window.source))
+        is_labelled = pc.is_valid(part[schema.target])
+        when = part[schema.timestamp]
+        when = when.filter(pc.and_(pc.is_valid(when), is_labelled))
+        rows += len(when.filter(pc.greater_equal(when, since)) if since else when)
+        if len(when):
+            times += [pc.min(when).as_py(), pc.max(when).as_py()]
+    return LabelledData(rows, max(times, default=None), min(times, default=None))
+
+
+def check_columns(table: pa.Table, schema: Schema, as_text: set[str], source: str) -> None:
+    """Raise a Failure if time or target are not there, or do not fit the contract."""
+    for name in (schema.timestamp, schema.target):
+        if name not in table.column_names or name in as_text:
+            raise Failure(f"{source} has no column {name!r} that fits schema.yaml")
+
+
+def decay_alarms(
+    windows: list[WindowSummary], champion: Bundle | None, since: datetime | None
+) -> tuple[str, ...]:
+    """Return the alarms of decay about the champion in windows that ended after `since`, UTC."""
+    if champion is None:
+        return ()
+    return tuple(
+        f"{window.window}: {alarm.text}"
+        for window in windows
+        if window.model_version == champion.version
+        and (since is None or window.end.replace(tzinfo=None) > since)
+        for alarm in window.alarms
+        if alarm.verdict == "decay"
+    )
