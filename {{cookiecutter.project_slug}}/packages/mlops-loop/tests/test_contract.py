@@ -10,7 +10,7 @@ from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Column, load_schema
-from mlops_loop.data import validate
+from mlops_loop.data.row_checks import expectations
 from mlops_loop.monitoring.drift import numeric_columns
 from mlops_loop.serving.app import create_app
 from mlops_loop.tracking import runs
@@ -24,7 +24,7 @@ STAGES = "ingest", "validate", "split", "train", "evaluate", "export"
 def places() -> dict[str, set[str]]:
     """The columns that each place knows that follows from the contract."""
     schema = load_schema()
-    suite = validate.expectations(schema, list(schema.used))
+    suite = expectations(schema, list(schema.used))
     shapes = (
         TestClient(create_app(), "http://127.0.0.1")
         .get("/openapi.json")

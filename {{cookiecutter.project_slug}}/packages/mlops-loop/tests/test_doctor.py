@@ -90,7 +90,8 @@ def test_a_changed_line_of_the_audit_log_is_said(whole) -> None:
     log = examination.audit.open_audit(examination.load_settings().prediction_log_url)
     name = examination.registry.name()
     for version in ("1", "2"):
-        examination.audit.append(log, name, None, event="refused", version=version, reason="")
+        facts = {"version": version, "reason": ""}
+        examination.audit.append(log, name, "refused", facts)
     assert states()["audit log"].startswith("ok")
     with log.begin() as connection:
         connection.exec_driver_sql("DROP TRIGGER audit_no_update")

@@ -144,7 +144,7 @@ def test_prune_of_the_command_line_leaves_the_audit_log_alone(project: Path) -> 
             sa.update(PREDICTIONS).where(PREDICTIONS.c.id.in_(new)).values(time=datetime.now(UTC))
         )
         connection.execute(moved)
-    audit.append(audit.open_audit(URL), "model", None, event="refused", time="2001-01-01")
+    audit.append(audit.open_audit(URL), "model", "refused", {"time": "2001-01-01"})
     result = CliRunner().invoke(APP, ["log", "prune", "--older-than", "1"])
     assert result.exit_code == 0
     assert "3 predictions deleted" in result.output

@@ -1,0 +1,157 @@
+"""Checks of single rows: the Great Expectations suite that the contract implies, and types."""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import great_expectations as gx
+import great_expectations.expectations as gxe
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import track
+
+from mlops_loop.base.files import RAW
+from mlops_loop.contract.schema import LARGEST, Column, Schema
+from mlops_loop.data import data_checks
+from mlops_loop.data.cast import check_rows, latest_now
+from mlops_loop.data.check import EXAMPLES, Check, record
+from mlops_loop.data.derived import checked
+
+CHUNK = 500_000  # rows that are checked at a time,
+CELLS = 10_000_000  # or as many as hold so many values
+NOT_NULL = "column values to not be null"
+
+
+def column_expectations(name: str, column: Column) -> list[Any]:
+    """Return what the contract expects of each value in a column. Change this first."""
+    filled = 1 - column.max_null if column.nullable else column.mostly
+    rules: list[Any] = [gxe.ExpectColumnValuesToNotBeNull(column=name, mostly=filled)]
+    common = {"column": name, "mostly": column.mostly}
+    if column.categories is not None and not column.allow_unknown:
+        rules.append(gxe.ExpectColumnValuesToBeInSet(value_set=list(column.categories), **common))
+    if column.type in ("number", "integer"):
+        low, high = column.limits
+        rules.append(gxe.ExpectColumnValuesToBeBetween(min_value=low, max_value=high, **common))
+    return rules
+
+
+def expectations(schema: Schema, present: list[str]) -> list[Any]:
+    """Return the suite that the contract implies for the rows of a table with the columns
+    `present`.
+    """
+    rules: list[Any] = []
+    for name, column in schema.used.items():
+        rules.append(gxe.ExpectColumnToExist(column=name))
+        rules += column_expectations(name, column) if name in present else []
+        if name == schema.timestamp and name in present:
+            common = {"column": name, "mostly": column.mostly}
+            rules.append(gxe.ExpectColumnValuesToBeBetween(max_value=latest_now(), **common))
+    return rules
+
+
+def chunks() -> Iterator[pd.DataFrame]:
+    """Give the rows of data/raw.parquet, some at a time."""
+    file = pq.ParquetFile(RAW)
+    rows = min(CHUNK, CELLS // file.metadata.num_columns)
+    count = -(-file.metadata.num_rows // rows)
+    hidden = count < 2 or not sys.stderr.isatty()
+    console = Console(stderr=True)
+    for batch in track(file.iter_batches(rows), "rows", count, console=console, disable=hidden):
+        yield batch.to_pandas()
+    if not count:
+        yield file.schema_arrow.empty_table().to_pandas()
+
+
+def as_check(outcome: dict[str, Any], rows: int) -> Check:
+    """Return one of Great Expectations' results as a check."""
+    config = outcome["expectation_config"]
+    result = outcome["result"]
+    given = config["kwargs"].items()
+    expected = {key: value for key, value in given if value not in (LARGEST, -LARGEST)}
+    column = expected.pop("column")
+    allowed = round(1 - expected.pop("mostly", 1), 9)
+    expected.pop("batch_id", None)
+    rule = config["type"].removeprefix("expect_").replace("_", " ")
+    if "between" in rule and isinstance(expected.get("max_value"), str):
+        rule = "column values not to be in the future"
+        expected = {}
+    elif "between" in rule and not expected:
+        rule = "column values to be finite"
+    failed = result.get("unexpected_count", 0 if outcome["success"] else rows)
+    examples = () if "null" in rule else result.get("partial_unexpected_list", ())
+    return record(column, rule, failed, rows, examples, expected=expected, allowed=allowed)
+
+
+def check_type(name: str, column: Column, given: pd.Series, typed: pd.Series) -> Check:
+    """Return the check that all values are of the contract's type."""
+    wrong = given[typed.isna() & given.notna()]
+    rule = f"column values to be of type {column.type}"
+    examples = wrong.unique()[:EXAMPLES]
+    allowed = round(1 - column.mostly, 9)
+    return record(name, rule, len(wrong), len(given), examples, allowed=allowed)
+
+
+class Suite:
+    """The expectations of a contract, ready to be validated chunk by chunk."""
+
+    def __init__(self, schema: Schema, present: list[str]) -> None:
+        context = gx.get_context(mode="ephemeral")
+        context.variables.progress_bars = {"globally": False}
+        asset = context.data_sources.add_pandas("data").add_dataframe_asset(schema.name)
+        self.whole = asset.add_batch_definition_whole_dataframe("whole")
+        self.suite = gx.ExpectationSuite(schema.name, expectations(schema, present))
+
+    def checks(self, table: pd.DataFrame) -> list[Check]:
+        batch = self.whole.get_batch({"dataframe": table})
+        outcomes = batch.validate(self.suite).to_json_dict()["results"]
+        return [as_check(outcome, len(table)) for outcome in outcomes]
+
+
+def scan(schema: Schema, present: list[str]) -> tuple[list[Check], dict[str, np.ndarray]]:
+    """Return the checks of single rows, and hashes of the rows: of all columns and of some."""
+    suite = Suite(schema, present)
+    keys = hashed_columns(schema, present)
+    hashes: dict[str, list[np.ndarray]] = {key: [] for key in keys}
+    sums: dict[tuple[str, str], Check] = {}
+    for given in chunks():
+        typed, reasons = check_rows(given, schema.source)
+        broken = int((reasons != "").sum())  # rows from which nothing is derived
+        typed, _ = checked(typed, reasons, schema)
+        for found in chunk_checks(schema, present, suite, given, typed, broken):
+            place = (found.column, found.rule)
+            sums[place] = sums[place].plus(found) if place in sums else found
+        for key, parts in hashes.items():
+            parts.append(data_checks.hashes(typed, keys[key]))
+    return list(sums.values()), {key: np.concatenate(parts) for key, parts in hashes.items()}
+
+
+def chunk_checks(
+    schema: Schema,
+    present: list[str],
+    suite: Suite,
+    given: pd.DataFrame,
+    typed: pd.DataFrame,
+    broken: int,
+) -> Iterator[Check]:
+    """Give the checks of some rows; a value of another type is not counted as a missing one too."""
+    types = {
+        name: check_type(name, schema.used[name], given[name], typed[name])
+        for name in present
+        if name in given
+    }
+    for found in suite.checks(typed):
+        if found.rule == NOT_NULL:  # as which a misfit comes out of `check_rows`
+            misfits = types.get(found.column)
+            yield found.less(misfits.failed_rows if misfits else broken)
+        else:
+            yield found
+    yield from types.values()
+
+
+def hashed_columns(schema: Schema, present: list[str]) -> dict[str, list[str]]:
+    """Return the columns by which rows are compared: all, the key, and what the model learns."""
+    learnt = [*schema.features, schema.target]
+    keys = {"all": list(schema.source), "unique": list(schema.unique), "learnt": learnt}
+    return {key: names for key, names in keys.items() if names and {*names} <= {*present}}
