@@ -334,7 +334,7 @@ def test_a_running_server_refuses_what_comes_out_differently(project, row, monke
         for version, where in (("2", "scores"), ("3", "derived")):
             install_changed(version, where)
             until(lambda count=int(version) - 1: log.read_text().count(STAYS) >= count)
-        assert "made by commit c0ffeec0ffee: serve it with that commit's code" in log.read_text()
+        assert "made by commit c0ffeec0ffee" in log.read_text()
         answer = requests.post(f"{address}/v1/predict", json={"rows": [row]}, timeout=60)
         assert (answer.status_code, answer.json()["model_version"]) == (200, "1")
         install("4")
