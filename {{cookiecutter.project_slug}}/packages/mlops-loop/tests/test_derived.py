@@ -26,7 +26,11 @@ from mlops_loop.contract import versions
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.data.derived import derive, refuse_impure, with_derived
-from mlops_loop.monitoring.monitoring_window import features, logged, table
+from mlops_loop.monitoring.monitoring_window import (
+    features_of,
+    logged_features,
+    spread_features,
+)
 from mlops_loop.scoring.bundle import MANIFEST, PROMOTION, open_bundle, seal
 from mlops_loop.scoring.derived import DeriveError, open_deriver
 from mlops_loop.scoring.scorer import open_scorer
@@ -384,9 +388,9 @@ def project_name() -> str:
 def test_the_monitor_derives_again_what_the_log_does_not_hold(project) -> None:
     schema, rows = load_schema(), tables.read_sample(files.TEST, 200)
     sent = pd.DataFrame({"features": tables.as_json(rows, schema), "output": [{}] * len(rows)})
-    found = features(table(sent, schema))
-    assert set(schema.derived) & set(schema.features) <= set(logged(schema))
-    for name in logged(schema):
+    found = features_of(spread_features(sent, schema))
+    assert set(schema.derived) & set(schema.features) <= set(logged_features(schema))
+    for name in logged_features(schema):
         known = rows[name].astype(found[name].dtype).reset_index(drop=True)
         pd.testing.assert_series_equal(found[name], known, check_names=False, check_exact=False)
 
