@@ -183,7 +183,7 @@ def test_a_second_source(project: Project) -> None:
 
 def test_dropping_a_column(project: Project) -> None:
     follow(project, "Dropping a column")
-    assert "wind_gust" not in json.loads(bundle(project))["example"]
+    assert "dew_point" not in json.loads(bundle(project))["example"]
     _, gates = promote(project)
     assert gates["champion"]["measure"].startswith("gain in")
     assert gates["champion"]["value"] is not None
