@@ -66,7 +66,6 @@ LONG_FUNCTIONS = {
     "monitoring/pages.py:write_window",
     "monitoring/retrain.py:carry_out",
     "training/export.py:main",
-    "training/tune.py:tune",
 }
 FULL_ROOMS: set[str] = set()
 COMPLEX = {

@@ -1,6 +1,4 @@
-"""Tune: search for better parameters with Optuna, on the training window, which is all that it
-reads.
-"""
+"""Search hyperparameters with Optuna; it reads the training window alone."""
 
 import hashlib
 import inspect
@@ -9,6 +7,7 @@ import math
 import time
 import warnings
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -130,32 +129,58 @@ def suggest(
     return trial, settings
 
 
-def tune(trials: int, timeout: float | None = None) -> None:
-    """Try so many parameters more, and write the best of all to params.yaml if they are better."""
-    schema, params = load_schema(), load_params().train
-    end = math.inf if timeout is None else time.monotonic() + timeout
-    table = tables.read_sample(TRAIN, params.max_rows, params.seed)
-    parts, objective = folds(table, schema, params.seed), tasks.of(schema).OBJECTIVE
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    probe, given = optuna.create_study().ask(), params.settings
-    searched, in_use = (
-        search_space(probe, params.model),
-        build(schema, params)[-1].get_params(),
-    )
-    fixed = {key: value for key, value in given.items() if key not in searched}
-    current = fixed | {
-        key: in_use[key] for key in searched
-    }  # those that params.yaml leaves out, too
-    study = open_study(schema, params, fixed)
+@dataclass(frozen=True)
+class Search:
+    """What the trials of one search share."""
 
-    def measure(settings: Settings, name: str) -> float:
+    schema: Schema
+    params: TrainParams
+    table: pd.DataFrame
+    folds: list[Fold]
+    probe: optuna.Trial  # that was asked for the space
+    searched: Settings  # the parameters in the space
+    current: Settings  # the parameters in use, also those that params.yaml leaves out
+
+    @property
+    def fixed(self) -> Settings:
+        """The parameters of params.yaml that are not searched."""
+        given = self.params.settings
+        return {key: value for key, value in given.items() if key not in self.searched}
+
+    @property
+    def objective(self) -> str:
+        return tasks.of(self.schema).OBJECTIVE
+
+    def measure(self, settings: Settings, name: str) -> float:
+        """Return the loss of some parameters, and log it to MLflow."""
         with mlflow.start_run(run_name=name, nested=True), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a trial that does not converge is judged by its loss
+            warnings.simplefilter("ignore")  # a trial that does not converge has its loss
             mlflow.log_params(settings)
-            value = loss(table, parts, schema, params.with_settings(settings))
-            mlflow.log_metric(objective, value)
+            params = self.params.with_settings(settings)
+            value = loss(self.table, self.folds, self.schema, params)
+            mlflow.log_metric(self.objective, value)
         return value
 
+
+def open_search() -> Search:
+    schema = load_schema()
+    params = load_params().train
+    table = tables.read_sample(TRAIN, params.max_rows, params.seed)
+    probe = optuna.create_study().ask()
+    searched = search_space(probe, params.model)
+    in_use = build(schema, params)[-1].get_params()
+    current = params.settings | {key: in_use[key] for key in searched}
+    parts = folds(table, schema, params.seed)
+    return Search(schema, params, table, parts, probe, searched, current)
+
+
+def tune(trials: int, timeout: float | None = None) -> None:
+    """Try so many parameters more, and write the best of all to params.yaml if they are better."""
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    search = open_search()
+    params = search.params
+    study = open_study(search.schema, params, search.fixed)
     columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with (
         session(load_settings()),
@@ -166,22 +191,35 @@ def tune(trials: int, timeout: float | None = None) -> None:
             {**runs.lineage(), "data_sha256": files.sha256(TRAIN), "study": study.study_name}
         )
         bar = progress.add_task("parameters in use", total=trials)
-        known = [value for value, settings in tried(study) if settings == current]
-        before = best = known[0] if known else measure(current, "in use")
-        if not known:
-            about: Any = {"distributions": probe.distributions, "user_attrs": {"settings": current}}
-            about["params"] = {key: current[key] for key in searched}
-            with suppress(ValueError, TypeError):  # outside of the space they teach Optuna nothing
-                study.add_trial(create_trial(value=before, **about))
+        before = best = measure_current(search, study)
         for _ in range(trials):
             if time.monotonic() >= end:
                 break
-            trial, settings = suggest(study, params, fixed)
-            value = measure(settings, f"trial {trial.number}")
+            trial, settings = suggest(study, params, search.fixed)
+            value = search.measure(settings, f"trial {trial.number}")
             study.tell(trial, value)
             best = min(best, value)
-            progress.update(bar, advance=1, description=f"best {objective} {best:.5g}")
-    report(objective, params.model, (before, current), tried(study))
+            told = f"best {search.objective} {best:.5g}"
+            progress.update(bar, advance=1, description=told)
+    report(search.objective, params.model, (before, search.current), tried(study))
+
+
+def measure_current(search: Search, study: optuna.Study) -> float:
+    """Return the loss of the parameters in use; the study learns from it, unless it knows it."""
+    known = [value for value, settings in tried(study) if settings == search.current]
+    if known:
+        return known[0]
+    value = search.measure(search.current, "in use")
+    with suppress(ValueError, TypeError):  # outside of the space they teach Optuna nothing
+        study.add_trial(
+            create_trial(
+                value=value,
+                params={key: search.current[key] for key in search.searched},
+                distributions=search.probe.distributions,
+                user_attrs={"settings": search.current},
+            )
+        )
+    return value
 
 
 def report(objective: str, name: str, current: Result, results: list[Result]) -> None:
@@ -205,7 +243,7 @@ def write_settings(name: str, settings: Settings) -> None:
     """Write the model's parameters to params.yaml; all else in it stays as it is, comments too."""
 
     def change(document: Any) -> None:
-        section = document["train"][name]
+        section = document.setdefault("train", {}).setdefault(name, {})
         section.update(
             {key: value for key, value in settings.items() if section.get(key, math.nan) != value}
         )

