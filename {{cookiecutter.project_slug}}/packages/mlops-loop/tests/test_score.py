@@ -105,7 +105,9 @@ def test_folders_are_scored_file_by_file(project) -> None:
         (Path("in") / name).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(part, Path("in") / name)
     rows.slice(150).to_pandas().to_csv("in/c.csv.gz", index=False)
-    rows.slice(0, 2).to_pandas().to_json("in/d.jsonl", orient="records", lines=True)
+    rows.slice(0, 2).to_pandas().to_json(
+        "in/d.jsonl", orient="records", lines=True, date_format="iso"
+    )
     Path("in/_SUCCESS").touch()
     Path("in/.hidden").touch()
     assert score("in", "out") == (302, 0, "out.rejects")
