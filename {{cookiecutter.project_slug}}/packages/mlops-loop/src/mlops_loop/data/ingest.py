@@ -62,7 +62,7 @@ def store(schema: Schema, params: IngestParams, path: Path = RAW) -> tuple[int, 
                         f"{format_source(params.source)} has none of the columns in schema.yaml"
                     )
                 if not rows:
-                    window = f"from {params.start:%Y-%m-%d} to {params.end:%Y-%m-%d}"
+                    window = f"from {params.start or 'the first'} to {params.end or 'the last'}"
                     raise Failure(
                         f"{format_source(params.source)} has no row {window}: see params.yaml"
                     )
