@@ -144,7 +144,7 @@ CHANGES: list[tuple[str, Iterable[str]]] = [
     ("training/evaluate.py", ["evaluate"]),
     ("training/behaviour/check.py", ["evaluate"]),
     ("training/explain.py", ["evaluate"]),
-    ("training/card/page.py", ["export"]),
+    ("training/card/compose.py", ["export"]),
     ("training/export.py", ["export"]),
     ("training/tune.py", []),
     ("metrics/fairness.py", ["evaluate"]),
