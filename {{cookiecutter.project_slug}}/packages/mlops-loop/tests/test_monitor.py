@@ -105,7 +105,8 @@ def test_where_a_shared_registry_is_away_the_bundle_at_hand_is_judged(
 
 
 def test_it_imports_no_library_that_trains_or_promotes() -> None:
-    code = "import sys, mlops_loop.monitoring.monitor, mlops_loop.monitoring.compare\nprint(*sys.modules)"
+    code = "import sys, mlops_loop.monitoring.monitor, mlops_loop.monitoring.compare"
+    code += "\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "pandas" in loaded
