@@ -411,7 +411,8 @@ def test_decay_of_the_champion_is_a_reason_and_drift_is_not(served, monkeypatch)
 
 def test_data_that_is_refused_leaves_everything_as_it_was(served, monkeypatch) -> None:
     monkeypatch.setattr(retrain, "reproduce", reproduce)  # in processes of dvc, as it is in use
-    shutil.copy(ROOT / "dvc.yaml", ".")
+    for file in ("dvc.yaml", "pyproject.toml"):
+        shutil.copy(ROOT / file, ".")
     for folder in ("src", "packages"):
         Path(folder).symlink_to(ROOT / folder)
     subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], check=True)
