@@ -1,9 +1,8 @@
 """The scikit-learn pipeline. Change `build()` to change the model."""
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import optuna
 from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
@@ -13,6 +12,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from mlops_loop import Failure, Schema, TrainParams
+
+if TYPE_CHECKING:
+    import optuna  # a server of a skops model loads this file and has none
 
 # What `train.model` in params.yaml may name; the section of the same name holds the arguments.
 CLASSIFIERS = {
@@ -62,7 +64,7 @@ def preprocessing(schema: Schema, trees: bool) -> BaseEstimator:
     return ColumnTransformer([column for column in columns if column[2]])
 
 
-def search_space(trial: optuna.Trial, name: str) -> dict[str, Any]:
+def search_space(trial: "optuna.Trial", name: str) -> dict[str, Any]:
     """Return the parameters that `tune` tries for the model of this name."""
     if name == "gradient_boosting":
         return {
