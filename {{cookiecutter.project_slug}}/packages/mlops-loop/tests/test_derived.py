@@ -111,7 +111,7 @@ def plugged_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[Derive], None]:
 
 @pytest.fixture
 def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The project's features.py, in a file of the test's own, which is read anew when it is loaded."""
+    """The project's features.py in a file of the test's own, read anew when it is loaded."""
     name = plugins.current_project().derive
     if name is None:
         pytest.skip("the project derives no features")

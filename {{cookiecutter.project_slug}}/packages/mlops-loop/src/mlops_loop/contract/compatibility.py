@@ -1,7 +1,8 @@
 """Compatibility: what a change of the contract means for the API's clients and for the model.
 
-Clients send features, and get the target's classes or values. So a change breaks them if a request that
-is valid today is refused tomorrow, or if numbers or answers that look the same mean something else.
+Clients send features, and get the target's classes or values. So a change breaks them if a request
+that is valid today is refused tomorrow, or if numbers or answers that look the same mean something
+else.
 """
 
 import subprocess

@@ -26,9 +26,10 @@ Role = Literal["feature", "input", "target", "timestamp", "id", "slice", "ignore
 class Column(BaseModel, extra="forbid"):
     """What one column is. Numbers are in `unit`; `categories` are all the values there are.
 
-    The API takes the columns of role `feature` and `input`; the model sees the features alone. A column
-    with `derived: true` is a feature or a slice that `derive` in features.py computes from those: neither
-    the source nor a request has it, and its values must keep the contract as all others do.
+    The API takes the columns of role `feature` and `input`; the model sees the features alone. A
+    column with `derived: true` is a feature or a slice that `derive` in features.py computes from
+    those: neither the source nor a request has it, and its values must keep the contract as all
+    others do.
     """
 
     type: Literal["number", "integer", "category", "boolean", "id", "timestamp"]
@@ -56,7 +57,7 @@ class Column(BaseModel, extra="forbid"):
     pii: bool = Field(default=False, validation_alias=AliasChoices("pii", "sensitive"))
 
     @model_validator(mode="after")
-    def consistent(self) -> Self:
+    def role_fits(self) -> Self:
         if self.role in ("feature", "target") and self.type in ("id", "timestamp"):
             raise ValueError(f"a column of type {self.type} cannot be a {self.role}")
         if (self.role == "timestamp") and self.type != "timestamp":
@@ -69,6 +70,10 @@ class Column(BaseModel, extra="forbid"):
             )
         if self.derived and self.type in ("id", "timestamp"):
             raise ValueError(f"a derived column cannot be of type {self.type}")
+        return self
+
+    @model_validator(mode="after")
+    def values_fit(self) -> Self:
         if (self.type == "category") != (self.categories is not None) and self.role != "ignored":
             raise ValueError("`categories` goes with type category, and only with it")
         if len(set(self.categories or ())) != len(self.categories or ()):
@@ -77,6 +82,14 @@ class Column(BaseModel, extra="forbid"):
             raise ValueError("`minimum` and `maximum` go with type number or integer only")
         if None not in (self.minimum, self.maximum) and self.limits[0] > self.limits[1]:
             raise ValueError(f"minimum {self.minimum:g} is above maximum {self.maximum:g}")
+        if self.type == "integer" and floor(self.limits[1]) < ceil(self.limits[0]):
+            raise ValueError(f"no integer is between {self.minimum:g} and {self.maximum:g}")
+        if self.format and self.type != "timestamp":
+            raise ValueError("`format` goes with type timestamp only")
+        return self
+
+    @model_validator(mode="after")
+    def flags_fit(self) -> Self:
         if self.allow_unknown and (self.type != "category" or self.role == "target"):
             raise ValueError("`allow_unknown` goes with a category that is not the target")
         if self.slice and self.type == "timestamp":
@@ -93,10 +106,6 @@ class Column(BaseModel, extra="forbid"):
             )
         if "max_null" in self.model_fields_set and not self.nullable:
             raise ValueError("`max_null` goes with `nullable: true` only")
-        if self.type == "integer" and floor(self.limits[1]) < ceil(self.limits[0]):
-            raise ValueError(f"no integer is between {self.minimum:g} and {self.maximum:g}")
-        if self.format and self.type != "timestamp":
-            raise ValueError("`format` goes with type timestamp only")
         return self
 
     @property
@@ -112,8 +121,8 @@ class Column(BaseModel, extra="forbid"):
 class Schema(BaseModel, extra="forbid"):
     """What a table is: its columns by name, its target and its task.
 
-    `columns` comes first, because the other keys are checked against it; but for the version, of which
-    all else depends.
+    `columns` comes first, because the other keys are checked against it; but for the version, of
+    which all else depends.
     """
 
     mlops_loop: str | None = None  # that made it, such as "1.0"
@@ -168,7 +177,7 @@ class Schema(BaseModel, extra="forbid"):
 
     @staticmethod
     def fits_a_timestamp(name: str, column: Column) -> str:
-        """Return the name of a column that gives the rows' time and has another role, such as `input`."""
+        """Return the name of a column of another role that gives the rows' time."""
         if column.type != "timestamp" or column.role == "ignored":
             raise ValueError(f"{name!r} is of type {column.type} and role {column.role}")
         return name

@@ -1,4 +1,4 @@
-"""Versions shake hands: contracts and bundles say which mlops-loop made them, and this one what it reads."""
+"""Which mlops-loop made a contract or a bundle, and which of them this version reads."""
 
 from importlib.metadata import version
 

@@ -1,7 +1,8 @@
-"""Derived features: the project's `derive`, run in the same way by all that train, score and monitor.
+"""Derived features: the project's `derive`, the same in training, scoring and monitoring.
 
-`derive(columns)` gets the contract's inputs as NumPy columns and returns new ones, a value for each row from
-that row alone. `Deriver` hands it the columns, and holds what comes back to the contract.
+`derive(columns)` gets the contract's inputs as NumPy columns and returns new ones, a value for
+each row from that row alone. `Deriver` hands it the columns, and holds what comes back to the
+contract.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +40,7 @@ class Inputs(Mapping[str, np.ndarray]):
     number, integer   float32, NaN where a value is missing
     boolean           bool; of a nullable column float32 with NaN
     category          object: str, None where a value is missing
-    timestamp         datetime64[s] without a zone (UTC where one was named), NaT where it is missing
+    timestamp         datetime64[s] without a zone (UTC where one was named), NaT where missing
     """
 
     def __init__(self, columns: Columns, inputs: Mapping[str, Column]) -> None:
@@ -90,7 +91,7 @@ class Deriver:
     checks: dict[str, Callable[[np.ndarray], bool]]
 
     def __call__(self, columns: Columns) -> Arrays:
-        """Return the derived columns: numbers as float32 with NaN, booleans as bool, texts with None.
+        """Return the derived columns: numbers as float32, booleans as bool, texts as objects.
 
         Raises DeriveError, which names the function, if it fails or returns anything else.
         """
@@ -147,7 +148,7 @@ KINDS = {"number": "fiu", "integer": "fiu", "boolean": "bf", "category": "OU"}
 
 
 def checker(column: Column) -> Callable[[np.ndarray], bool]:
-    """Return the function that sees quickly that all values are those of a column, as they nearly always are.
+    """Return a quick check of whether the contract allows all values of a derived column.
 
     Where it returns False, `fault` must look at each of them.
     """

@@ -21,7 +21,7 @@ class Scorer:
     """The model of a bundle, ready to score; threads may share it."""
 
     derive: Deriver  # gives the features that are derived from the contract's inputs
-    scores: Scores  # gives probabilities, shape (rows, classes), or for a regression values, shape (rows, 1)
+    scores: Scores  # probabilities, shape (rows, classes); of a regression values, shape (rows, 1)
     answers: Callable[[np.ndarray], list[Any]]  # gives structs, which msgspec writes as JSON
 
     def score(self, columns: Columns) -> list[dict[str, Any]]:
@@ -79,8 +79,8 @@ FORMATS = {"model.onnx": onnx_scores, "model.skops": skops_scores}
 def load_scorer(bundle: Bundle) -> Scorer:
     """Return the scorer of a bundle, by the model file that its manifest lists.
 
-    Raises Refusal for any other kind of file, and one that cannot be read; Failure for a model with types
-    that nobody has reviewed. A pickle is never opened: it could run any code.
+    Raises Refusal for any other kind of file, and one that cannot be read; Failure for a model
+    with types that nobody has reviewed. A pickle is never opened: it could run any code.
     """
     models = [name for name in bundle.manifest.files if name.startswith("model.")]
     if len(models) != 1 or models[0] not in FORMATS:
@@ -103,7 +103,8 @@ def load_scorer(bundle: Bundle) -> Scorer:
 def open_scorer(bundle: Bundle) -> Scorer:
     """Return the scorer of a bundle, after it has scored the bundle's check rows as it must.
 
-    Raises what `load_scorer` does, and Refusal if a row comes out differently with the code that is here.
+    Raises what `load_scorer` does, and Refusal if a row comes out differently with the code that
+    is here.
     """
     scorer = load_scorer(bundle)
     self_check.check(bundle, scorer.derive, scorer.scores)

@@ -1,7 +1,7 @@
 """Check rows: some rows with the values and scores that came out of them where the bundle was made.
 
-Whoever loads the bundle computes them again with the code that is here: another `derive`, another function
-in a skops model or another library cannot change a version's answers unseen.
+Whoever loads the bundle computes them again with the code that is here: another `derive`, another
+function in a skops model or another library cannot change a version's answers unseen.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ Value = str | bool | int | float | None
 
 
 class CheckRows(BaseModel, extra="forbid"):
-    """What check_rows.json holds, column by column; numbers may differ by `tolerance` times the largest."""
+    """What check_rows.json holds, by column; numbers may differ by `tolerance`, relatively."""
 
     tolerance: float
     inputs: dict[str, list[Value]]
@@ -81,7 +81,7 @@ def check(bundle: Bundle, derive: Deriver, scores: Scores) -> None:
 
 
 def check_derived(bundle: Bundle, rows: CheckRows, columns: Columns, derive: Deriver) -> Arrays:
-    """Return the derived columns of the check rows; refuse the bundle if they are others than it holds."""
+    """Return the derived columns of the check rows; refuse the bundle if it holds others."""
     try:
         derived = derive(columns)
     except DeriveError as error:
@@ -113,5 +113,6 @@ def refusal(bundle: Bundle, what: str, plugin: str) -> Refusal:
     )
     if bundle.manifest.code.get(plugin) == fingerprint(plugin):
         made += ", with the same function but perhaps other versions of libraries"
-    ways = "serve it with that commit's code, or train and promote anew; a changed feature needs a new name"
+    ways = "serve it with that commit's code, or train and promote anew"
+    ways += "; a changed feature needs a new name"
     return Refusal(f"{bundle.folder} is refused: {what}. It {made}: {ways}")

@@ -1,7 +1,7 @@
 """Artifacts: the files of an embedded registry, found beside its database wherever that is moved.
 
-MLflow stores absolute paths. An experiment at `project:mlruns` has relative ones instead: this module is
-the plugin that resolves them, see the entry point in pyproject.toml.
+MLflow stores absolute paths. An experiment at `project:mlruns` has relative ones instead: this
+module is the plugin that resolves them, see the entry point in pyproject.toml.
 """
 
 from pathlib import Path

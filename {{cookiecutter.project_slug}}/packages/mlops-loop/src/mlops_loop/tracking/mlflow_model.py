@@ -1,7 +1,7 @@
-"""The model as MLflow loads and serves it: code that is copied into the logged model, and never a pickle.
+"""The model as MLflow loads and serves it: code in the logged model, never a pickle.
 
-It takes the contract's inputs, derives the features itself, and returns scores. MLflow runs this file on
-its own, see "models from code" in its documentation.
+It takes the contract's inputs, derives the features itself, and returns scores. MLflow runs this
+file on its own, see "models from code" in its documentation.
 """
 
 from typing import Any

@@ -100,7 +100,7 @@ def package_folder() -> Path:
 
 
 def fitted_params(params: dict[str, Any], estimator: Estimator) -> dict[str, Any]:
-    """Return sections of params.yaml, with the estimator that was fitted for those it might name."""
+    """Return sections of params.yaml, with the fitted estimator for those it might name."""
     train = {name: params["train"][name] for name in ("seed", "max_rows")}
     fitted = {"name": estimator.name, **estimator.params}
     return flat({**params, "train": train, "estimator": fitted})

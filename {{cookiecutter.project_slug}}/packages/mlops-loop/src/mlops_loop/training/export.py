@@ -75,7 +75,7 @@ def to_onnx(model: Pipeline, schema: Schema) -> bytes:
 
 
 def write_model(folder: Path, model: Pipeline, schema: Schema, kind: str) -> None:
-    """Write the model as the server takes it: model.onnx or, where ONNX cannot express it, model.skops."""
+    """Write model.onnx or, where ONNX cannot express the model, model.skops."""
     if kind == "skops":
         shutil.copy(MODEL, folder / "model.skops")
     else:
@@ -97,7 +97,7 @@ def deciles(predicted: np.ndarray) -> list[float]:
 
 
 def difference(model: Pipeline, scorer: Scorer, table: pd.DataFrame, schema: Schema) -> float:
-    """Return how far the exported model's scores are from the trained one's, relative to the largest."""
+    """Return how far the exported model's scores are from the trained one's, relatively."""
     trained = scores(model, table, schema)
     exported = scorer.scores(columns(table, schema))
     return float(np.abs(exported - trained).max() / max(np.abs(trained).max(), 1e-30))
@@ -110,14 +110,14 @@ def reference(sample: pd.DataFrame, predicted: np.ndarray, schema: Schema) -> pd
 
 
 def held_out(judged: pd.DataFrame, scored: np.ndarray, schema: Schema) -> pd.DataFrame:
-    """Return how it did on rows it had not seen: truth, time, and each score in a column of its own."""
+    """Return truth, time and scores, a column each, of rows that the model had not seen."""
     when = [schema.timestamp] if schema.timestamp else []
     found = judged[[schema.target, *when]]
     return found.assign(**{f"score {place}": scored[:, place] for place in range(scored.shape[1])})
 
 
 def reports() -> dict[str, str]:
-    """Return the SHA-256 of each report that the card and the gates rest on, by its path in reports/."""
+    """Return the SHA-256 of each report that card and gates rest on, by its path in reports/."""
     paths = [*EVIDENCE, *sorted(PLOTS.glob("*.csv"))]
     return {path.relative_to(REPORTS).as_posix(): files.sha256(path) for path in paths}
 
@@ -141,7 +141,7 @@ def write_card(folder: Path, schema: Schema, params: Params, facts: dict[str, An
 
 
 def write_check_rows(folder: Path, facts: dict[str, Any], schema: Schema, params: Params) -> None:
-    """Write rows with what the exported model makes of them: whoever loads the bundle computes them again."""
+    """Write rows with their scores: whoever loads the bundle computes them again."""
     manifest = Manifest.model_validate(facts | {"files": hashes(folder)})
     unsealed = Bundle(folder, manifest, {}, schema, "")
     scorer, gate = load_scorer(unsealed), params.gates.parity

@@ -40,10 +40,11 @@ def fit(table: pd.DataFrame, schema: Schema, params: TrainParams) -> Pipeline:
 
 
 def round_thresholds(model: Pipeline) -> None:
-    """Round the thresholds of boosted trees down to float32, as which the exported graph holds them.
+    """Round the thresholds of boosted trees down to float32, as the exported graph has them.
 
-    No float32 lies between a threshold and the next float32 below it, so no prediction changes. Rounded
-    to the nearest, as the converter does, some would end up above a value that they were below.
+    No float32 lies between a threshold and the next float32 below it, so no prediction changes.
+    Rounded to the nearest, as the converter does, some would end up above a value that they were
+    below.
     """
     for trees in getattr(model[-1], "_predictors", ()):
         for tree in trees:
