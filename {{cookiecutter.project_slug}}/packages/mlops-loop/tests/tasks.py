@@ -1,4 +1,4 @@
-"""The example's other questions: the same flights with another target, so that each task is tested."""
+"""The example's other tasks: the same flights with another target."""
 
 from pathlib import Path
 from typing import Any

@@ -34,7 +34,7 @@ ANY = settings(max_examples=30, deadline=None, suppress_health_check=list(Health
 
 
 def numbers(answer: dict) -> list[float]:
-    """The numbers in an answer: probabilities in the order of the classes, or value and interval."""
+    """The numbers in an answer: probabilities in the classes' order, or value and interval."""
     if "probabilities" in answer:
         return [answer["probabilities"][name] for name in sorted(answer["probabilities"])]
     return [answer["value"], *answer["interval"]]

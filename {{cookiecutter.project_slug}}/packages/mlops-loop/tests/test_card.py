@@ -42,7 +42,7 @@ def cells(markdown: str) -> set[str]:
 
 
 def evaluated_by(mark: str) -> str:
-    """Mark the column with the fewest categories in the contract, and evaluate anew; return its name."""
+    """Protect the column with the fewest categories, and evaluate anew; return its name."""
     schema = load_schema()
     name = min(schema.categorical, key=lambda name: len(schema.columns[name].categories))
     change(files.SCHEMA, "columns", name, **{mark: True})

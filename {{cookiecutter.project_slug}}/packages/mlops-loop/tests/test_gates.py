@@ -147,7 +147,7 @@ def test_labels_of_which_the_champion_knows_nothing_are_refused(candidate) -> No
     nan = champion.Skill(dict.fromkeys(metrics, float("nan")), before.constant)
     lost = champion.label_trust(nan, before, metrics, limits)
     assert (lost.value, lost.passed) == (None, False)
-    # All outcomes are the same: the best constant is right, and errors divided by its error are nothing.
+    # All outcomes are the same: the best constant is right, its error is 0.
     same = champion.Skill(dict.fromkeys(metrics, 1.0), dict.fromkeys(metrics, 0.0))
     assert champion.label_trust(same, before, metrics, limits).passed is False
     assert champion.label_trust(before, same, metrics, limits).passed is None

@@ -36,7 +36,7 @@ SECRET = "vulpes-vulpes"
 
 @contextmanager
 def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
-    """A server that OpenTelemetry data can be sent to; gives its address, and (path, body) as they come."""
+    """A server for OpenTelemetry data; gives its address, and (path, body) as they come."""
     received: list[tuple[str, bytes]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -63,7 +63,7 @@ def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
 
 
 def ask(address: str, **headers: str) -> None:
-    """Send what must not be in any log: a key, a query, a path and a name that are the client's own."""
+    """Send what must not be in any log: the client's own key, query, path and name."""
     row = open_bundle(files.BUNDLE).manifest["example"]
     headers = {"X-API-Key": SECRET, "User-Agent": SECRET, **headers}
     body = {"rows": [row]}
@@ -153,7 +153,7 @@ def test_an_exception_is_one_line_that_says_where_but_not_on_what(caplog) -> Non
 
 
 def window(days: int, summary: dict, model: str = "") -> None:
-    """Put a window into the log, as the monitor does: one that ended so many days ago, seen just now."""
+    """Put a window into the log, as the monitor does: one that ended so many days ago."""
     now = datetime.now(UTC)
     row = {"model": model or load_settings().mlflow_experiment_name, "name": str(days), "made": now}
     row |= {"start": now - timedelta(days + 1), "end": now - timedelta(days), "summary": summary}

@@ -20,7 +20,7 @@ VOID = {"meta", "link", "input", "img", "br", "hr"}
 
 
 class Reader(HTMLParser):
-    """Reads a page into its elements, as (tag, attributes), and its texts; notes what is not closed."""
+    """Reads a page into elements, as (tag, attributes), and texts; notes what is not closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -33,15 +33,16 @@ OFF = dict.fromkeys(
     ("server", "latency", "behaviour", "slices", "calibration", "baseline", "leakage", "parity")
 )
 
-# Forks a child for each promotion, so that only one process imports everything. It reads lines: a folder, and
-# the number of the call (of all that change something) before which the child is killed, or `race` for two
-# children that decide at the same time. It answers with their exit codes.
+# Forks a child for each promotion, so that only one process imports everything. It reads lines: a
+# folder, and the number of the call (of all that change something) before which the child is killed,
+# or `race` for two children that decide at the same time. It answers with their exit codes.
 DRIVER = """
 import multiprocessing, os, signal, sys
 from pathlib import Path
 import mlflow
 # What would otherwise be imported anew in each child.
-import alembic.command, mlflow.store.model_registry.sqlalchemy_store, mlflow.store.tracking.sqlalchemy_store
+import alembic.command, mlflow.store.model_registry.sqlalchemy_store
+import mlflow.store.tracking.sqlalchemy_store
 from mlops_loop.base.errors import run
 from mlops_loop.cli.groups import APP
 import mlops_loop.cli.app
@@ -62,8 +63,8 @@ def kill_before(number):
         return call
     client = mlflow.MlflowClient
     for owner, names in (
-        (client, ["set_model_version_tag", "delete_model_version_tag", "set_registered_model_alias"]),
-        (client, ["delete_registered_model_alias", "log_artifact", "log_artifacts"]),
+        (client, ["set_model_version_tag", "delete_model_version_tag"]),
+        (client, ["set_registered_model_alias", "delete_registered_model_alias", "log_artifact", "log_artifacts"]),
         (mlflow, ["register_model"]), (audit, ["append"]), (Path, ["replace"]),
     ):
         for name in names:
@@ -104,7 +105,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def drive(served) -> Iterator[Callable[[Path, str], list[int]]]:
-    """Promote in other processes: give a folder and a way; returns exit codes, negative for a signal."""
+    """Promote in other processes, in a folder and a way; returns exit codes, negative for a signal."""
     if SERVER.startswith("http") or not hasattr(os, "fork"):
         pytest.skip("needs fork, and a registry that can be copied")
     driver, log = DRIVER, served / "driver.log"

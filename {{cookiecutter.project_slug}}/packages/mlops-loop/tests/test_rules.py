@@ -1,4 +1,4 @@
-"""Rules and dashboards: every metric that they name exists, every alert has its section of the runbook."""
+"""Rules and dashboards: every metric exists, every alert has its section of the runbook."""
 
 import json
 import re
@@ -58,7 +58,8 @@ def expressions() -> list[str]:
 
 
 def test_metrics_are_found_in_expressions() -> None:
-    text = 'sum by (le, x) (rate(a_bucket{b="c(d)"}[5m])) / ignoring (e) group_left b_total > 3 or vector(0)'
+    text = 'sum by (le, x) (rate(a_bucket{b="c(d)"}[5m])) / ignoring (e) group_left b_total > 3'
+    text += " or vector(0)"
     assert named(text) == {"a_bucket", "b_total"}
     assert named("absent(up) or time() - x_seconds > 2 * 86400") == {"x_seconds"}
 

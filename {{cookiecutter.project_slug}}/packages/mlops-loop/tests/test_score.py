@@ -218,7 +218,7 @@ def stop(signal_number: int) -> str:
 
 
 def mark(parts: Path) -> str:
-    """Change the first answer that was kept, so that it can be told whether it is used; return its column."""
+    """Change the first answer that was kept, to see whether it is used; return its column."""
     part = next(parts.glob("*-0.arrow"))
     found = pa.ipc.open_file(part.read_bytes()).read_all()
     name = found.column_names[-2]

@@ -31,7 +31,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 def malformed(row: dict, count: int):
-    """Give bodies that are no request: broken JSON, wrong shapes, odd numbers, keys twice, bad text."""
+    """Give bodies that are no request: broken JSON, wrong shapes, odd numbers, bad text."""
     draw, good = random.Random(0), json.dumps({"rows": [row]}).encode()
     name = next(iter(row))
     for number in range(count):
@@ -305,7 +305,8 @@ def test_a_head_or_trailers_without_an_end_are_cut_off(project) -> None:
         host, port = address.removeprefix("http://").split(":")
         begins = (
             b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n",
-            b"POST /health/live HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+            b"POST /health/live HTTP/1.1\r\nHost: localhost\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n0\r\n",
         )
         for begin in begins:
             with socket.create_connection((host, int(port)), timeout=60) as one:
@@ -320,7 +321,8 @@ def test_a_client_that_goes_away_is_no_mistake_of_ours(project) -> None:
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as one:
             one.sendall(
-                b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Type: application/json\r\n"
             )
             one.sendall(b"Content-Length: 1000\r\n\r\n{")
         metrics = lambda: requests.get(f"{address}/metrics", timeout=60).text  # noqa: E731

@@ -1,4 +1,4 @@
-"""The status page: what it shows of the server and of the monitor, and that it runs nothing of others."""
+"""The status page: what it shows of server and monitor; it runs nothing of others."""
 
 import re
 from copy import deepcopy

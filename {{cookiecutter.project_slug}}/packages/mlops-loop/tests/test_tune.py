@@ -56,7 +56,7 @@ def tracked(tmp_path_factory) -> str:
 
 @pytest.fixture
 def folder(tmp_path, tracked, monkeypatch):
-    """A project that has a training window and nothing else: no validation window, no test window."""
+    """A project that has a training window, but no validation window and no test window."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracked)
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / files.PARAMS, tmp_path)

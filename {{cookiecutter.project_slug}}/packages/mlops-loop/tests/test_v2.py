@@ -45,7 +45,7 @@ def tensors(rows: list[dict]) -> list[dict]:
 
 
 def packed(inputs: list[dict]) -> tuple[bytes, int]:
-    """A body with binary tensors, and the length of its JSON. Only a missing BOOL has no such form."""
+    """A body with binary tensors, and the length of its JSON; a missing BOOL has none."""
     described, parts = [], []
     for given_ in inputs:
         kind, values = given_["datatype"], given_["data"]
@@ -263,7 +263,10 @@ def test_what_is_not_of_the_protocol_is_refused_in_one_line_that_echoes_nothing(
         (422, {"inputs": [one | {"shape": [0], "data": []} for one in inputs]}),
         (413, {"inputs": tensors([row] * (MAX_ROWS + 1))}),
         *((422, {"inputs": [old for old in inputs if old is not one]}) for one in required),
-        *((422, {"inputs": [*(old for old in inputs if old is not one), nothing(one)]}) for one in required),
+        *(
+            (422, {"inputs": [*(old for old in inputs if old is not one), nothing(one)]})
+            for one in required
+        ),
     ]  # fmt: skip
     for status, body in cases:
         answer = client.post(INFER, content=json.dumps(body) if isinstance(body, dict) else body)

@@ -1,6 +1,6 @@
-"""From data to a model that is gated, served, monitored and retrained. README.md says where to begin.
+"""From data to a model that is gated, served, monitored and retrained.
 
-What `project.py`, `model.py`, `features.py` and `ingest.py` may import is in `__all__`; all else is
+README.md says where to begin. What `project.py`, `model.py`, `features.py` and `ingest.py` may import is in `__all__`; all else is
 internal.
 """
 

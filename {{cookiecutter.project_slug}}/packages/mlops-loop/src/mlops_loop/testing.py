@@ -1,7 +1,7 @@
 """Run the project's pipeline on a sample of its rows: what a project's own tests need.
 
-For `tests/` only. `run_on_sample()` trains in a folder of its own; the `Sample` that it returns holds
-the rows, the model and the API.
+For `tests/` only. `run_on_sample()` trains in a folder of its own; the `Sample` that it returns
+holds the rows, the model and the API.
 """
 
 import os
@@ -48,7 +48,7 @@ class Sample:
     model: Pipeline
 
     def inputs(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Return the columns that the model is given; derived ones that the table lacks are derived."""
+        """Return the columns that the model is given; derives those that the table lacks."""
         return skops_model.inputs(with_derived(table, self.schema), self.schema)
 
     def scores(self, table: pd.DataFrame) -> np.ndarray:
@@ -72,7 +72,7 @@ class Sample:
 
 
 def run_on_sample(plugged_in: project.Project, folder: Path, rows: int = 5000) -> Sample:
-    """Run every stage on `rows` rows of the source, in `folder`; the project is the working folder."""
+    """Run every stage on `rows` rows of the source, in `folder`, for the project in this one."""
     project.use(plugged_in)
     for file in (files.SCHEMA, files.PARAMS, files.BEHAVIOUR):
         shutil.copy(file, folder)

@@ -62,9 +62,11 @@ def store(schema: Schema, params: IngestParams, path: Path = RAW) -> tuple[int, 
                         f"{format_source(params.source)} has none of the columns in schema.yaml"
                     )
                 if not rows:
-                    window = f"from {params.start or 'the first'} to {params.end or 'the last'}"
+                    start = f"{params.start:%Y-%m-%d}" if params.start else "the first"
+                    end = f"{params.end:%Y-%m-%d}" if params.end else "the last"
                     raise Failure(
-                        f"{format_source(params.source)} has no row {window}: see params.yaml"
+                        f"{format_source(params.source)} has no row "
+                        f"from {start} to {end}: see params.yaml"
                     )
                 return rows, columns
         except Misfit:
