@@ -48,32 +48,13 @@ def test_no_jinja_in_the_package_and_little_elsewhere() -> None:
 
 
 # What is too large as yet: none may be added, and what has become small enough is struck out.
-LONG_MODULES = {
-    "monitoring/alerts.py",
-    "monitoring/monitor.py",
-    "monitoring/pages.py",
-    "monitoring/retrain.py",
-}
+LONG_MODULES: set[str] = set()
 LONG_FUNCTIONS = {
-    "contract/schema.py:consistent",
-    "data/validate.py:scan",
-    "monitoring/compare.py:compare",
-    "monitoring/monitor.py:compared",
-    "monitoring/monitor.py:look",
-    "monitoring/monitor.py:monitor",
-    "monitoring/pages.py:performance",
-    "monitoring/pages.py:write_index",
-    "monitoring/pages.py:write_window",
-    "monitoring/retrain.py:carry_out",
     "training/export.py:main",
 }
 FULL_ROOMS: set[str] = set()
-COMPLEX = {
-    "contract/schema.py:consistent",
-    "monitoring/retrain.py:carry_out",
-    "monitoring/retrain.py:decide",
-}
-LONG_LINES = 124
+COMPLEX: set[str] = set()
+LONG_LINES = 0
 
 
 def name(path: Path) -> str:

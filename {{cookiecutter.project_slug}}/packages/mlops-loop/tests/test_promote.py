@@ -34,8 +34,8 @@ OFF = dict.fromkeys(
 )
 
 # Forks a child for each promotion, so that only one process imports everything. It reads lines: a
-# folder, and the number of the call (of all that change something) before which the child is killed,
-# or `race` for two children that decide at the same time. It answers with their exit codes.
+# folder, and the number of the call (of all that change something) before which the child is
+# killed, or `race` for two children that decide at the same time. It answers with their exit codes.
 DRIVER = """
 import multiprocessing, os, signal, sys
 from pathlib import Path
@@ -64,7 +64,8 @@ def kill_before(number):
     client = mlflow.MlflowClient
     for owner, names in (
         (client, ["set_model_version_tag", "delete_model_version_tag"]),
-        (client, ["set_registered_model_alias", "delete_registered_model_alias", "log_artifact", "log_artifacts"]),
+        (client, ["set_registered_model_alias", "delete_registered_model_alias"]),
+        (client, ["log_artifact", "log_artifacts"]),
         (mlflow, ["register_model"]), (audit, ["append"]), (Path, ["replace"]),
     ):
         for name in names:
@@ -105,7 +106,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def drive(served) -> Iterator[Callable[[Path, str], list[int]]]:
-    """Promote in other processes, in a folder and a way; returns exit codes, negative for a signal."""
+    """Promote in other processes; returns exit codes, negative for a signal."""
     if SERVER.startswith("http") or not hasattr(os, "fork"):
         pytest.skip("needs fork, and a registry that can be copied")
     driver, log = DRIVER, served / "driver.log"

@@ -1,7 +1,7 @@
 """From data to a model that is gated, served, monitored and retrained.
 
-README.md says where to begin. What `project.py`, `model.py`, `features.py` and `ingest.py` may import is in `__all__`; all else is
-internal.
+README.md says where to begin. What `project.py`, `model.py`, `features.py` and `ingest.py` may
+import is in `__all__`; all else is internal.
 """
 
 import os

@@ -28,8 +28,7 @@ class Column(BaseModel, extra="forbid"):
 
     The API takes the columns of role `feature` and `input`; the model sees the features alone. A
     column with `derived: true` is a feature or a slice that `derive` in features.py computes from
-    those: neither the source nor a request has it, and its values must keep the contract as all
-    others do.
+    those: neither the source nor a request has it.
     """
 
     type: Literal["number", "integer", "category", "boolean", "id", "timestamp"]
@@ -97,13 +96,9 @@ class Column(BaseModel, extra="forbid"):
         if self.protected and (
             self.type not in ("category", "boolean") or self.role in ("target", "ignored")
         ):
-            raise ValueError(
-                "`protected` goes with type category or boolean, and not with the target"
-            )
+            raise ValueError("`protected` goes with a category or boolean, not with the target")
         if self.pii and (self.derived or self.role not in ("feature", "input")):
-            raise ValueError(
-                "`pii` goes with what the API takes: the prediction log holds nothing else"
-            )
+            raise ValueError("`pii` goes with what the API takes: the log holds nothing else")
         if "max_null" in self.model_fields_set and not self.nullable:
             raise ValueError("`max_null` goes with `nullable: true` only")
         return self
