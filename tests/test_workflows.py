@@ -152,8 +152,8 @@ def test_every_verb_exists(project: Project) -> None:
 @pytest.mark.parametrize("name", ["monitor.yml", "retrain.yml"])
 def test_a_crash_is_never_a_verdict(tmp_path: Path, name: str, code: int, ends: int) -> None:
     write(tmp_path / "reports/monitor/latest.json", '{"verdicts": ["drift"]}')
-    write(tmp_path / "reports/retrain/summary.md", "")
-    path = stand_in(tmp_path, "uv", f"echo said; exit {code}")
+    (tmp_path / "reports/retrain").mkdir(parents=True)
+    path = stand_in(tmp_path, "uv", f"touch reports/retrain/summary.md; echo said; exit {code}")
     done = bash(step(name, "verdict"), tmp_path, PATH=path)
     assert done.returncode == ends
     assert "true" not in output(tmp_path)
