@@ -144,15 +144,22 @@ def nearly_the_target(table, schema):
 def rows_from_training(table, schema):
     change(files.SCHEMA, max_overlap=0)
     windows = split.assign(schema, load_params().split)
-    test, names = np.flatnonzero(windows == 2), [*schema.features, schema.target]
+    test = np.flatnonzero(windows == 2)
+    names = [name for name in (*schema.inputs, schema.target) if name != schema.timestamp]
     known = np.resize(np.flatnonzero(windows == 0), len(test))
     table.loc[test, names] = table.loc[known, names].to_numpy()
+    if schema.timestamp:  # whole weeks later, so that what is derived of the time is the same
+        week = np.timedelta64(7, "D")
+        times = table[schema.timestamp].to_numpy()
+        weeks = np.ceil((times[test].min() - times[known]) / week).astype(int)
+        table.loc[test, schema.timestamp] = times[known] + weeks * week
     count = len(test) if schema.timestamp else None  # a random split follows the target
     return table, "the table", "training window", count, "for example"
 
 
 def shifted(table, schema):
-    name = max(schema.numeric, key=lambda name: table[name].nunique(), default=pick(schema))
+    numeric = [name for name in schema.numeric if name in table]
+    name = max(numeric, key=lambda name: table[name].nunique(), default=pick(schema))
     change(files.SCHEMA, "columns", name, max_shift=0.2)
     return table.assign(**{name: table[name].dropna().max()}), name, "as before", None, "now"
 

@@ -10,6 +10,7 @@ from mlops_loop.base.errors import Refusal
 from mlops_loop.onboarding import doctor as examination
 from mlops_loop.onboarding.doctor import doctor, examine
 from mlops_loop.release.promote import promote
+from mlops_loop.tracking.session import experiment_name
 
 from .conftest import ROOT, change, edit
 
@@ -24,6 +25,7 @@ def whole(project, monkeypatch) -> Path:
     for name in ("pyproject.toml", "uv.lock", ".dvc/config"):
         (project / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, project / name)
+    (project / "packages").symlink_to(ROOT / "packages")  # a member of the workspace
     name, email = ("config", "user.name", "x"), ("config", "user.email", "x@example.com")
     for command in (("init",), name, email, ("add", "params.yaml"), ("commit", "-m", "first")):
         subprocess.run(["git", *command], check=True, capture_output=True)
@@ -88,7 +90,7 @@ def test_a_program_or_a_password_that_is_missing_is_said(whole, monkeypatch) -> 
 
 def test_a_changed_line_of_the_audit_log_is_said(whole) -> None:
     log = examination.audit.open_audit(examination.load_settings().prediction_log_url)
-    name = examination.registry.name()
+    name = experiment_name()
     for version in ("1", "2"):
         facts = {"version": version, "reason": ""}
         examination.audit.append(log, name, "refused", facts)

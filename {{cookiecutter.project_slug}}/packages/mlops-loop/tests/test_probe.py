@@ -86,7 +86,8 @@ def test_a_server_that_answers_otherwise_is_refused(bundle) -> None:
     facts = {"threshold": 2.0, "half_width": 1e9, "classes": bundle.manifest["classes"][::-1]}
     reseal(**{key: value for key, value in facts.items() if key in bundle.manifest})
     _, answers, odd, _ = judged(bundle)
-    assert (answers.passed, answers.value) == (False, LIMITS.requests)
+    assert answers.passed is False
+    assert answers.value > 0  # rows that would be called otherwise
     assert odd.passed
 
 

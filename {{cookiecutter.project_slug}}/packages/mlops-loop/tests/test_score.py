@@ -287,5 +287,5 @@ def test_rows_of_odd_types_are_judged_and_never_end_in_a_traceback(project) -> N
     for number, row in enumerate(rows):
         Path("odd.jsonl").write_text(json.dumps(row), encoding="utf-8")
         for suffix in (".csv", ".parquet"):
-            counts, _ = score("odd.jsonl", f"odd{number}{suffix}")
-            assert sum(counts) == 1
+            scored, rejected, _ = score("odd.jsonl", f"odd{number}{suffix}")
+            assert scored + rejected == 1
