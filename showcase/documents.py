@@ -9,7 +9,11 @@ from showcase.processes import Failure
 
 
 class Alarm(BaseModel):
+    """A rule that fired: `rule` for people, `id` and `column` for programs."""
+
     rule: str
+    id: str
+    column: str | None = None
     verdict: str
     text: str
 
@@ -34,10 +38,10 @@ class MonitorSummary(BaseModel):
 
 
 class Decision(BaseModel):
-    """What speaks for a retraining and what against it, each as "rule: what was found"."""
+    """What speaks for a retraining; `blocked_by` names the rules that speak against it."""
 
     reasons: list[str] = []
-    against: list[str] = []
+    blocked_by: list[str] = []
 
 
 class RetrainSummary(BaseModel):

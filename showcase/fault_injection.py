@@ -10,13 +10,13 @@ import pandas as pd
 from showcase import backfill
 from showcase.project import Workspace, beside
 from showcase.server import serving
-from showcase.story import TIMESTAMP, FaultResult, first_day, in_month, name_of
+from showcase.story import TIMESTAMP, Expected, FaultResult, first_day, in_month, name_of
 
 ROWS = 3000
 BATCH = 20  # rows in a request: one bad row refuses all of them
 FOLDER = "faults"
 
-NULLS = "quality: nulls in"
+NULLS = "quality.nulls"
 KILOMETRES = 1.609344  # in a mile
 SUMMER = pd.Timedelta(hours=4)  # from New York's summer time to UTC
 WEATHER = (
@@ -27,11 +27,11 @@ WEATHER = (
 
 @dataclass(frozen=True)
 class Fault:
-    """`inject` changes a table of flights; the alarm's rule begins with `rule`."""
+    """`inject` changes a table of flights; the monitor must raise the alarm `expected`."""
 
     what: str
     inject: Callable[[pd.DataFrame], pd.DataFrame]
-    rule: str
+    expected: Expected
 
 
 def drop_temperature(table: pd.DataFrame) -> pd.DataFrame:
@@ -62,11 +62,17 @@ def shift_to_utc(table: pd.DataFrame) -> pd.DataFrame:
 
 
 FAULTS = (
-    Fault("the thermometer falls silent: no temperature", drop_temperature, f"{NULLS} temp"),
-    Fault("a new carrier flies every twentieth flight", add_carrier, "quality: refused requests"),
-    Fault("LaGuardia's weather no longer finds its flights", break_join, f"{NULLS} pressure"),
-    Fault("distances come in kilometres", convert_to_kilometres, "drift: distance"),
-    Fault("departures come in UTC", shift_to_utc, "drift: departure_minute"),
+    Fault(
+        "the thermometer falls silent: no temperature",
+        drop_temperature,
+        Expected(NULLS, "temperature"),
+    ),
+    Fault("a new carrier flies every twentieth flight", add_carrier, Expected("quality.refused")),
+    Fault(
+        "LaGuardia's weather no longer finds its flights", break_join, Expected(NULLS, "pressure")
+    ),
+    Fault("distances come in kilometres", convert_to_kilometres, Expected("drift", "distance")),
+    Fault("departures come in UTC", shift_to_utc, Expected("drift", "departure_minute")),
 )
 
 
@@ -83,12 +89,11 @@ def inject(
         log = backfill.open_log(workspace.log_url)
         backfill.redate(log, sent, table[TIMESTAMP], shadowed=False)
     found = workspace.monitor(first_day(month), first_day(month + 1))
-    texts = [alarm.text for alarm in found.alarms if alarm.rule.startswith(fault.rule)]
     return FaultResult(
         what=fault.what,
-        rule=fault.rule,
+        expected=fault.expected,
         month=name_of(month),
         verdicts=tuple(found.verdicts),
-        alarm=texts[0] if texts else "",
+        alarm=fault.expected.among(found.alarms),
         page=f"{FOLDER}/{found.report}",
     )

@@ -34,7 +34,7 @@ def decision(month: Month) -> str:
     if found.result in ("promoted", "refused"):
         return f"version {found.version} {found.result}"
     if found.result == "declined":
-        names = ", ".join(text.partition(":")[0] for text in found.decision.against)
+        names = ", ".join(found.decision.blocked_by)
         return f"not retrained ({names})" if found.decision.reasons and names else "not retrained"
     return RESULTS.get(found.result, found.result)
 
@@ -57,8 +57,7 @@ def drifted(monitor: MonitorSummary) -> str:
 def undisturbed(story: Story, fault: FaultResult) -> str:
     """Return whether the rule that caught a fault had fired on the same month without it."""
     alarms = next(month.monitor.alarms for month in story.months if month.name == fault.month)
-    fired = any(alarm.rule.startswith(fault.rule) for alarm in alarms)
-    return "fired as well" if fired else "silent"
+    return "fired as well" if fault.expected.among(alarms) else "silent"
 
 
 def worth(story: Story) -> str:
@@ -100,8 +99,8 @@ def incident_table(story: Story) -> Table:
     heads = ("incident", "month", "caught by", "on the month as it was")
     found = Table(*heads, title="Incidents, in their first window")
     for fault in story.faults:
-        rule = fault.rule.partition(":")[0]
-        caught = f"{rule}: {fault.alarm}" if fault.alarm else "[bold red]NOT CAUGHT"
+        alarm = fault.alarm
+        caught = f"{alarm.verdict}: {alarm.text}" if alarm else "[bold red]NOT CAUGHT"
         found.add_row(fault.what, fault.month, caught, undisturbed(story, fault))
     for naive in story.naive:
         found.add_row(
@@ -151,7 +150,7 @@ def fault_section(story: Story, base: str) -> list[str]:
             fault.what,
             fault.month,
             badges(fault.verdicts),
-            fault.alarm or "NOT CAUGHT",
+            fault.alarm.text if fault.alarm else "NOT CAUGHT",
             undisturbed(story, fault),
             link(f"{base}/{fault.page}", "report"),
         ]

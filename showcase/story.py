@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pandas as pd
 
-from showcase.documents import MonitorSummary, RetrainSummary
+from showcase.documents import Alarm, MonitorSummary, RetrainSummary
 
 TIMESTAMP = "scheduled_departure"
 
@@ -34,14 +34,27 @@ class Month:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """The alarm that must see a fault, by the id of its rule and its column."""
+
+    id: str
+    column: str | None = None
+
+    def among(self, alarms: list[Alarm]) -> Alarm | None:
+        """Return the alarm if it is there."""
+        mine = (self.id, self.column)
+        return next((alarm for alarm in alarms if (alarm.id, alarm.column) == mine), None)
+
+
+@dataclass(frozen=True)
 class FaultResult:
-    """A fault in its first window: verdicts, text of the alarm that must see it, and page."""
+    """A fault in its first window: verdicts, the alarm that must see it, and the page."""
 
     what: str
-    rule: str  # of the alarm, its beginning
+    expected: Expected
     month: str
     verdicts: tuple[str, ...]
-    alarm: str  # empty if there was none
+    alarm: Alarm | None
     page: str
 
 
