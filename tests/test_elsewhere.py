@@ -24,8 +24,8 @@ PASSWORD = "correct-horse-battery"
 LOAD = """
 import mlflow
 mlflow.set_tracking_uri("sqlite:///mlflow.db")
-model = mlflow.sklearn.load_model("models:/SLUG@champion")
-print(type(model).__name__)
+model = mlflow.pyfunc.load_model("models:/SLUG@champion")
+print(type(model.unwrap_python_model()).__name__)
 """
 
 
@@ -152,7 +152,7 @@ def test_a_registry_moves_with_its_folder(pipeline: Project, tmp_path: Path) -> 
     assert "champion already" in moved.uv(moved.slug, "promote").stdout
     assert (moved.path / "build/champion/bundle.json").is_file()
     loaded = moved.uv("python", "-c", LOAD.replace("SLUG", moved.slug)).stdout
-    assert loaded.split()[-1] == "Pipeline"
+    assert loaded.split()[-1] == "ContractModel"
     tamper(moved)
     assert "version 2 is the new champion" in moved.uv(moved.slug, "promote").stdout
     assert "version 1 is champion again" in moved.uv(moved.slug, "rollback").stdout

@@ -125,7 +125,7 @@ def test_a_version_that_its_commit_does_not_give_is_found(
     finally:
         (tmp_path / "remote").rename(remote)
     assert done.returncode == 3, done.stderr
-    assert done.stderr.splitlines()[-1].endswith("different: files: card.md")
+    assert done.stderr.splitlines()[-1].endswith("files: card.md differ")
     assert "does not give data/raw.parquet" in done.stdout
     assert "Running stage 'ingest'" in done.stdout
 

@@ -383,14 +383,15 @@ def test_ci_runs_and_goes_red(project: Project, tmp_path: Path) -> None:
         pytest.skip("act is not installed, or ACT_IMAGE names no image for its runner")
     clone = tmp_path / "clone"
     project.run("git", "clone", "--quiet", project.path, clone)
-    (uv,) = re.findall(r"uses: (astral-sh/setup-uv@\w+)", actions_text(project))
+    used = re.findall(r"uses: ([\w-]+/(setup-uv|upload-artifact)@\w+)", actions_text(project))
+    standins = [f"--local-repository={action}={STANDINS / name}" for action, name in sorted({*used})]
     cache = project.run("uv", "cache", "dir").stdout.strip()
 
     def act() -> subprocess.CompletedProcess[str]:
         return execute(
             *("act", "push", "--workflows", ".github/workflows/ci.yml", "--rm", "--pull=false"),
             *("--platform", f"ubuntu-latest={image}", "--container-daemon-socket", "-"),
-            *("--local-repository", f"{uv}={STANDINS / 'setup-uv'}"),
+            *standins,
             *("--container-options", f"--volume {cache}:/root/.cache/uv"),
             # All of the project's tests run in test_package.py: here, that they are run.
             *("--env", "PYTEST_ADDOPTS=--no-cov -k contract"),
