@@ -28,7 +28,8 @@ REGRESSORS = {
     ),
     "ridge": Ridge,
 }
-TREES = ("gradient_boosting",)  # need no scaling, and learn from missing values
+BOOSTED = ("gradient_boosting",)  # learn from missing values
+LINEAR = ("logistic_regression", "ridge")  # need numbers of one scale
 
 # Types, beyond those that skops trusts, that a model file may hold. Add only what you reviewed:
 # none of them may run code of its own when it is loaded.
@@ -46,19 +47,23 @@ def build(schema: Schema, params: TrainParams) -> Pipeline:
     estimator = estimators[params.model](**params.settings)
     if "random_state" in estimator.get_params():
         estimator.set_params(random_state=params.seed)
-    return make_pipeline(preprocessing(schema, params.model in TREES), estimator)
+    return make_pipeline(preprocessing(schema, params.model), estimator)
 
 
-def preprocessing(schema: Schema, trees: bool) -> BaseEstimator:
-    """Return what turns the contract's features into numbers, for trees or for a linear model."""
+def preprocessing(schema: Schema, model: str) -> BaseEstimator:
+    """Return what turns the contract's features into numbers, as the model of this name needs it.
+
+    Trees get them unscaled: ONNX counts in float32, where a scaled number may change its branch.
+    """
     known = [list(schema.columns[name].categories or ()) for name in schema.categorical]
-    numbers: Any = "passthrough"
+    numbers: Any = SimpleImputer(keep_empty_features=True, strategy="median")
     categories: Any = OrdinalEncoder(
         categories=known, handle_unknown="use_encoded_value", unknown_value=-1
     )
-    if not trees:
-        imputer = SimpleImputer(keep_empty_features=True, strategy="median")
-        numbers = make_pipeline(imputer, StandardScaler())
+    if model in BOOSTED:
+        numbers = "passthrough"
+    if model in LINEAR:
+        numbers = make_pipeline(numbers, StandardScaler())
         categories = OneHotEncoder(categories=known, handle_unknown="ignore", sparse_output=False)
     columns = [("numbers", numbers, schema.numeric), ("categories", categories, schema.categorical)]
     return ColumnTransformer([column for column in columns if column[2]])
