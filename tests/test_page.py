@@ -250,7 +250,7 @@ def test_the_status_is_a_click_away_and_can_be_read(
 ) -> None:
     page = visit(viewport=viewport, color_scheme=scheme)
     page.get_by_role("link", name="Status").click()
-    playwright.expect(page.get_by_role("heading", level=1)).to_have_text("Status: flights")
+    playwright.expect(page.get_by_role("heading", level=1)).to_have_text("Status: flight-delays")
     playwright.expect(page.locator("#status")).to_contain_text("Version 1 is ready")
     assert page.locator("svg").count() == 6
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
@@ -284,4 +284,4 @@ def test_without_a_script_the_card_is_there_and_the_form_says_why_it_is_not(visi
     page = visit(java_script_enabled=False)
     playwright.expect(page.get_by_text("The form needs JavaScript")).to_be_visible()
     playwright.expect(page.get_by_role("button", name="Predict")).to_be_disabled()
-    playwright.expect(page.get_by_role("heading", name="Model card: flights")).to_be_visible()
+    playwright.expect(page.get_by_role("heading", name="Model card: flight-delays")).to_be_visible()

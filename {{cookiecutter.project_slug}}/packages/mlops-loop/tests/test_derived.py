@@ -119,6 +119,8 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     file = tmp_path / "own_features.py"
     file.write_text(original.read_text("utf-8"), "utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
+    # Python's cache knows a file by second and size, which an edit of one digit leaves alike.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     mine = replace(plugins.current_project(), derive="own_features:derive")
     monkeypatch.setenv(plugins.VARIABLE, json.dumps(mine.__dict__))
     yield file

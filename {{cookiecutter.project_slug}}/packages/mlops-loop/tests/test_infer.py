@@ -563,6 +563,17 @@ def test_nothing_of_the_example_stays(source_tree, folder, capsys) -> None:
     assert "removed" not in capsys.readouterr().out
 
 
+def test_without_uv_the_lock_file_is_left_to_the_user(
+    source_tree, folder, capsys, monkeypatch
+) -> None:
+    (folder / "uv.lock").write_text("version = 1\n", encoding="utf-8")
+    monkeypatch.setenv("PATH", str(folder))
+    inferred("data.csv")
+    assert "by hand: pyproject.toml asks for less than before: run `uv lock`" in (
+        capsys.readouterr().out
+    )
+
+
 def test_what_was_edited_is_kept_and_named(source_tree, folder, capsys) -> None:
     ingest = source_tree / "ingest.py"
     own = ingest.read_text("utf-8").replace("Where rows come from", "Our rows")

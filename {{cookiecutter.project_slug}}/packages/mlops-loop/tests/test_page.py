@@ -7,6 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from mlops_loop.base import files
+from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.scoring.bundle import Bundle, open_bundle
 from mlops_loop.serving.app import create_app
@@ -204,7 +205,7 @@ def test_a_key_is_asked_for_only_where_there_are_keys(bundle, monkeypatch) -> No
 
 def test_the_card_is_on_the_page_and_an_older_bundle_without_one_is_served(bundle) -> None:
     found = read(bundle)
-    assert found.texts.count(f"Model card: {load_schema().name}") == 1
+    assert found.texts.count(f"Model card: {current_project().name}") == 1
     assert len(found.all("h1")) == 1  # the page's own
     assert [made for made in found.all("p") if made.get("id") == "no-script"]
     assert all("disabled" in made for made in found.all("button"))  # until the script runs

@@ -1,5 +1,6 @@
 """`schema infer`: read a table once, propose its contract, and adapt the project to it."""
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +21,11 @@ from mlops_loop.data.source.read import batches, local
 from mlops_loop.onboarding import git
 from mlops_loop.onboarding.infer.adapt import new_behaviour, new_params, new_pipeline
 from mlops_loop.onboarding.infer.contract import as_yaml, present_head
-from mlops_loop.onboarding.infer.example import Removal, plan_removal
+from mlops_loop.onboarding.infer.example import PYPROJECT, Removal, plan_removal
 from mlops_loop.onboarding.infer.report import print_report
 from mlops_loop.onboarding.infer.table import measure_shares, propose_table
+
+LOCK = Path("uv.lock")
 
 
 def infer(
@@ -58,6 +61,8 @@ def infer(
         files.write_text(path, content)
     files.ACCEPTED.unlink(missing_ok=True)  # of the table before
     removal.carry_out()
+    if PYPROJECT in removal.written and not locked():
+        removal.by_hand.append("pyproject.toml asks for less than before: run `uv lock`")
     print_report(open_console(), schema, proposal, known.rows, shares, outcome)
     print_next(written_source, list(written), removal)
 
@@ -96,6 +101,16 @@ def name_of(source: str | Sql) -> str:
     if isinstance(source, Sql):
         return "query"
     return Path(format_source(source)).name.split(".")[0] or "table"
+
+
+def locked() -> bool:
+    """Bring uv.lock, if there is one, in step with pyproject.toml; return whether it is."""
+    if not LOCK.is_file():
+        return True
+    try:
+        return subprocess.run(["uv", "lock", "--quiet"]).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 def print_next(source: str | Sql, written: list[Path], removal: Removal) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mlops_loop.base.params import Params, format_source
+from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.reporting.markdown import code, paragraph, plain, table
@@ -101,7 +102,7 @@ def card(about: Subject, found: Evidence, plots: list[str], hashes: dict[str, st
     schema, task = about.schema, tasks.of(about.schema)
     resampled = "days (rows, if they are fewer than 20)" if schema.timestamp else "rows"
     return CARD.format(
-        name=plain(schema.name),
+        name=current_project().name,
         description=paragraph(schema.description),
         target=target(schema),
         answers=answers(about, found),
