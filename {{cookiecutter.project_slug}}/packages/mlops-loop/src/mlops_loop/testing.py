@@ -76,7 +76,8 @@ def run_on_sample(plugged_in: project.Project, folder: Path, rows: int = 5000) -
     project.use(plugged_in)
     for file in (files.SCHEMA, files.PARAMS, files.BEHAVIOUR):
         shutil.copy(file, folder)
-    schema, params = load_schema(), load_params()
+    schema = load_schema()
+    params = load_params()
     raw = folder / files.RAW
     ingest.store(schema, params.ingest, raw)
     tables.write_table(raw, sample(tables.read_table(raw), schema, rows))

@@ -33,8 +33,10 @@ def parse_yaml(text: str, name: str, model: type[Model], context: Any = None) ->
     except yaml.YAMLError as error:
         raise Failure(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
-        place, reason = error.errors()[0]["loc"], error.errors()[0]["msg"]
-        line, key = line_of(tree, place), ".".join(str(part) for part in place)
+        place = error.errors()[0]["loc"]
+        reason = error.errors()[0]["msg"]
+        line = line_of(tree, place)
+        key = ".".join(str(part) for part in place)
         reason = reason.removeprefix("Value error, ")
         raise Failure(f"{name}, line {line}: {key or 'top level'}: {reason}") from None
     except ValueError as error:  # such as the date 2013-13-45
@@ -66,7 +68,8 @@ def line_of(node: yaml.Node | None, place: tuple[int | str, ...]) -> int:
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
             found = [(item, item) for item in node.value[part : part + 1]]
         if found:  # else the key is missing, or pydantic's name for one of several forms
-            mark, node = found[0][0].start_mark.line, found[0][1]
+            mark = found[0][0].start_mark.line
+            node = found[0][1]
     return mark + 1
 
 
@@ -74,9 +77,12 @@ def edited(path: Path, change: Callable[[Any], None]) -> str:
     """Return the text of a YAML file after a change; comments stay."""
     from ruamel.yaml import YAML  # here, because the server has none
 
-    editor, text, tag = YAML(), StringIO(), "tag:yaml.org,2002:"
+    editor = YAML()
+    text = StringIO()
+    tag = "tag:yaml.org,2002:"
     editor.indent(mapping=2, sequence=4, offset=2)
-    editor.width, editor.preserve_quotes = 110, True
+    editor.width = 110
+    editor.preserve_quotes = True
     # As PyYAML reads it, which holds to YAML 1.1: null by name, and a point in every float.
     add = editor.representer.add_representer
     add(type(None), lambda to, _: to.represent_scalar(f"{tag}null", "null"))

@@ -8,13 +8,15 @@ from collections.abc import Callable
 class Failure(Exception):
     """Something is missing, broken or out of reach: exit code 1."""
 
-    code, word = 1, "error"
+    code = 1
+    word = "error"
 
 
 class Refusal(Failure):
     """A check ran and says no: exit code 3."""
 
-    code, word = 3, "refused"
+    code = 3
+    word = "refused"
 
 
 def redacted(text: str) -> str:

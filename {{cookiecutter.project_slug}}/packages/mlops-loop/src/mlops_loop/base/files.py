@@ -12,15 +12,24 @@ from typing import Any
 
 from mlops_loop.base.errors import Failure
 
-SCHEMA, PARAMS, BEHAVIOUR = Path("schema.yaml"), Path("params.yaml"), Path("behaviour.yaml")
-DVC, LOCK = Path("dvc.yaml"), Path("dvc.lock")
-RAW, TRAIN = Path("data/raw.parquet"), Path("data/train.parquet")
-VALIDATION, TEST = Path("data/validation.parquet"), Path("data/test.parquet")
+SCHEMA = Path("schema.yaml")
+PARAMS = Path("params.yaml")
+BEHAVIOUR = Path("behaviour.yaml")
+DVC = Path("dvc.yaml")
+LOCK = Path("dvc.lock")
+RAW = Path("data/raw.parquet")
+TRAIN = Path("data/train.parquet")
+VALIDATION = Path("data/validation.parquet")
+TEST = Path("data/test.parquet")
 OUTPUTS = RAW, TRAIN, VALIDATION, TEST
-MODEL, BUNDLE, REPORTS = Path("models/model.skops"), Path("build/bundle"), Path("reports")
+MODEL = Path("models/model.skops")
+BUNDLE = Path("build/bundle")
+REPORTS = Path("reports")
 BATCH = 100_000  # rows that are read or written at a time
 ACCEPTED = REPORTS / "data" / "accepted.json"  # how the data was distributed that passed last
-METRICS, INTERVALS, PLOTS = REPORTS / "metrics.json", REPORTS / "intervals.json", REPORTS / "plots"
+METRICS = REPORTS / "metrics.json"
+INTERVALS = REPORTS / "intervals.json"
+PLOTS = REPORTS / "plots"
 SLICES, FAIRNESS, BEHAVED = (
     REPORTS / f"{name}.csv" for name in ("slices", "fairness", "behaviour")
 )

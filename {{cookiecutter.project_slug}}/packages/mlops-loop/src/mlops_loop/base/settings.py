@@ -70,6 +70,7 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        key, reason = str(error.errors()[0]["loc"][0]).upper(), error.errors()[0]["msg"]
+        key = str(error.errors()[0]["loc"][0]).upper()
+        reason = error.errors()[0]["msg"]
         known = ", ".join(Settings.model_fields).upper()
         raise Failure(f".env or environment: {key}: {reason}; known are {known}") from None

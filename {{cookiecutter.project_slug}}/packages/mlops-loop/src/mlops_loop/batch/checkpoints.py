@@ -29,7 +29,8 @@ def folder_of(target: str) -> Iterator[Path]:
     tmp_path = Path(target).with_name(f".{Path(target).name}.parts")
     parts = FAR / sha256(target.encode()).hexdigest()[:16] if "://" in target else tmp_path
     parts.mkdir(parents=True, exist_ok=True)
-    lock, whole = FileLock(parts / "lock", timeout=0), False
+    lock = FileLock(parts / "lock", timeout=0)
+    whole = False
     try:
         lock.acquire()
     except Timeout:

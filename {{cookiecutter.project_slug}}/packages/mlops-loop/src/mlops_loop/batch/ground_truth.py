@@ -53,7 +53,8 @@ def record(engine: sa.Engine, rows: pd.DataFrame) -> tuple[list[int], list[list[
     ones.
     """
     pairs = list(zip(rows["prediction_id"].tolist(), rows["value"].tolist(), strict=True))
-    counts, unknown = [0, 0, 0], list[list[Any]]()
+    counts = [0, 0, 0]
+    unknown = list[list[Any]]()
     for start in range(0, len(pairs), CHUNK):
         part = pairs[start : start + CHUNK]
         try:
@@ -91,7 +92,9 @@ def record_file(source: str) -> Counts:
     settings = load_settings()
     schema = open_bundle(Path(settings.bundle)).schema
     engine = open_log(settings.prediction_log_url)
-    counts, unknown, rejected = [0, 0, 0], list[list[Any]](), list[list[Any]]()
+    counts = [0, 0, 0]
+    unknown = list[list[Any]]()
+    rejected = list[list[Any]]()
     for table in batches(source, schema.missing):
         good, bad = divide(table, schema)
         done, strange = record(engine, good)

@@ -46,9 +46,11 @@ def answers(scores: np.ndarray, schema: Schema, point: OperatingPoint) -> pa.Tab
 
     `scores` has the shape (rows, classes), or (rows, 1) for a regression.
     """
-    scores, name = scores.astype(np.float64), schema.prediction
+    scores = scores.astype(np.float64)
+    name = schema.prediction
     if not schema.classes:
-        value, half = scores[:, 0], point.half_width
+        value = scores[:, 0]
+        half = point.half_width
         return pa.table({name: value, f"{name}, low": value - half, f"{name}, high": value + half})
     labels = pa.array(schema.classes).take(pa.array(chosen(scores, schema, point)))
     chances = {
@@ -100,7 +102,8 @@ def score_typed(typed: pa.Table, scorer: Scorer, schema: Schema) -> tuple[np.nda
 
 def divide(table: pa.Table, answered: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Return the rows with their answers, and those that were rejected with the reasons."""
-    good, scored = answered[REASON].is_null(), table
+    good = answered[REASON].is_null()
+    scored = table
     for name in answered.column_names[:-1]:
         scored = scored.append_column(name, answered[name])
     rejected = table.append_column(REASON, answered[REASON])

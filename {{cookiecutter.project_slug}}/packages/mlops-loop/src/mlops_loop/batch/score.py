@@ -43,9 +43,11 @@ def ahead(
     """Yield each table and what `work` makes of its number and itself, in order; threads do both
     ahead.
     """
-    pool, waiting = ThreadPoolExecutor(THREADS + 1), deque[tuple[pa.Table, Future[pa.Table]]]()
+    pool = ThreadPoolExecutor(THREADS + 1)
+    waiting = deque[tuple[pa.Table, Future[pa.Table]]]()
     try:
-        number, reading = 0, pool.submit(next, tables, None)
+        number = 0
+        reading = pool.submit(next, tables, None)
         while (table := reading.result()) is not None:
             reading = pool.submit(next, tables, None)
             waiting.append((table, pool.submit(work, number, table)))
@@ -66,7 +68,9 @@ def write(
     """Write tables with their answers to two files: rows scored, and rows rejected. Return their
     numbers.
     """
-    kind, writers, rows = WRITERS[good.suffix], list[Any](), [0, 0]
+    kind = WRITERS[good.suffix]
+    writers = list[Any]()
+    rows = [0, 0]
     with ExitStack() as open_files:
         for table, answered in pairs:
             tables = divide(flat(table) if kind is pa.csv.CSVWriter else table, answered)

@@ -15,7 +15,9 @@ from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.files import SCHEMA
 from mlops_loop.contract.schema import Column, Schema
 
-BREAK, RETRAIN, HARMLESS = "break", "retrain", "harmless"
+BREAK = "break"
+RETRAIN = "retrain"
+HARMLESS = "harmless"
 KINDS = {
     BREAK: ("bold red", "clients must change before this is served"),
     RETRAIN: ("yellow", "clients need not change; the model must be trained on it"),
@@ -66,7 +68,8 @@ def changes(old: Schema, new: Schema) -> list[Change]:
 
 
 def of_column(where: str, old: Column | None, new: Column | None) -> Iterator[Change]:
-    before, after = role_of(old), role_of(new)
+    before = role_of(old)
+    after = role_of(new)
     if old is None or new is None or before != after:
         nullable = new is not None and new.nullable
         words = f"{before} -> {'nullable ' * nullable}{after}"

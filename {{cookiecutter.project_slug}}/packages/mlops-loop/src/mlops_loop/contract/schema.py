@@ -180,7 +180,8 @@ class Schema(BaseModel, extra="forbid"):
     @field_validator("target")
     @classmethod
     def fits_the_task(cls, name: str, info: ValidationInfo) -> str:
-        column, task = info.data.get("columns", {}).get(name), info.data.get("task")
+        column = info.data.get("columns", {}).get(name)
+        task = info.data.get("task")
         if column is None or task is None:
             return name  # reported elsewhere
         classes = len(column.categories or ())

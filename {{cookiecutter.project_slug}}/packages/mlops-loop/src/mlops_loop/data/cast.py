@@ -39,9 +39,11 @@ def cast(values: pa.Array | pa.ChunkedArray, column: Column) -> pa.Array | pa.Ch
     A text is read as the number, time or truth value that it spells; a number is never taken for a
     truth value, or the other way round.
     """
-    kind, wanted = values.type, ARROW[column.type]
+    kind = values.type
+    wanted = ARROW[column.type]
     if pa.types.is_dictionary(kind):
-        values, kind = values.cast(kind.value_type), kind.value_type
+        values = values.cast(kind.value_type)
+        kind = kind.value_type
     if pa.types.is_null(kind) or kind == wanted:
         return values.cast(wanted)
     texts = is_text(kind) or wanted == pa.string()
@@ -139,7 +141,8 @@ def is_valid(given: pa.ChunkedArray, typed: pa.Array | pa.ChunkedArray, column: 
     if gaps[0] != gaps[1] or (gaps[0] and not column.nullable):
         return False
     if column.type in ("number", "integer"):
-        (low, high), found = column.limits, pc.min_max(typed).as_py()
+        low, high = column.limits
+        found = pc.min_max(typed).as_py()
         return found["min"] is None or bool(low <= found["min"] and found["max"] <= high)
     if column.categories is not None and not column.allow_unknown:
         return set(pc.unique(typed).to_pylist()) <= {*column.categories, None}

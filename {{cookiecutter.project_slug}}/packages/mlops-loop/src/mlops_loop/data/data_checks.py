@@ -90,7 +90,8 @@ def codes(values: pd.Series) -> np.ndarray:
 
 
 def balanced_accuracy(inputs: np.ndarray, truth: np.ndarray) -> float:
-    half, leaf = len(truth) // 2, max(1, len(truth) // 4000)
+    half = len(truth) // 2
+    leaf = max(1, len(truth) // 4000)
     tree = DecisionTreeClassifier(min_samples_leaf=leaf, class_weight="balanced", random_state=SEED)
     right = tree.fit(inputs[:half], truth[:half]).predict(inputs[half:]) == truth[half:]
     recalls = pd.Series(right).groupby(pd.Series(truth[half:])).mean()
@@ -111,7 +112,8 @@ def same_number(inputs: np.ndarray, truth: np.ndarray) -> float:
 
 def r_squared(inputs: np.ndarray, truth: np.ndarray) -> float:
     """Return R2 of a tree, or of a straight line, which tells the outermost values better."""
-    half, leaf = len(truth) // 2, max(1, len(truth) // 4000)
+    half = len(truth) // 2
+    leaf = max(1, len(truth) // 4000)
     tree = DecisionTreeRegressor(min_samples_leaf=leaf, random_state=SEED).fit(
         inputs[:half], truth[:half]
     )
@@ -154,7 +156,8 @@ def shares(values: pd.Series, bins: dict[str, Any]) -> np.ndarray:
     A number is on an edge or between two: so those that occur often have a bin of their own.
     """
     if "edges" in bins:
-        numbers, edges = values.to_numpy("float64", na_value=np.nan), np.array(bins["edges"])
+        numbers = values.to_numpy("float64", na_value=np.nan)
+        edges = np.array(bins["edges"])
         places = np.searchsorted(edges, numbers, "left") + np.searchsorted(edges, numbers, "right")
         other = 2 * len(edges) + 1
     else:
@@ -183,7 +186,8 @@ def shift(accepted: dict[str, Any], values: pd.Series) -> tuple[float, float, li
 
     The distance is Jensen-Shannon's, base 2: 0 if they are alike, 1 if they have nothing in common.
     """
-    before, now = np.array(accepted["shares"]), shares(values, accepted)
+    before = np.array(accepted["shares"])
+    now = shares(values, accepted)
     both = (before + now) / 2
     some = both > 0
     parts = [

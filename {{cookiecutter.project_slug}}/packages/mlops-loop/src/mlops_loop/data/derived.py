@@ -56,7 +56,8 @@ def checked(
     A row that breaks the contract has no derived values.
     """
     good = (reasons == "").to_numpy()
-    deriver, reasons = open_deriver(schema), reasons.copy()
+    deriver = open_deriver(schema)
+    reasons = reasons.copy()
     if not deriver.derived or not good.any():
         return typed.reindex(columns=[*typed, *schema.derived]), reasons
     arrays = deriver(input_columns(typed[good], deriver.inputs))

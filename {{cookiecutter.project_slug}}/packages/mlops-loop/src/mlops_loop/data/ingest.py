@@ -28,7 +28,8 @@ def select(table: pa.Table, schema: Schema, params: IngestParams, as_text: set[s
     What does not fit the contract - columns that are missing, values of another type, rows without
     a time - is left for `validate` to report.
     """
-    table, time = cast_table(table, schema.source, as_text), schema.timestamp
+    table = cast_table(table, schema.source, as_text)
+    time = schema.timestamp
     if time is None or time not in table.column_names or time in as_text:
         return table
     inside = pc.is_null(table[time])
@@ -74,6 +75,7 @@ def store(schema: Schema, params: IngestParams, path: Path = RAW) -> tuple[int, 
 
 
 def main() -> None:
-    params, schema = load_params().ingest, load_schema()
+    params = load_params().ingest
+    schema = load_schema()
     rows, columns = store(schema, params)
     print(f"ingest: {rows:,} rows, {columns} columns from {format_source(params.source)}")

@@ -41,7 +41,9 @@ def column(**keys: Any) -> Column:
     return Column(role="ignored", **keys)
 
 
-NUMBER, INTEGER, TEXT = column(type="number"), column(type="integer"), column(type="category")
+NUMBER = column(type="number")
+INTEGER = column(type="integer")
+TEXT = column(type="category")
 
 
 @dataclass
@@ -124,7 +126,8 @@ def update_profile(seen: ColumnProfile, values: pa.ChunkedArray, name: str) -> N
         seen.counts = seen.counts.rename_columns(["value", "count"])
     if seen.counts.num_rows > KEPT:
         order = pc.sort_indices(seen.counts, [("count", "descending")])[:KEPT]
-        seen.counts, seen.more = seen.counts.take(order), True
+        seen.counts = seen.counts.take(order)
+        seen.more = True
 
 
 def update_numbers(seen: ColumnProfile, found: pa.Table) -> None:
@@ -169,7 +172,9 @@ def profile_table(
     tables: Iterable[pa.Table], target: str, timestamp: str | None
 ) -> Iterator[TableProfile]:
     """Give, after each table, what is known so far. Raises Failure if a column named is absent."""
-    known, chance, random = TableProfile(), 1.0, np.random.default_rng(0)
+    known = TableProfile()
+    chance = 1.0
+    random = np.random.default_rng(0)
     for table in tables:
         if known.sample is None:
             known.profiles = {name: ColumnProfile() for name in table.column_names}

@@ -78,7 +78,8 @@ def at_random(strata: pd.Series, params: SplitParams) -> np.ndarray:
     """
     shuffled = np.argsort(np.random.default_rng(params.seed).random(len(strata)), kind="stable")
     groups = pd.Series(pd.factorize(strata.to_numpy()[shuffled])[0])
-    place, size = groups.groupby(groups).cumcount(), groups.map(groups.value_counts())
+    place = groups.groupby(groups).cumcount()
+    size = groups.map(groups.value_counts())
     fewest = (size >= 3).astype(int)
     test = (size * (1 - params.train_share - params.validation_share)).round()
     test = test.clip(fewest, size - 1 - fewest)

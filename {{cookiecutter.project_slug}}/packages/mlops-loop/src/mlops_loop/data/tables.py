@@ -29,7 +29,8 @@ def write_table(path: Path, table: Any) -> None:
 def write_tables(path: Path, tables: Iterable[Any]) -> tuple[int, int]:
     """Write Arrow tables, one after the other, to a Parquet file; return its rows and columns."""
 
-    rows, writer = 0, None
+    rows = 0
+    writer = None
     try:
         for table in tables:
             writer = writer or pq.ParquetWriter(path, table.schema)
@@ -64,7 +65,8 @@ def read_sample(path: Path, rows: int, seed: int = 0) -> Any:
     if not path.is_file() or (total := pq.read_metadata(path).num_rows) <= rows:
         return read_table(path)
     chosen = sample_mask(total, rows, seed)
-    parts, start = [], 0
+    parts = []
+    start = 0
     for batch in pq.ParquetFile(path).iter_batches(files.BATCH):
         parts.append(batch.to_pandas()[chosen[start : start + len(batch)]])
         start += len(batch)

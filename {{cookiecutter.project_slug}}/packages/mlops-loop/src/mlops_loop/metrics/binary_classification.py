@@ -15,7 +15,8 @@ from mlops_loop.scoring.operating_point import OperatingPoint
 
 GATE_METRICS = {"roc_auc": True}
 SLICE_LIMITS = {"floor": 0.5, "max_gap": 0.1}  # of the ROC AUC
-SLICE_METRIC, SLICE_GAP = "roc_auc", "roc_auc below the whole's"
+SLICE_METRIC = "roc_auc"
+SLICE_GAP = "roc_auc below the whole's"
 MISCALIBRATION = "calibration_error"
 OBJECTIVE = "log_loss"
 PREDICTION_KIND: Literal["numerical"] = "numerical"
@@ -114,14 +115,13 @@ def weighted_metrics(
 ) -> Callable[[np.ndarray], dict[str, float]]:
     """Return the function that gives the metrics under weights of the rows, shape (rows,), >= 0."""
     positive = predictions(scores, schema)
-    area, squares, losses = (
-        weighted_area(truth, positive),
-        (positive - truth) ** 2,
-        surprise(truth, positive),
-    )
+    area = weighted_area(truth, positive)
+    squares = (positive - truth) ** 2
+    losses = surprise(truth, positive)
 
     def weighted(weights: np.ndarray) -> dict[str, float]:
-        brier, loss = average(squares, weights), average(losses, weights)
+        brier = average(squares, weights)
+        loss = average(losses, weights)
         return {"roc_auc": area(weights), "brier": brier, "log_loss": loss}
 
     return weighted
@@ -147,7 +147,8 @@ def weighted_area(truth: np.ndarray, positive: np.ndarray) -> Callable[[np.ndarr
     It is the share of pairs, of a row that is positive and one that is not, in which the former has
     the higher score; ties count half. All sorting is done here, once.
     """
-    yes, no = np.flatnonzero(truth), np.flatnonzero(~truth)
+    yes = np.flatnonzero(truth)
+    no = np.flatnonzero(~truth)
     no = no[np.argsort(positive[no], kind="stable")]
     below, upto = (np.searchsorted(positive[no], positive[yes], side) for side in ("left", "right"))
 
@@ -220,7 +221,8 @@ def plots(
     schema: Schema,
     params: EvaluateParams,
 ) -> dict[str, tuple[Figure, pd.DataFrame]]:
-    positive, name = predictions(scores, schema), str(schema.positive)
+    positive = predictions(scores, schema)
+    name = str(schema.positive)
     common = {"name": "model", "plot_chance_level": True}
     bins: Any = {"n_bins": params.calibration_bins, "strategy": "quantile", "name": "model"}
     roc = metrics.RocCurveDisplay.from_predictions(truth, positive, **common)

@@ -42,7 +42,8 @@ def resample(
     The weights of a resample depend on `groups` and `seed` only, so two models are compared on the
     same. A metric that a resample does not have, such as an AUC of one class only, is NaN there.
     """
-    draws, count = np.random.default_rng(seed), int(groups.max()) + 1
+    draws = np.random.default_rng(seed)
+    count = int(groups.max()) + 1
     with np.errstate(invalid="ignore", divide="ignore"):
         return pd.DataFrame(
             [statistic(draws.poisson(1.0, count)[groups]) for _ in range(resamples)]

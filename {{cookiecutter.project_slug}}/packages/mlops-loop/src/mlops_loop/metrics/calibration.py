@@ -38,10 +38,12 @@ def calibration(
     Where the error is more than `max_error`, the limit is what a model whose promises are right
     would have by chance with so few rows, in 95 of 100 cases.
     """
-    task, limit = tasks.of(schema), max_error
+    task = tasks.of(schema)
+    limit = max_error
     error = task.miscalibration(truth, scores, operating_point, schema, params)
     if error > limit:
-        draws, given = np.random.default_rng(0), (scores, operating_point, schema, params)
+        draws = np.random.default_rng(0)
+        given = (scores, operating_point, schema, params)
         chance = [
             task.miscalibration(task.sample_labels(draws, *given), *given) for _ in range(RESAMPLES)
         ]

@@ -25,7 +25,8 @@ from mlops_loop.scoring.operating_point import OperatingPoint
 # Not accuracy: where one class is common, always naming it is hard to beat.
 GATE_METRICS = {"log_loss": False, "macro_roc_auc": True}
 SLICE_LIMITS = {"floor": 0.5, "max_gap": 0.1}  # of the mean ROC AUC
-SLICE_METRIC, SLICE_GAP = "macro_roc_auc", "macro_roc_auc below the whole's"
+SLICE_METRIC = "macro_roc_auc"
+SLICE_GAP = "macro_roc_auc below the whole's"
 PREDICTION_KIND: Literal["categorical"] = "categorical"
 PLOTS = [
     {"ROC": {"x": "false_positive_rate", "y": {"reports/plots/roc.csv": "true_positive_rate"}}},
@@ -100,10 +101,12 @@ def weighted_metrics(
 ) -> Callable[[np.ndarray], dict[str, float]]:
     """Return the function that gives the metrics under weights of the rows, shape (rows,), >= 0."""
     losses = surprise(np.ones(len(truth), dtype=bool), scores[np.arange(len(truth)), truth])
-    areas, right = weighted_areas(truth, scores), scores.argmax(axis=1) == truth
+    areas = weighted_areas(truth, scores)
+    right = scores.argmax(axis=1) == truth
 
     def weighted(weights: np.ndarray) -> dict[str, float]:
-        loss, accuracy = average(losses, weights), average(right, weights)
+        loss = average(losses, weights)
+        accuracy = average(right, weights)
         return {"log_loss": loss, "macro_roc_auc": areas(weights), "accuracy": accuracy}
 
     return weighted
@@ -181,10 +184,12 @@ def plots(
     params: EvaluateParams,
 ) -> dict[str, tuple[Figure, pd.DataFrame]]:
     names = np.array(schema.classes, dtype=object)
-    roc, fit = Figure(layout="tight"), Figure(layout="tight")
+    roc = Figure(layout="tight")
+    fit = Figure(layout="tight")
     axes, tables = (roc.subplots(), fit.subplots()), ([], [])  # type: ignore[var-annotated]
     for number, name in enumerate(names):
-        is_it, probability = truth == number, scores[:, number]
+        is_it = truth == number
+        probability = scores[:, number]
         if not 0 < is_it.sum() < len(truth):
             continue
         area = metrics.RocCurveDisplay.from_predictions(
@@ -201,7 +206,8 @@ def plots(
         axis.axline((0, 0), slope=1, color="grey", linestyle=":")
     axes[1].set(xlabel="predicted probability", ylabel="observed share")
     axes[1].legend()
-    actual, called = names[truth], predictions(scores, schema)
+    actual = names[truth]
+    called = predictions(scores, schema)
     looks: Any = {"cmap": "Blues", "colorbar": False, "values_format": ",", "xticks_rotation": 45}
     confusion = metrics.ConfusionMatrixDisplay.from_predictions(actual, called, **looks)
     return {

@@ -18,7 +18,8 @@ SLICE_LIMITS = {
     "floor": 0,
     "max_gap": 1.0,
 }  # of the D2 score; of the error, as a share of the whole's
-SLICE_METRIC, SLICE_GAP = "d2", "mae above the whole's, as a share"
+SLICE_METRIC = "d2"
+SLICE_GAP = "mae above the whole's, as a share"
 MISCALIBRATION = "coverage, difference from what was asked"
 OBJECTIVE = "mae"
 PREDICTION_KIND: Literal["numerical"] = "numerical"
@@ -114,10 +115,12 @@ def weighted_metrics(
 ) -> Callable[[np.ndarray], dict[str, float]]:
     """Return the function that gives the metrics under weights of the rows, shape (rows,), >= 0."""
     errors = scores[:, 0] - truth
-    sizes, held = np.abs(errors), np.abs(errors) <= operating_point.half_width
+    sizes = np.abs(errors)
+    held = np.abs(errors) <= operating_point.half_width
 
     def weighted(weights: np.ndarray) -> dict[str, float]:
-        mae, rmse = average(sizes, weights), float(np.sqrt(average(errors**2, weights)))
+        mae = average(sizes, weights)
+        rmse = float(np.sqrt(average(errors**2, weights)))
         return {
             "mae": mae,
             "rmse": rmse,
@@ -137,7 +140,8 @@ def slice_quality(
     is no better than the median. None if the target does not vary. Source: Koenker and Machado,
     Goodness of fit and related inference processes for quantile regression, JASA 1999.
     """
-    errors, usual = np.abs(scores[:, 0] - truth), np.abs(truth - np.median(truth))
+    errors = np.abs(scores[:, 0] - truth)
+    usual = np.abs(truth - np.median(truth))
     if not usual.any():
         return None
 

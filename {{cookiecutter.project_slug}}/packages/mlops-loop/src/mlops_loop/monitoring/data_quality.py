@@ -63,7 +63,8 @@ def outside_range(
     """Return the share of numbers beyond the reference's range. Seasons do this: no alarm."""
     shares: dict[str, float | None] = {}
     for name in [name for name in current if name in schema.numeric]:
-        low, high = reference[name].min(), reference[name].max()
+        low = reference[name].min()
+        high = reference[name].max()
         shares[name] = float(((current[name] < low) | (current[name] > high)).mean())
     return shares
 

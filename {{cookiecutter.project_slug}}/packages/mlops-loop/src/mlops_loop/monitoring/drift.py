@@ -26,7 +26,9 @@ METHODS = {"num_method": "wasserstein", "cat_method": "jensenshannon"}
 MIN_DEVIATION = 0.001  # standard deviation by which Evidently divides a distance at least
 MAX_BLOCK_ROWS = 5000  # drawn of a block: with more, chance hardly matters
 MIN_BLOCKS = 4  # into which the reference's days are cut at least
-DISTANCE, NULLS = "distance", "nulls"  # what the null distribution is of, for each column
+# What the null distribution is of, for each column.
+DISTANCE = "distance"
+NULLS = "nulls"
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,8 @@ def evaluate_inputs(
     window: MonitoringWindow, held_out: pd.DataFrame, bundle: Bundle, params: Params
 ) -> Findings:
     """Check features and predictions: drift, missing values, unknown categories."""
-    schema, monitor = bundle.schema, params.monitor
+    schema = bundle.schema
+    monitor = params.monitor
     if (rows := len(window.answered)) < monitor.min_rows:
         few = f"{rows:,} predictions are too few: monitor.min_rows asks for {monitor.min_rows}"
         skipped = dict.fromkeys(("drift", "quality.nulls", "quality.unseen"), few)
@@ -194,7 +195,8 @@ def evaluate_outcomes(
     window: MonitoringWindow, held_out: pd.DataFrame, bundle: Bundle, params: Params
 ) -> Findings:
     """Check the predictions whose ground truth is known against the test window."""
-    schema, limits = bundle.schema, params.monitor.decay
+    schema = bundle.schema
+    limits = params.monitor.decay
     labelled = LabelledRows.of(window.labelled, schema)
     known = Performance(
         labelled=window.known,

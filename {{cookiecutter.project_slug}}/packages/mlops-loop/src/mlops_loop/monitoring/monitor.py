@@ -47,7 +47,8 @@ def monitor(days: float | None = None, until: datetime | None = None) -> WindowS
 
     Writes reports/monitor/<window>/ and the index over all windows.
     """
-    settings, params = load_settings(), load_params()
+    settings = load_settings()
+    params = load_params()
     bundle = newest_champion(settings)
     if not (bundle.folder / HELD_OUT).is_file():
         raise Failure(f"{bundle.folder} is of an older version of this project: promote a new one")

@@ -96,7 +96,8 @@ def calibration_error(
 
 def calibration_curve(labelled: LabelledRows, schema: Schema) -> list[CalibrationBin]:
     """Return predicted and observed means over bins of equal size, by what was predicted."""
-    truth, scores = labelled.truth, labelled.scores
+    truth = labelled.truth
+    scores = labelled.scores
     predicted = scores[:, 0]
     observed = truth
     if schema.positive:

@@ -60,7 +60,8 @@ def demo() -> None:
     bundle = promoted_or_candidate()
     step(f"serve: {bundle}")
     served = serve_traffic(bundle)
-    verdict, report = ("none, as there is no champion", "none")
+    verdict = "none, as there is no champion"
+    report = "none"
     if served.is_champion:
         step("monitor: the window with this traffic")
         verdict, report = judge()

@@ -125,7 +125,8 @@ def lock_file() -> str:
 def tracking() -> str:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    settings, probe = load_settings(), f"doctor-{uuid.uuid4().hex}"
+    settings = load_settings()
+    probe = f"doctor-{uuid.uuid4().hex}"
     with session(settings) as client, tempfile.TemporaryDirectory() as folder:
         experiment = client.get_experiment_by_name(settings.mlflow_experiment_name)
         client.set_experiment_tag(experiment.experiment_id, probe, "written")
@@ -212,7 +213,8 @@ def champion() -> str:
     if not version:
         what = "versions are registered, but none is champion"
         raise Failure(f"{what}: `{promote}` a better one")
-    bundle, expected = open_bundle(Path(settings.bundle)), version.tags.get("bundle_sha256")
+    bundle = open_bundle(Path(settings.bundle))
+    expected = version.tags.get("bundle_sha256")
     if (bundle.version, bundle.sha256) != (str(version.version), expected):
         found = (
             f"{settings.bundle} holds version {bundle.version}, the champion is {version.version}"

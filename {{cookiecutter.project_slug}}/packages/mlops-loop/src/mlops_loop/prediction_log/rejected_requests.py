@@ -40,7 +40,8 @@ def insert_rejected(connection: sa.Connection, rows: Sequence[RejectedRequests])
 
 def count_rejected(engine: sa.Engine, start: datetime, end: datetime) -> dict[KindAndPlace, int]:
     """Return how many requests were rejected from `start` on and before `end`."""
-    kind, place = REFUSALS.c.kind, REFUSALS.c.place
+    kind = REFUSALS.c.kind
+    place = REFUSALS.c.place
     in_window = (REFUSALS.c.time >= start) & (REFUSALS.c.time < end)
     query = sa.select(kind, place, sa.func.sum(REFUSALS.c.requests)).where(in_window)
     with engine.connect() as connection:

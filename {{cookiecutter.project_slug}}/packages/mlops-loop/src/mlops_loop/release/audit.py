@@ -204,7 +204,8 @@ def verify(engine: sa.Engine, model: str, anchors: Mapping[str, str]) -> list[st
     """
     missing = dict(anchors)
     problems = list[str]()
-    before, expected = "", 1
+    before = ""
+    expected = 1
     with connected(engine) as connection:
         for number, line, digest in connection.execute(query(model).order_by(LINES.c.number)):
             if sha256(line.encode()).hexdigest() != digest:
@@ -215,7 +216,8 @@ def verify(engine: sa.Engine, model: str, anchors: Mapping[str, str]) -> list[st
                 follows = f"line {number} does not follow the one before it"
                 problems.append(f"{follows}: either was changed")
             missing.pop(digest, None)
-            before, expected = digest, number + 1
+            before = digest
+            expected = number + 1
     problems += [f"the line about version {version} is missing" for version in missing.values()]
     return problems
 

@@ -22,7 +22,8 @@ SHOWN = 5  # problems in the line of a refusal
 
 def problems(client: MlflowClient, log: sa.Engine) -> list[str]:
     """Return what is wrong with the audit log, in itself and beside the registry."""
-    name, champion = experiment_name(), registry.by_alias(client, "champion")
+    name = experiment_name()
+    champion = registry.by_alias(client, "champion")
     if found := audit.verify(log, name, anchors(client)):
         return found
     move = audit.last(log, name, *audit.MOVES)
@@ -34,7 +35,8 @@ def problems(client: MlflowClient, log: sa.Engine) -> list[str]:
 
 def show_audit(lines: int, as_json: bool) -> None:
     """Print the audit log; raise a Refusal if it, or the registry, was tampered with."""
-    settings, name = load_settings(), experiment_name()
+    settings = load_settings()
+    name = experiment_name()
     log = audit.open_audit(settings.prediction_log_url)
     with session(settings) as client:
         found = problems(client, log)

@@ -58,9 +58,11 @@ def open_candidate(
     bundle: Bundle, champion: Champion | None, window: pd.DataFrame, params: EvaluateParams
 ) -> Candidate:
     """Return a bundle with its scores and metrics on the window, beside the naive baseline's."""
-    schema, point = bundle.schema, OperatingPoint.of(bundle.manifest)
+    schema = bundle.schema
+    point = OperatingPoint.of(bundle.manifest)
     task = tasks.of(schema)
-    truth, scores = task.truth(window, schema), score(bundle, window)
+    truth = task.truth(window, schema)
+    scores = score(bundle, window)
     naive = task.baseline(tables.read_table(TRAIN), window, schema, params.baseline_by)
     return Candidate(
         bundle,
@@ -76,7 +78,8 @@ def open_candidate(
 
 
 def same_target(champion: Bundle, candidate: Bundle) -> bool:
-    old, new = champion.schema, candidate.schema
+    old = champion.schema
+    new = candidate.schema
     return (old.task, old.target) == (new.task, new.target)
 
 

@@ -62,7 +62,8 @@ def restore(log: sa.Engine, move: dict[str, Any], champion: ModelVersion | None)
 
 def tag(client: MlflowClient, version: ModelVersion, move: dict[str, Any]) -> None:
     """Write on the versions who promoted the one, and why the other was rolled back."""
-    name, number = experiment_name(), move["version"]
+    name = experiment_name()
+    number = move["version"]
     if move["event"] == "promoted":
         client.set_model_version_tag(name, number, "promoted_by", move["by"])
         client.set_model_version_tag(name, number, "promoted_at", move["time"])
@@ -75,7 +76,8 @@ def tag(client: MlflowClient, version: ModelVersion, move: dict[str, Any]) -> No
 
 def set_aliases(client: MlflowClient, move: dict[str, Any]) -> None:
     """Point `champion` and `previous` at the versions that the line names."""
-    name, number = experiment_name(), move["version"]
+    name = experiment_name()
+    number = move["version"]
     if move["before"]:
         client.set_registered_model_alias(name, "previous", move["before"])
     client.set_registered_model_alias(name, "champion", number)

@@ -48,7 +48,8 @@ def read_again(lacking: dict[str, Column], schema: Schema, params: Params) -> pd
     kept = {name: column.model_copy(update={"role": "slice"}) for name, column in lacking.items()}
     wider = schema.model_copy(update={"columns": {**schema.columns, **kept}})
     keys = [name for name in (schema.target, schema.timestamp) if name]
-    as_text, parts = set[str](), list[pa.Table]()
+    as_text = set[str]()
+    parts = list[pa.Table]()
     try:
         for table in selected(wider, params.ingest, as_text):
             if gone := [name for name in kept if name not in table.column_names or name in as_text]:

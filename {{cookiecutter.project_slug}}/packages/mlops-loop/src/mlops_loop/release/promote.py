@@ -46,7 +46,8 @@ def log_card(client: MlflowClient, version: ModelVersion, bundle: Bundle) -> Non
 
 def check_inputs(candidate: Bundle) -> None:
     """Raise a Failure if the work tree is no longer what the candidate was made from."""
-    made, now = candidate.manifest, load_params().model_dump(mode="json", include=SECTIONS)
+    made = candidate.manifest
+    now = load_params().model_dump(mode="json", include=SECTIONS)
     changed = [
         name for name, digest in made["inputs_sha256"].items() if files.sha256(Path(name)) != digest
     ]
@@ -85,8 +86,11 @@ def promote() -> Promotion:
 
     Either way the served folder then holds the registry's champion, and the audit log a line.
     """
-    settings, params, folder = load_settings(), load_params(), target()
-    candidate, window = open_bundle(BUNDLE), tables.read_sample(TEST, params.gates.max_rows)
+    settings = load_settings()
+    params = load_params()
+    folder = target()
+    candidate = open_bundle(BUNDLE)
+    window = tables.read_sample(TEST, params.gates.max_rows)
     check_inputs(candidate)
     with session(settings) as client:
         log = audit.open_audit(settings.prediction_log_url)
@@ -129,7 +133,9 @@ class Decision:
 
 def decide(decision: Decision, results: list[GateResult]) -> Promotion:
     """Write down what the gates say, in the audit log first, and carry it out."""
-    client, name, number = decision.client, decision.version.name, decision.number
+    client = decision.client
+    name = decision.version.name
+    number = decision.number
     against = "; ".join(reasons(results))
     gates = [asdict(result) for result in results]
     client.set_model_version_tag(name, number, "gates", json.dumps(gates))
@@ -159,7 +165,9 @@ def refuse(
     decision: Decision, results: list[GateResult], facts: dict[str, Any], against: str
 ) -> Promotion:
     """Keep a version as challenger, with the reasons."""
-    client, name, number = decision.client, decision.version.name, decision.number
+    client = decision.client
+    name = decision.version.name
+    number = decision.number
     seen = audit.last_move(decision.log, name)
     line = audit.append(decision.log, name, "refused", facts, seen)
     client.set_registered_model_alias(name, "challenger", number)

@@ -53,10 +53,8 @@ def register(client: MlflowClient, run_id: str, bundle: Bundle) -> ModelVersion:
     if known := versions(client, bundle):
         return known[0]
     client.log_artifacts(run_id, str(bundle.folder), f"bundle/{bundle.sha256[:12]}")
-    uri, tags = (
-        client.get_run(run_id).data.tags["model_uri"],
-        {"bundle_sha256": bundle.sha256, **lineage()},
-    )
+    uri = client.get_run(run_id).data.tags["model_uri"]
+    tags = {"bundle_sha256": bundle.sha256, **lineage()}
     made = mlflow.register_model(uri, experiment_name(), tags=tags)
     first = versions(client, bundle)[0]
     if first.version != made.version:  # another process has registered it at the same time

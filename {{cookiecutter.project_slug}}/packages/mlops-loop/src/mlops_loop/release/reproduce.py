@@ -75,7 +75,8 @@ def registered(number: str, folder: Path) -> tuple[Bundle, str]:
                 "see MLFLOW_TRACKING_URI"
             )
         registry.fetch(version, folder)
-    bundle, commit = open_bundle(folder), version.tags.get("git_commit", "")
+    bundle = open_bundle(folder)
+    commit = version.tags.get("git_commit", "")
     if bundle.sha256 != version.tags["bundle_sha256"]:
         raise Refusal(
             f"the registry's files of version {number} are not those that were registered"
@@ -155,7 +156,8 @@ def freeze(pipeline: Any) -> None:
             code = [
                 dep for dep in stage.get("deps", []) if str(dep).startswith(("src/", "packages/"))
             ]
-            stage["frozen"], stage["deps"] = True, code  # of which the manifest holds the hashes
+            stage["frozen"] = True
+            stage["deps"] = code  # of which the manifest holds the hashes
 
 
 def build(folder: Path) -> dict[str, Any]:
@@ -192,7 +194,9 @@ def differences(old: dict[str, Any], new: dict[str, Any], place: str = "") -> li
     """Return where two manifests differ: the names of files, and the keys of all else."""
     found = []
     for key in dict.fromkeys([*old, *new]):
-        before, after, where = old.get(key), new.get(key), f"{place}{key}"
+        before = old.get(key)
+        after = new.get(key)
+        where = f"{place}{key}"
         if isinstance(before, dict) and isinstance(after, dict):
             found += differences(before, after, f"{where}: ")
         elif before != after:

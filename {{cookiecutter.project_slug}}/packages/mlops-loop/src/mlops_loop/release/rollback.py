@@ -13,7 +13,9 @@ from mlops_loop.tracking.session import experiment_name, session
 
 def roll_back(number: str | None, reason: str) -> str:
     """Make a former champion champion again, by default the last; return its version."""
-    settings, folder, name = load_settings(), target(), experiment_name()
+    settings = load_settings()
+    folder = target()
+    name = experiment_name()
     with session(settings) as client:
         log = audit.open_audit(settings.prediction_log_url)
         champion = settle(client, log)

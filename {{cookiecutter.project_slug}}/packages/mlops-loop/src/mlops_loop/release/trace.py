@@ -114,7 +114,8 @@ def facts(prediction_id: str) -> dict[str, str]:
 
 def version_facts(found: Origin) -> dict[str, str]:
     """Return what the registry says of the version: who promoted it, its gates, run and commit."""
-    version, tags = found.version, found.version.tags
+    version = found.version
+    tags = found.version.tags
     aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
     moved = [name for name in ("refused", "rolled_back") if name in tags]
     return {

@@ -16,7 +16,9 @@ from mlops_loop.scoring.operating_point import OperatingPoint
 
 MANIFEST = "bundle.json"
 PROMOTION = "promotion.json"  # joins the bundle when it is promoted: version, commit, person
-REFERENCE, HELD_OUT = "reference.parquet", "held_out.parquet"  # what the monitor compares with
+# What the monitor compares with.
+REFERENCE = "reference.parquet"
+HELD_OUT = "held_out.parquet"
 CARDS = {"card.md", "card.html"}  # what a promotion completes: it then holds their new hashes
 
 

@@ -44,7 +44,8 @@ class Inputs(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, columns: Columns, inputs: Mapping[str, Column]) -> None:
-        self.columns, self.inputs = columns, inputs
+        self.columns = columns
+        self.inputs = inputs
 
     def __getitem__(self, name: str) -> np.ndarray:
         array = as_array(self.columns[name], self.inputs[name]).view()
@@ -157,7 +158,8 @@ def checker(column: Column) -> Callable[[np.ndarray], bool]:
         return lambda values: not column.allow_unknown and known.issuperset(values.tolist())
     if column.type == "boolean":
         return lambda values: values.dtype.kind == "b"
-    (low, high), whole = column.limits, column.type == "integer"
+    low, high = column.limits
+    whole = column.type == "integer"
 
     def keeps(values: np.ndarray) -> bool:
         if len(values) <= FEW:
@@ -196,7 +198,8 @@ def open_deriver(schema: Schema) -> Deriver:
     """
     if not schema.derived:
         return Deriver("", lambda _: {}, schema.inputs, {}, {})
-    name, function = project.current_project().derive, project.load("derive")
+    name = project.current_project().derive
+    function = project.load("derive")
     if name is None or function is None:
         first = next(iter(schema.derived))
         raise Failure(

@@ -73,7 +73,8 @@ def with_ids(ids: list[str], outputs: list[Any]) -> list[Any]:
     if isinstance(outputs[0], dict):
         return [{"id": name, **output} for name, output in zip(ids, outputs, strict=True)]
     names = outputs[0].__struct_fields__
-    kind, values = identified(names), attrgetter(*names)
+    kind = identified(names)
+    values = attrgetter(*names)
     return [kind(name, *values(output)) for name, output in zip(ids, outputs, strict=True)]
 
 

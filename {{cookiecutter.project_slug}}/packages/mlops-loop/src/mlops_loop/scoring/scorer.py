@@ -38,7 +38,8 @@ def onnx_scores(bundle: Bundle) -> Scores:
     options.intra_op_num_threads = 1  # small batches lose more to threads than they gain
     path = bundle.folder / "model.onnx"
     session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-    features, categorical = list(bundle.schema.features), set(bundle.schema.categorical)
+    features = list(bundle.schema.features)
+    categorical = set(bundle.schema.categorical)
     derived = bundle.schema.derived
     inputs = [found.name for found in session.get_inputs()]  # in the order of the features
     output = session.get_outputs()[-1].name  # a classifier's first one is the label
@@ -46,7 +47,8 @@ def onnx_scores(bundle: Bundle) -> Scores:
     def scores(columns: Columns) -> np.ndarray:
         feed = {}
         for name, given in zip(features, inputs, strict=True):
-            values, text = columns[name], name in categorical
+            values = columns[name]
+            text = name in categorical
             if text:
                 gaps = (isinstance(values, list) or name in derived) and None in list(values)
                 array = np.array(

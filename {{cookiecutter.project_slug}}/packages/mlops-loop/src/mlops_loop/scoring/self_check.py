@@ -69,7 +69,8 @@ def check(bundle: Bundle, derive: Deriver, scores: Scores) -> None:
         raise Refusal(f"{bundle.folder / FILE} cannot be read: {reason}") from None
     columns = as_columns(rows.inputs, bundle.schema.inputs)
     derived = check_derived(bundle, rows, columns, derive)
-    found, expected = scores({**columns, **derived}), np.array(rows.scores)
+    found = scores({**columns, **derived})
+    expected = np.array(rows.scores)
     apart = np.abs(found - expected).max(axis=1)
     if not (apart <= rows.tolerance * max(np.abs(expected).max(), 1e-30)).all():
         row = int(np.nan_to_num(apart, nan=np.inf).argmax())

@@ -54,9 +54,13 @@ class Follower:
         now = snapshot(self.folder)
         if now == self.seen and other is self.against:
             return
-        model, problem = None, ""
+        model = None
+        problem = ""
         if self.champion and not now:
-            self.seen, self.against, self.model, self.refused = now, other, None, ""
+            self.seen = now
+            self.against = other
+            self.model = None
+            self.refused = ""
             return
         try:
             model = load(self.folder, self.secret)
@@ -65,7 +69,8 @@ class Follower:
             problem = str(error).partition("\n")[0]
         if snapshot(self.folder) != now:
             return  # replaced meanwhile: what was read may be of two bundles
-        self.seen, self.against = now, other
+        self.seen = now
+        self.against = other
         if self.champion and problem:
             self.model = None  # an older one may not go with the champion either
         if problem and problem != self.refused:
@@ -120,7 +125,8 @@ def is_same_bundle(one: LoadedModel, other: LoadedModel | None) -> bool:
 
 def watch(followers: list[Follower]) -> tuple[Callable[[], None], Callable[[], None]]:
     """Check repeatedly in a thread; return the functions that make it check now, and stop."""
-    now, ended = threading.Event(), threading.Event()
+    now = threading.Event()
+    ended = threading.Event()
 
     def run() -> None:
         while not ended.is_set():

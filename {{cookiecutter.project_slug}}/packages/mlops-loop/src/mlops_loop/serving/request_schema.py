@@ -38,7 +38,10 @@ class Invalid(Exception):
         self, status: int, text: str, place: Sequence[str | int] = (), column: str = ""
     ) -> None:
         super().__init__(text)
-        self.status, self.text, self.place, self.column = status, text, ["body", *place], column
+        self.status = status
+        self.text = text
+        self.place = ["body", *place]
+        self.column = column
         match place:
             case ["rows", int(), str(name)]:
                 self.column = name
@@ -166,7 +169,8 @@ class Reader:
         self.open = [
             (name, column.nullable) for name, column in inputs.values() if column.allow_unknown
         ]
-        self.missing, self.secret = set(schema.missing), secret
+        self.missing = set(schema.missing)
+        self.secret = secret
         self.pii = [name for name, column in schema.inputs.items() if column.pii]
         self.others = {
             name: no_input(name, schema) for name in schema.columns if name not in schema.inputs
@@ -203,7 +207,8 @@ class Reader:
 
         Where any text is allowed, some stand for a missing value: Invalid where none may be.
         """
-        found, absent = {name: list(map(get, rows)) for name, get, _ in self.getters}, 0
+        found = {name: list(map(get, rows)) for name, get, _ in self.getters}
+        absent = 0
         for name, _, nullable in self.getters:
             if nullable and (gaps := found[name].count(UNSET)):
                 absent += gaps
@@ -286,9 +291,9 @@ def to_invalid(
     if number := re.match(r"(?:\.(rows|outcomes))?\[(\d+)\]\.?", where):
         place = [*(place or [number[1] or "rows"]), int(number[2])]
         where = where[number.end() :]
-    column = where.lstrip(".").rstrip("`")
-    if missing := re.fullmatch("Object missing required field `(.*)`", said, re.DOTALL):
-        said, column = "is missing", missing[1]
+    missing = re.fullmatch("Object missing required field `(.*)`", said, re.DOTALL)
+    said = "is missing" if missing else said
+    column = missing[1] if missing else where.lstrip(".").rstrip("`")
     if other and len(place) > 1:
         return Invalid(422, others[other], [*place, other])
     status = 413 if re.match("Expected `array` of length <=", said) else 422

@@ -31,7 +31,10 @@ from mlops_loop.serving.request_schema import Invalid, Rows
 # In the environment of processes that `serve --workers` starts: a copy of what is served now.
 LAST_GOOD_BUNDLE = "BUNDLE_KEPT"
 ReadRows = Callable[[LoadedModel], Rows]
-CHAMPION, CANARY, SHADOW = "champion", "canary", "shadow"  # variants
+# Variants.
+CHAMPION = "champion"
+CANARY = "canary"
+SHADOW = "shadow"
 LOG_SECONDS = 30  # that an answer may wait for the log
 RETRY_AFTER = {"Retry-After": "5"}
 IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,200}")
@@ -110,7 +113,8 @@ class Service:
         if version is None:
             model, variant = self.choose(body)
         else:
-            model, variant = self.model, CHAMPION
+            model = self.model
+            variant = CHAMPION
             if model.version != version:
                 raise HTTPException(404, "this version is not served")
         prefix = request_prefix(idempotency_key, key, body)

@@ -53,11 +53,14 @@ def lineage() -> dict[str, str]:
 
 def record_training(client: MlflowClient) -> str:
     """Record the model file of the work tree as a run, unless there is one; return its id."""
-    experiment, model_hash = client.get_experiment_by_name(experiment_name()), files.sha256(MODEL)
+    experiment = client.get_experiment_by_name(experiment_name())
+    model_hash = files.sha256(MODEL)
     wanted = f"tags.model_sha256 = '{model_hash}'"
     if known := client.search_runs([experiment.experiment_id], wanted, max_results=1):
         return str(known[0].info.run_id)
-    params, schema, data_hash = load_params(), load_schema(), files.sha256(TRAIN)
+    params = load_params()
+    schema = load_schema()
+    data_hash = files.sha256(TRAIN)
     table = tables.read_sample(TRAIN, params.train.max_rows, params.train.seed)
     estimator = describe(load(MODEL))
     with mlflow.start_run(run_name=estimator.name) as active:

@@ -55,7 +55,8 @@ def slices(
     test: pd.DataFrame, truth: np.ndarray, scored: np.ndarray, schema: Schema, minimum: int
 ) -> pd.DataFrame:
     """Return the metrics on each value of the contract's slice columns that has enough rows."""
-    task, found = tasks.of(schema), []
+    task = tasks.of(schema)
+    found = []
     for name in schema.slices:
         for value, rows in test.groupby(fairness.values(test[name])).indices.items():
             if len(rows) >= minimum and (
@@ -73,7 +74,8 @@ def behaviour_of(
     gate: BehaviourGate | None,
 ) -> pd.DataFrame:
     """Return how the tests of behaviour.yaml came out, on as many rows as the gate says."""
-    declared, rows = load_behaviour(schema), gate.rows if gate else len(table)
+    declared = load_behaviour(schema)
+    rows = gate.rows if gate else len(table)
 
     def predict(rows: pd.DataFrame) -> np.ndarray:
         return scores(model, rows, schema)
@@ -98,8 +100,10 @@ def measure_windows(
     model: Pipeline, windows: Windows, schema: Schema, params: EvaluateParams
 ) -> tuple[dict[str, Metrics], OperatingPoint]:
     """Return the metrics of model and baseline, each at its best operating point."""
-    task, by = tasks.of(schema), params.baseline_by
-    earlier, truth = task.truth(windows.validation, schema), task.truth(windows.test, schema)
+    task = tasks.of(schema)
+    by = params.baseline_by
+    earlier = task.truth(windows.validation, schema)
+    truth = task.truth(windows.test, schema)
     on_validation = scores(model, windows.validation, schema)
     point = task.choose_operating_point(earlier, on_validation, schema, params)
     usual = task.baseline(windows.train, windows.validation, schema, by)
@@ -116,9 +120,11 @@ def measure_windows(
 
 def evaluate(model: Pipeline, windows: Windows, schema: Schema, params: Params) -> Evaluation:
     """Return how the model does on the test window: overall, by slice, group, behaviour."""
-    test, limits = windows.test, params.evaluate
+    test = windows.test
+    limits = params.evaluate
     found, point = measure_windows(model, windows, schema, limits)
-    truth, scored = tasks.of(schema).truth(test, schema), scores(model, test, schema)
+    truth = tasks.of(schema).truth(test, schema)
+    scored = scores(model, test, schema)
     plots = tasks.of(schema).plots(truth, scored, point, schema, limits)
     with threadpool_limits(1):  # many small predictions: threads would wait for each other
         behaviour = behaviour_of(model, test, point, schema, params.gates.behaviour)
@@ -158,7 +164,9 @@ def write_reports(found: Evaluation, schema: Schema) -> None:
 
 
 def main() -> None:
-    schema, params, model = load_schema(), load_params(), load(MODEL)
+    schema = load_schema()
+    params = load_params()
+    model = load(MODEL)
     windows = Windows(*map(tables.read_table, (TRAIN, VALIDATION, TEST)))
     by = params.evaluate.baseline_by
     if by is not None and by not in windows.train:
@@ -172,7 +180,8 @@ def main() -> None:
             client.log_metric(run_id, name, value)
         client.log_artifacts(run_id, str(PLOTS), "evaluation")
     for name in tasks.of(schema).GATE_METRICS:
-        value, usual = found.windows["test"][name], found.windows["baseline"][name]
+        value = found.windows["test"][name]
+        usual = found.windows["baseline"][name]
         interval = found.intervals.get(name)
         between = f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
         print(f"evaluate: test {name} {value:.4f}{between}, naive baseline {usual:.4f}")

@@ -12,12 +12,11 @@ from mlops_loop.metrics import tasks
 from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.skops_model import scores
 
-ROWS, CELLS = 3000, 10**9  # at most, of the test window, and to predict from: what takes seconds
-SHOWN, POINTS, CATEGORIES = (
-    6,
-    20,
-    12,
-)  # features in the plot of dependence, and at most values of each
+ROWS = 3000  # of the test window, at most
+CELLS = 10**9  # to predict from, at most: what takes seconds
+SHOWN = 6  # features in the plot of dependence
+POINTS = 20  # values of a number in it, at most
+CATEGORIES = 12
 
 
 def importance(
@@ -31,40 +30,41 @@ def importance(
 ) -> pd.DataFrame:
     """Return by how much the deciding metric gets worse when a feature is shuffled.
 
-    Columns: feature, importance (mean of `repeats` shuffles, in the units of the first metric of
-    the task's GATES; about 0 is of no use) and spread (their standard deviation); the largest
-    first. Features that tell the same share their importance. Source: Fisher, Rudin and Dominici,
-    All Models are Wrong, but Many are Useful, JMLR 2019.
+    Columns: feature, importance (mean of `repeats` shuffles, in the deciding metric's units) and
+    spread (their standard deviation); the largest first. Features that tell the same share their
+    importance. Source: Fisher, Rudin and Dominici, All Models are Wrong, but Many are Useful, 2019.
     """
-    task, generator = tasks.of(schema), np.random.default_rng(seed)
-    metric, more_is_better = next(iter(task.GATE_METRICS.items()))
+    task = tasks.of(schema)
+    metric, more_is_better = tasks.deciding_metric(schema)
+    generator = np.random.default_rng(seed)
     rows = max(200, min(ROWS, CELLS // (repeats * len(schema.features) ** 2)))
     chosen = np.sort(generator.choice(len(table), min(rows, len(table)), replace=False))
-    sample, known = table.iloc[chosen][list(schema.features)].reset_index(drop=True), truth[chosen]
+    known = truth[chosen]
+    sample = table.iloc[chosen][list(schema.features)].reset_index(drop=True)
 
     def quality(scored: np.ndarray) -> float:
-        value: float = task.weighted_metrics(known, scored, operating_point, schema)(
-            np.ones(len(known))
-        )[metric]
+        weighted = task.weighted_metrics(known, scored, operating_point, schema)
+        value = weighted(np.ones(len(known)))[metric]
         return value if more_is_better else -value
 
-    whole, found = quality(scores(model, sample, schema)), []
+    whole = quality(scores(model, sample, schema))
+    found = []
     repeated = pd.concat([sample] * repeats, ignore_index=True)  # predicted at once: that is faster
     for name in schema.features:
         order = np.concatenate([generator.permutation(len(sample)) for _ in range(repeats)])
         shuffled = repeated.assign(**{name: sample[name].take(order).array})
         parts = np.split(scores(model, shuffled, schema), repeats)
         losses = [whole - quality(part) for part in parts]
-        found.append(
-            {"feature": name, "importance": np.mean(losses), "spread": np.std(losses, ddof=1)}
-        )
-    ranked = pd.DataFrame(found).sort_values("importance", ascending=False, kind="stable")
-    return rounded(ranked.reset_index(drop=True))
+        found.append((name, np.mean(losses), np.std(losses, ddof=1)))
+    measured = pd.DataFrame(found, columns=["feature", "importance", "spread"])
+    ranked = measured.sort_values("importance", ascending=False, kind="stable", ignore_index=True)
+    return rounded(ranked)
 
 
 def bars(important: pd.DataFrame, schema: Schema) -> Figure:
     """Return a figure of the importance of the first twenty features."""
-    metric, top = next(iter(tasks.of(schema).GATE_METRICS)), important.head(20)[::-1]
+    metric = next(iter(tasks.of(schema).GATE_METRICS))
+    top = important.head(20)[::-1]
     figure = Figure(figsize=(6.4, max(2.4, 0.28 * len(top) + 1)), layout="tight")
     axis = figure.subplots()
     axis.barh([label(name) for name in top["feature"]], top["importance"], xerr=top["spread"])
@@ -134,7 +134,8 @@ def curves(found: pd.DataFrame, schema: Schema) -> Figure:
     for axis in axes[len(names) :]:
         axis.remove()
     for axis, name in zip(axes, names, strict=False):
-        column, part = schema.features[name], found[found["feature"] == name]
+        column = schema.features[name]
+        part = found[found["feature"] == name]
         discrete = column.type in ("category", "boolean")
         for of, curve in part.groupby("class"):
             values = (

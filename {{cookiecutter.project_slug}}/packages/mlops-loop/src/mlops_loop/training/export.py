@@ -57,13 +57,15 @@ def to_onnx(model: Pipeline, schema: Schema) -> bytes:
 
     The converter replaces what is not a letter or digit in their names; the order stays.
     """
-    text, number = StringTensorType([None, 1]), FloatTensorType([None, 1])
+    text = StringTensorType([None, 1])
+    number = FloatTensorType([None, 1])
     types = [(name, text if name in schema.categorical else number) for name in schema.features]
     options = {"zipmap": False} if schema.classes else None  # probabilities as a table
     try:
         graph = convert_sklearn(model, schema.name, types, options=options)
     except Exception as error:  # the converter raises many kinds
-        reason, name = str(error).strip().partition("\n")[0], type(model[-1]).__name__
+        reason = str(error).strip().partition("\n")[0]
+        name = type(model[-1]).__name__
         instead = "set `export.format: skops` in params.yaml to serve it through scikit-learn"
         raise Failure(f"the pipeline of {name} cannot become ONNX; {instead} ({reason})") from None
     # The converter lists them in the order of a set, which differs from process to process.
@@ -144,7 +146,8 @@ def write_check_rows(folder: Path, facts: dict[str, Any], schema: Schema, params
     """Write rows with their scores: whoever loads the bundle computes them again."""
     manifest = Manifest.model_validate(facts | {"files": hashes(folder)})
     unsealed = Bundle(folder, manifest, {}, schema, "")
-    scorer, gate = load_scorer(unsealed), params.gates.parity
+    scorer = load_scorer(unsealed)
+    gate = params.gates.parity
     rows = tables.as_json(tables.read_sample(TEST, self_check.ROWS), schema)
     tolerance = gate.max_difference if gate else self_check.TOLERANCE
     found = self_check.compute(rows, schema, scorer.derive, scorer.scores, tolerance)
@@ -152,8 +155,11 @@ def write_check_rows(folder: Path, facts: dict[str, Any], schema: Schema, params
 
 
 def main() -> None:
-    schema, params = load_schema(), load_params()
-    model, metrics, task = load(MODEL), files.read_json(METRICS), tasks.of(schema)
+    schema = load_schema()
+    params = load_params()
+    model = load(MODEL)
+    metrics = files.read_json(METRICS)
+    task = tasks.of(schema)
     used = params.model_dump(mode="json", include=SECTIONS)
     test = tables.read_table(TEST)
     sample = tables.read_sample(TRAIN, params.export.reference_rows)
@@ -192,7 +198,8 @@ def main() -> None:
         )
         write_card(folder, schema, params, facts)
         seal(folder, facts)
-        scorer, limit = open_scorer(open_bundle(folder)), params.gates.parity
+        scorer = open_scorer(open_bundle(folder))
+        limit = params.gates.parity
         parts = (
             test.iloc[first : first + files.BATCH] for first in range(0, len(test), files.BATCH)
         )

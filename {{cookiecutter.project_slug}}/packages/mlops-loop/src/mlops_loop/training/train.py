@@ -55,7 +55,8 @@ def round_thresholds(model: Pipeline) -> None:
 
 
 def main() -> None:
-    schema, params = load_schema(), load_params().train
+    schema = load_schema()
+    params = load_params().train
     # Opened first, so that nothing is trained in vain when it cannot be recorded.
     with session(load_settings()) as client:
         table = tables.read_sample(TRAIN, params.max_rows, params.seed)

@@ -58,7 +58,8 @@ def folds(table: pd.DataFrame, schema: Schema, seed: int) -> list[Fold]:
     """Return places of rows to learn from and to judge by; the latter are later, if there is a
     time.
     """
-    target, every = table[schema.target], np.arange(len(table))
+    target = table[schema.target]
+    every = np.arange(len(table))
     try:
         if schema.timestamp:
             when = table[schema.timestamp].to_numpy()
@@ -82,9 +83,11 @@ def folds(table: pd.DataFrame, schema: Schema, seed: int) -> list[Fold]:
 
 def loss(table: pd.DataFrame, parts: list[Fold], schema: Schema, params: TrainParams) -> float:
     """Return the task's loss, on average over the folds."""
-    task, losses = tasks.of(schema), []
+    task = tasks.of(schema)
+    losses = []
     for train, held in parts:
-        fitted, rows = fit(table.iloc[train], schema, params), table.iloc[held]
+        fitted = fit(table.iloc[train], schema, params)
+        rows = table.iloc[held]
         losses.append(task.loss(task.truth(rows, schema), scores(fitted, rows, schema), schema))
     return float(np.mean(losses))
 
@@ -224,7 +227,8 @@ def measure_current(search: Search, study: optuna.Study) -> float:
 
 def report(objective: str, name: str, current: Result, results: list[Result]) -> None:
     """Print what was found; write it to params.yaml if it is better than what is there."""
-    (before, old), (after, new) = current, results[0] if results else current
+    before, old = current
+    after, new = results[0] if results else current
     if after >= before:
         print(
             f"{PARAMS} is unchanged: {objective} {before:.5g} is the best of {len(results)} trials"

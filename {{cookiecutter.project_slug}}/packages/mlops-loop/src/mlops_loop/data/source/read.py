@@ -37,7 +37,8 @@ def batches(
     value come as null. A `copy` of the file, from `local`, saves fetching it again. Raises Failure
     if there is no row, or if the table cannot be read.
     """
-    rows, name = 0, format_source(source)
+    rows = 0
+    name = format_source(source)
     for table in query(source, missing) if isinstance(source, Sql) else read(source, missing, copy):
         rows += table.num_rows
         for start in range(0, table.num_rows, BATCH):
@@ -57,7 +58,8 @@ def reader_of(source: str) -> Reader:
 
 
 def read(source: str, missing: Sequence[str], copy: Path | None) -> Iterator[pa.Table]:
-    reader, name = reader_of(source), format_source(source)
+    reader = reader_of(source)
+    name = format_source(source)
     with nullcontext(copy) if copy else local(source) as found:
         if not found.is_file():
             raise Failure(f"{name} is {'a folder: name a file' if found.is_dir() else 'not there'}")

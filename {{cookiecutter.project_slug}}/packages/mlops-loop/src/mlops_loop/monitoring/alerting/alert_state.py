@@ -11,7 +11,8 @@ from mlops_loop.monitoring.rules import Rule, rule_of
 from mlops_loop.prediction_log.tables import lock_database
 from mlops_loop.prediction_log.window_summary import Alarm, WindowSummary
 
-FIRING, RESOLVED = "firing", "resolved"
+FIRING = "firing"
+RESOLVED = "resolved"
 CHANNELS = ("webhook", "file")
 CLAIM = timedelta(minutes=10)  # after which a process that began to notify must have died
 

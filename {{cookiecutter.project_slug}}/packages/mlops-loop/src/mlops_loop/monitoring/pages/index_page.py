@@ -95,7 +95,8 @@ def draw_metric(axes: Axes, summaries: list[WindowSummary], name: str) -> None:
     estimates = [(summary.estimate or {}).get(name) for summary in summaries]
     for place, metric in enumerate(found):
         if metric.low is not None and metric.high is not None:
-            low, high = metric.low, metric.high
+            low = metric.low
+            high = metric.high
             axes.vlines(place, low, high, color=COLOURS["now"], linewidth=3, alpha=0.3)
     measured = [metric.value for metric in found]
     reference = [metric.reference for metric in found]

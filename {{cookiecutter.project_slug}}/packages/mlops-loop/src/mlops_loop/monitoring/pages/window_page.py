@@ -165,7 +165,8 @@ def draw_calibration(axes: Axes, curve: list[CalibrationBin], schema: Schema) ->
 
 def quality_table(quality: DataQuality) -> str:
     """Return rejected requests, volume, and what is missing or unknown."""
-    rejected, volume = quality.refused, quality.volume
+    rejected = quality.refused
+    volume = quality.volume
     usual = "not known yet" if volume.usual is None else f"{volume.usual:,.0f}"
     counts = [f"{place}: {count:,}" for place, count in rejected.places.items()]
     places = f"{rejected.requests:,}; {', '.join(counts) or 'none'}"

@@ -10,8 +10,10 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.monitoring.retraining.training_windows import TrainingWindows
 from mlops_loop.release import audit
 
-STARTED, FAILED = "retraining", "retraining failed"
-DECLINED, UNCHANGED = "not retrained", "nothing new"
+STARTED = "retraining"
+FAILED = "retraining failed"
+DECLINED = "not retrained"
+UNCHANGED = "nothing new"
 ENDS = (UNCHANGED, "promoted", "refused")  # of a retraining that was carried out
 
 

@@ -74,7 +74,8 @@ def outcome(summary: RetrainingSummary) -> str:
 
 def evidence_table(summary: RetrainingSummary) -> str:
     """Return what was found, beside the limits in params.yaml."""
-    found, limits = summary.evidence, summary.limits
+    found = summary.evidence
+    limits = summary.limits
 
     def ago(day: datetime | None) -> str:
         return f"{(found.until - day).days} days before" if day else "never"

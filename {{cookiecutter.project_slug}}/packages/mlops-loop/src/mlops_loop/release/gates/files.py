@@ -15,7 +15,9 @@ from mlops_loop.training import export
 
 def parity(candidate: Candidate, limits: ParityGate) -> list[GateResult]:
     """Judge the relative difference between the exported model's scores and the trained one's."""
-    model, scorer, table = load(MODEL), open_scorer(candidate.bundle), candidate.table
+    model = load(MODEL)
+    scorer = open_scorer(candidate.bundle)
+    table = candidate.table
     parts = (table.iloc[first : first + files.BATCH] for first in range(0, len(table), files.BATCH))
     found = max(export.difference(model, scorer, part, candidate.schema) for part in parts)
     return [compare("parity", "largest difference, relative", found, "<=", limits.max_difference)]

@@ -32,7 +32,8 @@ def overlap_in_time(schema: Schema) -> list[GateResult]:
     times = [
         pq.read_table(path, columns=[schema.timestamp])[schema.timestamp] for path in (TRAIN, TEST)
     ]
-    last, first = pc.max(times[0]).as_py(), pc.min(times[1]).as_py()
+    last = pc.max(times[0]).as_py()
+    first = pc.min(times[1]).as_py()
     measure = f"seconds from the last training row, {last}, to the first test row, {first}"
     return [compare("leakage: time", measure, (first - last).total_seconds(), ">", 0)]
 
@@ -40,10 +41,8 @@ def overlap_in_time(schema: Schema) -> list[GateResult]:
 def overlap_of_rows(schema: Schema, limits: LeakageGate) -> GateResult:
     names = [*schema.features, schema.target]
     trained, tested = (row_hashes(path, names) for path in (TRAIN, TEST))
-    share, limit = (
-        float(np.isin(tested, trained).mean()),
-        max(limits.max_overlap, schema.max_overlap),
-    )
+    share = float(np.isin(tested, trained).mean())
+    limit = max(limits.max_overlap, schema.max_overlap)
     return compare(
         "leakage: rows", "share of the test rows that are in training", share, "<=", limit
     )

@@ -43,9 +43,11 @@ def slices(candidate: Candidate, limits: SlicesGate) -> list[GateResult]:
     noise. Of each limit the slices are listed that break it, or else the one that is nearest to it.
     A slice whose rows are all of one class is not judged.
     """
-    schema, minimum = candidate.schema, candidate.params.min_slice_rows
+    schema = candidate.schema
+    minimum = candidate.params.min_slice_rows
     whole = tasks.of(schema).slice_quality(candidate.truth, candidate.scores, schema)
-    floors, gaps = list[GateResult](), list[GateResult]()
+    floors = list[GateResult]()
+    gaps = list[GateResult]()
     if whole:
         of_all = whole(np.ones(len(candidate.truth)))
         for gate, rows in members(candidate.table, schema):
@@ -74,7 +76,8 @@ def one_slice(
     candidate: Candidate, gate: str, rows: np.ndarray, whole: Metrics, limits: SlicesGate
 ) -> tuple[GateResult, GateResult] | None:
     """Judge a slice by its floor and its gap; None if its rows cannot have the metric."""
-    schema, task = candidate.schema, tasks.of(candidate.schema)
+    schema = candidate.schema
+    task = tasks.of(candidate.schema)
     quality = task.slice_quality(candidate.truth[rows], candidate.scores[rows], schema)
     if quality is None:
         return None
@@ -122,8 +125,10 @@ def fairness(candidate: Candidate, limits: FairnessGate) -> list[GateResult]:
 
 def protected_column(candidate: Candidate, name: str, limits: FairnessGate) -> list[GateResult]:
     """Judge a protected column by the favourable ends of 95 % bootstrap intervals."""
-    schema, minimum = candidate.schema, candidate.params.min_slice_rows
-    table, gate = candidate.table, f"fairness: {name}"
+    schema = candidate.schema
+    minimum = candidate.params.min_slice_rows
+    table = candidate.table
+    gate = f"fairness: {name}"
     given = candidate.truth, candidate.scores, candidate.operating_point, schema, minimum
     every = groups(table, *given)
     judged = every[every["column"] == name]["group"].nunique()

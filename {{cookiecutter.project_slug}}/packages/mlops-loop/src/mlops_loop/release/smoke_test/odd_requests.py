@@ -48,7 +48,8 @@ def fuzz(
 
 def odd_requests(schema: Schema, example: dict[str, Any]) -> Iterator[Request]:
     """Yield requests that keep and that break the contract, endless and always the same."""
-    random, inputs = np.random.default_rng(0), list(schema.inputs)
+    random = np.random.default_rng(0)
+    inputs = list(schema.inputs)
     broken = [*malformed(example), *misshapen(schema, example)]
     for number in count():
         name = inputs[number % len(inputs)]

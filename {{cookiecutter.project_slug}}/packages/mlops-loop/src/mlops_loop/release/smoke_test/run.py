@@ -51,7 +51,8 @@ def run(bundle: Bundle, window: pd.DataFrame, limits: ServerGate) -> SmokeTest:
     A missing environment is a Failure.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        folder, started = Path(name), time.monotonic()
+        folder = Path(name)
+        started = time.monotonic()
         log_url = f"sqlite:///{(folder / 'smoke-test.db').as_posix()}"
         output = folder / "server.log"
         try:
@@ -90,7 +91,8 @@ def predict(
     address: str, client: requests.Session, rows: list[dict[str, Any]]
 ) -> tuple[list[Any], np.ndarray]:
     """Request one row at a time; return predictions (None for an error) and milliseconds."""
-    found, taken = list[Any](), list[float]()
+    found = list[Any]()
+    taken = list[float]()
     for row in [*rows[:WARM_UP], *rows]:
         started = time.perf_counter()
         status, body = send(client, "POST", f"{address}/v1/predict", json={"rows": [row]})

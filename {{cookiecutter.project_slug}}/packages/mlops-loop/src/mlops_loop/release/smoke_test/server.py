@@ -78,7 +78,8 @@ def server(
         port = str(free.getsockname()[1])
     group = "serve-skops" if (bundle / "model.skops").is_file() else "serve"
     command = [str(serving_command(group)), "serve", "--port", port]
-    client, address = requests.Session(), f"http://127.0.0.1:{port}"
+    client = requests.Session()
+    address = f"http://127.0.0.1:{port}"
     client.trust_env = False  # no proxy
     client.headers["X-API-Key"] = key = secrets.token_urlsafe(16)
     settings = server_settings(bundle, log_url, output, key) | more

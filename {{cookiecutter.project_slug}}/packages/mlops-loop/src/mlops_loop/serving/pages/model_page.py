@@ -90,9 +90,11 @@ def options(choices: dict[str, Any], chosen: Any, empty: bool) -> str:
 def control(column: Column, value: Any, about: dict[str, str]) -> str:
     """Return the input or select for one value; `about` holds its attributes."""
     if column.type in ("number", "integer"):
-        low, high = column.minimum, column.maximum
+        low = column.minimum
+        high = column.maximum
         if column.type == "integer":
-            low, high = low if low is None else ceil(low), high if high is None else floor(high)
+            low = low if low is None else ceil(low)
+            high = high if high is None else floor(high)
         kept = attributes(min=plain(low), max=plain(high), value=plain(value))
         step = "any" if column.type == "number" else "1"
         return f'<input type="number" step="{step}"{kept}{attributes(**about)}>'

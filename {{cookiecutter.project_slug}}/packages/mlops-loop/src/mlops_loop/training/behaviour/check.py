@@ -153,14 +153,14 @@ def effect(
 ) -> tuple[str, float | None, float]:
     """Return what is measured of a change, its value (None: no row fits), and its limit."""
     if isinstance(case, Invariance):
-        measure, limit = f"share of rows that move by at most {case.tolerance:g}", case.share
+        measure = f"share of rows that move by at most {case.tolerance:g}"
+        limit = case.share
     elif case.share is None:
-        measure, limit = f"mean {case.expect} of {case.of or schema.target}", case.by
+        measure = f"mean {case.expect} of {case.of or schema.target}"
+        limit = case.by
     else:
-        measure, limit = (
-            f"share of rows with a {case.expect} of {case.of or schema.target}",
-            case.share,
-        )
+        measure = f"share of rows with a {case.expect} of {case.of or schema.target}"
+        limit = case.share
         measure += f" by at least {case.by:g}" if case.by else ", or none"
     if before.empty:
         return measure, None, limit

@@ -41,7 +41,8 @@ def examples(schema: Schema) -> dict[str, Any]:
     features = schema.features
     numbers = [name for name, column in features.items() if column.type in NUMBERS]
     others = [name for name in features if name not in numbers]
-    small, large = (others + numbers)[0], (numbers + others)[0]
+    small = (others + numbers)[0]
+    large = (numbers + others)[0]
     low, high = schema.columns[schema.target].limits
     right = {"label": schema.classes[0]} if schema.classes else {"minimum": low, "maximum": high}
     score = {"of": schema.positive or schema.classes[0]} if schema.classes else {}

@@ -99,7 +99,8 @@ def card(about: Subject, found: Evidence, plots: list[str], hashes: dict[str, st
     the contract and values of the data are shown as they are: nothing in them is taken as Markdown
     or HTML.
     """
-    schema, task = about.schema, tasks.of(about.schema)
+    schema = about.schema
+    task = tasks.of(about.schema)
     resampled = "days (rows, if they are fewer than 20)" if schema.timestamp else "rows"
     return CARD.format(
         name=current_project().name,
