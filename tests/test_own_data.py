@@ -166,7 +166,7 @@ def test_from_a_file_to_a_prediction(project: Project, table: Table, tmp_path: P
     card = (project.path / f"build/{folder}/card.md").read_text("utf-8")
     assert ("split at random (seed 0)" in card) == ("--timestamp" not in table.options)
     changed = project.run("git", "status", "--porcelain", "src").stdout.splitlines()
-    assert {Path(line[3:]).name for line in changed} == EXAMPLE  # left behind; else no Python edited
+    assert {Path(line[3:]).name for line in changed} == EXAMPLE  # and no Python was edited
 
 
 def test_what_was_inferred_of_an_odd_table(project: Project) -> None:
