@@ -124,6 +124,11 @@ def files(root: Path) -> set[str]:
     return {path.as_posix() for path in paths if path.parts[0] != ".git"}
 
 
+def entries(folder: Path) -> set[str]:
+    """Return what `ls` shows of a folder."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
 Bake = Callable[..., Project]
 
 
@@ -205,7 +210,7 @@ def copy(project: Project, into: Path, *, promoted: bool = False) -> Project:
     """Return a copy to change: with data, caches and bundle; registry and champion if promoted."""
     left_out = [".venv", "serving-env*"]  # environments hold their own path
     if not promoted:
-        left_out += ["mlflow.db", "mlruns", "champion", "predictions.db*"]
+        left_out += [".mlflow", "champion", "predictions.db*"]
     ignore = shutil.ignore_patterns(*left_out)
     shutil.copytree(project.path, into / project.slug, ignore=ignore, symlinks=True)
     return replace(project, path=into / project.slug)

@@ -23,7 +23,7 @@ def project(pipeline: Project, tmp_path_factory: pytest.TempPathFactory) -> Proj
 
 def written(project: Project) -> dict[str, str]:
     """Return every file that the pipeline writes, and its content's hash."""
-    folders = ("data", "models", "build", "reports")
+    folders = ("data", "build", "reports")
     paths = [path for folder in folders for path in (project.path / folder).rglob("*")]
     return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths if p.is_file()}
 
@@ -151,14 +151,14 @@ def test_an_empty_test_window(project: Project, attempt: Attempt) -> None:
 
 
 def test_an_output_folder_that_is_none(project: Project, attempt: Attempt) -> None:
-    models = project.path / "models"
-    models.rename(project.path / "kept")
-    models.write_text("not a folder", "utf-8")
+    build = project.path / "build"
+    build.rename(project.path / "kept")
+    build.write_text("not a folder", "utf-8")
     try:
         assert attempt(*stage(project, "train")).count("\n") == 0
     finally:
-        models.unlink()
-        (project.path / "kept").rename(models)
+        build.unlink()
+        (project.path / "kept").rename(build)
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate"])

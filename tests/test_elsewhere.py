@@ -23,7 +23,7 @@ together = pytest.mark.xdist_group("elsewhere")
 PASSWORD = "correct-horse-battery"
 LOAD = """
 import mlflow
-mlflow.set_tracking_uri("sqlite:///mlflow.db")
+mlflow.set_tracking_uri("sqlite:///.mlflow/mlflow.db")
 model = mlflow.pyfunc.load_model("models:/SLUG@champion")
 print(type(model.unwrap_python_model()).__name__)
 """
@@ -116,7 +116,7 @@ def test_the_verbs_work_against_a_server(
     examined = project.uv(project.slug, "doctor", env=env, check=False)
     assert "ok     MLflow" in examined.stdout
     assert "ok     champion        version 1" in examined.stdout
-    assert not (project.path / "mlruns").exists()  # nothing is kept here
+    assert not (project.path / ".mlflow").exists()  # nothing is kept here
     assert "bundle.json" in httpx.get(f"{storage}/mlflow").text
 
 

@@ -107,7 +107,7 @@ def test_another_estimator(project: Project) -> None:
     assert "Estimator: RandomForestClassifier." in card
     assert "| n\\_estimators | 50 |" in card or "| n_estimators | 50 |" in card
     assert "gradient_boosting" not in card
-    with sqlite3.connect(project.path / "mlflow.db") as database:
+    with sqlite3.connect(project.path / ".mlflow/mlflow.db") as database:
         runs = {name for (name,) in database.execute("SELECT name FROM runs")}
         found = dict(database.execute("SELECT key, value FROM params WHERE value = '50'"))
     assert "RandomForestClassifier" in runs
@@ -144,7 +144,7 @@ def test_a_metric_and_a_gate(project: Project) -> None:
     assert f'"{name}"' in shown
     assert name in bundle(project, "card.md")
     assert name in (project.path / "reports/evaluation.html").read_text("utf-8")
-    with sqlite3.connect(project.path / "mlflow.db") as database:
+    with sqlite3.connect(project.path / ".mlflow/mlflow.db") as database:
         keys = {key for (key,) in database.execute("SELECT key FROM metrics")}
     assert f"test.{name}" in keys
     _, gates = promote(project)

@@ -235,7 +235,7 @@ def test_mlserver_gives_the_same_answers_to_the_same_request(
     shutil.copy(project.path / "src" / project.package / "features.py", tmp_path)
     settings = {"host": "127.0.0.1", "http_port": port, "grpc_port": grpc, "metrics_port": metrics}
     (tmp_path / "settings.json").write_text(json.dumps(settings | {"parallel_workers": 0}))
-    uri = {"uri": str(project.path / "models/model.skops")}
+    uri = {"uri": str(project.path / "build/model.skops")}
     model = {"name": "pipeline", "implementation": "runtime.Pipeline", "parameters": uri}
     (tmp_path / "model-settings.json").write_text(json.dumps(model))
     command = tools(*MLSERVER, f"scikit-learn=={sklearn}", f"skops=={skops}")

@@ -25,8 +25,8 @@ pytestmark = pytest.mark.slow
 # What a user would look up, in the project's own environment.
 FIND_RUN = """
 import hashlib, json, mlflow, pathlib
-mlflow.set_tracking_uri("sqlite:///mlflow.db")
-model = hashlib.sha256(pathlib.Path("models/model.skops").read_bytes()).hexdigest()
+mlflow.set_tracking_uri("sqlite:///.mlflow/mlflow.db")
+model = hashlib.sha256(pathlib.Path("build/model.skops").read_bytes()).hexdigest()
 client = mlflow.MlflowClient()
 experiments = [found.experiment_id for found in client.search_experiments()]
 (run,) = client.search_runs(experiments, f"tags.model_sha256 = '{model}'")

@@ -10,14 +10,14 @@ from pathlib import Path
 import post_gen_project as post
 import pytest
 import yaml
-from conftest import QUESTIONS, TEMPLATE, TREE, Bake, Project, Refused, execute, files, path_with
+from conftest import QUESTIONS, TEMPLATE, TREE, Bake, Project, Refused, entries, execute, files, path_with
 from markdown_it import MarkdownIt
 
 ODD = 'Zoë\'s "Fly\\by" <b>*_`[ 東京 🛫 ß\\n'
 ADDED = {".cookiecutter.json"}
 LINKED = {".cruft.json"}  # where the template is a repository with a URL
-IGNORED = """data/x build/x models/x reports/x mlflow.db mlruns/x predictions.db predictions.db-wal
-    tune.db .env .venv/x .dvc-remote/x .ruff_cache/x src/x/__pycache__/x .coverage"""
+IGNORED = """data/x build/x reports/x .mlflow/mlflow.db .mlflow/mlruns/x mlflow.db mlruns/x
+    predictions.db predictions.db-wal tune.db .env .venv/x .dvc-remote/x .ruff_cache/x src/x/__pycache__/x .coverage"""
 
 
 def in_template() -> set[str]:
@@ -178,6 +178,10 @@ def test_the_first_commit_holds_everything(rendered: Project) -> None:
     assert git(rendered, "branch", "--show-current") == "main"
     committed = git(rendered, "ls-tree", "-r", "--name-only", "-z", "HEAD").strip("\0").split("\0")
     assert set(committed) == files(rendered.path)
+
+
+def test_a_new_project_shows_at_most_fifteen_entries(rendered: Project) -> None:
+    assert len(entries(rendered.path) | {"uv.lock"}) <= 15
 
 
 def test_what_is_made_is_ignored(rendered: Project) -> None:

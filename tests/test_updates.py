@@ -25,7 +25,7 @@ OWN = {
     "schema.yaml": "# ours",
 }
 OWN_LINES = {
-    "dvc.yaml": ("    outs: [models/model.skops]", "    meta: {owner: us}"),
+    "dvc.yaml": ("    outs: [build/model.skops]", "    meta: {owner: us}"),
     "params.yaml": ("    learning_rate: 0.1", "    l2_regularization: 0.5"),
     "pyproject.toml": ("dependencies = [", "# what src/ imports"),
 }

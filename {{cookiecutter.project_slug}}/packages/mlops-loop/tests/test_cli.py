@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -64,6 +65,14 @@ def test_a_mistake_in_a_file_is_one_line(project) -> None:
     (project / ".env").write_text("PREDICTION_LOG=x")
     with pytest.raises(Failure, match=r"PREDICTION_LOG: .*known are .*PREDICTION_LOG_URL"):
         load_settings()
+
+
+def test_a_registry_of_an_earlier_version_stays_in_use(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert load_settings().mlflow_tracking_uri == "sqlite:///.mlflow/mlflow.db"
+    Path("mlflow.db").touch()
+    assert load_settings().mlflow_tracking_uri == "sqlite:///mlflow.db"
 
 
 def test_a_shortened_params_yaml_has_the_defaults(tmp_path, monkeypatch) -> None:

@@ -1,6 +1,7 @@
 """Settings from the environment or a .env file; unknown keys in .env are refused."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
@@ -12,8 +13,14 @@ from mlops_loop.base.project import current_project
 LONGEST = 64  # letters of a key's name: the prediction log stores it
 
 
+def default_tracking_uri() -> str:
+    """Return the embedded registry: of an earlier version at the top, else in a hidden folder."""
+    earlier = Path("mlflow.db")
+    return f"sqlite:///{earlier if earlier.is_file() else '.mlflow/mlflow.db'}"
+
+
 class Settings(BaseSettings, env_file=".env", extra="forbid"):
-    mlflow_tracking_uri: str = "sqlite:///mlflow.db"
+    mlflow_tracking_uri: str = Field(default_factory=default_tracking_uri)
     # Of the runs, and of the registered model. CI sets it to nothing where it has none.
     mlflow_experiment_name: Annotated[
         str, BeforeValidator(lambda name: name or current_project().name)

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import mlflow
 from filelock import FileLock, Timeout
@@ -34,8 +35,10 @@ def session(settings: Settings) -> Iterator[MlflowClient]:
     try:
         mlflow.set_tracking_uri(uri)
         if uri.startswith("sqlite:"):
+            database = Path(uri.partition(":///")[2])
+            database.parent.mkdir(parents=True, exist_ok=True)
             # Two processes that make the database at the same time would break it.
-            with FileLock(f"{uri.partition(':///')[2]}.lock", timeout=60):
+            with FileLock(f"{database}.lock", timeout=60):
                 if not MlflowClient().get_experiment_by_name(experiment):
                     MlflowClient().create_experiment(experiment, LOCATION)
         mlflow.set_experiment(experiment)
