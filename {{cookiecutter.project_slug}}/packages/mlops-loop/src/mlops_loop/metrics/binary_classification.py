@@ -1,7 +1,7 @@
 """Binary classification: the probability of the positive class, and a threshold for calling it."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,19 @@ from sklearn.calibration import CalibrationDisplay, calibration_curve
 
 from mlops_loop.base.params import EvaluateParams
 from mlops_loop.contract.schema import Schema
+from mlops_loop.metrics.values import (
+    Booleans,
+    Floats,
+    LoggedAnswer,
+    Metrics,
+    Names,
+    Plots,
+    Scores,
+    Truth,
+    Weighted,
+    Weights,
+    plot,
+)
 from mlops_loop.scoring.operating_point import OperatingPoint
 
 GATE_METRICS = {"roc_auc": True}
@@ -20,47 +33,32 @@ SLICE_GAP = "roc_auc below the whole's"
 MISCALIBRATION = "calibration_error"
 OBJECTIVE = "log_loss"
 PREDICTION_KIND: Literal["numerical"] = "numerical"
-PLOTS = [
-    {"ROC": {"x": "false_positive_rate", "y": {"reports/plots/roc.csv": "true_positive_rate"}}},
-    {
-        "Precision and recall": {
-            "x": "recall",
-            "y": {"reports/plots/precision_recall.csv": "precision"},
-        }
-    },
-    {"Calibration": {"x": "predicted", "y": {"reports/plots/calibration.csv": "observed"}}},
-    {
-        "Confusion": {
-            "x": "predicted",
-            "y": {"reports/plots/confusion.csv": "actual"},
-            "template": "confusion",
-        }
-    },
-]
+ROC = plot("ROC", "false_positive_rate", "true_positive_rate", "roc")
+CALIBRATION = plot("Calibration", "predicted", "observed", "calibration")
+CONFUSION = plot("Confusion", "predicted", "actual", "confusion", "confusion")
+RECALL = plot("Precision and recall", "recall", "precision", "precision_recall")
+PLOTS = [ROC, RECALL, CALIBRATION, CONFUSION]
 ANSWER_TEXT = (
     "It answers with a probability; a row is called `{schema.positive}` from "
     "{metrics[threshold]:.3f} on, the threshold of the best F1 score on the validation window."
 )
 
 
-def truth(table: pd.DataFrame, schema: Schema) -> np.ndarray:
+def truth(table: pd.DataFrame, schema: Schema) -> Truth:
     """Return whether each row is of the positive class: booleans, shape (rows,)."""
     return np.asarray(table[schema.target] == schema.positive)
 
 
-def predictions(scores: np.ndarray, schema: Schema) -> np.ndarray:
+def predictions(scores: Scores, schema: Schema) -> Floats:
     """Return the probability of the positive class, shape (rows,)."""
-    positive: np.ndarray = scores[:, schema.classes.index(str(schema.positive))]
-    return positive
+    return scores[:, schema.classes.index(str(schema.positive))]
 
 
-def logged_prediction(output: dict[str, Any], schema: Schema) -> float:
-    return float(output["probabilities"][schema.positive])
+def logged_prediction(output: LoggedAnswer, schema: Schema) -> float:
+    return float(output["probabilities"][str(schema.positive)])
 
 
-def baseline(
-    train: pd.DataFrame, table: pd.DataFrame, schema: Schema, by: str | None
-) -> np.ndarray:
+def baseline(train: pd.DataFrame, table: pd.DataFrame, schema: Schema, by: str | None) -> Scores:
     """Return the training window's share of each class, for each value of `by` or at all.
 
     A value counts as if one row more of it had been seen, of the usual mixture: so that no share
@@ -77,12 +75,12 @@ def baseline(
     return np.asarray(shares)
 
 
-def loss(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> float:
+def loss(truth: Truth, scores: Scores, schema: Schema) -> float:
     return float(metrics.log_loss(truth, predictions(scores, schema), labels=[False, True]))
 
 
 def choose_operating_point(
-    truth: np.ndarray, scores: np.ndarray, schema: Schema, params: EvaluateParams
+    truth: Truth, scores: Scores, schema: Schema, params: EvaluateParams
 ) -> OperatingPoint:
     """Return the threshold with the best F1 score."""
     curve = metrics.precision_recall_curve(truth, predictions(scores, schema))
@@ -92,12 +90,12 @@ def choose_operating_point(
 
 
 def measure(
-    truth: np.ndarray,
-    scores: np.ndarray,
+    truth: Truth,
+    scores: Scores,
     operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
-) -> dict[str, float]:
+) -> Metrics:
     positive = predictions(scores, schema)
     return {
         "roc_auc": float(metrics.roc_auc_score(truth, positive)),
@@ -111,15 +109,15 @@ def measure(
 
 
 def weighted_metrics(
-    truth: np.ndarray, scores: np.ndarray, operating_point: OperatingPoint, schema: Schema
-) -> Callable[[np.ndarray], dict[str, float]]:
+    truth: Truth, scores: Scores, operating_point: OperatingPoint, schema: Schema
+) -> Weighted:
     """Return the function that gives the metrics under weights of the rows, shape (rows,), >= 0."""
     positive = predictions(scores, schema)
     area = weighted_area(truth, positive)
     squares = (positive - truth) ** 2
     losses = surprise(truth, positive)
 
-    def weighted(weights: np.ndarray) -> dict[str, float]:
+    def weighted(weights: Weights) -> Metrics:
         brier = average(squares, weights)
         loss = average(losses, weights)
         return {"roc_auc": area(weights), "brier": brier, "log_loss": loss}
@@ -127,32 +125,32 @@ def weighted_metrics(
     return weighted
 
 
-def average(values: np.ndarray, weights: np.ndarray) -> float:
+def average(values: Floats | Booleans, weights: Weights) -> float:
     """Return the weighted mean: a NumPy number, so that dividing by a mean of 0 gives no error."""
     # Not `values @ weights`, whose last digits depend on the number of threads.
     mean: float = (values * weights).sum() / weights.sum()
     return mean
 
 
-def surprise(truth: np.ndarray, positive: np.ndarray) -> np.ndarray:
+def surprise(truth: Truth, positive: Floats) -> Floats:
     """Return each row's part of the log loss, shape (rows,); probabilities are clipped."""
     given = np.where(truth, positive, 1 - positive)
-    losses: np.ndarray = -np.log(np.clip(given, np.finfo(given.dtype).eps, 1))
+    losses: Floats = -np.log(np.clip(given, np.finfo(given.dtype).eps, 1))
     return losses
 
 
-def weighted_area(truth: np.ndarray, positive: np.ndarray) -> Callable[[np.ndarray], float]:
+def weighted_area(truth: Truth, positive: Floats) -> Callable[[Weights], float]:
     """Return the function that gives the ROC AUC under row weights; NaN without both classes.
 
     It is the share of pairs, of a row that is positive and one that is not, in which the former has
     the higher score; ties count half. All sorting is done here, once.
     """
     yes = np.flatnonzero(truth)
-    no = np.flatnonzero(~truth)
+    no = np.flatnonzero(np.logical_not(truth))
     no = no[np.argsort(positive[no], kind="stable")]
     below, upto = (np.searchsorted(positive[no], positive[yes], side) for side in ("left", "right"))
 
-    def area(weights: np.ndarray) -> float:
+    def area(weights: Weights) -> float:
         beaten = np.concatenate([[0.0], np.cumsum(weights[no])])
         if not beaten[-1] * weights[yes].sum():
             return float("nan")
@@ -162,9 +160,7 @@ def weighted_area(truth: np.ndarray, positive: np.ndarray) -> Callable[[np.ndarr
     return area
 
 
-def slice_quality(
-    truth: np.ndarray, scores: np.ndarray, schema: Schema
-) -> Callable[[np.ndarray], dict[str, float]] | None:
+def slice_quality(truth: Truth, scores: Scores, schema: Schema) -> Weighted | None:
     """Return the function of row weights that gives the ROC AUC; None for a single class."""
     if len(set(truth)) < 2:
         return None
@@ -172,14 +168,14 @@ def slice_quality(
     return lambda weights: {SLICE_METRIC: area(weights)}
 
 
-def slice_gap(whole: dict[str, float], part: Any) -> Any:
+def slice_gap(whole: Metrics, part: pd.DataFrame) -> pd.Series:
     """Return how far the ROC AUC of a part is below that of the whole."""
     return whole[SLICE_METRIC] - part[SLICE_METRIC]
 
 
 def miscalibration(
-    truth: np.ndarray,
-    scores: np.ndarray,
+    truth: Truth,
+    scores: Scores,
     operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
@@ -189,23 +185,23 @@ def miscalibration(
 
 def sample_labels(
     draws: np.random.Generator,
-    scores: np.ndarray,
+    scores: Scores,
     operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
-) -> np.ndarray:
+) -> Booleans:
     """Return a truth for each row as if its probability were right, shape (rows,)."""
-    drawn: np.ndarray = draws.random(len(scores)) < predictions(scores, schema)
+    drawn: Booleans = draws.random(len(scores)) < predictions(scores, schema)
     return drawn
 
 
-def calibration_error(truth: np.ndarray, positive: np.ndarray, bins: int) -> float:
+def calibration_error(truth: Truth, positive: Floats, bins: int) -> float:
     """Return how far observed rates are from predicted ones, on average over bins of equal size."""
     observed, predicted = calibration_curve(truth, positive, n_bins=bins, strategy="quantile")
     return float(np.abs(observed - predicted).mean())
 
 
-def slice_metrics(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict[str, float] | None:
+def slice_metrics(truth: Truth, scores: Scores, schema: Schema) -> Metrics | None:
     """Return the metrics of one slice, or None if it holds one class only."""
     if len(set(truth)) < 2:
         return None
@@ -215,23 +211,22 @@ def slice_metrics(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict
 
 
 def plots(
-    truth: np.ndarray,
-    scores: np.ndarray,
+    truth: Truth,
+    scores: Scores,
     operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
-) -> dict[str, tuple[Figure, pd.DataFrame]]:
+) -> Plots:
     positive = predictions(scores, schema)
     name = str(schema.positive)
     common = {"name": "model", "plot_chance_level": True}
-    bins: Any = {"n_bins": params.calibration_bins, "strategy": "quantile", "name": "model"}
     roc = metrics.RocCurveDisplay.from_predictions(truth, positive, **common)
     recall = metrics.PrecisionRecallDisplay.from_predictions(truth, positive, **common)
-    fit = CalibrationDisplay.from_predictions(truth, positive, **bins)
-    called = positive >= operating_point.threshold
-    actual, called = (np.where(yes, name, f"not {name}") for yes in (truth, called))
-    looks: Any = {"cmap": "Blues", "colorbar": False, "values_format": ","}
-    confusion = metrics.ConfusionMatrixDisplay.from_predictions(actual, called, **looks)
+    fit = CalibrationDisplay.from_predictions(
+        truth, positive, n_bins=params.calibration_bins, strategy="quantile", name="model"
+    )
+    actual = np.where(truth, name, f"not {name}")
+    called = np.where(positive >= operating_point.threshold, name, f"not {name}")
     return {
         "roc": (roc.figure_, thin(false_positive_rate=roc.fpr, true_positive_rate=roc.tpr)),
         "precision_recall": (
@@ -239,11 +234,24 @@ def plots(
             thin(recall=recall.recall, precision=recall.precision),
         ),
         "calibration": (fit.figure_, thin(predicted=fit.prob_pred, observed=fit.prob_true)),
-        "confusion": (confusion.figure_, pd.DataFrame({"actual": actual, "predicted": called})),
+        "confusion": confusion(actual, called),
     }
 
 
-def thin(**curve: np.ndarray) -> pd.DataFrame:
+def confusion(actual: Names, called: Names, rotation: int = 0) -> tuple[Figure, pd.DataFrame]:
+    """Return the confusion matrix as a figure, and the classes that it counts."""
+    shown = metrics.ConfusionMatrixDisplay.from_predictions(
+        actual,
+        called,
+        cmap="Blues",
+        colorbar=False,
+        values_format=",",
+        xticks_rotation=rotation,
+    )
+    return shown.figure_, pd.DataFrame({"actual": actual, "predicted": called})
+
+
+def thin(**curve: Floats) -> pd.DataFrame:
     """Return at most 300 evenly spread points of a curve: a plot shows no more."""
     table = pd.DataFrame(curve)
     return table.iloc[np.unique(np.linspace(0, len(table) - 1, 300).round().astype(int))]

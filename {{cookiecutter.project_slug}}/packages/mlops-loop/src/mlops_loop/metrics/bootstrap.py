@@ -7,19 +7,19 @@ often a day was drawn, Hanley and MacGibbon, Creating non-parametric bootstrap s
 frequencies, 2006.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
+from mlops_loop.metrics.values import Scores, Truth, Weighted
 from mlops_loop.scoring.operating_point import OperatingPoint
 
 FEWEST_DAYS = 20  # fewer are too few to resample
 
 
-def days(table: pd.DataFrame, schema: Schema) -> np.ndarray:
+def days(table: pd.DataFrame, schema: Schema) -> NDArray[np.int64]:
     """Return a code for the group that each row is resampled with, shape (rows,): its day.
 
     It is the row's own number where the table has no time, or fewer than FEWEST_DAYS days.
@@ -32,8 +32,8 @@ def days(table: pd.DataFrame, schema: Schema) -> np.ndarray:
 
 
 def resample(
-    statistic: Callable[[np.ndarray], dict[str, float]],
-    groups: np.ndarray,
+    statistic: Weighted,
+    groups: NDArray[np.int64],
     resamples: int,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -52,8 +52,8 @@ def resample(
 
 def intervals(
     table: pd.DataFrame,
-    truth: np.ndarray,
-    scores: np.ndarray,
+    truth: Truth,
+    scores: Scores,
     operating_point: OperatingPoint,
     schema: Schema,
     resamples: int = 200,

@@ -8,6 +8,7 @@ import pandas as pd
 from mlops_loop.base.params import EvaluateParams
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
+from mlops_loop.metrics.values import Scores, Truth
 from mlops_loop.scoring.operating_point import OperatingPoint
 
 RESAMPLES = 200  # truths that keep the promises, to know what chance alone gives
@@ -26,8 +27,8 @@ class Calibration:
 
 
 def calibration(
-    truth: np.ndarray,
-    scores: np.ndarray,
+    truth: Truth,
+    scores: Scores,
     operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
@@ -51,7 +52,7 @@ def calibration(
     return Calibration(error, limit)
 
 
-def held_out_scores(held_out: pd.DataFrame, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
+def held_out_scores(held_out: pd.DataFrame, schema: Schema) -> tuple[Truth, Scores]:
     """Return truths and scores of the bundle's sample of its test window."""
     scores = held_out[[name for name in held_out if str(name).startswith("score ")]].to_numpy()
     return tasks.of(schema).truth(held_out, schema), scores

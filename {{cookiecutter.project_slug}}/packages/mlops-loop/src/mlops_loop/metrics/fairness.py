@@ -1,20 +1,22 @@
 """Fairness: how the model treats the groups of the contract's `protected` columns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from fairlearn import metrics
+from numpy.typing import NDArray
 from sklearn.metrics import mean_absolute_error
 
 from mlops_loop.contract.schema import Schema
-from mlops_loop.metrics import tasks
+from mlops_loop.metrics import binary_classification, multiclass_classification
 from mlops_loop.metrics.groups import group_values
+from mlops_loop.metrics.values import Metrics, Scores, Truth, Weighted, Weights
 from mlops_loop.scoring.operating_point import OperatingPoint
 
 values = group_values
+Measure = Callable[[Truth, Truth], float]  # of truths and answers
 RATES = {
     "selection_rate": partial(metrics.selection_rate, pos_label=1),
     "true_positive_rate": partial(metrics.true_positive_rate, pos_label=1),
@@ -25,8 +27,8 @@ ERRORS = {"mean_prediction": metrics.mean_prediction, "mae": mean_absolute_error
 
 def groups(
     table: pd.DataFrame,
-    truth: np.ndarray,
-    scores: np.ndarray,
+    truth: Truth,
+    scores: Scores,
     operating_point: OperatingPoint,
     schema: Schema,
     minimum: int,
@@ -58,12 +60,12 @@ def groups(
 def differences(
     table: pd.DataFrame,
     name: str,
-    truth: np.ndarray,
-    scores: np.ndarray,
+    truth: Truth,
+    scores: Scores,
     operating_point: OperatingPoint,
     schema: Schema,
     minimum: int,
-) -> Callable[[np.ndarray], dict[str, float]]:
+) -> Weighted:
     """Return the function of row weights that gives the largest differences between groups.
 
     `selection`: of selection rates; `error`: of true or of false positive rates, or for a
@@ -73,19 +75,21 @@ def differences(
     judged = np.flatnonzero(np.bincount(codes) >= minimum)
     each = answers(truth, scores, operating_point, schema)
 
-    def share(part: np.ndarray, of: np.ndarray) -> float:
+    def share(part: Truth, of: Truth) -> float:
         rates = (np.bincount(codes, part * of) / np.bincount(codes, of))[judged]
         apart: float = np.fmax.reduce(rates) - np.fmin.reduce(
             rates
         )  # a group without such rows is left out
         return apart
 
-    def weighted(weights: np.ndarray) -> dict[str, float]:
+    def weighted(weights: Weights) -> Metrics:
         if not schema.classes:
             errors = np.abs(scores[:, 0] - truth)
             return {"error": share(errors, weights) / ((errors * weights).sum() / weights.sum())}
         wrong = [
-            share(said, weights * among) for _, is_it, said in each for among in (is_it, 1 - is_it)
+            share(said, among)
+            for _, is_it, said in each
+            for among in (np.where(is_it, weights, 0), np.where(is_it, 0, weights))
         ]
         return {"selection": max(share(said, weights) for _, _, said in each), "error": max(wrong)}
 
@@ -93,14 +97,15 @@ def differences(
 
 
 def answers(
-    truth: np.ndarray, scores: np.ndarray, operating_point: OperatingPoint, schema: Schema
-) -> list[tuple[dict[str, str], np.ndarray, np.ndarray]]:
+    truth: Truth, scores: Scores, operating_point: OperatingPoint, schema: Schema
+) -> list[tuple[dict[str, str], Truth, Truth]]:
     """Return truths and answers, shape (rows,); of a multiclass task for each class."""
-    predicted = tasks.of(schema).predictions(scores, schema)
     if not schema.classes:
-        return [({}, truth, predicted)]
+        return [({}, truth, scores[:, 0])]
     if schema.positive:
-        return [({}, truth.astype(int), (predicted >= operating_point.threshold).astype(int))]
+        called = binary_classification.predictions(scores, schema) >= operating_point.threshold
+        return [({}, truth.astype(int), called.astype(int))]
+    predicted = multiclass_classification.predictions(scores, schema)
     names = enumerate(schema.classes)
     return [
         ({"class": name}, (truth == code).astype(int), (predicted == name).astype(int))
@@ -109,12 +114,12 @@ def answers(
 
 
 def by_group(
-    actual: np.ndarray, answered: np.ndarray, members: np.ndarray, measures: dict[str, Any]
+    actual: Truth, answered: Truth, members: NDArray[np.object_], measures: Mapping[str, Measure]
 ) -> pd.DataFrame:
     """Return the measures of each group, with its rows."""
     counts = {"rows": metrics.count, "actual": lambda truth, _: truth.sum()}
     frame = metrics.MetricFrame(
-        metrics=counts | measures, y_true=actual, y_pred=answered, sensitive_features=members
+        metrics={**counts, **measures}, y_true=actual, y_pred=answered, sensitive_features=members
     )
     found: pd.DataFrame = frame.by_group.astype(float).astype({"rows": int})
     # Of a group without any positive row fairlearn says that none of them was found.

@@ -10,13 +10,13 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.params import EvaluateParams
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
-from mlops_loop.metrics.tasks import Metrics
+from mlops_loop.metrics.values import Metrics, Scores, Truth
 from mlops_loop.scoring.operating_point import OperatingPoint
 
 
 def measure(
-    truth: np.ndarray,
-    scores: np.ndarray,
+    truth: Truth,
+    scores: Scores,
     operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,

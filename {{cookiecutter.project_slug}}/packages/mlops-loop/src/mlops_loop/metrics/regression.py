@@ -1,7 +1,6 @@
 """Regression: a value, and an interval around it that holds the truth as often as was asked for."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,17 @@ from sklearn import metrics
 from mlops_loop.base.params import EvaluateParams
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics.binary_classification import average
+from mlops_loop.metrics.values import (
+    Floats,
+    LoggedAnswer,
+    Metrics,
+    Plots,
+    Scores,
+    Truth,
+    Weighted,
+    Weights,
+    plot,
+)
 from mlops_loop.scoring.operating_point import OperatingPoint
 
 GATE_METRICS = {"mae": False}
@@ -24,20 +34,9 @@ MISCALIBRATION = "coverage, difference from what was asked"
 OBJECTIVE = "mae"
 PREDICTION_KIND: Literal["numerical"] = "numerical"
 PLOTS = [
-    {
-        "Actual and predicted": {
-            "x": "predicted",
-            "y": {"reports/plots/actual.csv": "actual"},
-            "template": "scatter",
-        }
-    },
-    {"Errors": {"x": "error", "y": {"reports/plots/errors.csv": "rows"}}},
-    {
-        "Coverage of the intervals": {
-            "x": "predicted",
-            "y": {"reports/plots/coverage.csv": "coverage"},
-        }
-    },
+    plot("Actual and predicted", "predicted", "actual", "actual", "scatter"),
+    plot("Errors", "error", "rows", "errors"),
+    plot("Coverage of the intervals", "predicted", "coverage", "coverage"),
 ]
 ANSWER_TEXT = (
     "It answers with a value and an interval of {metrics[half_width]:.4g} on either side of it, "
@@ -47,24 +46,21 @@ ANSWER_TEXT = (
 SHOWN = 2000  # points in a plot
 
 
-def truth(table: pd.DataFrame, schema: Schema) -> np.ndarray:
+def truth(table: pd.DataFrame, schema: Schema) -> Truth:
     """Return the target as floats, shape (rows,)."""
     return np.asarray(table[schema.target], dtype=float)
 
 
-def predictions(scores: np.ndarray, schema: Schema) -> np.ndarray:
+def predictions(scores: Scores, schema: Schema) -> Floats:
     """Return the predicted values, shape (rows,)."""
-    values: np.ndarray = scores[:, 0]
-    return values
+    return scores[:, 0]
 
 
-def logged_prediction(output: dict[str, Any], schema: Schema) -> float:
+def logged_prediction(output: LoggedAnswer, schema: Schema) -> float:
     return float(output["value"])
 
 
-def baseline(
-    train: pd.DataFrame, table: pd.DataFrame, schema: Schema, by: str | None
-) -> np.ndarray:
+def baseline(train: pd.DataFrame, table: pd.DataFrame, schema: Schema, by: str | None) -> Scores:
     """Return the training window's median, for each value of the column `by` or at all."""
     usual = float(train[schema.target].median())
     if by is None:
@@ -73,12 +69,12 @@ def baseline(
     return np.asarray(table[by].map(medians).fillna(usual), dtype=float).reshape(-1, 1)
 
 
-def loss(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> float:
+def loss(truth: Truth, scores: Scores, schema: Schema) -> float:
     return float(metrics.mean_absolute_error(truth, scores[:, 0]))
 
 
 def choose_operating_point(
-    truth: np.ndarray, scores: np.ndarray, schema: Schema, params: EvaluateParams
+    truth: Truth, scores: Scores, schema: Schema, params: EvaluateParams
 ) -> OperatingPoint:
     """Return half the interval's width, by split conformal prediction.
 
@@ -92,12 +88,12 @@ def choose_operating_point(
 
 
 def measure(
-    truth: np.ndarray,
-    scores: np.ndarray,
+    truth: Truth,
+    scores: Scores,
     operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
-) -> dict[str, float]:
+) -> Metrics:
     errors = scores[:, 0] - truth
     return {
         "mae": float(np.abs(errors).mean()),
@@ -111,14 +107,14 @@ def measure(
 
 
 def weighted_metrics(
-    truth: np.ndarray, scores: np.ndarray, operating_point: OperatingPoint, schema: Schema
-) -> Callable[[np.ndarray], dict[str, float]]:
+    truth: Truth, scores: Scores, operating_point: OperatingPoint, schema: Schema
+) -> Weighted:
     """Return the function that gives the metrics under weights of the rows, shape (rows,), >= 0."""
     errors = scores[:, 0] - truth
     sizes = np.abs(errors)
     held = np.abs(errors) <= operating_point.half_width
 
-    def weighted(weights: np.ndarray) -> dict[str, float]:
+    def weighted(weights: Weights) -> Metrics:
         mae = average(sizes, weights)
         rmse = float(np.sqrt(average(errors**2, weights)))
         return {
@@ -131,9 +127,7 @@ def weighted_metrics(
     return weighted
 
 
-def slice_quality(
-    truth: np.ndarray, scores: np.ndarray, schema: Schema
-) -> Callable[[np.ndarray], dict[str, float]] | None:
+def slice_quality(truth: Truth, scores: Scores, schema: Schema) -> Weighted | None:
     """Return the function of row weights that gives D2 score and mean absolute error.
 
     D2 = 1 - mean absolute error / that of always answering with these rows' median: 1 is perfect, 0
@@ -145,21 +139,21 @@ def slice_quality(
     if not usual.any():
         return None
 
-    def weighted(weights: np.ndarray) -> dict[str, float]:
+    def weighted(weights: Weights) -> Metrics:
         mae = average(errors, weights)
         return {SLICE_METRIC: 1 - mae / average(usual, weights), "mae": mae}
 
     return weighted
 
 
-def slice_gap(whole: dict[str, float], part: Any) -> Any:
+def slice_gap(whole: Metrics, part: pd.DataFrame) -> pd.Series:
     """Return by which share the mean absolute error of a part is larger than that of the whole."""
     return part["mae"] / max(whole["mae"], 1e-30) - 1
 
 
 def miscalibration(
-    truth: np.ndarray,
-    scores: np.ndarray,
+    truth: Truth,
+    scores: Scores,
     operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
@@ -171,29 +165,28 @@ def miscalibration(
 
 def sample_labels(
     draws: np.random.Generator,
-    scores: np.ndarray,
+    scores: Scores,
     operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
-) -> np.ndarray:
+) -> Floats:
     """Return truths, shape (rows,), each in its interval with the coverage asked for."""
     outside = draws.random(len(scores)) >= params.coverage
-    drawn: np.ndarray = scores[:, 0] + outside * (2 * operating_point.half_width + 1)
-    return drawn
+    return scores[:, 0] + outside * (2 * operating_point.half_width + 1)
 
 
-def slice_metrics(truth: np.ndarray, scores: np.ndarray, schema: Schema) -> dict[str, float] | None:
+def slice_metrics(truth: Truth, scores: Scores, schema: Schema) -> Metrics | None:
     errors = scores[:, 0] - truth
     return {"mean": truth.mean(), "mae": np.abs(errors).mean(), "bias": errors.mean()}
 
 
 def plots(
-    truth: np.ndarray,
-    scores: np.ndarray,
+    truth: Truth,
+    scores: Scores,
     operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
-) -> dict[str, tuple[Figure, pd.DataFrame]]:
+) -> Plots:
     table = pd.DataFrame({"predicted": scores[:, 0], "actual": truth})
     table["error"] = table["predicted"] - table["actual"]
     held = (table["error"].abs() <= operating_point.half_width).rename("coverage")

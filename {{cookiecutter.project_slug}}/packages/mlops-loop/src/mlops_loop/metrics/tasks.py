@@ -4,21 +4,27 @@
 `schema.classes`, or values of shape (rows, 1). `truth` is the target as the task takes it.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping
+from typing import Literal, Protocol
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from mlops_loop.base.params import EvaluateParams
 from mlops_loop.contract.schema import Schema
 from mlops_loop.contract.task import Task as Name
 from mlops_loop.metrics import binary_classification, multiclass_classification, regression
+from mlops_loop.metrics.values import (
+    LoggedAnswer,
+    Metrics,
+    PlotOptions,
+    Plots,
+    Predictions,
+    Scores,
+    Truth,
+    Weighted,
+)
 from mlops_loop.scoring.operating_point import OperatingPoint
-
-Metrics = dict[str, float]
-Weighted = Callable[[np.ndarray], Metrics]  # metrics as a function of the rows' weights, >= 0
 
 
 class Task(Protocol):
@@ -53,33 +59,33 @@ class Task(Protocol):
         """What kind of column the monitor sees in `predictions`."""
 
     @property
-    def PLOTS(self) -> list[dict[str, Any]]:  # noqa: N802
+    def PLOTS(self) -> list[PlotOptions]:  # noqa: N802
         """What dvc.yaml plots."""
 
     @property
     def ANSWER_TEXT(self) -> str:  # noqa: N802
         """A sentence for the model card."""
 
-    def truth(self, table: pd.DataFrame, schema: Schema) -> np.ndarray:
+    def truth(self, table: pd.DataFrame, schema: Schema) -> Truth:
         """Return the target of each row."""
 
     def baseline(
         self, train: pd.DataFrame, table: pd.DataFrame, schema: Schema, by: str | None
-    ) -> np.ndarray:
+    ) -> Scores:
         """Return naive scores: what was usual in training, for each value of a column or at all."""
 
     def choose_operating_point(
-        self, truth: np.ndarray, scores: np.ndarray, schema: Schema, params: EvaluateParams
+        self, truth: Truth, scores: Scores, schema: Schema, params: EvaluateParams
     ) -> OperatingPoint:
         """Return what turns scores into answers."""
 
-    def loss(self, truth: np.ndarray, scores: np.ndarray, schema: Schema) -> float:
+    def loss(self, truth: Truth, scores: Scores, schema: Schema) -> float:
         """Return the metric OBJECTIVE."""
 
     def measure(
         self,
-        truth: np.ndarray,
-        scores: np.ndarray,
+        truth: Truth,
+        scores: Scores,
         operating_point: OperatingPoint,
         schema: Schema,
         params: EvaluateParams,
@@ -88,30 +94,26 @@ class Task(Protocol):
 
     def weighted_metrics(
         self,
-        truth: np.ndarray,
-        scores: np.ndarray,
+        truth: Truth,
+        scores: Scores,
         operating_point: OperatingPoint,
         schema: Schema,
     ) -> Weighted:
         """Return the function that gives some of the metrics under weights, to be resampled."""
 
-    def slice_quality(
-        self, truth: np.ndarray, scores: np.ndarray, schema: Schema
-    ) -> Weighted | None:
+    def slice_quality(self, truth: Truth, scores: Scores, schema: Schema) -> Weighted | None:
         """Return the function that gives SLICE_METRIC; None where these rows cannot have one."""
 
-    def slice_gap(self, whole: Metrics, part: Any) -> Any:
-        """Return how far a part (metrics, or a table of resampled ones) is below the whole."""
+    def slice_gap(self, whole: Metrics, part: pd.DataFrame) -> pd.Series:
+        """Return how far each resample of a part is below the whole."""
 
-    def slice_metrics(
-        self, truth: np.ndarray, scores: np.ndarray, schema: Schema
-    ) -> Metrics | None:
+    def slice_metrics(self, truth: Truth, scores: Scores, schema: Schema) -> Metrics | None:
         """Return the few metrics that reports show of a slice."""
 
     def miscalibration(
         self,
-        truth: np.ndarray,
-        scores: np.ndarray,
+        truth: Truth,
+        scores: Scores,
         operating_point: OperatingPoint,
         schema: Schema,
         params: EvaluateParams,
@@ -121,27 +123,27 @@ class Task(Protocol):
     def sample_labels(
         self,
         draws: np.random.Generator,
-        scores: np.ndarray,
+        scores: Scores,
         operating_point: OperatingPoint,
         schema: Schema,
         params: EvaluateParams,
-    ) -> np.ndarray:
+    ) -> Truth:
         """Return a truth for each row as if the model's promises were right."""
 
     def plots(
         self,
-        truth: np.ndarray,
-        scores: np.ndarray,
+        truth: Truth,
+        scores: Scores,
         operating_point: OperatingPoint,
         schema: Schema,
         params: EvaluateParams,
-    ) -> dict[str, tuple[Figure, pd.DataFrame]]:
+    ) -> Plots:
         """Return pictures, and the tables behind them."""
 
-    def predictions(self, scores: np.ndarray, schema: Schema) -> np.ndarray:
+    def predictions(self, scores: Scores, schema: Schema) -> Predictions:
         """Return one value for each row, for the monitor."""
 
-    def logged_prediction(self, output: dict[str, Any], schema: Schema) -> float | str:
+    def logged_prediction(self, output: LoggedAnswer, schema: Schema) -> float | str:
         """Return that value of an answer in the prediction log."""
 
 

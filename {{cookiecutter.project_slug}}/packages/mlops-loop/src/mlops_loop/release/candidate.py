@@ -12,7 +12,7 @@ from mlops_loop.contract.schema import Schema
 from mlops_loop.data import tables
 from mlops_loop.data.derived import with_derived
 from mlops_loop.metrics import own_metrics, tasks
-from mlops_loop.metrics.tasks import Metrics
+from mlops_loop.metrics.values import Metrics
 from mlops_loop.release.champion_inputs import with_champion_inputs
 from mlops_loop.scoring.bundle import Bundle
 from mlops_loop.scoring.operating_point import OperatingPoint

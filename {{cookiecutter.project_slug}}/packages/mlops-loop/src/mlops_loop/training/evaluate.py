@@ -31,7 +31,7 @@ from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import bootstrap, fairness, tasks
 from mlops_loop.metrics.own_metrics import measure
-from mlops_loop.metrics.tasks import Metrics
+from mlops_loop.metrics.values import Metrics
 from mlops_loop.reporting import page
 from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.skops_model import load, scores

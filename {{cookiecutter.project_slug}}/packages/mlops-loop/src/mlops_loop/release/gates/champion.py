@@ -13,7 +13,7 @@ from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import days, resample
 from mlops_loop.metrics.calibration import held_out_scores
 from mlops_loop.metrics.gate_result import GateResult, compare
-from mlops_loop.metrics.tasks import Metrics
+from mlops_loop.metrics.values import Metrics
 from mlops_loop.release.candidate import Candidate
 from mlops_loop.scoring.bundle import HELD_OUT
 from mlops_loop.scoring.operating_point import OperatingPoint

@@ -18,7 +18,7 @@ from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import days, resample
 from mlops_loop.metrics.fairness import differences, groups, values
 from mlops_loop.metrics.gate_result import GateResult, compare
-from mlops_loop.metrics.tasks import Metrics
+from mlops_loop.metrics.values import Metrics
 from mlops_loop.release.candidate import Candidate, score
 from mlops_loop.training.behaviour.check import check, gate_results
 from mlops_loop.training.behaviour.declaration import load_behaviour
@@ -85,7 +85,8 @@ def one_slice(
     found = resample(quality, days(candidate.table.iloc[rows], schema), RESAMPLES)
     best = found[task.SLICE_METRIC].quantile(0.975)
     metric = f"{task.SLICE_METRIC} {measured[task.SLICE_METRIC]:.4g}, at best"
-    gap = f"{task.SLICE_GAP} {task.slice_gap(whole, measured):.4g}, at best"
+    lag = task.slice_gap(whole, pd.DataFrame([measured])).iloc[0]
+    gap = f"{task.SLICE_GAP} {lag:.4g}, at best"
     least = task.slice_gap(whole, found).quantile(0.025)
     floor = compare(gate, metric, best, ">", limits.floor)
     return floor, compare(gate, gap, least, "<=", limits.max_gap)
