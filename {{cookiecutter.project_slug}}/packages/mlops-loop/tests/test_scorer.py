@@ -1,8 +1,11 @@
+import json
 import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from fastapi.testclient import TestClient
 from sklearn.preprocessing import FunctionTransformer
 
 from mlops_loop.base import files
+from mlops_loop.base import project as plugins
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.cli import serving
 from mlops_loop.contract.schema import load_schema
@@ -27,7 +31,7 @@ from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.serving.app import create_app
 from mlops_loop.training import export
 
-from .conftest import change
+from .conftest import change, edit
 
 WRITTEN = Path("written")  # by code in a model file, if that is run
 WHAT_IS_LOADED = """
@@ -179,3 +183,43 @@ def test_a_bundle_without_a_model_is_refused(project) -> None:
     swap("graph", graph)
     with pytest.raises(Refusal, match="holds no model"):
         serving.serve()
+
+
+OWN_STEP = """
+from {module} import {name} as known
+
+TRUSTED_TYPES = [*known, "own_step.shrink"]
+
+
+def shrink(numbers):
+    return numbers * 0.5
+"""
+
+
+def test_a_model_in_skops_is_refused_after_its_function_was_edited(
+    project, tmp_path, monkeypatch
+) -> None:
+    """skops stores the name of a function and not its code: the check rows see what it returns."""
+    mine = plugins.current_project()
+    module, _, name = mine.trusted_types.partition(":")
+    own = tmp_path / "own_step.py"
+    own.write_text(OWN_STEP.format(module=module, name=name), "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    mine = replace(mine, trusted_types="own_step:TRUSTED_TYPES")
+    monkeypatch.setenv(plugins.VARIABLE, json.dumps(mine.__dict__))
+    shrink = import_module("own_step").shrink
+    table, schema, fitted = tables.read_table(files.TRAIN), load_schema(), model.load(files.MODEL)
+    fitted.steps.insert(1, ("own step", FunctionTransformer(shrink)))
+    target = table[schema.target].to_numpy(dtype=object if schema.classes else float)
+    model.save(fitted.fit(model.inputs(table, schema), target), files.MODEL)
+    in_skops()
+    edit(own, "def shrink", "# A comment changes nothing.\ndef shrink")
+    monkeypatch.delitem(sys.modules, "own_step")
+    open_scorer(open_bundle(files.BUNDLE))
+    edit(own, "numbers * 0.5", "numbers * -0.5")
+    monkeypatch.delitem(sys.modules, "own_step")
+    with pytest.raises(Refusal, match="the model scores check row"):
+        open_scorer(open_bundle(files.BUNDLE))
+    with pytest.raises(Refusal, match="the model scores check row"):
+        create_app()
