@@ -42,9 +42,7 @@ for version, share in (("1001", 1), ("1002", 0.5)):
     (weights,) = (part for part in parts if part.name == "class_weights")
     weights.floats[:] = [share * weight for weight in weights.floats]
     onnx.save(model, folder / "model.onnx")
-    manifest = files.read_json(folder / bundle.MANIFEST)
-    (folder / bundle.MANIFEST).unlink()
-    bundle.seal(folder, manifest)
+    bundle.seal(folder, bundle.read_document(folder / bundle.MANIFEST, bundle.Manifest))
     files.write_json(folder / bundle.PROMOTION, {"version": version})
 """
 MOST = 60  # seconds that anything may take to come

@@ -157,7 +157,7 @@ def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def row(project: Path) -> dict[str, Any]:
     """A row that the served bundle's contract allows."""
-    return dict(open_bundle(files.BUNDLE).manifest["example"])
+    return dict(open_bundle(files.BUNDLE).manifest.example)
 
 
 @pytest.fixture

@@ -17,19 +17,19 @@ from mlops_loop.base import files
 from mlops_loop.base.project import command as project_command
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import PREDICTIONS
-from mlops_loop.scoring.bundle import MANIFEST, PROMOTION, seal
+from mlops_loop.scoring.bundle import PROMOTION, seal
+from mlops_loop.scoring.manifest import Manifest
 
 SERVED = Path("served")
 
 
-def install(version: str, manifest: dict | None = None, graph: bytes | None = None) -> None:
+def install(version: str, manifest: Manifest | None = None, graph: bytes | None = None) -> None:
     """Replace the served bundle, as a promotion does."""
     with files.writing(SERVED) as beside:
         shutil.copytree(files.BUNDLE, beside)
         if graph:
-            (beside / MANIFEST).unlink()
             (beside / "model.onnx").write_bytes(graph)
-            seal(beside, manifest or {})
+            seal(beside, manifest or Manifest())
         files.write_json(beside / PROMOTION, {"version": version})
 
 

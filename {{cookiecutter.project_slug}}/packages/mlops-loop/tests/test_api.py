@@ -22,7 +22,8 @@ from mlops_loop.contract.schema import load_schema
 from mlops_loop.data.cast import check_rows
 from mlops_loop.data.derived import with_derived
 from mlops_loop.prediction_log.connection import open_log
-from mlops_loop.scoring.bundle import MANIFEST
+from mlops_loop.scoring.bundle import MANIFEST, read_document
+from mlops_loop.scoring.manifest import Manifest
 from mlops_loop.scoring.skops_model import load, scores
 from mlops_loop.serving.app import create_app
 
@@ -197,7 +198,7 @@ def test_a_running_server_follows_its_bundle_and_drops_no_request(
                 install(version)
                 until(lambda wanted=version: serves(wanted))
             log = Path("server.log")
-            install("4", files.read_json(files.BUNDLE / MANIFEST), graph=b"no graph")
+            install("4", read_document(files.BUNDLE / MANIFEST, Manifest), graph=b"no graph")
             until(
                 lambda: log.read_text().count("version 2 is served on") >= 2
             )  # said by each process

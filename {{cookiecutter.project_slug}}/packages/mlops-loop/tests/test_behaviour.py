@@ -262,7 +262,7 @@ def test_the_project_s_own_model_passes_and_one_that_learned_nothing_does_not(pr
     def exported(rows: pd.DataFrame) -> np.ndarray:
         return scorer.scores(columns(rows, schema))
 
-    found = check.check(declared, test, exported, schema, 500, OperatingPoint.of(bundle.manifest))
+    found = check.check(declared, test, exported, schema, 500, bundle.operating_point)
     assert [verdict for verdict in check.gate_results(found) if verdict.passed is False] == []
     again = check.check(
         declared,
@@ -270,7 +270,7 @@ def test_the_project_s_own_model_passes_and_one_that_learned_nothing_does_not(pr
         lambda rows: model.scores(trained, rows, schema),
         schema,
         500,
-        OperatingPoint.of(bundle.manifest),
+        bundle.operating_point,
     )
     assert [line.value for line in found] == [pytest.approx(line.value, abs=0.01) for line in again]
     if declared.directional:
@@ -280,7 +280,7 @@ def test_the_project_s_own_model_passes_and_one_that_learned_nothing_does_not(pr
             lambda rows: exported(rows) * 0,
             schema,
             500,
-            OperatingPoint.of(bundle.manifest),
+            bundle.operating_point,
         )
         refused = {verdict.gate for verdict in check.gate_results(found) if verdict.passed is False}
         assert {

@@ -31,8 +31,9 @@ from mlops_loop.monitoring.monitoring_window import (
     logged_features,
     spread_features,
 )
-from mlops_loop.scoring.bundle import MANIFEST, PROMOTION, open_bundle, seal
+from mlops_loop.scoring.bundle import MANIFEST, PROMOTION, open_bundle, read_document, seal
 from mlops_loop.scoring.derived import DeriveError, open_deriver
+from mlops_loop.scoring.manifest import Manifest
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.scoring.self_check import FILE
 from mlops_loop.scoring.skops_model import load, scores
@@ -258,10 +259,8 @@ def test_versions_shake_hands(project, made_by, problem) -> None:
     lines = [line for line in lines if not line.startswith("mlops_loop:")]
     lines += [f'mlops_loop: "{made_by}"'] * (made_by is not None)
     files.SCHEMA.write_text("\n".join(lines) + "\n", "utf-8")
-    manifest = files.read_json(files.BUNDLE / MANIFEST)
-    del manifest["files"], manifest["mlops_loop"]
-    (files.BUNDLE / MANIFEST).unlink()
-    seal(files.BUNDLE, manifest | ({"mlops_loop": made_by} if made_by else {}))
+    manifest = read_document(files.BUNDLE / MANIFEST, Manifest)
+    seal(files.BUNDLE, manifest.model_copy(update={"mlops_loop": made_by}))
     if not problem:
         assert (load_schema().mlops_loop, open_bundle(files.BUNDLE).schema.task) == (
             made_by,
@@ -326,9 +325,7 @@ def install_changed(version: str, where: str) -> None:
         else:
             rows["derived"] = {name: values[::-1] for name, values in rows["derived"].items()}
         files.write_json(folder / FILE, rows)
-        manifest = files.read_json(folder / MANIFEST)
-        (folder / MANIFEST).unlink()
-        seal(folder, {key: value for key, value in manifest.items() if key != "files"})
+        seal(folder, read_document(folder / MANIFEST, Manifest))
         files.write_json(folder / PROMOTION, {"version": version, "git_commit": "c0ffee" * 6})
 
 

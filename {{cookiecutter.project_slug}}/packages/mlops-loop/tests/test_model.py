@@ -14,7 +14,6 @@ from mlops_loop.data import tables
 from mlops_loop.metrics.tasks import of
 from mlops_loop.scoring import skops_model as model
 from mlops_loop.scoring.bundle import CARDS, MANIFEST, PROMOTION, open_bundle
-from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.training import explain, export, train
 
@@ -106,7 +105,7 @@ def test_equal_input_gives_equal_evidence_whatever_the_threads(project) -> None:
 
 def test_a_feature_counts_by_what_shuffling_it_costs(project) -> None:
     schema, fitted = load_schema(), model.load(files.MODEL)
-    table, point = tables.read_table(files.TEST), OperatingPoint.of(files.read_json(files.METRICS))
+    table, point = tables.read_table(files.TEST), open_bundle(files.BUNDLE).operating_point
     truth, (name, *_) = of(schema).truth(table, schema), schema.features
     ranked = explain.importance(fitted, table, truth, point, schema)
     assert sorted(ranked["feature"]) == sorted(schema.features)

@@ -64,7 +64,7 @@ def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
 
 def ask(address: str, **headers: str) -> None:
     """Send what must not be in any log: the client's own key, query, path and name."""
-    row = open_bundle(files.BUNDLE).manifest["example"]
+    row = open_bundle(files.BUNDLE).manifest.example
     headers = {"X-API-Key": SECRET, "User-Agent": SECRET, **headers}
     body = {"rows": [row]}
     answer = requests.post(
@@ -220,5 +220,5 @@ def test_what_a_newer_window_lacks_is_not_told_of_an_older_one(project) -> None:
         assert value(text, "monitor_metric", '"f1"') == pytest.approx(one, nan_ok=True)
         assert isnan(value(text, "monitor_column_score", f'"{name}"')) == isnan(one)
         assert isnan(value(text, "monitor_drift_share")) == isnan(one)
-    for promotion in ({}, {"promoted_at": None}, {"promoted_at": "yesterday"}):
-        assert isnan(metrics.promotion_time(promotion))
+    for promoted_at in ("", "yesterday"):
+        assert isnan(metrics.promotion_time(promoted_at))

@@ -61,7 +61,7 @@ def test_an_own_metric_is_in_metrics_card_page_and_mlflow(plugged) -> None:
     rows = found["test"]["rows"]
     for window in ("test", "baseline", "validation"):
         assert found[window]["thousand"] == found[window]["rows"] / 1000
-    assert open_bundle(files.BUNDLE).manifest["metrics"]["thousand"] == rows / 1000
+    assert open_bundle(files.BUNDLE).manifest.metrics["thousand"] == rows / 1000
     assert "| thousand |" in (files.BUNDLE / "card.md").read_text("utf-8")
     assert "thousand" in (files.REPORTS / "evaluation.html").read_text("utf-8")
     with session(load_settings()) as client:

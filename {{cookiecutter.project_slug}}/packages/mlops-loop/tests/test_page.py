@@ -67,7 +67,7 @@ def control(value: Any = None, **facts: Any) -> list[tuple[str, dict]]:
 
 
 def test_the_page_has_a_labelled_input_for_each_feature_with_the_example_in_it(bundle) -> None:
-    found, example = read(bundle), bundle.manifest["example"]
+    found, example = read(bundle), bundle.manifest.example
     inputs = [made for made in found.all("input", "select") if "data-name" in made]
     assert [made["data-name"] for made in inputs] == list(load_schema().inputs)
     ids = [made["id"] for made in found.all(*{tag for tag, _ in found.elements}) if "id" in made]
@@ -214,7 +214,7 @@ def test_the_card_is_on_the_page_and_an_older_bundle_without_one_is_served(bundl
 
 
 def test_the_rule_of_an_answer_is_told(bundle) -> None:
-    threshold = bundle.manifest.get("threshold")
+    threshold = bundle.manifest.threshold
     told = model_page.rule(bundle.schema, bundle.operating_point)
     assert (
         (f"{threshold:.1%}" in told)

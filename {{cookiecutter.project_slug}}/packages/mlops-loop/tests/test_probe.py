@@ -16,7 +16,8 @@ from mlops_loop.release.gates import files as file_gates
 from mlops_loop.release.gates import run
 from mlops_loop.release.smoke_test import odd_requests, server
 from mlops_loop.release.smoke_test.run import SmokeTest, check
-from mlops_loop.scoring.bundle import Bundle, open_bundle, seal
+from mlops_loop.scoring.bundle import MANIFEST, Bundle, open_bundle, read_document, seal
+from mlops_loop.scoring.manifest import Manifest
 
 LIMITS = ServerGate(requests=30, fuzz=60, timeout=60)
 ANY_SPEED = LatencyGate(p95_milliseconds=1e6)
@@ -43,9 +44,8 @@ def gates(**changed: Any) -> Gates:
 
 def reseal(**facts: Any) -> None:
     """Make the bundle whole again after a change of its files or facts."""
-    manifest = files.read_json(files.BUNDLE / "bundle.json")
-    (files.BUNDLE / "bundle.json").unlink()
-    seal(files.BUNDLE, {key: value for key, value in manifest.items() if key != "files"} | facts)
+    manifest = read_document(files.BUNDLE / MANIFEST, Manifest)
+    seal(files.BUNDLE, manifest.model_copy(update=facts))
 
 
 def judged(bundle: Bundle, **changed: Any) -> list[GateResult]:
@@ -83,8 +83,8 @@ def test_a_server_that_is_not_ready_in_time_is_refused(bundle) -> None:
 
 
 def test_a_server_that_answers_otherwise_is_refused(bundle) -> None:
-    facts = {"threshold": 2.0, "half_width": 1e9, "classes": bundle.manifest["classes"][::-1]}
-    reseal(**{key: value for key, value in facts.items() if key in bundle.manifest})
+    facts = {"threshold": 2.0, "half_width": 1e9, "classes": bundle.manifest.classes[::-1]}
+    reseal(**{key: value for key, value in facts.items() if getattr(bundle.manifest, key)})
     _, answers, odd, _ = judged(bundle)
     assert answers.passed is False
     assert answers.value > 0  # rows that would be called otherwise
@@ -103,7 +103,7 @@ def test_a_speed_that_nothing_has_is_refused(running) -> None:
 
 def test_no_odd_request_breaks_the_server_and_a_5xx_is_refused(running, tmp_path) -> None:
     address, client, bundle = running
-    known = bundle.schema, bundle.manifest["example"]
+    known = bundle.schema, bundle.manifest.example
     assert odd_requests.fuzz(address, client, *known, 300) == []
     asked = [what for what, *_ in islice(odd_requests.odd_requests(*known), 60)]
     assert len(set(asked)) > 25

@@ -35,6 +35,7 @@ from mlops_loop.release import audit
 from mlops_loop.release.promote import promote
 from mlops_loop.release.rollback import roll_back
 from mlops_loop.scoring.bundle import open_bundle
+from mlops_loop.scoring.promotion import PromotionFacts
 from mlops_loop.tracking.session import experiment_name
 
 from .conftest import ROOT, SERVER, change, run_stages, use_registry
@@ -355,7 +356,7 @@ def test_a_poisoned_month_does_not_win(served, how, window, gate) -> None:
 def window(begin: datetime, alarms, version="1", **more):
     """Return a row of the monitor's table, as `monitor` writes it."""
     name, end = f"{begin:%Y-%m-%d}--{begin + DAY:%Y-%m-%d}", (begin + DAY).replace(tzinfo=UTC)
-    metric = next(iter(open_bundle(SERVED).manifest["metrics"]))
+    metric = next(iter(open_bundle(SERVED).manifest.metrics))
     facts = {
         "window": name,
         "end": end,
@@ -563,9 +564,9 @@ def test_without_a_timestamp_the_schedule_counts_from_the_promotion(served) -> N
     manifest = champion.manifest.model_copy(update={"params": {"ingest": {"end": None}}})
     timeless = champion.schema.model_copy(update={"timestamp": None})
     found = replace(champion, schema=timeless, manifest=manifest)
-    promoted = datetime.fromisoformat(champion.promotion["promoted_at"])
+    promoted = datetime.fromisoformat(champion.promotion.promoted_at)
     assert evidence.trained_through(None, found) == training_windows.midnight(promoted)
-    assert evidence.trained_through(None, replace(found, promotion={})) is None
+    assert evidence.trained_through(None, replace(found, promotion=PromotionFacts())) is None
 
 
 def test_windows_without_dates_only_move_their_ends(served) -> None:

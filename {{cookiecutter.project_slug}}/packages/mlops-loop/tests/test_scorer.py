@@ -26,7 +26,8 @@ from mlops_loop.release import promote
 from mlops_loop.release.smoke_test import run as smoke_test
 from mlops_loop.release.smoke_test import server as smoke_server
 from mlops_loop.scoring import skops_model as model
-from mlops_loop.scoring.bundle import open_bundle, seal
+from mlops_loop.scoring.bundle import MANIFEST, open_bundle, read_document, seal
+from mlops_loop.scoring.manifest import Manifest
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.serving.app import create_app
 from mlops_loop.training import export
@@ -64,11 +65,10 @@ def in_skops() -> None:
 
 def swap(name: str, content: bytes) -> None:
     """Put another file in the place of the bundle's model, and seal it: all hashes are right."""
-    manifest = files.read_json(files.BUNDLE / "bundle.json")
-    for path in (files.BUNDLE / "bundle.json", *files.BUNDLE.glob("model.*")):
+    for path in files.BUNDLE.glob("model.*"):
         path.unlink()
     (files.BUNDLE / name).write_bytes(content)
-    seal(files.BUNDLE, {key: value for key, value in manifest.items() if key != "files"})
+    seal(files.BUNDLE, read_document(files.BUNDLE / MANIFEST, Manifest))
 
 
 def numbers(answer: dict) -> list[float]:
@@ -91,7 +91,7 @@ def test_what_onnx_cannot_express_is_served_by_skops_with_the_same_answers(roots
     ):
         export.main()
     in_skops()
-    listed = open_bundle(files.BUNDLE).manifest["files"]
+    listed = open_bundle(files.BUNDLE).manifest.files
     assert {"model.skops", "model.onnx"} & set(listed) == {"model.skops"}
     schema = load_schema()
     test = smoke_test.sample(tables.read_table(files.TEST), schema, 50)

@@ -2,6 +2,7 @@
 
 import re
 from copy import deepcopy
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from math import inf
 from pathlib import Path
@@ -238,7 +239,9 @@ def test_nothing_that_a_window_or_a_contract_says_becomes_part_of_the_page(servi
         metric = {HOSTILE: {"value": 1.0, "low": 0.5, "high": 1.5, "reference": 1.0}}
         changes = {"drift": drifted(HOSTILE), "performance": {"metrics": metric}, "alarms": alarms}
         found(month, name=HOSTILE[:60] + str(month), verdicts=[HOSTILE, "decay"], **changes)
-    service.champion.model.bundle.promotion["version"] = HOSTILE
+    model = service.champion.model
+    promotion = model.bundle.promotion.model_copy(update={"version": HOSTILE})
+    service.champion.model = replace(model, bundle=replace(model.bundle, promotion=promotion))
     made = read(service)
     text = " ".join(made.texts)
     assert text.count(HOSTILE) >= 5  # version, alarm, metric, column, head of the table

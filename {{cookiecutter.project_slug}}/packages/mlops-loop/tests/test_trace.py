@@ -22,7 +22,7 @@ SLOW = dict.fromkeys(("server", "latency", "behaviour", "slices", "calibration")
 
 def predict() -> str:
     """Return the id of a prediction of the bundle that is served."""
-    example = open_bundle(Path(load_settings().bundle)).manifest["example"]
+    example = open_bundle(Path(load_settings().bundle)).manifest.example
     with TestClient(create_app(), "http://127.0.0.1") as client:
         answer = client.post("/v1/predict", json={"rows": [example]})
     return str(answer.json()["predictions"][0]["id"])
@@ -38,9 +38,9 @@ def test_a_prediction_is_traced_to_everything_behind_it(project, monkeypatch, ca
     prediction = predict()
     found = facts(prediction)
     manifest = files.read_json(SERVED / "bundle.json")
-    assert found["model version"].endswith(f" {promotion['version']} (champion)")
-    assert found["promoted"] == f"{promotion['promoted_at']} by {promotion['promoted_by']}"
-    assert found["run"].split()[0] == promotion["run_id"]
+    assert found["model version"].endswith(f" {promotion.version} (champion)")
+    assert found["promoted"] == f"{promotion.promoted_at} by {promotion.promoted_by}"
+    assert found["run"].split()[0] == promotion.run_id
     assert found["bundle.json, sha256"] == files.sha256(SERVED / "bundle.json")
     for path in (files.TRAIN, files.TEST):
         assert found[f"{path.name}, sha256"] == files.sha256(path)

@@ -21,7 +21,6 @@ from mlops_loop.prediction_log.predictions import Entry, insert_predictions
 from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
 from mlops_loop.release.smoke_test.run import as_json
 from mlops_loop.scoring.bundle import open_bundle
-from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.scoring.skops_model import columns
 
@@ -59,7 +58,7 @@ def promised(logged: pd.DataFrame) -> list:
     bundle, params = open_bundle(Path(load_settings().bundle)), load_params().evaluate
     schema, drawn = bundle.schema, np.random.default_rng(0)
     scored = logged_scores(logged["output"], schema)
-    operating_point = OperatingPoint.of(bundle.manifest)
+    operating_point = bundle.operating_point
     truth = tasks.of(schema).sample_labels(drawn, scored, operating_point, schema, params)
     if schema.task == "regression":
         held_out = tables.read_table(bundle.folder / "held_out.parquet")

@@ -30,7 +30,6 @@ from mlops_loop.prediction_log.window_summary import (
     Performance,
 )
 from mlops_loop.scoring.bundle import HELD_OUT, REFERENCE, Bundle
-from mlops_loop.scoring.operating_point import OperatingPoint
 
 NOTHING_KNOWN = Performance()
 
@@ -104,7 +103,7 @@ def evaluate_inputs(
     max_unseen = monitor.quality.max_unseen
     unseen, unknown = data_quality.check_unseen(current, known, schema, max_unseen)
     outside = data_quality.outside_range(current, known, schema)
-    operating_point = OperatingPoint.of(bundle.manifest)
+    operating_point = bundle.operating_point
     outputs = window.answered["output"]
     return Findings(
         quality=DataQuality(nulls=nulls, unseen=unseen, outside=outside),
@@ -209,7 +208,7 @@ def evaluate_outcomes(
             f"monitor.decay.min_labels asks for {limits.min_labels:,}"
         )
         return Findings(DataQuality(), performance=known, not_judged={"decay": few})
-    operating_point = OperatingPoint.of(bundle.manifest)
+    operating_point = bundle.operating_point
     min_rows = params.evaluate.min_slice_rows
     measured = known.model_copy(
         update={

@@ -59,7 +59,7 @@ def open_candidate(
 ) -> Candidate:
     """Return a bundle with its scores and metrics on the window, beside the naive baseline's."""
     schema = bundle.schema
-    point = OperatingPoint.of(bundle.manifest)
+    point = bundle.operating_point
     task = tasks.of(schema)
     truth = task.truth(window, schema)
     scores = score(bundle, window)

@@ -116,21 +116,25 @@ def install(client: MlflowClient, target: Path) -> str | None:
 def install_version(version: ModelVersion, target: Path) -> None:
     """Put a version's bundle into a folder, if it does not hold it already."""
     promotion = record(version)
-    facts = promotion.model_dump(mode="json", exclude_unset=True)
-    if not holds(target, facts):
+    if not holds(target, promotion):
         with files.writing(target) as tmp_path:
             registry.fetch(version, tmp_path)
-            hashes = finish(tmp_path, promotion)
-            files.write_json(tmp_path / PROMOTION, facts | {"files": hashes})
+            completed = promotion.model_copy(update={"files": finish(tmp_path, promotion)})
+            document = completed.model_dump(mode="json", exclude_unset=True)
+            files.write_json(tmp_path / PROMOTION, document)
 
 
-def holds(target: Path, promotion: dict[str, Any]) -> bool:
+def holds(target: Path, promotion: PromotionRecord) -> bool:
     """Return whether a folder holds this version's bundle, whole."""
     try:
         found = open_bundle(target).promotion
     except Failure:
         return False
-    return {key: value for key, value in found.items() if key != "files"} == promotion
+    held, wanted = (
+        each.model_dump(mode="json", exclude={"files"}, exclude_unset=True)
+        for each in (found, promotion)
+    )
+    return held == wanted
 
 
 def target() -> Path:

@@ -49,12 +49,11 @@ def check_inputs(candidate: Bundle) -> None:
     made = candidate.manifest
     now = load_params().model_dump(mode="json", include=SECTIONS)
     changed = [
-        name for name, digest in made["inputs_sha256"].items() if files.sha256(Path(name)) != digest
+        name for name, digest in made.inputs_sha256.items() if files.sha256(Path(name)) != digest
     ]
-    if changed or made["params"] != now:
-        raise Failure(
-            f"{BUNDLE} was not made from this {(changed or [PARAMS])[0]}: run `uv run dvc repro`"
-        )
+    if changed or made.params != now:
+        other = (changed or [PARAMS.name])[0]
+        raise Failure(f"{BUNDLE} was not made from this {other}: run `uv run dvc repro`")
 
 
 def find_commit(client: MlflowClient, log: sa.Engine, version: ModelVersion) -> ModelVersion:
@@ -144,7 +143,7 @@ def decide(decision: Decision, results: list[GateResult]) -> Promotion:
         "before": decision.before,
         "reason": against or "it passed every gate",
         "gates": gates,
-        "data_sha256": decision.candidate.manifest["data_sha256"],
+        "data_sha256": decision.candidate.manifest.data_sha256,
         **{
             key: decision.version.tags.get(key)
             for key in ("bundle_sha256", "git_commit", "dvc_lock")

@@ -19,7 +19,6 @@ from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.release import registry
 from mlops_loop.release.champion import record
 from mlops_loop.scoring.bundle import Bundle, open_bundle
-from mlops_loop.scoring.estimator import Estimator
 from mlops_loop.scoring.manifest import Manifest
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import experiment_name, session
@@ -135,17 +134,17 @@ def bundle_facts(bundle: Bundle) -> dict[str, str]:
     manifest = bundle.manifest
     return {
         "bundle.json, sha256": bundle.sha256,
-        **{f"{name}, sha256": value for name, value in manifest["data_sha256"].items()},
-        "params, sha256": manifest["params_sha256"],
+        **{f"{name}, sha256": value for name, value in manifest.data_sha256.items()},
+        "params, sha256": manifest.params_sha256,
         **{name: str(value) for name, value in made_with(manifest).items()},
     }
 
 
 def made_with(manifest: Manifest) -> dict[str, Any]:
     """Return the parameters behind a bundle, and the estimator that was fitted."""
-    if "estimator" not in manifest:  # made by an older version
-        return runs.flat(manifest["params"])
-    return runs.fitted_params(manifest["params"], Estimator(**manifest["estimator"]))
+    if manifest.estimator is None:  # made by an older version
+        return runs.flat(manifest.params)
+    return runs.fitted_params(manifest.params, manifest.estimator)
 
 
 def trace(prediction_id: str) -> None:

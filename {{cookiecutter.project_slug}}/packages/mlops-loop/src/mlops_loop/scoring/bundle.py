@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from mlops_loop.base import files
 from mlops_loop.base.config import read_yaml
@@ -13,6 +13,7 @@ from mlops_loop.contract import versions
 from mlops_loop.contract.schema import Schema
 from mlops_loop.scoring.manifest import Manifest
 from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.promotion import PromotionFacts
 
 MANIFEST = "bundle.json"
 PROMOTION = "promotion.json"  # joins the bundle when it is promoted: version, commit, person
@@ -20,23 +21,25 @@ PROMOTION = "promotion.json"  # joins the bundle when it is promoted: version, c
 REFERENCE = "reference.parquet"
 HELD_OUT = "held_out.parquet"
 CARDS = {"card.md", "card.html"}  # what a promotion completes: it then holds their new hashes
+Document = TypeVar("Document", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class Bundle:
     folder: Path
     manifest: Manifest
-    promotion: dict[str, Any]  # empty if it was never promoted
+    promotion: PromotionFacts
     schema: Schema
     sha256: str
 
     @property
     def version(self) -> str:
-        return str(self.promotion.get("version") or f"unpromoted-{self.sha256[:12]}")
+        return self.promotion.version or f"unpromoted-{self.sha256[:12]}"
 
     @property
     def operating_point(self) -> OperatingPoint:
-        return OperatingPoint.of(self.manifest)
+        known = self.manifest.model_dump(include={"threshold", "half_width"}, exclude_none=True)
+        return OperatingPoint(**known)
 
 
 def hashes(folder: Path, pattern: str = "*") -> dict[str, str]:
@@ -45,14 +48,16 @@ def hashes(folder: Path, pattern: str = "*") -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): files.sha256(path) for path in found}
 
 
-def seal(folder: Path, facts: dict[str, Any]) -> None:
-    """Write the folder's bundle.json: `facts` and the hash of each file."""
-    files.write_json(folder / MANIFEST, facts | {"files": hashes(folder)})
+def seal(folder: Path, manifest: Manifest) -> None:
+    """Write the folder's bundle.json: the manifest with the hash of each file."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    sealed = manifest.model_copy(update={"files": hashes(folder)})
+    files.write_json(folder / MANIFEST, sealed.model_dump(mode="json", exclude_unset=True))
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_document(path: Path, model: type[Document]) -> Document:
     try:
-        return Manifest.model_validate(files.read_json(path))
+        return model.model_validate(files.read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -66,19 +71,20 @@ def open_bundle(folder: Path) -> Bundle:
     """
     if not (folder / MANIFEST).is_file():
         raise Failure(f"there is no bundle in {folder}: run `uv run dvc repro`, then `promote`")
-    manifest = read_manifest(folder / MANIFEST)
+    manifest = read_document(folder / MANIFEST, Manifest)
     sha256 = files.sha256(folder / MANIFEST)
     promoted = folder / PROMOTION
-    promotion = files.read_json(promoted) if promoted.is_file() else {}
-    if "files" not in manifest or promotion.get("bundle_sha256", sha256) != sha256:
+    promotion = PromotionFacts()
+    if promoted.is_file():
+        promotion = read_document(promoted, PromotionFacts)
+    if not manifest.files or promotion.bundle_sha256 not in ("", sha256):
         raise Refusal(f"{folder / MANIFEST} was changed after its export")
-    replaced = promotion.get("files", {})
-    if foreign := set(replaced) - CARDS:
+    if foreign := set(promotion.files) - CARDS:
         raise Refusal(f"{promoted} was changed: a promotion does not replace {min(foreign)}")
-    for name, expected in (manifest.files | replaced).items():
+    for name, expected in (manifest.files | promotion.files).items():
         if not (folder / name).is_file() or files.sha256(folder / name) != expected:
             raise Refusal(f"{folder / name} is missing or was changed after its export")
-    if problem := versions.problem(manifest.get(versions.LOOP_KEY)):
+    if problem := versions.problem(manifest.mlops_loop):
         raise Refusal(f"the bundle in {folder} was {problem}")
     schema = read_yaml(folder / "schema.yaml", Schema)
     return Bundle(folder, manifest, promotion, schema, sha256)

@@ -1,19 +1,12 @@
 """The estimator that was fitted: its name and its own parameters, whatever params.yaml calls it."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
 
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
-Value = str | int | float | bool | None
-
-
-@dataclass(frozen=True)
-class Estimator:
-    name: str  # of its class
-    params: dict[str, Value]
+from mlops_loop.contract.values import Value
+from mlops_loop.scoring.manifest import Estimator
 
 
 def describe(model: Pipeline) -> Estimator:
@@ -23,7 +16,7 @@ def describe(model: Pipeline) -> Estimator:
     return Estimator(type(last).__name__, {name: plain(value) for name, value in sorted(params)})
 
 
-def plain(value: Any) -> Value:
+def plain(value: object) -> Value:
     """Return a parameter as JSON has it; an object by its name, as its address says nothing."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
@@ -33,4 +26,5 @@ def plain(value: Any) -> Value:
         return str([plain(part) for part in value] if not isinstance(value, dict) else value)
     if isinstance(value, BaseEstimator):
         return type(value).__name__
-    return getattr(value, "__qualname__", None) or type(value).__name__
+    name: str = getattr(value, "__qualname__", "") or type(value).__name__
+    return name

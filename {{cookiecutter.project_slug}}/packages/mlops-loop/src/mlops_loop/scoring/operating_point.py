@@ -1,11 +1,8 @@
 """Operating point: what turns scores into answers, chosen on the validation window."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
 
 from mlops_loop.contract.schema import Schema
-from mlops_loop.scoring.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -14,12 +11,6 @@ class OperatingPoint:
 
     threshold: float = 0.5  # a binary classification answers the positive class from here on
     half_width: float = 0.0  # of a regression's intervals
-
-    @classmethod
-    def of(cls, facts: Mapping[str, Any] | Manifest) -> Self:
-        """Return the operating point that a bundle's manifest, or reports/metrics.json, holds."""
-        known = {name: facts[name] for name in ("threshold", "half_width") if name in facts}
-        return cls(**known)
 
     def as_json(self, schema: Schema) -> dict[str, float]:
         """Return the number that this task uses, by its name."""

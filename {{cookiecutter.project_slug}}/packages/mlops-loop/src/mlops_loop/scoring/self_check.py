@@ -106,7 +106,7 @@ def close(new: Any, old: Any, tolerance: float) -> bool:
 
 def refusal(bundle: Bundle, what: str, plugin: str) -> Refusal:
     """Return the refusal of a bundle: what differs, which commit made it, and how to go on."""
-    commit = bundle.promotion.get("git_commit")
+    commit = bundle.promotion.git_commit
     made = (
         f"was made by commit {commit[:12]}"
         if commit

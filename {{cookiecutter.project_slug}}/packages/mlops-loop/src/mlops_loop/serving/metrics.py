@@ -92,16 +92,18 @@ def set_model_state(variant: str, follower: Follower) -> None:
     REFUSED.labels(variant).set(bool(follower.refused))
     SWAPS.labels(variant).set(follower.swaps)
     LOADED.labels(variant).set(follower.since)
-    PROMOTED.labels(variant).set(promotion_time(model.bundle.promotion) if model else nan)
+    PROMOTED.labels(variant).set(
+        promotion_time(model.bundle.promotion.promoted_at) if model else nan
+    )
     for version in tuple(follower.versions):  # a thread may add to them
         MODEL.labels(variant, version).set(model is not None and version == model.version)
 
 
-def promotion_time(promotion: Mapping[str, Any]) -> float:
+def promotion_time(promoted_at: str) -> float:
     """Return when a bundle was promoted, in seconds; NaN if it was not, or that is unknown."""
     try:
-        return datetime.fromisoformat(promotion["promoted_at"]).timestamp()
-    except (KeyError, TypeError, ValueError):
+        return datetime.fromisoformat(promoted_at).timestamp()
+    except ValueError:
         return nan
 
 

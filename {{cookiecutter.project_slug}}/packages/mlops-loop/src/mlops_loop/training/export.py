@@ -2,10 +2,8 @@
 
 import json
 import shutil
-from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,13 +33,15 @@ from mlops_loop.base.params import Params, load_params
 from mlops_loop.base.project import fingerprint
 from mlops_loop.contract import versions
 from mlops_loop.contract.schema import Schema, load_schema
+from mlops_loop.contract.values import Value
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
 from mlops_loop.reporting.markdown_page import page
 from mlops_loop.scoring import self_check
 from mlops_loop.scoring.bundle import HELD_OUT, REFERENCE, Bundle, hashes, open_bundle, seal
-from mlops_loop.scoring.estimator import Estimator, describe
-from mlops_loop.scoring.manifest import Manifest
+from mlops_loop.scoring.estimator import describe
+from mlops_loop.scoring.manifest import Estimator, Manifest
+from mlops_loop.scoring.promotion import PromotionFacts
 from mlops_loop.scoring.scorer import Scorer, load_scorer, open_scorer
 from mlops_loop.scoring.skops_model import columns, load, scores
 from mlops_loop.training.card.compose import Evidence, Subject, card
@@ -84,7 +84,7 @@ def write_model(folder: Path, model: Pipeline, schema: Schema, kind: str) -> Non
         (folder / "model.onnx").write_bytes(to_onnx(model, schema))
 
 
-def example(table: pd.DataFrame, schema: Schema) -> dict[str, Any]:
+def example(table: pd.DataFrame, schema: Schema) -> dict[str, Value]:
     """Return a row with few gaps as JSON values: the example in the API's documentation."""
     inputs = table[list(schema.inputs)]
     fullest = inputs.isna().sum(axis="columns").idxmin()
@@ -124,28 +124,30 @@ def reports() -> dict[str, str]:
     return {path.relative_to(REPORTS).as_posix(): files.sha256(path) for path in paths}
 
 
-def write_card(folder: Path, schema: Schema, params: Params, facts: dict[str, Any]) -> None:
+def write_card(
+    folder: Path, schema: Schema, params: Params, estimator: Estimator, made: Manifest
+) -> None:
     """Write the bundle's card.md and card.html, with the plots they show."""
     pictures = sorted(PLOTS.glob("*.png"))
     (folder / "plots").mkdir()
     for picture in pictures:
         shutil.copy(picture, folder / "plots")
-    hashes = {"SHA-256 of the parameters": facts["params_sha256"]}
-    hashes |= {f"SHA-256 of {name}": value for name, value in facts["data_sha256"].items()}
+    hashes = {"SHA-256 of the parameters": made.params_sha256}
+    hashes |= {f"SHA-256 of {name}": value for name, value in made.data_sha256.items()}
     slices = pd.read_csv(SLICES, converters={"value": str})  # a value may be called NA, or 007
     groups = pd.read_csv(FAIRNESS, converters={"group": str})
     measured = files.read_json(METRICS), files.read_json(INTERVALS)
     found = Evidence(*measured, slices, groups, pd.read_csv(BEHAVED))
-    about = Subject(schema, params, Estimator(**facts["estimator"]))
+    about = Subject(schema, params, estimator)
     text = card(about, found, [picture.stem for picture in pictures], hashes)
     (folder / "card.md").write_text(text, encoding="utf-8")
     (folder / "card.html").write_text(page(text, folder), encoding="utf-8")
 
 
-def write_check_rows(folder: Path, facts: dict[str, Any], schema: Schema, params: Params) -> None:
+def write_check_rows(folder: Path, made: Manifest, schema: Schema, params: Params) -> None:
     """Write rows with their scores: whoever loads the bundle computes them again."""
-    manifest = Manifest.model_validate(facts | {"files": hashes(folder)})
-    unsealed = Bundle(folder, manifest, {}, schema, "")
+    manifest = made.model_copy(update={"files": hashes(folder)})
+    unsealed = Bundle(folder, manifest, PromotionFacts(), schema, "")
     scorer = load_scorer(unsealed)
     gate = params.gates.parity
     rows = tables.as_json(tables.read_sample(TEST, self_check.ROWS), schema)
@@ -154,50 +156,55 @@ def write_check_rows(folder: Path, facts: dict[str, Any], schema: Schema, params
     files.write_text(folder / self_check.FILE, found.model_dump_json() + "\n")
 
 
+def describe_bundle(
+    schema: Schema, params: Params, estimator: Estimator, test: pd.DataFrame, predicted: np.ndarray
+) -> Manifest:
+    """Return the facts of the bundle, without the hashes of its files."""
+    metrics = files.read_json(METRICS)
+    used = params.model_dump(mode="json", include=SECTIONS)
+    numerical = tasks.of(schema).PREDICTION_KIND == "numerical"
+    return Manifest(
+        mlops_loop=versions.VERSION,
+        **schema.model_dump(include={"name", "task", "target", "positive"}),
+        classes=schema.classes,
+        **{name: metrics[name] for name in ("threshold", "half_width") if name in metrics},
+        metrics=metrics["test"],
+        baseline=metrics["baseline"],
+        estimator=estimator,
+        params=used,
+        params_sha256=sha256(json.dumps(used, sort_keys=True).encode()).hexdigest(),
+        data_sha256={path.name: files.sha256(path) for path in (TRAIN, TEST)},
+        reports_sha256=reports(),
+        code_sha256=code(),
+        code={plugin: fingerprint(plugin) for plugin in ("derive", "model")},
+        inputs_sha256={path.as_posix(): files.sha256(path) for path in INPUTS},
+        example=example(test.head(1000), schema),
+        deciles=deciles(predicted) if numerical else [],
+    )
+
+
 def main() -> None:
     schema = load_schema()
     params = load_params()
     model = load(MODEL)
-    metrics = files.read_json(METRICS)
     task = tasks.of(schema)
-    used = params.model_dump(mode="json", include=SECTIONS)
     test = tables.read_table(TEST)
     sample = tables.read_sample(TRAIN, params.export.reference_rows)
     predicted = task.predictions(scores(model, sample, schema), schema)
-    facts = {
-        versions.LOOP_KEY: versions.VERSION,
-        **schema.model_dump(include={"name", "task", "target", "positive"}),
-        "classes": schema.classes,
-        **{
-            key: value
-            for key, value in metrics.items()
-            if key not in ("test", "baseline", "validation")
-        },
-        "metrics": metrics["test"],
-        "baseline": metrics["baseline"],
-        "estimator": asdict(describe(model)),
-        "params": used,
-        "params_sha256": sha256(json.dumps(used, sort_keys=True).encode()).hexdigest(),
-        "data_sha256": {path.name: files.sha256(path) for path in (TRAIN, TEST)},
-        "reports_sha256": reports(),
-        "code_sha256": code(),
-        "code": {plugin: fingerprint(plugin) for plugin in ("derive", "model")},
-        "inputs_sha256": {path.as_posix(): files.sha256(path) for path in INPUTS},
-        "example": example(test.head(1000), schema),
-        "deciles": deciles(predicted) if task.PREDICTION_KIND == "numerical" else [],
-    }
+    estimator = describe(model)
+    made = describe_bundle(schema, params, estimator, test, predicted)
     with files.writing(BUNDLE) as folder:
         folder.mkdir()
         write_model(folder, model, schema, params.export.format)
         shutil.copy(SCHEMA, folder / "schema.yaml")
-        write_check_rows(folder, facts, schema, params)
+        write_check_rows(folder, made, schema, params)
         reference(sample, predicted, schema).to_parquet(folder / REFERENCE, index=False)
         judged = tables.read_sample(TEST, params.export.reference_rows)
         held_out(judged, scores(model, judged, schema), schema).to_parquet(
             folder / HELD_OUT, index=False
         )
-        write_card(folder, schema, params, facts)
-        seal(folder, facts)
+        write_card(folder, schema, params, estimator, made)
+        seal(folder, made)
         scorer = open_scorer(open_bundle(folder))
         limit = params.gates.parity
         parts = (

@@ -16,7 +16,6 @@ from mlops_loop.monitoring.retraining.summary import Split
 from mlops_loop.release.candidate import same_target, score
 from mlops_loop.release.champion_inputs import with_champion_inputs
 from mlops_loop.scoring.bundle import Bundle, open_bundle
-from mlops_loop.scoring.operating_point import OperatingPoint
 
 
 def split_sizes(schema: Schema) -> dict[str, Split]:
@@ -33,10 +32,13 @@ def split_sizes(schema: Schema) -> dict[str, Split]:
     return found
 
 
-def candidate_metrics(champion: Bundle | None, params: Params) -> dict[str, dict[str, float]]:
+Measured = dict[str, dict[str, float | None]]  # of candidate, champion and naive baseline
+
+
+def candidate_metrics(champion: Bundle | None, params: Params) -> Measured:
     """Return the metrics of candidate, champion and naive baseline on the newest window."""
     candidate = open_bundle(BUNDLE)
-    found = {"candidate": candidate.manifest["metrics"]}
+    found: Measured = {"candidate": candidate.manifest.metrics}
     with suppress(Failure):  # of two that cannot be compared: `promote` says why
         if champion and same_target(champion, candidate):
             schema = candidate.schema
@@ -44,7 +46,7 @@ def candidate_metrics(champion: Bundle | None, params: Params) -> dict[str, dict
             task = tasks.of(schema)
             inputs = with_champion_inputs(champion.schema, schema, table, params)
             scores = score(champion, inputs)
-            known = OperatingPoint.of(champion.manifest)
+            known = champion.operating_point
             truth = task.truth(table, schema)
-            found["champion"] = task.measure(truth, scores, known, schema, params.evaluate)
-    return found | {"naive baseline": candidate.manifest["baseline"]}
+            found["champion"] = {**task.measure(truth, scores, known, schema, params.evaluate)}
+    return found | {"naive baseline": candidate.manifest.baseline}

@@ -53,11 +53,11 @@ def changes(last: Record | None, champion: Bundle | None, now: dict[str, str]) -
     before = last.fingerprint if last else {}
     if not last and champion:
         manifest = champion.manifest
-        code_hashes = manifest.get("code_sha256", {})
+        code_hashes = manifest.code_sha256
         before = {
             **code_hashes,
-            SCHEMA.name: manifest["inputs_sha256"][SCHEMA.name],
-            TRAIN_PARAMS: digest(manifest["params"]["train"]),
+            SCHEMA.name: manifest.inputs_sha256[SCHEMA.name],
+            TRAIN_PARAMS: digest(manifest.params["train"]),
         }
         # An older bundle does not tell its code: then only the rest is compared.
         now = {name: value for name, value in now.items() if name in before or code_hashes}
@@ -73,11 +73,11 @@ def trained_through(last: Record | None, champion: Bundle | None) -> datetime | 
         return last.trained_through
     if not champion:
         return None
-    if end := champion.manifest["params"]["ingest"]["end"]:
-        return datetime.fromisoformat(end)
+    if end := champion.manifest.params["ingest"]["end"]:
+        return datetime.fromisoformat(str(end))
     name = champion.schema.timestamp
     if not name:  # the data have no time, the promotion has
-        promoted = champion.promotion.get("promoted_at")
+        promoted = champion.promotion.promoted_at
         return midnight(datetime.fromisoformat(promoted)) if promoted else None
     path = champion.folder / HELD_OUT
     if not path.is_file():

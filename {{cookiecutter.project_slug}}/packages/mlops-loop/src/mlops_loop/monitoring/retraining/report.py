@@ -97,7 +97,7 @@ def evidence_table(summary: RetrainingSummary) -> str:
     return text_table(["evidence", "found", "limit"], lines)
 
 
-def metrics_table(measured: dict[str, dict[str, float]]) -> str:
+def metrics_table(measured: dict[str, dict[str, float | None]]) -> str:
     names = [
         name
         for name in measured["candidate"]

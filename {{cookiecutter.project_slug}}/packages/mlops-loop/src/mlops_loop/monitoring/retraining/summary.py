@@ -84,7 +84,7 @@ class RetrainingSummary(BaseModel, frozen=True):
     monitor: list[WindowTrend]
     windows: TrainingWindows | None = None
     parts: dict[str, Split] | None = None
-    metrics: dict[str, dict[str, float]] | None = None
+    metrics: dict[str, dict[str, float | None]] | None = None
     version: str | None = None
     before: str | None = None
     gates: list[GateResult] | None = None

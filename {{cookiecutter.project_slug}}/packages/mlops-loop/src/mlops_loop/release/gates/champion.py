@@ -85,7 +85,7 @@ def labels(candidate: Candidate, limits: LabelsGate) -> list[GateResult]:
     params = candidate.params
     if found is None or found.scores is None or not (found.bundle.folder / HELD_OUT).is_file():
         return [GateResult("labels", "there is no champion to compare with")]
-    point = OperatingPoint.of(found.bundle.manifest)
+    point = found.bundle.operating_point
     now = skill(candidate.table, candidate.truth, found.scores, point, schema, params)
     held_out = tables.read_table(found.bundle.folder / HELD_OUT)
     known, scored = held_out_scores(held_out, schema)

@@ -76,7 +76,7 @@ def check(
     expected = open_scorer(bundle).score(columns(chosen, schema))
     found, milliseconds = predict(address, client, as_json(chosen, schema))
     differing = sum(not close(answer, right) for answer, right in zip(found, expected, strict=True))
-    wrong = fuzz(address, client, schema, bundle.manifest["example"], limits.fuzz)
+    wrong = fuzz(address, client, schema, bundle.manifest.example, limits.fuzz)
     return Answers(len(found), differing, milliseconds, limits.fuzz, wrong)
 
 

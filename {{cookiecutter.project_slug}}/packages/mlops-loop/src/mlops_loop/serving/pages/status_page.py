@@ -93,7 +93,7 @@ def service_state(service: Service) -> State:
 
 
 def promotion_text(service: Service) -> str:
-    seconds = metrics.promotion_time(service.model.bundle.promotion)
+    seconds = metrics.promotion_time(service.model.bundle.promotion.promoted_at)
     if not isfinite(seconds):
         return "never"
     moment = datetime.fromtimestamp(seconds, UTC)

@@ -17,8 +17,11 @@ def router(service: Service) -> APIRouter:
     async def model() -> dict[str, Any]:
         """Return the served version, its metrics on its test window, and its promotion."""
         bundle = service.model.bundle
-        facts = bundle.manifest.model_dump(include=PUBLIC, exclude_unset=True)
-        name = current_project().name
-        return {"name": name, "version": bundle.version, "promotion": bundle.promotion} | facts
+        return {
+            "name": current_project().name,
+            "version": bundle.version,
+            "promotion": bundle.promotion.model_dump(exclude_unset=True),
+            **bundle.manifest.model_dump(include=PUBLIC, exclude_unset=True),
+        }
 
     return endpoints

@@ -13,7 +13,7 @@ from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.reporting.markdown import code, paragraph, plain, table
-from mlops_loop.scoring.estimator import Estimator
+from mlops_loop.scoring.manifest import Estimator
 from mlops_loop.training.card import sections
 from mlops_loop.training.card.promotion import NOT_YET
 

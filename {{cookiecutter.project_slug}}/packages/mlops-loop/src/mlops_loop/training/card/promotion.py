@@ -1,15 +1,16 @@
 """What a promotion adds to the card: version, gates, who promoted it and when."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
-from pydantic import BaseModel
 
 from mlops_loop.base import files
 from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.reporting.markdown import table
 from mlops_loop.reporting.markdown_page import page
 from mlops_loop.scoring.bundle import CARDS
+from mlops_loop.scoring.promotion import PromotionFacts
 
 NOT_YET = (
     "Not judged yet: this candidate has not been through `promote`."  # which replaces this line
@@ -27,18 +28,10 @@ FACTS = {
 RESULTS = {True: "passed", False: "refused", None: "not judged"}
 
 
-class PromotionRecord(BaseModel, extra="allow"):
-    """What the registry knows of a version, as promotion.json holds it; other tags are kept too."""
+class PromotionRecord(PromotionFacts, frozen=True):
+    """What the registry knows of a version, with what its gates say."""
 
-    version: str
-    run_id: str
-    gates: list[GateResult] = []
-    promoted_by: str = ""
-    promoted_at: str = ""
-    refused: str = ""
-    git_commit: str = ""
-    dvc_lock: str = ""
-    bundle_sha256: str = ""
+    gates: tuple[GateResult, ...] = ()
 
 
 def complete(markdown: str, promotion: PromotionRecord) -> str:
@@ -55,7 +48,7 @@ def complete(markdown: str, promotion: PromotionRecord) -> str:
     return before + "\n\n".join(parts) + after
 
 
-def gate_table(results: list[GateResult]) -> pd.DataFrame:
+def gate_table(results: Iterable[GateResult]) -> pd.DataFrame:
     rows = [
         (
             result.gate,
