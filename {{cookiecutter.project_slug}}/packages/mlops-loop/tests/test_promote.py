@@ -139,12 +139,12 @@ def aliases() -> dict[str, str]:
         return {name: str(version.version) for name, version in found.items() if version}
 
 
-def lines() -> list[dict]:
+def lines() -> list[audit.Line]:
     return list(audit.read(audit.open_audit(load_settings().prediction_log_url), experiment_name()))
 
 
 def events() -> list[str]:
-    return [line["event"] for line in lines()]
+    return [line.event for line in lines()]
 
 
 def retrain(honest: pd.DataFrame, noise: float) -> None:
@@ -216,15 +216,15 @@ def test_the_better_is_crowned_the_worse_kept_as_challenger_and_all_is_written_d
     assert aliases() == {"champion": "2", "previous": "1", "challenger": "1"}
     assert open_bundle(SERVED).version == "2"
     kept = lines()
-    assert [(line["event"], line["version"]) for line in kept] == [
+    assert [(line.event, line.version) for line in kept] == [
         ("promoted", "1"),
         ("promoted", "2"),
         ("refused", "1"),
     ]
     with session(load_settings()) as client:
         version = registry.by_number(client, "1")
-        assert version.tags["refused"] == kept[-1]["reason"]
-        assert json.loads(version.tags["gates"]) == kept[-1]["gates"]
+        assert version.tags["refused"] == kept[-1].reason
+        assert json.loads(version.tags["gates"]) == json.loads(kept[-1].text)["gates"]
         cards = [file.path for file in client.list_artifacts(version.run_id, "card/version-1")]
         assert "card/version-1/card.md" in cards
     assert {"by", "time", "git_commit", "data_sha256", "bundle_sha256"} <= set(kept[0])
@@ -381,9 +381,7 @@ def test_roll_back_there_and_back_again(rivals):
         promote()
     rollback.roll_back(None, "again")
     assert aliases()["champion"] == "1"
-    assert [line["reason"] for line in lines() if line["event"] == "returned"] == [
-        "it was not the model"
-    ]
+    assert [line.reason for line in lines() if line.event == "returned"] == ["it was not the model"]
     verbs.audit(as_json=True)
 
 
@@ -412,8 +410,8 @@ def test_an_alias_moved_by_hand_is_moved_back(rivals):
     with pytest.raises(Refusal, match="version 2 was rolled back"):
         promote()
     assert aliases() == {"champion": "1", "previous": "2"}
-    assert lines()[-1]["event"] == "restored"
-    assert "moved to version 3" in lines()[-1]["reason"]
+    assert lines()[-1].event == "restored"
+    assert "moved to version 3" in lines()[-1].reason
     verbs.audit()
 
 
@@ -460,9 +458,7 @@ def test_a_tampered_line_is_found_and_nothing_is_promoted_by_such_a_log(rivals, 
         with pytest.raises(Refusal, match="challenger"):
             promote()
     verbs.audit()
-    forged = json.dumps(
-        {key: value for key, value in lines()[1].items() if key != "sha256"} | {"by": "x"}
-    )
+    forged = json.dumps(json.loads(lines()[1].text) | {"by": "x"})
     values = {"line": forged, "digest": audit.sha256(forged.encode()).hexdigest()}
     with sqlite3.connect("predictions.db") as database:
         for trigger, statement in FORBIDDEN.items():

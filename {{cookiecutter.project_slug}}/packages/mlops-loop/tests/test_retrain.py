@@ -205,8 +205,12 @@ def lines():
     return list(audit.read(log, experiment_name()))
 
 
+def documents():
+    return [json.loads(line.as_json()) for line in lines()]
+
+
 def events():
-    return [line["event"] for line in lines()]
+    return [line.event for line in lines()]
 
 
 def later() -> datetime:
@@ -228,7 +232,7 @@ def test_nothing_to_do_is_recorded_and_summed_up(served, monkeypatch, capsys) ->
     monitoring.retrain(until=later())
     assert "not retrained: nothing asks for it" in capsys.readouterr().out
     assert events() == ["promoted", "not retrained"]
-    line = lines()[-1]
+    line = documents()[-1]
     assert (line["until"], line["reasons"]) == (f"{later():%Y-%m-%d}", [])
     assert line["evidence"]["champion"] == "1"
     assert line["evidence"]["rows"] > 0
@@ -274,7 +278,7 @@ def test_a_retraining_moves_the_windows_and_promotes(served, monkeypatch, capsys
     assert (
         params.split.validation_end - params.split.train_end == params.retrain.validation_days * DAY
     )
-    started = lines()[1]
+    started = documents()[1]
     assert started["windows"]["ingest"]["end"] == f"{end:%Y-%m-%d}"
     assert started["reasons"] == ["on demand: a | new month"]
     text, rows = written(), json.loads(written("summary.json"))["parts"]["test"]["rows"]
@@ -393,13 +397,13 @@ def test_decay_of_the_champion_is_a_reason_and_drift_is_not(served, monkeypatch)
     monkeypatch.setattr(retrain, "reproduce", stop)
     with pytest.raises(Failure, match="stopped"):
         retrain.retrain(day, False, "")
-    started = lines()[-2]
+    started = documents()[-2]
     (reason,) = started["reasons"]
     assert reason.startswith("decay: ")
     assert reason.endswith("much worse")
     assert files.PARAMS.read_bytes() == before
     assert events()[-2:] == ["retraining", "retraining failed"]
-    assert lines()[-1]["retraining"] == started["number"]
+    assert documents()[-1]["retraining"] == started["number"]
     assert written().count("xychart-beta") == 2
     assert "line [0.6, 0.6, 0.6]" in written()
     # A reason that came to nothing holds on, but whatever happened there is a cool-down.
@@ -407,7 +411,7 @@ def test_decay_of_the_champion_is_a_reason_and_drift_is_not(served, monkeypatch)
     assert found.decision.rules == ("decay", "decay")
     assert found.decision.blocked_by == ("cool-down",)
     assert events()[-1] == "not retrained"
-    assert "cool-down" in lines()[-1]["reason"]
+    assert "cool-down" in documents()[-1]["reason"]
 
 
 def test_data_that_is_refused_leaves_everything_as_it_was(served, monkeypatch) -> None:
@@ -423,7 +427,7 @@ def test_data_that_is_refused_leaves_everything_as_it_was(served, monkeypatch) -
     before = files.PARAMS.read_bytes()
     with pytest.raises(Refusal, match="the pipeline stopped"):
         retrain.retrain(later(), False, "")
-    assert lines()[-2]["reasons"] == ["code: schema.yaml changed"]
+    assert documents()[-2]["reasons"] == ["code: schema.yaml changed"]
     assert events()[-2:] == ["retraining", "retraining failed"]
     assert files.PARAMS.read_bytes() == before
     assert files.ACCEPTED.read_text() == "{}"
@@ -448,7 +452,7 @@ def test_what_is_interrupted_has_not_been_done(served, monkeypatch) -> None:
         with pytest.raises(KeyboardInterrupt):
             retrain.retrain(later(), True, "why")
     assert files.PARAMS.read_bytes() == before
-    assert lines()[-1]["reason"] == "it was interrupted"
+    assert documents()[-1]["reason"] == "it was interrupted"
     monkeypatch.setattr(retrain, "reproduce", dict)
     for name in ("candidate_metrics", "promote"):
         with monkeypatch.context() as patch:
@@ -456,7 +460,7 @@ def test_what_is_interrupted_has_not_been_done(served, monkeypatch) -> None:
             with pytest.raises(ValueError, match="of no use"):
                 retrain.retrain(later(), True, "why")
         assert json.loads(written("summary.json"))["result"] == "failed"
-        assert lines()[-1]["reason"] == "ValueError: of no use"
+        assert documents()[-1]["reason"] == "ValueError: of no use"
     assert events() == ["promoted", *["retraining", "retraining failed"] * 3]
     assert audit_record.last_finished(lines()) is None
     assert audit_record.last_finished(lines()[:2]) is None  # killed: nothing follows
@@ -469,7 +473,7 @@ def test_what_the_monitor_found_today_counts_today(served, monkeypatch) -> None:
         connection.execute(sa.insert(WINDOWS), window(now - DAY, [("decay", "much worse")]))
     with pytest.raises(AssertionError, match="must not run"):
         retrain.retrain(None, False, "")
-    (reason,) = lines()[1]["reasons"]
+    (reason,) = documents()[1]["reasons"]
     assert reason.endswith("much worse")
 
 

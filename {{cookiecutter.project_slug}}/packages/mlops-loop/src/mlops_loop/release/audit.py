@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any
 
 import sqlalchemy as sa
+from pydantic import BaseModel, JsonValue
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from mlops_loop.base.errors import Failure, Refusal, redacted
@@ -89,11 +89,34 @@ def who() -> str:
         return f"uid {os.getuid()}"
 
 
-def parsed(number: int, line: str, digest: str) -> dict[str, Any]:
+class Line(BaseModel, frozen=True):
+    """A line of the log, with what several events tell; `text` is its JSON, with all they tell."""
+
+    model: str
+    number: int
+    time: str  # ISO 8601, UTC
+    by: str
+    event: str
+    version: str = ""
+    before: str | None = None  # the champion of before
+    reason: str = ""
+    bundle_sha256: str | None = None
+    git_commit: str | None = None
+    text: str
+    sha256: str
+
+    def as_json(self) -> str:
+        """Return the line as `audit --json` prints it: with its hash."""
+        document = {**json.loads(self.text), "number": self.number, "sha256": self.sha256}
+        return json.dumps(document, ensure_ascii=False)
+
+
+def parsed(number: int, text: str, digest: str) -> Line:
     """Return a line with its own number and hash; refuse one that nobody can read."""
-    if sha256(line.encode()).hexdigest() != digest:
+    if sha256(text.encode()).hexdigest() != digest:
         raise Refusal(f"line {number} of the audit log is not what was written: {MEND}")
-    return {**json.loads(line), "number": number, "sha256": digest}
+    place = {"number": number, "text": text, "sha256": digest}
+    return Line.model_validate(json.loads(text) | place)
 
 
 @contextmanager
@@ -111,18 +134,18 @@ def unusable(error: Exception) -> Failure:
     return Failure(f"the audit log, see PREDICTION_LOG_URL, cannot be used: {reason}")
 
 
-def query(model: str) -> sa.Select[Any]:
+def query(model: str) -> "sa.Select[int, str, str]":
     return sa.select(LINES.c.number, LINES.c.line, LINES.c.sha256).where(LINES.c.model == model)
 
 
-def read(engine: sa.Engine, model: str) -> Iterator[dict[str, Any]]:
+def read(engine: sa.Engine, model: str) -> Iterator[Line]:
     """Yield the lines of one model's log, oldest first, with their hashes."""
     with connected(engine) as connection:
         for row in connection.execute(query(model).order_by(LINES.c.number)):
             yield parsed(*row)
 
 
-def newest(engine: sa.Engine, model: str, lines: int) -> list[dict[str, Any]]:
+def newest(engine: sa.Engine, model: str, lines: int) -> list[Line]:
     """Return the newest lines, oldest first."""
     with connected(engine) as connection:
         rows = connection.execute(query(model).order_by(LINES.c.number.desc()).limit(lines)).all()
@@ -133,15 +156,15 @@ def newest(engine: sa.Engine, model: str, lines: int) -> list[dict[str, Any]]:
 class Seen:
     """The last line of some events that a new line builds on; None if there was none."""
 
-    line: dict[str, Any] | None
+    line: Line | None
     events: tuple[str, ...]
 
 
-def last(engine: sa.Engine, model: str, *events: str) -> dict[str, Any] | None:
+def last(engine: sa.Engine, model: str, *events: str) -> Line | None:
     """Return the newest line of these events."""
     with connected(engine) as connection:
         for row in connection.execute(query(model).order_by(LINES.c.number.desc())):
-            if (line := parsed(*row))["event"] in events:
+            if (line := parsed(*row)).event in events:
                 return line
     return None
 
@@ -158,7 +181,7 @@ def check_unchanged(engine: sa.Engine, model: str, seen: Seen) -> None:
         return
     if seen.events != MOVES:
         raise Overtaken("meanwhile another process began to retrain")
-    version = newer["version"] if newer else "none"
+    version = newer.version if newer else "none"
     raise Overtaken(f"meanwhile another process made version {version} champion: run this again")
 
 
@@ -166,30 +189,31 @@ def append(
     engine: sa.Engine,
     model: str,
     event: str,
-    facts: Mapping[str, Any],
+    facts: Mapping[str, JsonValue],
     seen: Seen | None = None,
-) -> dict[str, Any]:
+) -> Line:
     """Add a line; return it. Raises Overtaken if what it builds on, `seen`, no longer holds."""
     while True:
         end = newest(engine, model, 1)
         if seen:
             check_unchanged(engine, model, seen)
+        number = end[0].number + 1 if end else 1
         entry = {
             "model": model,
-            "number": end[0]["number"] + 1 if end else 1,
+            "number": number,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "by": who(),
             "event": event,
             **facts,
-            "previous_sha256": end[0]["sha256"] if end else "",
+            "previous_sha256": end[0].sha256 if end else "",
         }
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False)
         digest = sha256(line.encode()).hexdigest()
-        row = {"model": model, "number": entry["number"], "line": line, "sha256": digest}
+        row = {"model": model, "number": number, "line": line, "sha256": digest}
         try:
             with engine.begin() as connection:
                 connection.execute(sa.insert(LINES), row)
-            return entry | {"sha256": digest}
+            return parsed(number, line, digest)
         except IntegrityError:
             continue  # another process has just added a line of this number: look at it
         except SQLAlchemyError as error:

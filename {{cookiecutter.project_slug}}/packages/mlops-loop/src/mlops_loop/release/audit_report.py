@@ -1,8 +1,6 @@
 """What `audit` shows: the log's lines, and whether they and the registry agree."""
 
-import json
 import sys
-from typing import Any
 
 import sqlalchemy as sa
 from mlflow import MlflowClient
@@ -16,7 +14,6 @@ from mlops_loop.release import audit, registry
 from mlops_loop.release.champion import anchors
 from mlops_loop.tracking.session import experiment_name, session
 
-KEYS = ("number", "time", "event", "version", "by", "git_commit", "reason")
 SHOWN = 5  # problems in the line of a refusal
 
 
@@ -27,7 +24,7 @@ def problems(client: MlflowClient, log: sa.Engine) -> list[str]:
     if found := audit.verify(log, name, anchors(client)):
         return found
     move = audit.last(log, name, *audit.MOVES)
-    if champion and (not move or str(champion.version) != move["version"]):
+    if champion and (not move or str(champion.version) != move.version):
         known = f"the registry's champion is version {champion.version}"
         return [f"{known}, but the log has no promotion of it"]
     return []
@@ -42,7 +39,7 @@ def show_audit(lines: int, as_json: bool) -> None:
         found = problems(client, log)
     if as_json:
         for entry in audit.read(log, name):
-            print(json.dumps(entry, ensure_ascii=False))
+            print(entry.as_json())
     if found:
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         listed = "; ".join(found[:SHOWN])
@@ -52,13 +49,12 @@ def show_audit(lines: int, as_json: bool) -> None:
     print("every line is in its place, and the registry agrees", file=sys.stderr)
 
 
-def print_lines(lines: list[dict[str, Any]]) -> None:
+def print_lines(lines: list[audit.Line]) -> None:
     table = Table("line", "when", "what", "version", "by", "commit", "why")
     for line in lines:
-        commit, _, dirty = (line.get("git_commit") or "").partition("-")
-        cells = line | {
-            "git_commit": commit[:10] + "-dirty" * bool(dirty),
-            "time": line["time"][:19].replace("T", " "),
-        }
-        table.add_row(*(escape(str(cells.get(key, ""))) for key in KEYS))
+        commit, _, dirty = (line.git_commit or "").partition("-")
+        commit = commit[:10] + "-dirty" * bool(dirty)
+        time = line.time[:19].replace("T", " ")
+        cells = (str(line.number), time, line.event, line.version, line.by, commit, line.reason)
+        table.add_row(*map(escape, cells))
     open_console().print(table)

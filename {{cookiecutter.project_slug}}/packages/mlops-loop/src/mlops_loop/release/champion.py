@@ -5,11 +5,11 @@ The line decides. What a crash cuts short after it is finished by whatever comes
 
 import json
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from pydantic import JsonValue
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
@@ -37,49 +37,53 @@ def settle(client: MlflowClient, log: sa.Engine) -> ModelVersion | None:
         raise Refusal(f"the audit log cannot be trusted: {found[0]}; {audit.MEND}; {which}")
     if not (move := audit.last(log, name, *audit.MOVES)):
         return champion
-    version = registry.by_number(client, move["version"])
-    if not version or version.tags.get("bundle_sha256") != move["bundle_sha256"]:
+    version = registry.by_number(client, move.version)
+    if not version or version.tags.get("bundle_sha256") != move.bundle_sha256:
         return champion  # of a registry that is gone
-    if version.tags.get(SETTLED) == move["sha256"]:
+    if version.tags.get(SETTLED) == move.sha256:
         if champion and champion.version == version.version:
             return champion
         move = restore(log, move, champion)
     tag(client, version, move)
     set_aliases(client, move)
     # Last, because it says that all of the above is done.
-    client.set_model_version_tag(name, move["version"], SETTLED, move["sha256"])
-    return registry.by_number(client, move["version"])
+    client.set_model_version_tag(name, move.version, SETTLED, move.sha256)
+    return registry.by_number(client, move.version)
 
 
-def restore(log: sa.Engine, move: dict[str, Any], champion: ModelVersion | None) -> dict[str, Any]:
+def restore(log: sa.Engine, move: audit.Line, champion: ModelVersion | None) -> audit.Line:
     """Record that the alias comes back to where the log has it; return the new line."""
     moved = f"to version {champion.version}" if champion else "away"
     reason = f"its alias had been moved {moved} by other means than these commands"
-    facts = {key: move[key] for key in ("version", "before", "bundle_sha256")}
-    seen = audit.Seen(move, audit.MOVES)
-    return audit.append(log, experiment_name(), "restored", {"reason": reason, **facts}, seen)
+    facts: dict[str, JsonValue] = {
+        "reason": reason,
+        "version": move.version,
+        "before": move.before,
+        "bundle_sha256": move.bundle_sha256,
+    }
+    return audit.append(log, experiment_name(), "restored", facts, audit.Seen(move, audit.MOVES))
 
 
-def tag(client: MlflowClient, version: ModelVersion, move: dict[str, Any]) -> None:
+def tag(client: MlflowClient, version: ModelVersion, move: audit.Line) -> None:
     """Write on the versions who promoted the one, and why the other was rolled back."""
     name = experiment_name()
-    number = move["version"]
-    if move["event"] == "promoted":
-        client.set_model_version_tag(name, number, "promoted_by", move["by"])
-        client.set_model_version_tag(name, number, "promoted_at", move["time"])
-    elif move["event"] == "rolled back":
-        why = f"{move['time']} {move['reason']}"
-        client.set_model_version_tag(name, move["before"], "rolled_back", why)
+    number = move.version
+    if move.event == "promoted":
+        client.set_model_version_tag(name, number, "promoted_by", move.by)
+        client.set_model_version_tag(name, number, "promoted_at", move.time)
+    elif move.event == "rolled back":
+        why = f"{move.time} {move.reason}"
+        client.set_model_version_tag(name, move.before, "rolled_back", why)
     for stale in {"refused", "rolled_back"} & set(version.tags):
         client.delete_model_version_tag(name, number, stale)
 
 
-def set_aliases(client: MlflowClient, move: dict[str, Any]) -> None:
+def set_aliases(client: MlflowClient, move: audit.Line) -> None:
     """Point `champion` and `previous` at the versions that the line names."""
     name = experiment_name()
-    number = move["version"]
-    if move["before"]:
-        client.set_registered_model_alias(name, "previous", move["before"])
+    number = move.version
+    if move.before:
+        client.set_registered_model_alias(name, "previous", move.before)
     client.set_registered_model_alias(name, "champion", number)
     challenger = registry.by_alias(client, "challenger")
     if challenger and str(challenger.version) == number:  # refused once, better now

@@ -6,11 +6,11 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from pydantic import JsonValue
 from rich.console import Console
 
 from mlops_loop.base import files
@@ -68,7 +68,7 @@ def find_commit(client: MlflowClient, log: sa.Engine, version: ModelVersion) -> 
     for key, value in found.items():
         client.set_model_version_tag(version.name, version.version, key, value)
     reason = "what it was made from is in this commit now"
-    facts = {"version": str(version.version), "reason": reason, **found}
+    facts: dict[str, JsonValue] = {"version": str(version.version), "reason": reason, **found}
     audit.append(log, version.name, "committed", facts, audit.last_move(log, version.name))
     return client.get_model_version(version.name, version.version)
 
@@ -136,14 +136,14 @@ def decide(decision: Decision, results: list[GateResult]) -> Promotion:
     name = decision.version.name
     number = decision.number
     against = "; ".join(reasons(results))
-    gates = [asdict(result) for result in results]
+    gates: list[JsonValue] = [asdict(result) for result in results]
     client.set_model_version_tag(name, number, "gates", json.dumps(gates))
-    facts = {
+    facts: dict[str, JsonValue] = {
         "version": number,
         "before": decision.before,
         "reason": against or "it passed every gate",
         "gates": gates,
-        "data_sha256": decision.candidate.manifest.data_sha256,
+        "data_sha256": {**decision.candidate.manifest.data_sha256},
         **{
             key: decision.version.tags.get(key)
             for key in ("bundle_sha256", "git_commit", "dvc_lock")
@@ -161,7 +161,7 @@ def decide(decision: Decision, results: list[GateResult]) -> Promotion:
 
 
 def refuse(
-    decision: Decision, results: list[GateResult], facts: dict[str, Any], against: str
+    decision: Decision, results: list[GateResult], facts: dict[str, JsonValue], against: str
 ) -> Promotion:
     """Keep a version as challenger, with the reasons."""
     client = decision.client
@@ -171,7 +171,7 @@ def refuse(
     line = audit.append(decision.log, name, "refused", facts, seen)
     client.set_registered_model_alias(name, "challenger", number)
     client.set_model_version_tag(name, number, "refused", against)
-    client.set_model_version_tag(name, number, SETTLED, line["sha256"])
+    client.set_model_version_tag(name, number, SETTLED, line.sha256)
     version = client.get_model_version(name, number)
     log_card(client, version, decision.candidate)
     install_version(version, Path(load_settings().challenger))  # for TRAFFIC, should that be set

@@ -3,6 +3,7 @@
 import sqlalchemy as sa
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from pydantic import JsonValue
 
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.settings import load_settings
@@ -26,7 +27,7 @@ def roll_back(number: str | None, reason: str) -> str:
         wanted = find(client, log, champion, number)
         # The way back to a version that was rolled back says nothing against the one in between.
         event = "returned" if "rolled_back" in wanted.tags else "rolled back"
-        facts = {
+        facts: dict[str, JsonValue] = {
             "version": str(wanted.version),
             "before": str(champion.version),
             "reason": reason,
@@ -59,8 +60,8 @@ def find(
 def former(client: MlflowClient, log: sa.Engine, champion: ModelVersion) -> ModelVersion | None:
     """Return the champion before this one; not one that was itself rolled back since."""
     lines = audit.read(log, experiment_name())
-    for line in reversed([line for line in lines if line["event"] in audit.MOVES]):
-        found = registry.by_number(client, line["version"])
+    for line in reversed([line for line in lines if line.event in audit.MOVES]):
+        found = registry.by_number(client, line.version)
         if found and found.version != champion.version and "rolled_back" not in found.tags:
             return found
     return None

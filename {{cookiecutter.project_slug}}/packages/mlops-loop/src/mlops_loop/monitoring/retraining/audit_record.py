@@ -1,10 +1,9 @@
 """Audit record: the lines about retrainings in the audit log, and what they tell the next one."""
 
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.monitoring.retraining.training_windows import TrainingWindows
@@ -45,12 +44,16 @@ class Record(BaseModel):
     seen: datetime | None = None  # until when the monitor's windows counted, UTC without a zone
     retraining: int | None = None  # number of the line that failed
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, JsonValue]:
         """Return what the line holds: what is known of it."""
         dumped = self.model_dump(mode="json", exclude_unset=True)
-        document = {name: value for name, value in dumped.items() if value is not None}
+        document: dict[str, JsonValue] = {
+            name: value for name, value in dumped.items() if value is not None
+        }
         if self.windows:
-            document["windows"] = self.windows.document()
+            document["windows"] = {
+                name: {**dates} for name, dates in self.windows.document().items()
+            }
         return document
 
     @property
@@ -69,35 +72,39 @@ class History(BaseModel, frozen=True):
 
     started: tuple[datetime, ...]  # `until` of each, oldest first
     finished: Record | None  # the last one that came to an end
-    last_line: dict[str, Any] | None  # of the last start, which a new one builds on
+    last_line: audit.Line | None  # of the last start, which a new one builds on
 
 
 def read_history(log: sa.Engine, model: str) -> History:
     lines = list(audit.read(log, model))
-    started = [line for line in lines if line["event"] == STARTED]
+    started = [read_record(line) for line in lines if line.event == STARTED]
     finished = last_finished(lines)
     return History(
-        started=tuple(datetime.fromisoformat(line["until"]) for line in started),
-        finished=Record.model_validate(finished) if finished else None,
+        started=tuple(datetime.fromisoformat(record.until) for record in started),
+        finished=read_record(finished) if finished else None,
         last_line=audit.last(log, model, STARTED),
     )
 
 
-def last_finished(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
+def read_record(line: audit.Line) -> Record:
+    return Record.model_validate_json(line.text)
+
+
+def last_finished(lines: list[audit.Line]) -> audit.Line | None:
     """Return the line of the last retraining that came to an end: neither failed nor killed."""
     last = running = None
     for line in lines:
-        if line["event"] == STARTED:
+        if line.event == STARTED:
             running = line
-        elif line["event"] == FAILED:
+        elif line.event == FAILED:
             running = None
-        elif line["event"] in ENDS and running:
+        elif line.event in ENDS and running:
             last = running
             running = None
     return last
 
 
-def start(log: sa.Engine, model: str, record: Record, history: History) -> dict[str, Any]:
+def start(log: sa.Engine, model: str, record: Record, history: History) -> audit.Line:
     """Append that a retraining starts; return the line.
 
     Raises audit.Overtaken if another one has started since.
@@ -115,11 +122,11 @@ def unchanged(log: sa.Engine, model: str, until: str) -> None:
     audit.append(log, model, UNCHANGED, Record(until=until, reason=reason).facts())
 
 
-def fail(log: sa.Engine, started: dict[str, Any], error: BaseException) -> str:
+def fail(log: sa.Engine, started: audit.Line, error: BaseException) -> str:
     """Append that a retraining failed, so that its reasons still hold; return why."""
     why = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
     if isinstance(error, KeyboardInterrupt | SystemExit):
         why = "it was interrupted"
-    record = Record(until=started["until"], retraining=started["number"], reason=why)
-    audit.append(log, started["model"], FAILED, record.facts())
+    record = Record(until=read_record(started).until, retraining=started.number, reason=why)
+    audit.append(log, started.model, FAILED, record.facts())
     return why

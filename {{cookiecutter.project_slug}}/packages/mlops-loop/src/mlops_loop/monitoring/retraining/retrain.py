@@ -8,7 +8,6 @@ import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
@@ -205,7 +204,7 @@ def plan_windows(
 
 
 def run_pipeline(
-    context: Context, started: dict[str, Any], summary: RetrainingSummary, dates: TrainingWindows
+    context: Context, started: audit.Line, summary: RetrainingSummary, dates: TrainingWindows
 ) -> None:
     """Run the pipeline on the new windows; if it stops, files are put back as they were."""
     try:
@@ -219,7 +218,7 @@ def run_pipeline(
 
 
 def judge_candidate(
-    context: Context, started: dict[str, Any], summary: RetrainingSummary
+    context: Context, started: audit.Line, summary: RetrainingSummary
 ) -> RetrainingSummary:
     """Let the gates decide on the candidate; record what came of it."""
     try:
@@ -232,7 +231,7 @@ def judge_candidate(
         print_gates(promotion.gates)
         promotion.checked()
         if promotion.outcome != "promoted":
-            audit_record.unchanged(context.log, context.model, started["until"])
+            audit_record.unchanged(context.log, context.model, context.request.until)
     except Refusal as refusal:
         write_ended(context, started, summary.ended("refused", str(refusal)))
         raise
@@ -248,11 +247,11 @@ def judge_candidate(
 
 
 def write_ended(
-    context: Context, started: dict[str, Any], summary: RetrainingSummary
+    context: Context, started: audit.Line, summary: RetrainingSummary
 ) -> RetrainingSummary:
     """Write the summary, with the lineage of the version if the gates decided on one."""
     line = audit.last(context.log, context.model, "promoted", "refused")
-    if line and line["number"] > started["number"]:
-        summary = summary.with_lineage(Lineage.model_validate(line))
+    if line and line.number > started.number:
+        summary = summary.with_lineage(Lineage.model_validate_json(line.text))
     report.write(summary)
     return summary
