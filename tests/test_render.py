@@ -10,14 +10,26 @@ from pathlib import Path
 import post_gen_project as post
 import pytest
 import yaml
-from conftest import QUESTIONS, TEMPLATE, TREE, Bake, Project, Refused, entries, execute, files, path_with
+from conftest import (
+    QUESTIONS,
+    TEMPLATE,
+    TREE,
+    Bake,
+    Project,
+    Refused,
+    entries,
+    execute,
+    files,
+    path_with,
+)
 from markdown_it import MarkdownIt
 
 ODD = 'Zoë\'s "Fly\\by" <b>*_`[ 東京 🛫 ß\\n'
 ADDED = {".cookiecutter.json"}
 LINKED = {".cruft.json"}  # where the template is a repository with a URL
 IGNORED = """data/x build/x reports/x .mlflow/mlflow.db .mlflow/mlruns/x mlflow.db mlruns/x
-    predictions.db predictions.db-wal tune.db .env .venv/x .dvc-remote/x .ruff_cache/x src/x/__pycache__/x .coverage"""
+    predictions.db predictions.db-wal tune.db .env .venv/x .dvc-remote/x .ruff_cache/x
+    src/x/__pycache__/x .coverage"""
 
 
 def in_template() -> set[str]:

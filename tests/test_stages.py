@@ -27,6 +27,7 @@ PLUMBING = {
     "base.config": "reads YAML and says which line is wrong",
     "base.errors": "exit codes",
     "base.files": "paths, and writing a file whole or not at all",
+    "base.params.params_file": "reads all sections; a stage lists the modules of those it uses",
     "base.project": "finds the functions that project.py names",
     "base.settings": "reads the environment",
     "tracking": "records a run in MLflow, which is no output of a stage",
@@ -44,6 +45,8 @@ BESIDE = {
         "scoring.scorer": "runs an exported model",
     },
 }
+# It imports every section to check params.yaml whole: what it imports is in no stage for that.
+PARAMS_FILE = "base.params.params_file"
 # The bundle's manifest holds the hash of the code that made its model.
 HASHED = {"export": ("ingest", "validate", "split", "train")}
 
@@ -89,7 +92,7 @@ def closure(name: str) -> set[str]:
         module = waiting.pop()
         if module not in seen:
             seen.add(module)
-            waiting += imports(module)
+            waiting += imports(module) if module != f"mlops_loop.{PARAMS_FILE}" else ()
     return {module.removeprefix("mlops_loop.") for module in seen}
 
 
@@ -99,12 +102,21 @@ def left_out(stage: str, module: str) -> bool:
     return any(f"{module}.".startswith(f"{entry}.") for entry in listed)
 
 
+def sections(stage: str) -> set[str]:
+    """Return the modules of the sections of params.yaml that dvc.yaml lists for a stage."""
+    text = (TREE / "dvc.yaml").read_text("utf-8")
+    found = re.search(rf"^  {stage}:\n.*?^    params: \[(.*?), pyproject", text, re.M | re.S)
+    assert found, f"dvc.yaml lists no params for {stage}"
+    return {f"base.params.{name.partition('.')[0]}" for name in found[1].split(", ")}
+
+
 def wanted(stage: str) -> list[str]:
     """Return the package's files that the result of a stage comes from, as dvc.yaml names them."""
     needed = {
         module
         for made in (stage, *HASHED.get(stage, ()))
-        for module in closure(STAGES[made])
+        for start in {STAGES[made], *sections(made)}
+        for module in closure(start)
         if not left_out(made, module)
     }
     files = {module_file(f"mlops_loop.{module}") for module in needed}
@@ -151,6 +163,16 @@ CHANGES: list[tuple[str, Iterable[str]]] = [
     ("metrics/binary_classification.py", ["evaluate", "export"]),
     ("scoring/predictions.py", ["evaluate", "export"]),  # it labels the rows of behaviour.csv
     ("scoring/scorer.py", ["export"]),
+    ("base/params/section.py", ["ingest", "validate", "split", "evaluate", "export"]),
+    ("base/params/ingest.py", ["ingest", "export"]),
+    ("base/params/split.py", ["validate", "split", "export"]),
+    ("base/params/train.py", ["train", "export"]),
+    ("base/params/evaluate.py", ["evaluate", "export"]),
+    ("base/params/export.py", ["export"]),
+    ("base/params/gates.py", ["evaluate", "export"]),  # behaviour and parity
+    ("base/params/monitor.py", []),
+    ("base/params/retrain.py", []),
+    ("base/settings.py", []),  # what the server is told
     ("contract/schema.py", STAGES),
     ("contract/compatibility.py", []),
     ("batch/score.py", []),

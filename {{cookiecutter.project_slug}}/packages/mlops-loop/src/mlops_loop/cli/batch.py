@@ -20,7 +20,7 @@ def score(
 
     Rows that break the contract are written beside OUTPUT, each with the reason.
     """
-    from mlops_loop.base.params import format_source
+    from mlops_loop.base.params.ingest import format_source
     from mlops_loop.batch.score import score
 
     done = score(source, target)

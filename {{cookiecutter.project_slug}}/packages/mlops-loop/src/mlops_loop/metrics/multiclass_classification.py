@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from mlops_loop.base.params import EvaluateParams
+from mlops_loop.base.params.evaluate import EvaluateParams
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics.binary_classification import (
     CALIBRATION,

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mlops_loop.base.params import Monitor, Params
+from mlops_loop.base.params.monitor import Monitor
+from mlops_loop.base.params.params_file import Params
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks

@@ -10,7 +10,8 @@ from ruamel.yaml import YAML
 from mlops_loop.base.config import edited
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import BEHAVIOUR, DVC, PARAMS, SCHEMA
-from mlops_loop.base.params import Sql, load_params
+from mlops_loop.base.params.ingest import Sql
+from mlops_loop.base.params.params_file import load_params
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.onboarding.infer.contract import former_task

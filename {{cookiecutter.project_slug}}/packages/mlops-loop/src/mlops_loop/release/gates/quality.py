@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from mlops_loop.base.params import (
+from mlops_loop.base.params.gates import (
     BaselineGate,
     BehaviourGate,
     CalibrationGate,

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import requests
 
-from mlops_loop.base.params import ServerGate
+from mlops_loop.base.params.gates import ServerGate
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data.cast import check_rows
 from mlops_loop.data.tables import as_json
