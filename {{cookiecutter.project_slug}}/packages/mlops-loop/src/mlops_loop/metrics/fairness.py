@@ -15,7 +15,6 @@ from mlops_loop.metrics.groups import group_values
 from mlops_loop.metrics.values import Metrics, Scores, Truth, Weighted, Weights
 from mlops_loop.scoring.operating_point import OperatingPoint
 
-values = group_values
 Measure = Callable[[Truth, Truth], float]  # of truths and answers
 RATES = {
     "selection_rate": partial(metrics.selection_rate, pos_label=1),
@@ -42,7 +41,7 @@ def groups(
     """
     found = []
     for name in schema.protected:
-        members = values(table[name]).astype(str).to_numpy()
+        members = group_values(table[name]).astype(str).to_numpy()
         for facts, actual, answered in answers(truth, scores, operating_point, schema):
             frame = by_group(actual, answered, members, RATES if schema.classes else ERRORS)
             frame = frame[frame["rows"] >= minimum].reset_index(names="group")
@@ -71,7 +70,7 @@ def differences(
     `selection`: of selection rates; `error`: of true or of false positive rates, or for a
     regression of mean absolute errors, as a share of that of all rows.
     """
-    codes, _ = pd.factorize(values(table[name]).astype(str))
+    codes, _ = pd.factorize(group_values(table[name]).astype(str))
     judged = np.flatnonzero(np.bincount(codes) >= minimum)
     each = answers(truth, scores, operating_point, schema)
 

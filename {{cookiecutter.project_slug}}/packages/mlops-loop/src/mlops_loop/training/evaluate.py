@@ -32,6 +32,7 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import bootstrap, fairness, tasks
+from mlops_loop.metrics.groups import group_values
 from mlops_loop.metrics.own_metrics import measure
 from mlops_loop.metrics.values import Metrics
 from mlops_loop.reporting import page
@@ -60,7 +61,7 @@ def slices(
     task = tasks.of(schema)
     found = []
     for name in schema.slices:
-        for value, rows in test.groupby(fairness.values(test[name])).indices.items():
+        for value, rows in test.groupby(group_values(test[name])).indices.items():
             if len(rows) >= minimum and (
                 measured := task.slice_metrics(truth[rows], scored[rows], schema)
             ):

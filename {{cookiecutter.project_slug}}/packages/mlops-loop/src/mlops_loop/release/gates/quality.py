@@ -16,8 +16,9 @@ from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import calibration as calibrations
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import days, resample
-from mlops_loop.metrics.fairness import differences, groups, values
+from mlops_loop.metrics.fairness import differences, groups
 from mlops_loop.metrics.gate_result import GateResult, compare
+from mlops_loop.metrics.groups import group_values
 from mlops_loop.metrics.values import Metrics
 from mlops_loop.release.candidate import Candidate, score
 from mlops_loop.training.behaviour.check import check, gate_results
@@ -64,7 +65,7 @@ def slices(candidate: Candidate, limits: SlicesGate) -> list[GateResult]:
 def members(table: pd.DataFrame, schema: Schema) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the places of each slice's rows, and what the gate table calls it."""
     for name in schema.slices:
-        for value, rows in table.groupby(values(table[name])).indices.items():
+        for value, rows in table.groupby(group_values(table[name])).indices.items():
             yield f"slices: {name}={value}", rows
 
 
