@@ -54,10 +54,10 @@ def test_the_limits_suit_the_year() -> None:
     month = year["scheduled_departure"].dt.month
     for first, last in ((3, 4), (6, 12)):  # the window grows: seasons alone are no alarm
         for name, limit in (("distance", 0.2), ("departure_minute", 0.2), ("temperature", 0.35)):
-            accepted = data_checks.column_distribution(year[name][month <= first], numeric=True)
+            accepted = data_checks.column_distribution(year[name][month <= first], "number")
             assert data_checks.shift(accepted, year[name][month <= last])[0] < limit
     accepted = {
-        name: data_checks.column_distribution(year[name], numeric=True)
+        name: data_checks.column_distribution(year[name], "number")
         for name in ("distance", "arrival_minute")
     }
     assert data_checks.shift(accepted["distance"], year["distance"] * 1.609)[0] > 0.2

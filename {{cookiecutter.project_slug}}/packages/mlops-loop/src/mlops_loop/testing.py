@@ -11,18 +11,19 @@ from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
 import pandas as pd
 import yaml
 from fastapi.testclient import TestClient
+from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from mlops_loop.base import files, project
 from mlops_loop.base.params.params_file import Params, load_params
 from mlops_loop.contract.schema import Schema, load_schema
+from mlops_loop.contract.values import Value
 from mlops_loop.data import ingest, tables
 from mlops_loop.data.cast import check_rows
 from mlops_loop.data.derived import checked, with_derived
@@ -51,11 +52,11 @@ class Sample:
         """Return the columns that the model is given; derives those that the table lacks."""
         return skops_model.inputs(with_derived(table, self.schema), self.schema)
 
-    def scores(self, table: pd.DataFrame) -> np.ndarray:
+    def scores(self, table: pd.DataFrame) -> NDArray[np.float64]:
         """Return the model's probabilities, one column a class; of a regression its values."""
         return skops_model.scores(self.model, table, self.schema)
 
-    def requests(self, table: pd.DataFrame) -> list[dict[str, Any]]:
+    def requests(self, table: pd.DataFrame) -> list[dict[str, Value]]:
         """Return the rows as a client sends them to the API."""
         return tables.as_json(table, self.schema)
 

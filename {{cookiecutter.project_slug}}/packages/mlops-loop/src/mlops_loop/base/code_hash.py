@@ -4,11 +4,11 @@ Line endings, comments and blank lines do not count: they change no model.
 """
 
 import tokenize
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -48,7 +48,7 @@ def dependencies(output: str) -> set[str]:
     return done
 
 
-def names(paths: list[Any]) -> list[str]:
+def names(paths: Iterable[str | Mapping[str, object]]) -> list[str]:
     """Return the paths in a list of dvc.yaml, of which each may be a mapping to its options."""
     return [path if isinstance(path, str) else str(next(iter(path))) for path in paths]
 

@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -48,13 +48,13 @@ def divide(table: pa.Table, schema: Schema) -> tuple[pd.DataFrame, pd.DataFrame]
     return typed[reasons == ""], rows.assign(reason=reasons)[reasons != ""]
 
 
-def record(engine: sa.Engine, rows: pd.DataFrame) -> tuple[list[int], list[list[Any]]]:
+def record(engine: sa.Engine, rows: pd.DataFrame) -> tuple[list[int], list[list[object]]]:
     """Record the outcomes; return how many were new, repeated and corrected, and the unknown
     ones.
     """
     pairs = list(zip(rows["prediction_id"].tolist(), rows["value"].tolist(), strict=True))
     counts = [0, 0, 0]
-    unknown = list[list[Any]]()
+    unknown = list[list[object]]()
     for start in range(0, len(pairs), CHUNK):
         part = pairs[start : start + CHUNK]
         try:
@@ -66,7 +66,7 @@ def record(engine: sa.Engine, rows: pd.DataFrame) -> tuple[list[int], list[list[
     return counts, unknown
 
 
-def write_rows(path: Path, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def write_rows(path: Path, names: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Write a CSV file, or remove the one of the last time if there are no rows."""
     if not rows:
         return path.unlink(missing_ok=True)
@@ -93,8 +93,8 @@ def record_file(source: str) -> Counts:
     schema = open_bundle(Path(settings.bundle)).schema
     engine = open_log(settings.prediction_log_url)
     counts = [0, 0, 0]
-    unknown = list[list[Any]]()
-    rejected = list[list[Any]]()
+    unknown = list[list[object]]()
+    rejected = list[list[object]]()
     for table in batches(source, schema.missing):
         good, bad = divide(table, schema)
         done, strange = record(engine, good)

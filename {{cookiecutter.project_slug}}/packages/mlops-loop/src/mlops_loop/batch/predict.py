@@ -4,12 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
+from numpy.typing import NDArray
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data.cast import cast_if_valid, check_rows
 from mlops_loop.scoring.bundle import Bundle
-from mlops_loop.scoring.derived import Breach
+from mlops_loop.scoring.derived import Arrays, Breach
 from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.predictions import chosen
 from mlops_loop.scoring.scorer import Scorer
@@ -17,7 +18,7 @@ from mlops_loop.scoring.scorer import Scorer
 REASON = "reason"
 
 
-def inputs(typed: pa.Table, schema: Schema) -> dict[str, np.ndarray]:
+def inputs(typed: pa.Table, schema: Schema) -> Arrays:
     """Return the contract's inputs as the scorer takes them: numbers as float32, categories as
     text.
 
@@ -41,7 +42,7 @@ def inputs(typed: pa.Table, schema: Schema) -> dict[str, np.ndarray]:
     return found
 
 
-def answers(scores: np.ndarray, schema: Schema, point: OperatingPoint) -> pa.Table:
+def answers(scores: NDArray[np.float64], schema: Schema, point: OperatingPoint) -> pa.Table:
     """Return for each row the label and each class's probability, or the value and its interval.
 
     `scores` has the shape (rows, classes), or (rows, 1) for a regression.
@@ -89,7 +90,9 @@ def predict(table: pa.Table, scorer: Scorer, bundle: Bundle) -> pa.Table:
     return answered
 
 
-def score_typed(typed: pa.Table, scorer: Scorer, schema: Schema) -> tuple[np.ndarray, list[Breach]]:
+def score_typed(
+    typed: pa.Table, scorer: Scorer, schema: Schema
+) -> tuple[NDArray[np.float64], list[Breach]]:
     """Return the scores of rows that keep the contract, and what it forbids of what is derived from
     them.
     """

@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv
@@ -69,7 +69,7 @@ def write(
     numbers.
     """
     kind = WRITERS[good.suffix]
-    writers = list[Any]()
+    writers: list[pa.parquet.ParquetWriter | pa.csv.CSVWriter] = []
     rows = [0, 0]
     with ExitStack() as open_files:
         for table, answered in pairs:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BaseModel
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from mlops_loop.contract.schema import LARGEST
@@ -14,14 +15,28 @@ SEED = 0
 LEAK_ROWS = 20_000  # half to learn from, half to measure on
 FEWEST = 100  # with fewer rows, a good feature would look like a leak by chance
 KEPT = 1_000  # categories in a profile; the others are counted together
+Hashes = NDArray[np.uint64]  # of rows, shape (rows,)
 
 
-def hashes(table: pd.DataFrame, names: Iterable[str]) -> np.ndarray:
+class Distribution(BaseModel, frozen=True):
+    """How a column is distributed: the share of each bin, by its own deciles or by category.
+
+    accepted.json holds it. The last two shares are those of other values and of missing ones.
+    """
+
+    type: str
+    rows: int
+    edges: list[float] | None = None
+    categories: list[str] | None = None
+    shares: list[float] = []
+
+
+def hashes(table: pd.DataFrame, names: Iterable[str]) -> Hashes:
     """Return a number for each row, shape (rows,) uint64: equal rows have equal ones, nulls
     included.
     """
     comparable = {str(place): bits(table[name]) for place, name in enumerate(names)}
-    found: np.ndarray = pd.util.hash_pandas_object(pd.DataFrame(comparable), index=False).to_numpy()
+    found: Hashes = pd.util.hash_pandas_object(pd.DataFrame(comparable), index=False).to_numpy()
     return found
 
 
@@ -45,9 +60,9 @@ def bits(values: pd.Series) -> pd.Series:
     )
 
 
-def repeated(rows: np.ndarray) -> np.ndarray:
+def repeated(rows: Hashes) -> NDArray[np.bool_]:
     """Return which of the hashes occurred further up, shape (rows,) bool."""
-    found: np.ndarray = pd.Series(rows).duplicated().to_numpy()
+    found: NDArray[np.bool_] = pd.Series(rows).duplicated().to_numpy()
     return found
 
 
@@ -72,7 +87,7 @@ def leaks(
     return {name: max(0.0, score(codes(table[name]), truth)) for name in features if name in table}
 
 
-def codes(values: pd.Series) -> np.ndarray:
+def codes(values: pd.Series) -> NDArray[np.float64]:
     """Return numbers as they are and categories by frequency, beside whether there is a value:
     (rows, 2).
     """
@@ -89,7 +104,7 @@ def codes(values: pd.Series) -> np.ndarray:
     return np.column_stack([np.clip(np.nan_to_num(numbers), -LARGEST, LARGEST), np.isnan(numbers)])
 
 
-def balanced_accuracy(inputs: np.ndarray, truth: np.ndarray) -> float:
+def balanced_accuracy(inputs: NDArray[np.float64], truth: NDArray[np.object_]) -> float:
     half = len(truth) // 2
     leaf = max(1, len(truth) // 4000)
     tree = DecisionTreeClassifier(min_samples_leaf=leaf, class_weight="balanced", random_state=SEED)
@@ -99,18 +114,18 @@ def balanced_accuracy(inputs: np.ndarray, truth: np.ndarray) -> float:
     return float((recalls.mean() - chance) / (1 - chance)) if chance < 1 else 0.0
 
 
-def same_class(inputs: np.ndarray, truth: np.ndarray) -> float:
+def same_class(inputs: NDArray[np.float64], truth: NDArray[np.object_]) -> float:
     """Return 1 if values and classes are the same but for their names, else 0."""
     seen = pd.crosstab(inputs[:, 0], truth) > 0
     return float((seen.sum(axis=0) == 1).all() and (seen.sum(axis=1) == 1).all())
 
 
-def same_number(inputs: np.ndarray, truth: np.ndarray) -> float:
+def same_number(inputs: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
     """Return 1 if the values lie on a straight line with the target, else 0."""
     return float(np.ptp(inputs[:, 0]) > 0 and abs(np.corrcoef(inputs[:, 0], truth)[0, 1]) > 0.99999)
 
 
-def r_squared(inputs: np.ndarray, truth: np.ndarray) -> float:
+def r_squared(inputs: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
     """Return R2 of a tree, or of a straight line, which tells the outermost values better."""
     half = len(truth) // 2
     leaf = max(1, len(truth) // 4000)
@@ -126,19 +141,17 @@ def r_squared(inputs: np.ndarray, truth: np.ndarray) -> float:
     return float(max(1 - error / measured.var(), line))
 
 
-def column_distribution(values: pd.Series, numeric: bool) -> dict[str, Any]:
-    """Return how a column is distributed: its shares by its own deciles or by category, for
-    `shift`.
-    """
-    if numeric:
+def column_distribution(values: pd.Series, kind: str) -> Distribution:
+    """Return how a column of a type of the contract is distributed, for `shift`."""
+    if kind in ("number", "integer"):
         found = values[np.isfinite(values.to_numpy("float64", na_value=np.nan))].to_numpy("float64")
         deciles = (
             np.quantile(found, np.arange(1, 10) / 10, method="inverted_cdf") if len(found) else []
         )
-        bins: dict[str, Any] = {"edges": np.unique(deciles).tolist()}
+        bins = Distribution(type=kind, rows=len(values), edges=np.unique(deciles).tolist())
     else:
-        bins = {"categories": frequent(values)[:KEPT]}
-    return {"rows": len(values), **bins, "shares": np.round(shares(values, bins), 6).tolist()}
+        bins = Distribution(type=kind, rows=len(values), categories=frequent(values)[:KEPT])
+    return bins.model_copy(update={"shares": np.round(shares(values, bins), 6).tolist()})
 
 
 def frequent(values: pd.Series) -> list[str]:
@@ -149,44 +162,44 @@ def frequent(values: pd.Series) -> list[str]:
     return list(counts.sort_values(ascending=False, kind="stable").index)
 
 
-def shares(values: pd.Series, bins: dict[str, Any]) -> np.ndarray:
+def shares(values: pd.Series, bins: Distribution) -> NDArray[np.float64]:
     """Return the shares of the values in each bin of a profile; the last two: in no other, and
     missing.
 
     A number is on an edge or between two: so those that occur often have a bin of their own.
     """
-    if "edges" in bins:
+    if bins.edges is not None:
         numbers = values.to_numpy("float64", na_value=np.nan)
-        edges = np.array(bins["edges"])
+        edges = np.array(bins.edges)
         places = np.searchsorted(edges, numbers, "left") + np.searchsorted(edges, numbers, "right")
         other = 2 * len(edges) + 1
     else:
-        other = len(bins["categories"])
-        known = dict(zip(bins["categories"], range(other), strict=True))
+        categories = bins.categories or []
+        other = len(categories)
+        known = dict(zip(categories, range(other), strict=True))
         places = values.astype(str).map(known).fillna(other).to_numpy("int64")
     counts = np.bincount(np.where(values.isna(), other + 1, places), minlength=other + 2)
-    found: np.ndarray = counts / max(1, len(values))
-    return found
+    return counts / max(1, len(values))
 
 
-def labels(bins: dict[str, Any]) -> list[str]:
+def labels(bins: Distribution) -> list[str]:
     """Return a text for each of the `shares`."""
-    if "edges" not in bins:
-        return [*bins["categories"], "other", "missing"]
-    edges = [f"{edge:g}" for edge in bins["edges"]]
+    if bins.edges is None:
+        return [*(bins.categories or []), "other", "missing"]
+    edges = [f"{edge:g}" for edge in bins.edges]
     between = [f"between {low} and {high}" for low, high in pairwise(edges)]
     inner = [text for pair in zip(edges, [*between, ""], strict=False) for text in pair][:-1]
     ends = [f"below {edges[0]}", *inner, f"above {edges[-1]}"] if edges else ["a value"]
     return [*ends, "other", "missing"]
 
 
-def shift(accepted: dict[str, Any], values: pd.Series) -> tuple[float, float, list[str]]:
+def shift(accepted: Distribution, values: pd.Series) -> tuple[float, float, list[str]]:
     """Return how far the values are from a profile: distance, share that moved, and where it moved
     most.
 
     The distance is Jensen-Shannon's, base 2: 0 if they are alike, 1 if they have nothing in common.
     """
-    before = np.array(accepted["shares"])
+    before = np.array(accepted.shares)
     now = shares(values, accepted)
     both = (before + now) / 2
     some = both > 0
@@ -196,7 +209,7 @@ def shift(accepted: dict[str, Any], values: pd.Series) -> tuple[float, float, li
     ]
     # Two samples of the same kind are about this far apart; it matters where rows are few.
     chance = (np.count_nonzero(both) - 1) / (8 * np.log(2))
-    chance *= 1 / max(1, accepted["rows"]) + 1 / max(1, len(values))
+    chance *= 1 / max(1, accepted.rows) + 1 / max(1, len(values))
     most = np.argsort(-np.abs(now - before), kind="stable")[:3]
     named = labels(accepted)
     examples = [

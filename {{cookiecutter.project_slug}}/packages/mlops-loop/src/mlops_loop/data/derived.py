@@ -1,24 +1,22 @@
 """Derived columns of tables: what a server computes for a request, for many rows at a time."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import Column, Schema
-from mlops_loop.scoring.derived import Deriver, as_array, open_deriver
+from mlops_loop.scoring.derived import Arrays, Deriver, as_array, open_deriver
 
 PURE_ROWS = 100  # rows on which `derive` must show that it takes each on its own
 AS_STORED = {"number": "float64", "integer": "float64", "category": "str"}
 
 
-def input_columns(table: pd.DataFrame, inputs: dict[str, Column]) -> dict[str, Any]:
+def input_columns(table: pd.DataFrame, inputs: dict[str, Column]) -> Arrays:
     """Return the contract's inputs of a table as a scorer and `derive` take them."""
     return {name: as_column(table[name], column) for name, column in inputs.items()}
 
 
-def as_column(values: pd.Series, column: Column) -> Any:
+def as_column(values: pd.Series, column: Column) -> pd.Series:
     if column.type == "category":
         return values.astype(object).where(values.notna(), None).to_numpy()
     if column.type == "timestamp":
@@ -103,7 +101,7 @@ def refuse_impure(table: pd.DataFrame, schema: Schema) -> None:
         )
 
 
-def differing(some: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> str:
+def differing(some: Arrays, others: Arrays) -> str:
     """Return the first column whose values are not the same on both sides, "" if there is none."""
     pairs = ((name, pd.Series(some[name]), pd.Series(others[name])) for name in some)
     return next((name for name, one, other in pairs if not same(one, other)), "")

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import Column
 from mlops_loop.data.cast import MISFIT, cast, is_text, to_time
+from mlops_loop.data.data_checks import Hashes
 
 KEPT = 20_000  # different values of a column that are counted, and rows in the sample
 KEYED = 12  # columns of which every value is remembered, to tell whether they are unique
@@ -37,13 +37,9 @@ FORMATS: list[str | None] = [
 ]  # None is ISO 8601
 
 
-def column(**keys: Any) -> Column:
-    return Column(role="ignored", **keys)
-
-
-NUMBER = column(type="number")
-INTEGER = column(type="integer")
-TEXT = column(type="category")
+NUMBER = Column(role="ignored", type="number")
+INTEGER = Column(role="ignored", type="integer")
+TEXT = Column(role="ignored", type="category")
 
 
 @dataclass
@@ -64,9 +60,8 @@ class ColumnProfile:
     infinite: int = 0
     low: float = float("inf")
     high: float = float("-inf")
-    keys: list[np.ndarray] | None = field(
-        default_factory=list
-    )  # of all values; None once one has come twice
+    # Of all values; None once one has come twice.
+    keys: list[Hashes] | None = field(default_factory=list)
 
     @property
     def number(self) -> bool:
@@ -274,7 +269,7 @@ def time_formats(values: pa.Array | pa.ChunkedArray, formats: list[str | None]) 
     if isinstance(first, str) and not re.search(r"[0-9]{2}", first[:40]):
         return kept
     for form in formats:
-        time = column(type="timestamp", format=form)
+        time = Column(role="ignored", type="timestamp", format=form)
         try:
             to_time(values[:1], time)  # tells most
             to_time(values, time)

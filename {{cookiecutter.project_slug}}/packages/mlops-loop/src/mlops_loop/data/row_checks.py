@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TypedDict
 
 import great_expectations as gx
 import great_expectations.expectations as gxe
@@ -17,6 +17,7 @@ from mlops_loop.contract.schema import LARGEST, Column, Schema
 from mlops_loop.data import data_checks
 from mlops_loop.data.cast import check_rows, latest_now
 from mlops_loop.data.check import EXAMPLES, Check, record
+from mlops_loop.data.data_checks import Hashes
 from mlops_loop.data.derived import checked
 
 CHUNK = 500_000  # rows that are checked at a time,
@@ -24,10 +25,10 @@ CELLS = 10_000_000  # or as many as hold so many values
 NOT_NULL = "column values to not be null"
 
 
-def column_expectations(name: str, column: Column) -> list[Any]:
+def column_expectations(name: str, column: Column) -> list[gxe.Expectation]:
     """Return what the contract expects of each value in a column. Change this first."""
     filled = 1 - column.max_null if column.nullable else column.mostly
-    rules: list[Any] = [gxe.ExpectColumnValuesToNotBeNull(column=name, mostly=filled)]
+    rules: list[gxe.Expectation] = [gxe.ExpectColumnValuesToNotBeNull(column=name, mostly=filled)]
     common = {"column": name, "mostly": column.mostly}
     if column.categories is not None and not column.allow_unknown:
         rules.append(gxe.ExpectColumnValuesToBeInSet(value_set=list(column.categories), **common))
@@ -37,11 +38,11 @@ def column_expectations(name: str, column: Column) -> list[Any]:
     return rules
 
 
-def expectations(schema: Schema, present: list[str]) -> list[Any]:
+def expectations(schema: Schema, present: list[str]) -> list[gxe.Expectation]:
     """Return the suite that the contract implies for the rows of a table with the columns
     `present`.
     """
-    rules: list[Any] = []
+    rules: list[gxe.Expectation] = []
     for name, column in schema.used.items():
         rules.append(gxe.ExpectColumnToExist(column=name))
         rules += column_expectations(name, column) if name in present else []
@@ -64,15 +65,42 @@ def chunks() -> Iterator[pd.DataFrame]:
         yield file.schema_arrow.empty_table().to_pandas()
 
 
-def as_check(outcome: dict[str, Any], rows: int) -> Check:
+class Arguments(TypedDict, total=False):
+    """What an expectation was made with; there may be others."""
+
+    column: str
+    mostly: float
+
+
+class Configuration(TypedDict):
+    type: str
+    kwargs: Arguments
+
+
+class Counted(TypedDict, total=False):
+    unexpected_count: int
+    partial_unexpected_list: list[object]
+
+
+class Outcome(TypedDict):
+    """A result of Great Expectations, in those of its keys that are read here."""
+
+    success: bool
+    expectation_config: Configuration
+    result: Counted
+
+
+def as_check(outcome: Outcome, rows: int) -> Check:
     """Return one of Great Expectations' results as a check."""
     config = outcome["expectation_config"]
     result = outcome["result"]
-    given = config["kwargs"].items()
-    expected = {key: value for key, value in given if value not in (LARGEST, -LARGEST)}
-    column = expected.pop("column")
-    allowed = round(1 - expected.pop("mostly", 1), 9)
-    expected.pop("batch_id", None)
+    given = config["kwargs"]
+    allowed = round(1 - given.get("mostly", 1), 9)
+    expected = {
+        key: value
+        for key, value in given.items()
+        if key not in ("column", "mostly", "batch_id") and value not in (LARGEST, -LARGEST)
+    }
     rule = config["type"].removeprefix("expect_").replace("_", " ")
     if "between" in rule and isinstance(expected.get("max_value"), str):
         rule = "column values not to be in the future"
@@ -81,7 +109,7 @@ def as_check(outcome: dict[str, Any], rows: int) -> Check:
         rule = "column values to be finite"
     failed = result.get("unexpected_count", 0 if outcome["success"] else rows)
     examples = () if "null" in rule else result.get("partial_unexpected_list", ())
-    return record(column, rule, failed, rows, examples, expected=expected, allowed=allowed)
+    return record(given["column"], rule, failed, rows, examples, expected=expected, allowed=allowed)
 
 
 def check_type(name: str, column: Column, given: pd.Series, typed: pd.Series) -> Check:
@@ -109,11 +137,11 @@ class Suite:
         return [as_check(outcome, len(table)) for outcome in outcomes]
 
 
-def scan(schema: Schema, present: list[str]) -> tuple[list[Check], dict[str, np.ndarray]]:
+def scan(schema: Schema, present: list[str]) -> tuple[list[Check], dict[str, Hashes]]:
     """Return the checks of single rows, and hashes of the rows: of all columns and of some."""
     suite = Suite(schema, present)
     keys = hashed_columns(schema, present)
-    hashes: dict[str, list[np.ndarray]] = {key: [] for key in keys}
+    hashes: dict[str, list[Hashes]] = {key: [] for key in keys}
     sums: dict[tuple[str, str], Check] = {}
     for given in chunks():
         typed, reasons = check_rows(given, schema.source)

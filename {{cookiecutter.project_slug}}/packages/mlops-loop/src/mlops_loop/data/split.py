@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
@@ -21,11 +22,12 @@ from mlops_loop.data.cast import cast_series, cast_table, check_rows
 from mlops_loop.data.derived import checked
 
 SPLITS = {"training": TRAIN, "validation": VALIDATION, "test": TEST}
+Places = NDArray[np.int8]  # in SPLITS, of each row
 HINT = "see split in params.yaml"
 
 
-def assign(schema: Schema, params: SplitParams) -> np.ndarray:
-    """Return the window of each row of data/raw.parquet, shape (rows,) int8: its place in WINDOWS.
+def assign(schema: Schema, params: SplitParams) -> Places:
+    """Return the window of each row of data/raw.parquet, shape (rows,) int8: its place in SPLITS.
 
     Raises Failure if there are too few times, or none, and params.yaml asks for dates.
     """
@@ -40,7 +42,7 @@ def assign(schema: Schema, params: SplitParams) -> np.ndarray:
     return split_rows(values, schema, params)
 
 
-def split_rows(values: pd.Series, schema: Schema, params: SplitParams) -> np.ndarray:
+def split_rows(values: pd.Series, schema: Schema, params: SplitParams) -> Places:
     """Return the window of each row from its timestamp or, if there is none, its target."""
     if schema.timestamp:
         return by_time(values, params)
@@ -50,7 +52,7 @@ def split_rows(values: pd.Series, schema: Schema, params: SplitParams) -> np.nda
     return at_random(values, params)
 
 
-def by_time(when: pd.Series, params: SplitParams) -> np.ndarray:
+def by_time(when: pd.Series, params: SplitParams) -> Places:
     """Split at `train_end` and `validation_end`, or where these are null, at the rows' shares.
 
     Rows of the same time stay together.
@@ -67,11 +69,11 @@ def by_time(when: pd.Series, params: SplitParams) -> np.ndarray:
         first, second = np.searchsorted(earlier, np.array(shares) - 1e-9)
         first = np.clip(first, 1, last - 1)
         ends = [times[first], times[np.clip(second, first + 1, last)]]
-    splits: np.ndarray = np.sum([when >= pd.Timestamp(end) for end in ends], axis=0, dtype="int8")
+    splits: Places = np.sum([when >= pd.Timestamp(end) for end in ends], axis=0, dtype="int8")
     return splits
 
 
-def at_random(strata: pd.Series, params: SplitParams) -> np.ndarray:
+def at_random(strata: pd.Series, params: SplitParams) -> Places:
     """Give each window its share of each stratum: one row at least if there are three, and training
     first.
 
@@ -105,7 +107,7 @@ def check(counts: list[Counter[str]], schema: Schema) -> None:
             raise Failure(f"{seen}{' and not two classes' if schema.classes else ''}: {HINT}")
 
 
-def kept(batch: pa.RecordBatch, schema: Schema) -> tuple[np.ndarray, pd.DataFrame]:
+def kept(batch: pa.RecordBatch, schema: Schema) -> tuple[NDArray[np.bool_], pd.DataFrame]:
     """Return which rows keep the contract and have target and time, and the rows with what is
     derived.
 
@@ -113,7 +115,9 @@ def kept(batch: pa.RecordBatch, schema: Schema) -> tuple[np.ndarray, pd.DataFram
     """
     needed = [name for name in (schema.target, schema.timestamp) if name]
     typed, reasons = checked(*check_rows(batch.to_pandas(), schema.source), schema)
-    good: np.ndarray = ((reasons == "") & typed[needed].notna().all(axis="columns")).to_numpy()
+    good: NDArray[np.bool_] = (
+        (reasons == "") & typed[needed].notna().all(axis="columns")
+    ).to_numpy()
     return good, typed
 
 

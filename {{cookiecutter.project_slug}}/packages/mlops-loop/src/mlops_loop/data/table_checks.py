@@ -1,11 +1,11 @@
 """Checks that need the whole table, or a sample of it: repeated rows, leakage, shifts."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import RAW
@@ -13,6 +13,7 @@ from mlops_loop.base.params.split import SplitParams
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.data import data_checks, split
 from mlops_loop.data.check import EXAMPLES, TABLE, Check, record
+from mlops_loop.data.data_checks import Distribution, Hashes
 
 
 def enough_rows(schema: Schema, rows: int) -> Check:
@@ -28,7 +29,7 @@ def every_class(schema: Schema, rows: int) -> Check:
     return record(schema.target, "every class to occur", rows if names else 0, rows, names)
 
 
-def rows_at(places: np.ndarray, names: Iterable[str]) -> list[str]:
+def rows_at(places: NDArray[np.int64], names: Iterable[str]) -> list[str]:
     """Return the first of the rows of data/raw.parquet at `places`, as text."""
     file = pq.ParquetFile(RAW)
     groups = range(file.num_row_groups)
@@ -42,9 +43,7 @@ def rows_at(places: np.ndarray, names: Iterable[str]) -> list[str]:
     return texts
 
 
-def repeats(
-    schema: Schema, hashes: Mapping[str, np.ndarray], params: SplitParams
-) -> Iterator[Check]:
+def repeats(schema: Schema, hashes: Mapping[str, Hashes], params: SplitParams) -> Iterator[Check]:
     """Give the checks that rows do not repeat: at all, in their key, or between windows."""
     if "all" in hashes:
         found = np.flatnonzero(data_checks.repeated(hashes["all"]))
@@ -65,7 +64,7 @@ def repeats(
         yield from overlap(schema, hashes["learnt"], params)
 
 
-def overlap(schema: Schema, rows: np.ndarray, params: SplitParams) -> Iterator[Check]:
+def overlap(schema: Schema, rows: Hashes, params: SplitParams) -> Iterator[Check]:
     """Give the check that test rows are not in the training window; none if there is no split."""
     try:
         windows = split.assign(schema, params)
@@ -96,7 +95,7 @@ def leaks(schema: Schema, sample: pd.DataFrame, rows: int) -> Iterator[Check]:
 
 
 def shifts(
-    schema: Schema, sample: pd.DataFrame, rows: int, accepted: Mapping[str, Any]
+    schema: Schema, sample: pd.DataFrame, rows: int, accepted: Mapping[str, Distribution]
 ) -> Iterator[Check]:
     """Give the checks that each column is distributed as in the data that was accepted last.
 
@@ -108,8 +107,8 @@ def shifts(
         limit = column.max_shift or schema.max_shift
         expected = {"max_shift": limit}
         found = record(name, rule, 0, rows, expected=expected)
-        before = accepted.get(name, {})
-        if before.get("type") == column.type:
+        before = accepted.get(name)
+        if before and before.type == column.type:
             score, moved, examples = data_checks.shift(before, sample[name])
             if score > limit:
                 failed = max(1, round(rows * moved))

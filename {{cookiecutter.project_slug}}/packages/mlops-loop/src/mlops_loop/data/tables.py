@@ -1,18 +1,20 @@
 """Tables in Parquet files, read and written some rows at a time."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import Schema
+from mlops_loop.contract.values import Value
 
-JSON: dict[str, Any] = {  # how a value of a table becomes one of JSON
+JSON: dict[str, Callable[[str], Value]] = {  # how a value of a table becomes one of JSON
     "number": float,
     "integer": int,
     "boolean": bool,
@@ -21,12 +23,12 @@ JSON: dict[str, Any] = {  # how a value of a table becomes one of JSON
 }
 
 
-def write_table(path: Path, table: Any) -> None:
+def write_table(path: Path, table: pd.DataFrame) -> None:
     with files.writing(path) as tmp_path:
         table.to_parquet(tmp_path, index=False)
 
 
-def write_tables(path: Path, tables: Iterable[Any]) -> tuple[int, int]:
+def write_tables(path: Path, tables: Iterable[pa.Table]) -> tuple[int, int]:
     """Write Arrow tables, one after the other, to a Parquet file; return its rows and columns."""
 
     rows = 0
@@ -42,26 +44,23 @@ def write_tables(path: Path, tables: Iterable[Any]) -> tuple[int, int]:
     return rows, len(writer.schema) if writer else 0
 
 
-def read_table(path: Path) -> Any:
-    """Return a Parquet file as a pandas DataFrame."""
-
+def read_table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise Failure(f"{path} is missing: run `uv run dvc repro`")
     return pd.read_parquet(path)
 
 
-def sample_mask(total: int, rows: int, seed: int = 0) -> np.ndarray:
+def sample_mask(total: int, rows: int, seed: int = 0) -> NDArray[np.bool_]:
     """Return which of `total` rows are in a sample of at most `rows`: booleans, shape (total,)."""
     chosen = np.zeros(total, dtype=bool)
     chosen[np.random.default_rng(seed).choice(total, min(rows, total), replace=False)] = True
     return chosen
 
 
-def read_sample(path: Path, rows: int, seed: int = 0) -> Any:
+def read_sample(path: Path, rows: int, seed: int = 0) -> pd.DataFrame:
     """Return a Parquet file as a DataFrame, or, if it has more, `rows` random rows of it in
     order.
     """
-
     if not path.is_file() or (total := pq.read_metadata(path).num_rows) <= rows:
         return read_table(path)
     chosen = sample_mask(total, rows, seed)
@@ -73,7 +72,7 @@ def read_sample(path: Path, rows: int, seed: int = 0) -> Any:
     return pd.concat(parts, ignore_index=True)
 
 
-def as_json(table: pd.DataFrame, schema: Schema) -> list[dict[str, Any]]:
+def as_json(table: pd.DataFrame, schema: Schema) -> list[dict[str, Value]]:
     """Return the rows as the API takes them, with null for missing values."""
     typed = {
         name: [None if pd.isna(value) else JSON[column.type](value) for value in table[name]]

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Mapping
 from textwrap import shorten
-from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
+from pydantic import BaseModel
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Refusal
@@ -14,9 +14,10 @@ from mlops_loop.base.files import ACCEPTED, RAW, REPORTS
 from mlops_loop.base.params.params_file import load_params
 from mlops_loop.base.params.split import SplitParams
 from mlops_loop.contract.schema import Schema, load_schema
-from mlops_loop.data import data_checks, tables
+from mlops_loop.data import tables
 from mlops_loop.data.cast import check_rows
 from mlops_loop.data.check import Check
+from mlops_loop.data.data_checks import Distribution, column_distribution
 from mlops_loop.data.derived import checked
 from mlops_loop.data.row_checks import scan
 from mlops_loop.data.table_checks import (
@@ -33,8 +34,15 @@ SAMPLE = 100_000  # rows from which leaks and shifts are measured
 SHOWN = ("column", "rule", "expected", "allowed", "score", "failed_rows", "examples", "passed")
 
 
+class Accepted(BaseModel, frozen=True):
+    """The data that passed last, as accepted.json has it."""
+
+    table: str = ""
+    columns: dict[str, Distribution] = {}
+
+
 def check(
-    schema: Schema, params: SplitParams, sample: pd.DataFrame, accepted: Mapping[str, Any]
+    schema: Schema, params: SplitParams, sample: pd.DataFrame, accepted: Mapping[str, Distribution]
 ) -> list[Check]:
     """Return the checks of data/raw.parquet, those that failed first; `sample` is of its rows."""
     rows = pq.read_metadata(RAW).num_rows
@@ -49,23 +57,20 @@ def check(
     return sorted(checks, key=lambda found: found.passed)
 
 
-def last_accepted(schema: Schema) -> dict[str, Any]:
+def last_accepted(schema: Schema) -> dict[str, Distribution]:
     """Return the distributions of the data that passed last, by column; none of another table."""
-    accepted = files.read_json(ACCEPTED) if ACCEPTED.is_file() else {}
-    return dict(accepted["columns"]) if accepted.get("table") == schema.name else {}
+    found = files.read_json(ACCEPTED) if ACCEPTED.is_file() else {}
+    accepted = Accepted.model_validate(found)
+    return accepted.columns if accepted.table == schema.name else {}
 
 
 def accept(schema: Schema, sample: pd.DataFrame, rows: int) -> None:
     """Remember how the data is distributed: what comes next is compared with it."""
-    columns = {}
-    for name, column in profiled(schema, sample).items():
-        profile = data_checks.column_distribution(
-            sample[name], column.type in ("number", "integer")
-        )
-        columns[name] = {"type": column.type, **profile}
     # A line for each column, for those who read a diff.
     lines = ",\n".join(
-        f"{json.dumps(name)}: {json.dumps(profile)}" for name, profile in columns.items()
+        f"{json.dumps(name)}: {json.dumps(found.model_dump(exclude_none=True))}"
+        for name, column in profiled(schema, sample).items()
+        if (found := column_distribution(sample[name], column.type))
     )
     about = f'"table": {json.dumps(schema.name)},\n"rows": {rows},\n"columns":'
     files.write_text(ACCEPTED, "{\n" + about + " {\n" + lines + "\n}\n}\n")

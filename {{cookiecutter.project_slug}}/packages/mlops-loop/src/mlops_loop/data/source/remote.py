@@ -3,23 +3,42 @@
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Protocol
 from urllib.parse import urlsplit
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.params.ingest import format_source
 
 SECONDS = 10  # without an answer, after which a server counts as out of reach
-TIMEOUTS: dict[str, dict[str, Any]] = {
+TIMEOUTS: dict[str, Mapping[str, object]] = {
     "s3": {"config_kwargs": {"connect_timeout": SECONDS, "retries": {"max_attempts": 2}}},
     "gs": {"timeout": SECONDS},
 }
 
 
+class FileSystem(Protocol):
+    """A file system of fsspec."""
+
+    async_impl: bool
+    loop: object  # asyncio's, of those that are asynchronous
+
+    def open(self, path: str, mode: str) -> IO[bytes]: ...
+
+    def info(self, path: str) -> Mapping[str, object]: ...
+
+    async def _info(self, path: str) -> Mapping[str, object]: ...
+
+    def find(self, path: str) -> list[str]: ...
+
+    def unstrip_protocol(self, name: str) -> str: ...
+
+    def put_file(self, lpath: str, rpath: str) -> None: ...
+
+
 @contextmanager
-def reached(url: str, verb: str = "read") -> Iterator[tuple[Any, str]]:
+def reached(url: str, verb: str = "read") -> Iterator[tuple[FileSystem, str]]:
     """Give fsspec's file system of a URL, and the path there; whatever these raise becomes a
     Failure.
     """
@@ -44,7 +63,7 @@ def reached(url: str, verb: str = "read") -> Iterator[tuple[Any, str]]:
         raise Failure(f"{format_source(url)} cannot be {verb}: {reason}") from None
 
 
-def about(system: Any, place: str) -> dict[str, Any]:
+def about(system: FileSystem, place: str) -> Mapping[str, object]:
     """Return what a file system of fsspec knows of a path, such as its "type": file or
     directory.
     """

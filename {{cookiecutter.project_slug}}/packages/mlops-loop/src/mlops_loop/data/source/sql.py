@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
@@ -52,7 +51,7 @@ def open_engine(url: sa.URL, name: str) -> sa.Engine:
     return sa.create_engine(url, connect_args={"connect_timeout": SECONDS} if slow else {})
 
 
-def to_arrow(values: Sequence[Any]) -> pa.Array:
+def to_arrow(values: Sequence[Decimal | float | str | None]) -> pa.Array:
     if any(isinstance(value, Decimal) for value in values):
         values = [None if value is None else float(value) for value in values]
     try:
