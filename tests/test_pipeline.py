@@ -183,7 +183,7 @@ def test_experiments_plots_and_a_refused_candidate(pipeline: Project, tmp_path: 
 def test_a_run_is_found_from_the_model_file(pipeline: Project) -> None:
     found = json.loads(pipeline.uv("python", "-c", FIND_RUN).stdout.splitlines()[-1])
     params, measured, tags, is_champion, datasets, inputs, plots, flavors = found
-    assert params["train.model"] == "gradient_boosting"
+    assert params["estimator.name"] == "HistGradientBoostingClassifier"
     assert measured["test.roc_auc"] == metrics(pipeline)["test"]["roc_auc"]
     assert tags["git_commit"].startswith(pipeline.run("git", "rev-parse", "HEAD").stdout.strip())
     assert is_champion
