@@ -49,7 +49,7 @@ def test_the_project_s_tests_pass_as_in_its_ci(pipeline: Project, tmp_path: Path
 
 def test_the_package_s_tests_pass(pipeline: Project) -> None:
     """All of them, on this machine alone: with xdist they take their own share of its cores."""
-    options = ("-n", "2", "-p", "no:cacheprovider")
+    options = ("-n", "2", "-p", "no:cacheprovider", "--durations=40")
     done = pipeline.uv("pytest", *options, f"{PACKAGE}/tests", timeout=SECONDS, check=False)
     print(done.stdout[-5000:])
     assert done.returncode == 0, done.stdout[-20000:]

@@ -158,7 +158,7 @@ def test_only_lines_that_both_changed_are_left_to_the_user(updated: Updated) -> 
 
 
 def test_a_project_without_the_link_is_linked_by_one_command(updated: Updated) -> None:
-    """As docs/updates.md says; the answers come from .cookiecutter.json."""
+    """As docs/migrate.md says; the answers come from .cookiecutter.json."""
     (updated.project / ".cruft.json").unlink()
     updated.commit(updated.project, "not linked")
     kept = json.loads((updated.project / ".cookiecutter.json").read_text("utf-8"))["cookiecutter"]
