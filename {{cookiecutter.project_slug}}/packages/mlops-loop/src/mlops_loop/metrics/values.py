@@ -19,6 +19,7 @@ Booleans = NDArray[np.bool_]
 Metrics = dict[str, float]
 Weights = NDArray[np.int64 | np.float64]  # of the rows, >= 0
 Weighted = Callable[[Weights], Metrics]
+Intervals = dict[str, tuple[float, float]]  # of metrics: low, high
 Plots = dict[str, tuple[Figure, pd.DataFrame]]  # pictures, and the tables behind them
 PlotOptions = dict[str, dict[str, str | dict[str, str]]]  # of a plot in dvc.yaml, by its title
 
@@ -27,6 +28,16 @@ def plot(title: str, x: str, y: str, table: str, template: str = "") -> PlotOpti
     """Return an entry of dvc.yaml that plots two columns of a table in reports/plots."""
     chosen = {"template": template} if template else {}
     return {title: {"x": x, "y": {f"reports/plots/{table}.csv": y}, **chosen}}
+
+
+class Measured(TypedDict, total=False):
+    """What reports/metrics.json holds: the metrics of each window, and the operating point."""
+
+    test: Metrics
+    baseline: Metrics
+    validation: Metrics
+    threshold: float
+    half_width: float
 
 
 class LoggedAnswer(TypedDict, total=False):

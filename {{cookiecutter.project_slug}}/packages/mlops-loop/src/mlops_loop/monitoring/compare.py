@@ -5,7 +5,6 @@ canary answers rows of its own: it is compared with what the champion answered f
 first row to its last.
 """
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -23,6 +22,7 @@ from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import resample
+from mlops_loop.metrics.values import Metrics, Weighted, Weights
 from mlops_loop.monitoring.labelled_rows import LabelledRows, resampling_groups, usable_rows
 from mlops_loop.prediction_log.connection import open_log, unusable
 from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
@@ -179,9 +179,7 @@ def logged_operating_point(outputs: pd.Series, schema: Schema) -> OperatingPoint
     return OperatingPoint(half_width=float(np.median(ends[:, 1] - ends[:, 0]) / 2))
 
 
-def weighted_metrics(
-    rows: pd.DataFrame, schema: Schema
-) -> Callable[[np.ndarray], dict[str, float]]:
+def weighted_metrics(rows: pd.DataFrame, schema: Schema) -> Weighted:
     labelled = LabelledRows.of(rows, schema)
     operating_point = logged_operating_point(labelled.rows["output"], schema)
     return tasks.of(schema).weighted_metrics(
@@ -197,10 +195,10 @@ def measure(champion: pd.DataFrame, challenger: pd.DataFrame, schema: Schema) ->
     of_champion = weighted_metrics(champion, schema)
     of_challenger = weighted_metrics(challenger, schema)
 
-    def both(weights: np.ndarray) -> dict[str, float]:
+    def both(weights: Weights) -> Metrics:
         first = of_champion(weights[: len(champion)])
         second = of_challenger(weights[len(champion) :])
-        found: dict[str, float] = {}
+        found: Metrics = {}
         for name, value in first.items():
             found[f"champion {name}"] = value
             found[f"challenger {name}"] = second[name]

@@ -11,14 +11,16 @@ for thresholds of many tests at once Westfall and Young, Resampling-based multip
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, TypedDict
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.spatial.distance import jensenshannon
 
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
+from mlops_loop.metrics.values import Floats
 from mlops_loop.monitoring.monitoring_window import logged_features
 from mlops_loop.prediction_log.window_summary import ColumnDrift
 
@@ -31,18 +33,54 @@ DISTANCE = "distance"
 NULLS = "nulls"
 
 
+Codes = NDArray[np.int64]  # places of rows or values, or counts
+
+
+class MetricConfig(TypedDict):
+    column: str
+    method: str
+    threshold: float
+
+
+class Metric(TypedDict):
+    value: float
+    config: MetricConfig
+
+
+class TestedMetric(TypedDict):
+    params: dict[str, str]
+
+
+class Test(TypedDict):
+    metric_config: TestedMetric
+    status: object  # an enumeration
+
+
+class Snapshot(TypedDict):
+    """Evidently's report, in what is read of it here."""
+
+    metrics: list[Metric]
+    tests: list[Test]
+
+
+class EvidentlyReport(Protocol):
+    def dict(self) -> Snapshot: ...
+
+    def get_html_str(self, as_iframe: bool) -> str: ...
+
+
 @dataclass(frozen=True)
 class EncodedColumn:
     """A column as numbers: the place of each row's value in `known`, -1 if it is missing."""
 
-    codes: np.ndarray  # shape (rows,)
-    known: np.ndarray | None  # the values in order; None for categories
+    codes: Codes  # shape (rows,)
+    known: Floats | None  # the values in order; None for categories
 
     @property
     def size(self) -> int:
         return int(self.codes.max(initial=-1)) + 1
 
-    def counts(self, codes: np.ndarray) -> np.ndarray:
+    def counts(self, codes: Codes) -> Codes:
         """Return how often a value is missing, and how often each occurs: shape (1 + values,)."""
         return np.bincount(codes + 1, minlength=self.size + 1)
 
@@ -57,7 +95,7 @@ def encode(values: pd.Series, numeric: bool) -> EncodedColumn:
     return EncodedColumn(places, known)
 
 
-def distance(reference: np.ndarray, current: np.ndarray, known: np.ndarray | None) -> float:
+def distance(reference: Codes, current: Codes, known: Floats | None) -> float:
     """Return the distance of two columns as Evidently measures it, from each value's count.
 
     Of numbers it is Wasserstein's, in standard deviations of the reference; of categories
@@ -76,7 +114,7 @@ def distance(reference: np.ndarray, current: np.ndarray, known: np.ndarray | Non
 
 def time_blocks(
     when: pd.Series | None, rows: int, days: float, draws: np.random.Generator, count: int
-) -> list[tuple[int, np.ndarray]]:
+) -> list[tuple[int, Codes]]:
     """Return random blocks of time: the number of each one's first day, and its rows.
 
     Without time, or of few days, each has all rows.
@@ -86,7 +124,7 @@ def time_blocks(
     length = last
     if last >= 2 * MIN_BLOCKS:
         length = max(1, min(round(days), last // MIN_BLOCKS))
-    members: dict[int, np.ndarray] = {}
+    members: dict[int, Codes] = {}
     blocks = []
     for start in draws.integers(last - length + 1, size=count).tolist():
         if start not in members:
@@ -121,11 +159,11 @@ def null_distribution(
 
 
 def compare_blocks(
-    column: EncodedColumn, blocks: list[tuple[int, np.ndarray]], samples: list[np.ndarray]
+    column: EncodedColumn, blocks: list[tuple[int, Codes]], samples: list[Codes]
 ) -> tuple[list[float], list[float]]:
     """Return each block's distance from the rest, and how much more of it is missing."""
     everything = column.counts(column.codes)
-    rests: dict[int, np.ndarray] = {}
+    rests: dict[int, Codes] = {}
     distances = []
     missing = []
     for (start, here), drawn in zip(blocks, samples, strict=True):
@@ -163,7 +201,7 @@ def compare(
     schema: Schema,
     limits: dict[str, float],
     drift_columns: int = 1,
-) -> tuple[Any, dict[str, ColumnDrift]]:
+) -> tuple[EvidentlyReport, dict[str, ColumnDrift]]:
     """Return Evidently's report, and how each column compares.
 
     A column without any value, here or in the reference, cannot be compared; it has drifted if it
@@ -196,7 +234,7 @@ def compare(
     return report, empty | column_drifts(report.dict())
 
 
-def column_drifts(snapshot: dict[str, Any]) -> dict[str, ColumnDrift]:
+def column_drifts(snapshot: Snapshot) -> dict[str, ColumnDrift]:
     """Return how each column compares, as Evidently's report says."""
     # Distances drift above their threshold, p-values below it: only the test's status tells.
     tests = {test["metric_config"]["params"].get("column"): test for test in snapshot["tests"]}

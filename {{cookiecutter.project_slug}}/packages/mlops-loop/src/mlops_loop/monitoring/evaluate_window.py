@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.calibration import held_out_scores
 from mlops_loop.monitoring import data_quality, drift, performance
+from mlops_loop.monitoring.drift import EvidentlyReport
 from mlops_loop.monitoring.labelled_rows import LabelledRows
 from mlops_loop.monitoring.monitoring_window import (
     MonitoringWindow,
@@ -45,7 +45,7 @@ class Findings:
     estimate: dict[str, Interval] | None = None
     not_judged: dict[str, str] = field(default_factory=dict)
     alarms: list[Alarm] = field(default_factory=list)
-    report: Any = None  # Evidently's
+    report: EvidentlyReport | None = None
 
 
 def evaluate(window: MonitoringWindow, bundle: Bundle, params: Params) -> Findings:
@@ -161,7 +161,7 @@ def compare_with_reference(
     schema: Schema,
     params: Monitor,
     limits: pd.Series,
-) -> tuple[Any, dict[str, ColumnDrift]]:
+) -> tuple[EvidentlyReport, dict[str, ColumnDrift]]:
     """Return Evidently's report, and how each column compares."""
     task = tasks.of(schema)
     current = features_of(window.answered)[logged_features(schema)]

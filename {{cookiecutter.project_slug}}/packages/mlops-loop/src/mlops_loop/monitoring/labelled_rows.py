@@ -5,10 +5,12 @@ from typing import Self
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import FEWEST_DAYS
+from mlops_loop.metrics.values import Scores, Truth
 
 REQUEST_DIGITS = 28  # of a prediction's id, that name its request
 
@@ -18,8 +20,8 @@ class LabelledRows:
     """`rows` are those whose outcome can be a truth; `truth` and `scores` are as the task's."""
 
     rows: pd.DataFrame
-    truth: np.ndarray
-    scores: np.ndarray
+    truth: Truth
+    scores: Scores
 
     @classmethod
     def of(cls, rows: pd.DataFrame, schema: Schema) -> Self:
@@ -38,7 +40,7 @@ def usable_rows(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     return rows[np.isfinite(rows["value"])]
 
 
-def logged_scores(outputs: pd.Series, schema: Schema) -> np.ndarray:
+def logged_scores(outputs: pd.Series, schema: Schema) -> Scores:
     """Return logged outputs as the model's scores, shape (rows, classes) or (rows, 1)."""
     if schema.classes:
         rows = [[output["probabilities"][name] for name in schema.classes] for output in outputs]
@@ -47,7 +49,7 @@ def logged_scores(outputs: pd.Series, schema: Schema) -> np.ndarray:
     return np.array(rows, dtype=float)
 
 
-def resampling_groups(rows: pd.DataFrame) -> np.ndarray:
+def resampling_groups(rows: pd.DataFrame) -> NDArray[np.int64]:
     """Return a code for the group that each row is resampled with: its day.
 
     With few days it is the row's request.

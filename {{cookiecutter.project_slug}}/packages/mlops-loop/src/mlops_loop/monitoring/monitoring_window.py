@@ -4,17 +4,19 @@ All of it is counted; a sample of the rows is read.
 """
 
 import hashlib
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.contract.values import Row
 from mlops_loop.data.derived import derive
+from mlops_loop.metrics.values import LoggedAnswer
 from mlops_loop.monitoring.labelled_rows import REQUEST_DIGITS
 from mlops_loop.prediction_log.connection import unusable
 from mlops_loop.prediction_log.rejected_requests import count_rejected
@@ -91,8 +93,8 @@ def between(start: datetime, end: datetime) -> sa.ColumnElement[bool]:
 
 def add_md5(connection: sa.Connection) -> None:
     """Give SQLite the function that PostgreSQL has: rows in the order of their hash are random."""
-    if connection.dialect.name == "sqlite":
-        driver: Any = connection.connection.driver_connection
+    driver = connection.connection.driver_connection
+    if isinstance(driver, sqlite3.Connection):
         driver.create_function("md5", 1, md5, deterministic=True)
 
 
@@ -120,9 +122,9 @@ def count_earlier(connection: sa.Connection, start: datetime, end: datetime) -> 
 
 def sample(
     connection: sa.Connection,
-    source: sa.FromClause,
+    source: sa.Table | sa.Join,
     wanted: sa.ColumnElement[bool],
-    columns: Sequence[sa.ColumnElement[Any]],
+    columns: Sequence[sa.ColumnElement[object]],
     max_rows: int,
 ) -> pd.DataFrame:
     """Return columns of at most `max_rows` rows, in order of time."""
@@ -139,7 +141,7 @@ def rows_of_contract(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     return rows.loc[[fits(features, output, schema) for features, output in pairs]]
 
 
-def fits(features: dict[str, Any], output: dict[str, Any], schema: Schema) -> bool:
+def fits(features: Row, output: LoggedAnswer, schema: Schema) -> bool:
     """Return whether features and answer are of the contract, which may have got a nullable one."""
     if schema.classes:
         if set(output.get("probabilities", ())) != set(schema.classes):

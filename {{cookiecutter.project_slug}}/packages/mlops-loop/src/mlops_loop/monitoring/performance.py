@@ -6,8 +6,6 @@ Leveraging unlabeled data to predict out-of-distribution performance, ICLR 2022,
 when such estimates fail.
 """
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
@@ -19,6 +17,7 @@ from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import days, resample
 from mlops_loop.metrics.calibration import held_out_scores
 from mlops_loop.metrics.groups import group_values
+from mlops_loop.metrics.values import Floats
 from mlops_loop.monitoring.labelled_rows import LabelledRows, logged_scores, resampling_groups
 from mlops_loop.monitoring.monitoring_window import features_of
 from mlops_loop.prediction_log.window_summary import (
@@ -123,8 +122,8 @@ def slice_metrics(labelled: LabelledRows, schema: Schema, min_rows: int) -> list
                 continue
             measured = task.slice_metrics(labelled.truth[places], labelled.scores[places], schema)
             if measured:
-                facts: dict[str, Any] = {"column": name, "value": str(value), "rows": len(places)}
-                found.append(SliceMetrics(**(facts | measured)))
+                facts = {"column": name, "value": str(value), "rows": len(places)}
+                found.append(SliceMetrics.model_validate({**facts, **measured}))
     return found
 
 
@@ -162,10 +161,10 @@ def estimate(
 
 
 def similar_errors(
-    random: np.random.Generator, predicted: np.ndarray, errors: np.ndarray, scored: np.ndarray
-) -> np.ndarray:
+    random: np.random.Generator, predicted: Floats, errors: Floats, scored: Floats
+) -> Floats:
     """Return for each prediction an error that the model made where it predicted about as much."""
     order = np.argsort(scored, kind="stable")
     near = np.searchsorted(scored[order], predicted) + random.integers(-50, 51, len(predicted))
-    found: np.ndarray = errors[order][np.clip(near, 0, len(order) - 1)]
+    found: Floats = errors[order][np.clip(near, 0, len(order) - 1)]
     return found

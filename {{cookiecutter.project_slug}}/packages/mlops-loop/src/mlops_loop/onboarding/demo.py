@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import requests
+from pydantic import JsonValue
 from rich.markup import escape
 
 from mlops_loop.base import files
@@ -40,7 +40,7 @@ class LoadedModel:
 
     bundle: Path
     version: str
-    last: dict[str, Any]  # of its predictions
+    last: dict[str, JsonValue]  # of its predictions
 
     @property
     def is_champion(self) -> bool:
@@ -119,10 +119,10 @@ def serve_traffic(bundle: Path) -> LoadedModel:
         return LoadedModel(bundle, version, traffic(address, client)[-1])
 
 
-def traffic(address: str, client: requests.Session) -> list[dict[str, Any]]:
+def traffic(address: str, client: requests.Session) -> list[dict[str, JsonValue]]:
     """Send held-out rows to the API; return what it answered for each."""
     rows = tables.as_json(tables.read_sample(TEST, ROWS), load_schema())
-    answers: list[dict[str, Any]] = []
+    answers: list[dict[str, JsonValue]] = []
     for first in range(0, len(rows), BATCH):
         answer = client.post(f"{address}/v1/predict", json={"rows": rows[first : first + BATCH]})
         answer.raise_for_status()
@@ -175,7 +175,7 @@ def places(served: LoadedModel, verdict: str, report: str) -> Iterator[tuple[str
         yield "next", f"uv run {slug} doctor"
 
 
-def format_value(value: Any) -> str:
+def format_value(value: JsonValue) -> str:
     """Return a part of an answer in few digits."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {format_value(part)}" for name, part in value.items())

@@ -5,14 +5,13 @@ module is the plugin that resolves them, see the entry point in pyproject.toml.
 """
 
 from pathlib import Path
-from typing import Any
 
 LOCATION = "project:mlruns"
 
 
 def open_artifacts(
     artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
-) -> Any:
+) -> object:
     """Return MLflow's artifact repository of a `project:` URI; called by MLflow."""
     import mlflow
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository

@@ -4,8 +4,6 @@ It takes the contract's inputs, derives the features itself, and returns scores.
 file on its own, see "models from code" in its documentation.
 """
 
-from typing import Any
-
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
@@ -31,7 +29,6 @@ class ContractModel(PythonModel):  # type: ignore[misc]
         self,
         context: PythonModelContext,  # noqa: ARG002 (MLflow passes it)
         model_input: pd.DataFrame,
-        params: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> pd.DataFrame:
         """Return the probability of each class, or the value, of each row.
 

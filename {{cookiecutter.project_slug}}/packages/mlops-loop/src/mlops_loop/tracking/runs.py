@@ -5,11 +5,11 @@ about each other: the same model file is the same run.
 """
 
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import mlflow.pyfunc
 import pandas as pd
@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec
 from mlflow.types import Schema as Inputs
+from pydantic import JsonValue
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
@@ -24,6 +25,7 @@ from mlops_loop.base.files import MODEL, SCHEMA, TRAIN
 from mlops_loop.base.params.params_file import load_params
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Schema, load_schema
+from mlops_loop.contract.values import Value
 from mlops_loop.data import tables
 from mlops_loop.scoring.estimator import describe
 from mlops_loop.scoring.manifest import Estimator
@@ -68,8 +70,9 @@ def record_training(client: MlflowClient) -> str:
         mlflow.set_tags({"git_commit": lineage()["git_commit"], "data_sha256": data_hash})
         sections = params.model_dump(mode="json", include={"ingest", "split", "train"})
         mlflow.log_params(fitted_params(sections, estimator))
-        about: dict[str, Any] = {"targets": schema.target, "digest": data_hash[:32]}
-        dataset = mlflow.data.from_pandas(table, source=str(TRAIN), name="train", **about)
+        dataset = mlflow.data.from_pandas(
+            table, str(TRAIN), schema.target, name="train", digest=data_hash[:32]
+        )
         mlflow.log_input(dataset, context="training")
         logged = mlflow.pyfunc.log_model(
             name="model",
@@ -103,13 +106,15 @@ def package_folder() -> Path:
     return Path(spec.origin).parent
 
 
-def fitted_params(params: dict[str, Any], estimator: Estimator) -> dict[str, Any]:
+def fitted_params(
+    params: Mapping[str, Mapping[str, JsonValue]], estimator: Estimator
+) -> dict[str, Value]:
     """Return sections of params.yaml, with the fitted estimator for those it might name."""
     train = {name: params["train"][name] for name in ("seed", "max_rows")}
     fitted = {"name": estimator.name, **estimator.params}
     return flat({**params, "train": train, "estimator": fitted})
 
 
-def flat(nested: dict[str, Any]) -> dict[str, Any]:
+def flat(nested: Mapping[str, Mapping[str, JsonValue]]) -> dict[str, Value]:
     """Return {"a": {"b": 1}} as {"a.b": 1}."""
     return {str(key): value for key, value in pd.json_normalize(nested).iloc[0].items()}

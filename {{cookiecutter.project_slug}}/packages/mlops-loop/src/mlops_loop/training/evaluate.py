@@ -4,9 +4,7 @@ from base64 import b64encode
 from dataclasses import dataclass
 
 import matplotlib
-import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -34,7 +32,7 @@ from mlops_loop.data import tables
 from mlops_loop.metrics import bootstrap, fairness, tasks
 from mlops_loop.metrics.groups import group_values
 from mlops_loop.metrics.own_metrics import measure
-from mlops_loop.metrics.values import Metrics
+from mlops_loop.metrics.values import Metrics, Plots, Scores, Truth
 from mlops_loop.reporting import page
 from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.skops_model import load, scores
@@ -55,7 +53,7 @@ class Windows:
 
 
 def slices(
-    test: pd.DataFrame, truth: np.ndarray, scored: np.ndarray, schema: Schema, minimum: int
+    test: pd.DataFrame, truth: Truth, scored: Scores, schema: Schema, minimum: int
 ) -> pd.DataFrame:
     """Return the metrics on each value of the contract's slice columns that has enough rows."""
     task = tasks.of(schema)
@@ -80,7 +78,7 @@ def behaviour_of(
     declared = load_behaviour(schema)
     rows = gate.rows if gate else len(table)
 
-    def predict(rows: pd.DataFrame) -> np.ndarray:
+    def predict(rows: pd.DataFrame) -> Scores:
         return scores(model, rows, schema)
 
     return as_table(check(declared, table, predict, schema, rows, operating_point))
@@ -96,7 +94,7 @@ class Evaluation:
     slices: pd.DataFrame
     groups: pd.DataFrame
     behaviour: pd.DataFrame
-    plots: dict[str, tuple[Figure, pd.DataFrame]]
+    plots: Plots
 
 
 def measure_windows(

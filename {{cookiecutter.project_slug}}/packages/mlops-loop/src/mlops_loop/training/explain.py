@@ -1,14 +1,14 @@
 """Explain: which features the model uses, and how its predictions go with them."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.pipeline import Pipeline
 
 from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.contract.values import Value
 from mlops_loop.metrics import tasks
+from mlops_loop.metrics.values import Scores, Truth
 from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.skops_model import scores
 
@@ -22,7 +22,7 @@ CATEGORIES = 12
 def importance(
     model: Pipeline,
     table: pd.DataFrame,
-    truth: np.ndarray,
+    truth: Truth,
     operating_point: OperatingPoint,
     schema: Schema,
     repeats: int = 5,
@@ -42,7 +42,7 @@ def importance(
     known = truth[chosen]
     sample = table.iloc[chosen][list(schema.features)].reset_index(drop=True)
 
-    def quality(scored: np.ndarray) -> float:
+    def quality(scored: Scores) -> float:
         weighted = task.weighted_metrics(known, scored, operating_point, schema)
         value = weighted(np.ones(len(known)))[metric]
         return value if more_is_better else -value
@@ -113,7 +113,7 @@ def dependence(
     return curves(result, schema), result if schema.classes else result.drop(columns="class")
 
 
-def grid(values: pd.Series, column: Column) -> list[Any]:
+def grid(values: pd.Series, column: Column) -> list[Value]:
     """Return the values of a feature to look at: the most frequent categories, or quantiles."""
     present = values.dropna()
     if column.type in ("category", "boolean"):

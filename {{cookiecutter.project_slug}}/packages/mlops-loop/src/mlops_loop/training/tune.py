@@ -9,12 +9,12 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
 import optuna
 import pandas as pd
+from numpy.typing import NDArray
 from optuna.trial import TrialState, create_trial
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
@@ -26,7 +26,7 @@ from mlops_loop.base.config import edited
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import PARAMS, SCHEMA, TRAIN
 from mlops_loop.base.params.params_file import load_params
-from mlops_loop.base.params.train import TrainParams
+from mlops_loop.base.params.train import Arguments, TrainParams
 from mlops_loop.base.settings import load_settings
 from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import Schema, load_schema
@@ -40,9 +40,8 @@ from mlops_loop.training.train import build, fit
 FOLDS = 4
 STUDIES = Path("tune.db")  # all that was tried, so that a search goes on where it stopped
 
-Settings = dict[str, Any]  # parameters of the model
-Result = tuple[float, Settings]  # a loss, and what gave it
-Fold = tuple[np.ndarray, np.ndarray]
+Result = tuple[float, Arguments]  # a loss, and what gave it
+Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def model_file() -> Path:
@@ -50,7 +49,7 @@ def model_file() -> Path:
     return Path(inspect.getfile(project.required("model")))
 
 
-def search_space(trial: optuna.Trial, name: str) -> Settings:
+def search_space(trial: optuna.Trial, name: str) -> Arguments:
     """Return the parameters that the project's `search_space` proposes for a trial."""
     return dict(project.required("search_space")(trial, name))
 
@@ -93,7 +92,7 @@ def loss(table: pd.DataFrame, parts: list[Fold], schema: Schema, params: TrainPa
     return float(np.mean(losses))
 
 
-def open_study(schema: Schema, params: TrainParams, fixed: Settings) -> optuna.Study:
+def open_study(schema: Schema, params: TrainParams, fixed: Arguments) -> optuna.Study:
     """Return the study of this model, data and code: losses of others cannot be compared."""
     same = [
         fixed,
@@ -120,8 +119,8 @@ def tried(study: optuna.Study) -> list[Result]:
 
 
 def suggest(
-    study: optuna.Study, params: TrainParams, fixed: Settings
-) -> tuple[optuna.Trial, Settings]:
+    study: optuna.Study, params: TrainParams, fixed: Arguments
+) -> tuple[optuna.Trial, Arguments]:
     """Begin a trial; return it with the parameters to try, rounded as one would write them."""
     # Seeded by what has ended: an interrupted search goes on as if nothing had happened.
     ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
@@ -142,11 +141,11 @@ class Search:
     table: pd.DataFrame
     folds: list[Fold]
     probe: optuna.Trial  # that was asked for the space
-    searched: Settings  # the parameters in the space
-    current: Settings  # the parameters in use, also those that params.yaml leaves out
+    searched: Arguments  # the parameters in the space
+    current: Arguments  # the parameters in use, also those that params.yaml leaves out
 
     @property
-    def fixed(self) -> Settings:
+    def fixed(self) -> Arguments:
         """The parameters of params.yaml that are not searched."""
         given = self.params.settings
         return {key: value for key, value in given.items() if key not in self.searched}
@@ -155,7 +154,7 @@ class Search:
     def objective(self) -> str:
         return tasks.of(self.schema).OBJECTIVE
 
-    def measure(self, settings: Settings, name: str) -> float:
+    def measure(self, settings: Arguments, name: str) -> float:
         """Return the loss of some parameters, and log it to MLflow."""
         with mlflow.start_run(run_name=name, nested=True), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a trial that does not converge has its loss
@@ -244,10 +243,10 @@ def report(objective: str, name: str, current: Result, results: list[Result]) ->
     print(f"{PARAMS} has the best of {len(results)} trials now. Next: uv run dvc repro")
 
 
-def write_settings(name: str, settings: Settings) -> None:
+def write_settings(name: str, settings: Arguments) -> None:
     """Write the model's parameters to params.yaml; all else in it stays as it is, comments too."""
 
-    def change(document: Any) -> None:
+    def change(document: dict[str, dict[str, Arguments]]) -> None:
         section = document.setdefault("train", {}).setdefault(name, {})
         section.update(
             {key: value for key, value in settings.items() if section.get(key, math.nan) != value}

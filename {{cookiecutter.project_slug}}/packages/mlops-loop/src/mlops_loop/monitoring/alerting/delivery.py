@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from pydantic import JsonValue
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
@@ -44,7 +44,7 @@ def append_to_file(path: Path, message: Message) -> str:
     return ""
 
 
-def post(url: str, body: Mapping[str, Any]) -> str:
+def post(url: str, body: Mapping[str, JsonValue]) -> str:
     """Post a message; return why that failed, or nothing.
 
     The URL is a secret: the reason names the host alone.

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
 from mlops_loop.monitoring.alerting.alert_state import FIRING, RESOLVED, Alert
 from mlops_loop.monitoring.rules import Rule
@@ -12,7 +11,7 @@ from mlops_loop.prediction_log.window_summary import Number, Time, WindowSummary
 
 MAX_ALERTS = 20  # in a message for people: Slack and Teams have limits
 MAX_TEXT = 500  # characters of each
-Json = dict[str, Any]
+Json = dict[str, JsonValue]
 
 
 class AlertMessage(BaseModel, frozen=True):
@@ -105,7 +104,7 @@ def for_people(message: Message) -> Iterator[tuple[str, str, str]]:
 def slack(message: Message) -> Json:
     """Return a message for an incoming webhook of Slack's."""
     title = escape_slack(message.title)
-    blocks = [{"type": "section", "text": mrkdwn(f"*{title}*")}]
+    blocks: list[JsonValue] = [{"type": "section", "text": mrkdwn(f"*{title}*")}]
     for status, heading, text in for_people(message):
         sign = ":red_circle:" if status == FIRING else ":large_green_circle:"
         shown = mrkdwn(f"{sign} {escape_slack(heading)}\n{escape_slack(text)}")
@@ -125,12 +124,12 @@ def escape_slack(text: str) -> str:
 
 def teams(message: Message) -> Json:
     """Return an Adaptive Card for a webhook of the Workflows app in Teams."""
-    body = [text_block(message.title, weight="Bolder", size="Medium")]
+    body: list[JsonValue] = [text_block(message.title, weight="Bolder", size="Medium")]
     for status, heading, text in for_people(message):
         colour = "Attention" if status == FIRING else "Good"
         body += [text_block(heading, weight="Bolder", color=colour), text_block(text)]
     body.append(text_block(f"report: {message.report}", isSubtle=True))
-    card = {
+    card: Json = {
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "type": "AdaptiveCard",
         "version": "1.2",
@@ -139,7 +138,7 @@ def teams(message: Message) -> Json:
         "msteams": {"width": "full"},
     }
     kind = "application/vnd.microsoft.card.adaptive"
-    attachment = {"contentType": kind, "contentUrl": None, "content": card}
+    attachment: Json = {"contentType": kind, "contentUrl": None, "content": card}
     return {"type": "message", "attachments": [attachment]}
 
 

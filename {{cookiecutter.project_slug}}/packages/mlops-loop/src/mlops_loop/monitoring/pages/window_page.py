@@ -4,12 +4,12 @@ import re
 from hashlib import sha256
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 
 from mlops_loop.base import files
 from mlops_loop.contract.schema import Schema
+from mlops_loop.monitoring.drift import EvidentlyReport
 from mlops_loop.monitoring.pages.badges import badges
 from mlops_loop.prediction_log.window_summary import (
     CalibrationBin,
@@ -46,7 +46,13 @@ THRESHOLD_NOTE = (
 REPORT_LINK = '<p><a href="evidently.html">Evidently\'s own report</a>, in the newest windows</p>'
 
 
-def write(folder: Path, shared: Path, summary: WindowSummary, schema: Schema, report: Any) -> None:
+def write(
+    folder: Path,
+    shared: Path,
+    summary: WindowSummary,
+    schema: Schema,
+    report: EvidentlyReport | None,
+) -> None:
     """Write a window's page into its folder, and Evidently's report if there is one.
 
     `shared` is the folder of all windows.
@@ -187,7 +193,7 @@ def quality_table(quality: DataQuality) -> str:
     return table(("what", "share", "limit", ""), rows, broken.__getitem__)
 
 
-def write_report(folder: Path, shared: Path, report: Any) -> None:
+def write_report(folder: Path, shared: Path, report: EvidentlyReport) -> None:
     """Write Evidently's report, with its library of 3.5 MB in a file that all windows share."""
     page = report.get_html_str(as_iframe=False)
     for script in re.findall(r"<script>(.*?)</script>", page, re.DOTALL):

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 from ruamel.yaml.scalarstring import SingleQuotedScalarString
@@ -76,7 +75,7 @@ def write_windows(windows: TrainingWindows) -> None:
     if not sections:
         return
 
-    def change(document: Any) -> None:
+    def change(document: dict[str, dict[str, str | None]]) -> None:
         for section, dates in sections.items():
             quoted = {key: day and SingleQuotedScalarString(day) for key, day in dates.items()}
             document[section].update(quoted)

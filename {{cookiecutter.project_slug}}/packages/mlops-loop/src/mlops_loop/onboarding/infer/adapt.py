@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import yaml
 from ruamel.yaml import YAML
@@ -14,17 +14,29 @@ from mlops_loop.base.params.ingest import Sql
 from mlops_loop.base.params.params_file import load_params
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
+from mlops_loop.metrics.values import PlotOptions
 from mlops_loop.onboarding.infer.contract import former_task
 from mlops_loop.training.behaviour.declaration import load_behaviour
 from mlops_loop.training.behaviour.examples import without_tests
 from mlops_loop.training.train import build
 
 
+class Stage(TypedDict):
+    deps: list[str]
+
+
+class Pipeline(TypedDict):
+    """What is changed of dvc.yaml."""
+
+    stages: dict[str, Stage]
+    plots: list[PlotOptions]
+
+
 def new_params(source: str | Sql, schema: Schema) -> str:
     """Return params.yaml for the source: without dates or columns of the former one."""
     task = tasks.of(schema)
 
-    def change(params: Any) -> None:
+    def change(params: dict[str, dict[str, object]]) -> None:
         for section in ("ingest", "split", "evaluate", "train"):
             params.setdefault(section, {})
         params["ingest"]["source"] = source if isinstance(source, str) else source.model_dump()
@@ -33,8 +45,9 @@ def new_params(source: str | Sql, schema: Schema) -> str:
         params["evaluate"]["baseline_by"] = None
         params["train"]["model"] = suitable_model(schema)
         slices = params.get("gates", {}).get("slices")
-        if slices and former_task() != schema.task:  # its limits were of other metrics
-            slices |= task.SLICE_LIMITS
+        # Its limits were of other metrics.
+        if isinstance(slices, dict) and former_task() != schema.task:
+            slices.update(task.SLICE_LIMITS)
 
     return edited(PARAMS, change)
 
@@ -72,7 +85,7 @@ def new_pipeline(source: str | Sql, schema: Schema, removed: list[Path]) -> str:
     def is_gone(dep: str) -> bool:
         return Path(dep) in removed or (dep.endswith("/flights.py") and not Path(dep).exists())
 
-    def change(pipeline: Any) -> None:
+    def change(pipeline: Pipeline) -> None:
         deps = pipeline["stages"]["ingest"]["deps"]
         code = [dep for dep in deps if str(dep).startswith(("src/", "packages/"))]
         deps[:] = [str(SCHEMA), *own, *code]

@@ -3,9 +3,9 @@
 import re
 from math import ceil
 from textwrap import indent
-from typing import Any
 
 import yaml
+from pydantic import JsonValue
 
 from mlops_loop.base.files import SCHEMA
 from mlops_loop.contract.schema import Column
@@ -28,7 +28,7 @@ INFERRED = "# Inferred from "
 
 def as_yaml(proposal: TableProposal, source: str, shares: Shares | None, head: str = HEAD) -> str:
     """Return schema.yaml, without the keys that have their default."""
-    about: dict[str, Any] = {LOOP_KEY: ".".join(VERSION.split(".")[:2])}
+    about: dict[str, str | float | list[str]] = {LOOP_KEY: ".".join(VERSION.split(".")[:2])}
     about |= {"name": proposal.name, "task": proposal.task}
     about |= {"positive": proposal.positive} if proposal.positive else {}
     about |= {"target": proposal.target}
@@ -50,7 +50,7 @@ def as_yaml(proposal: TableProposal, source: str, shares: Shares | None, head: s
     return f"{head}{origin}{keys}columns:\n{''.join(columns)}"
 
 
-def dump(key: str, value: Any) -> str:
+def dump(key: str, value: object) -> str:
     """Return a key and its value in YAML, lists and mappings on one line if they are short."""
     content = {key: value}
     # PyYAML writes the line break U+0085 as it is, and reads it as a space.
@@ -64,7 +64,7 @@ def dump(key: str, value: Any) -> str:
     )
 
 
-def keys_of(column: Column) -> dict[str, Any]:
+def keys_of(column: Column) -> dict[str, JsonValue]:
     """Return the keys that were set, as YAML has them."""
     found = column.model_dump(mode="json", exclude_unset=True)
     return {key: tidy(value) if type(value) is float else value for key, value in found.items()}

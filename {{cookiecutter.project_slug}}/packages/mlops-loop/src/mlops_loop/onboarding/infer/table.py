@@ -170,8 +170,8 @@ def measure_shares(tables: Iterable[pa.Table], schema: Schema, params: SplitPara
 
     Raises Failure if a class does not occur in the training window, or a time is in the future.
     """
-    rows: list[np.ndarray] = []
-    learnt: list[np.ndarray] = []
+    rows: list[data_checks.Hashes] = []
+    learnt: list[data_checks.Hashes] = []
     needed: list[pd.DataFrame] = []
     by = schema.timestamp or schema.target
     for table in tables:
@@ -201,7 +201,7 @@ def refuse_future(values: pd.DataFrame, schema: Schema) -> None:
         raise Failure(f"the timestamp {schema.timestamp!r} {what}: leave those out at the source")
 
 
-def refuse_absent_class(values: pd.DataFrame, places: np.ndarray, schema: Schema) -> None:
+def refuse_absent_class(values: pd.DataFrame, places: split.Places, schema: Schema) -> None:
     """Refuse a training window without some class, and other windows with fewer than two."""
     for place, window in enumerate(split.SPLITS if schema.classes else ()):
         found = {*values[schema.target][places == place].unique()}

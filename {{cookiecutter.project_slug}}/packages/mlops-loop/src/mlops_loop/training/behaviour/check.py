@@ -2,28 +2,32 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mlops_loop.base.files import BEHAVIOUR
 from mlops_loop.contract.schema import Schema
+from mlops_loop.contract.values import Value
 from mlops_loop.data.derived import derive
 from mlops_loop.metrics.gate_result import GateResult, compare
+from mlops_loop.metrics.values import Scores
 from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.predictions import labels
 from mlops_loop.training.behaviour.declaration import (
     Behaviour,
     Case,
     Change,
+    Condition,
     Directional,
     Invariance,
     Minimum,
     Range,
 )
 
-Predict = Callable[[pd.DataFrame], np.ndarray]
+Predict = Callable[[pd.DataFrame], Scores]
+Values = Mapping[str, Value | pd.Series]  # of columns
 COLUMNS = ["test", "kind", "rows", "measure", "value", "limit", "passed"]
 
 
@@ -69,13 +73,13 @@ def check(
     return found
 
 
-def changes(case: Invariance | Directional | Minimum, rows: pd.DataFrame) -> dict[str, Any]:
+def changes(case: Invariance | Directional | Minimum, rows: pd.DataFrame) -> Values:
     """Return the columns that a test changes, with their new values."""
     added = case.add if isinstance(case, Change) else {}
     return {**case.set, **{name: rows[name] + amount for name, amount in added.items()}}
 
 
-def changed(rows: pd.DataFrame, values: Mapping[str, Any], schema: Schema) -> pd.DataFrame:
+def changed(rows: pd.DataFrame, values: Values, schema: Schema) -> pd.DataFrame:
     """Return rows with other values; derived columns follow, unless they are given."""
     inputs = {name: value for name, value in values.items() if name in schema.inputs}
     for name in inputs:
@@ -133,7 +137,7 @@ def pick(case: Case, table: pd.DataFrame, schema: Schema, rows: int) -> pd.DataF
     return picked.sample(min(rows, len(picked)), random_state=0)
 
 
-def matches(values: pd.Series, asked: Any) -> np.ndarray:
+def matches(values: pd.Series, asked: Condition) -> NDArray[np.bool_]:
     """Return which values are among those that a condition asks for: booleans, shape (rows,)."""
     if isinstance(asked, Range):
         found = (values >= asked.minimum) & (values <= asked.maximum)

@@ -1,16 +1,17 @@
 """What behaviour.yaml may say, checked against the contract."""
 
 from datetime import date
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import pandas as pd
 from pydantic import (
-    AfterValidator,
     BaseModel,
+    BeforeValidator,
     Discriminator,
     Field,
     Tag,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -18,13 +19,14 @@ from pydantic import (
 from mlops_loop.base.config import read_yaml
 from mlops_loop.base.files import BEHAVIOUR
 from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.contract.values import Value
 from mlops_loop.data.cast import check_rows
 
-Info = Any  # pydantic's ValidationInfo; its context is the Schema
+Info = ValidationInfo[Schema]  # its context is the contract
 NUMBERS = ("number", "integer")
 
 
-def single(value: Any) -> Any:
+def single(value: object) -> Value:
     if isinstance(value, bool | int | float | str | None):
         return value
     if isinstance(value, date):  # YAML has times of its own
@@ -32,7 +34,7 @@ def single(value: Any) -> Any:
     raise ValueError("give a number, a text, true, false or null")
 
 
-def form(condition: Any) -> str:
+def form(condition: object) -> str:
     return (
         "range"
         if isinstance(condition, dict)
@@ -47,13 +49,14 @@ class Range(BaseModel, extra="forbid"):
     maximum: float = Field(np.inf, allow_inf_nan=False)
 
 
-Value = Annotated[Any, AfterValidator(single)]
+Scalar = Annotated[Value, BeforeValidator(single)]
 Condition = Annotated[
     Annotated[Range, Tag("range")]
-    | Annotated[list[Value], Tag("list")]
-    | Annotated[Value, Tag("value")],
+    | Annotated[list[Scalar], Tag("list")]
+    | Annotated[Scalar, Tag("value")],
     Discriminator(form),
 ]
+Conditions = dict[str, Condition]
 
 
 class Case(BaseModel, extra="forbid"):
@@ -61,12 +64,12 @@ class Case(BaseModel, extra="forbid"):
 
     name: str = Field(min_length=1)
     why: str = Field(min_length=1)
-    where: dict[str, Condition] = {}  # which rows: all that have these values
-    given: dict[str, Value] = {}  # set in each of them beforehand
+    where: Conditions = {}  # which rows: all that have these values
+    given: dict[str, Scalar] = {}  # set in each of them beforehand
 
     @field_validator("where", "given", "set", "row", check_fields=False)
     @classmethod
-    def fits_the_contract(cls, found: dict[str, Any] | None, info: Info) -> dict[str, Any] | None:
+    def fits_the_contract(cls, found: Conditions | None, info: Info) -> Conditions | None:
         for name, wanted in (found or {}).items():
             column = known(name, info.context, sliced=info.field_name == "where")
             if isinstance(wanted, Range):
@@ -86,7 +89,7 @@ class Case(BaseModel, extra="forbid"):
 class Change(Case):
     """A test of what a change of the rows does to their scores."""
 
-    set: dict[str, Value] = {}
+    set: dict[str, Scalar] = {}
     add: dict[str, float] = {}  # rows that the contract would then forbid are left out
 
     @field_validator("add")
@@ -135,8 +138,8 @@ class Directional(Change):
 class Minimum(Case):
     """Rows, or the one `row`, that must get this label, or a score within these limits."""
 
-    row: dict[str, Value] | None = None
-    set: dict[str, Value] = {}
+    row: dict[str, Scalar] | None = None
+    set: dict[str, Scalar] = {}
     label: str | None = None
     of: str | None = Field(None, validate_default=True)
     minimum: float | None = Field(None, allow_inf_nan=False)
@@ -145,7 +148,7 @@ class Minimum(Case):
 
     @field_validator("row")
     @classmethod
-    def is_whole(cls, row: dict[str, Any] | None, info: Info) -> dict[str, Any] | None:
+    def is_whole(cls, row: dict[str, Scalar] | None, info: Info) -> dict[str, Scalar] | None:
         needed = {name for name, column in info.context.inputs.items() if not column.nullable}
         if row is not None and (missing := sorted(needed - set(row))):
             raise ValueError(f"required input {missing[0]!r} is missing")

@@ -1,10 +1,11 @@
 """A behaviour.yaml to begin with: no test, and an example of each kind as a comment."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import yaml
 
 from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.contract.values import Value
 from mlops_loop.training.behaviour.declaration import NUMBERS, Behaviour
 
 HEAD = """\
@@ -20,23 +21,22 @@ HEAD = """\
 """
 
 
+Example = Mapping[str, Value | Mapping[str, Value | Mapping[str, float]]]
+
+
 def without_tests(schema: Schema) -> str:
     """Return a behaviour.yaml that declares no test, with an example of each kind as a comment."""
     tests = examples(schema)
     readable = "\\" not in str(tests)  # a line break within a name would end the comment
-    look: Any = {
-        "default_flow_style": None,
-        "sort_keys": False,
-        "allow_unicode": readable,
-        "width": 100,
-    }
-    text = yaml.safe_dump(tests, **look)
+    text = yaml.safe_dump(
+        tests, default_flow_style=None, sort_keys=False, allow_unicode=readable, width=100
+    )
     lines = "".join(f"# {line}\n" for line in text.splitlines())
     none = "".join(f"{kind}: []\n" for kind in Behaviour.model_fields)
     return f"{HEAD}#\n# For example, but say what is true in the world:\n#\n{lines}{none}"
 
 
-def examples(schema: Schema) -> dict[str, Any]:
+def examples(schema: Schema) -> dict[str, list[Example]]:
     """Return a test of each kind that fits the contract, made from its first columns."""
     features = schema.features
     numbers = [name for name, column in features.items() if column.type in NUMBERS]
@@ -68,13 +68,15 @@ def examples(schema: Schema) -> dict[str, Any]:
     }
 
 
-def first(column: Column) -> Any:
+def first(column: Column) -> Value | Mapping[str, float]:
     """Return a value of the column, or a condition that all its values keep."""
-    every = {"minimum": column.limits[0], "maximum": column.limits[1]}
-    return {"category": (column.categories or ("",))[0], "boolean": True}.get(column.type, every)
+    if column.type == "category":
+        return (column.categories or ("",))[0]
+    low, high = column.limits
+    return True if column.type == "boolean" else {"minimum": low, "maximum": high}
 
 
-def shift(name: str, column: Column, part: float) -> dict[str, Any]:
+def shift(name: str, column: Column, part: float) -> Example:
     """Return a change of a column: to another category, or by a part of the contract's range."""
     if column.type in NUMBERS:
         amount = float(f"{(column.limits[1] - column.limits[0]) * part:.1g}")

@@ -4,7 +4,6 @@ Its sections follow Mitchell et al., Model Cards for Model Reporting, FAT* 2019.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -13,6 +12,7 @@ from mlops_loop.base.params.params_file import Params
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
+from mlops_loop.metrics.values import Intervals, Measured
 from mlops_loop.reporting.markdown import code, paragraph, plain, table
 from mlops_loop.scoring.manifest import Estimator
 from mlops_loop.training.card import sections
@@ -77,8 +77,8 @@ AT_RANDOM = (
 class Evidence:
     """What `evaluate` found: the content of its reports."""
 
-    metrics: dict[str, Any]
-    intervals: dict[str, Any]
+    metrics: Measured
+    intervals: Intervals
     slices: pd.DataFrame
     groups: pd.DataFrame
     behaviour: pd.DataFrame

@@ -1,7 +1,5 @@
 """Sections of the card: windows, inputs, results, slices, fairness, behaviour."""
 
-from typing import Any
-
 import pandas as pd
 from pyarrow import parquet
 
@@ -9,6 +7,7 @@ from mlops_loop.base import files
 from mlops_loop.base.files import REPORTS, TEST, TRAIN, VALIDATION
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.metrics import tasks
+from mlops_loop.metrics.values import Intervals, Measured
 from mlops_loop.reporting.markdown import plain, table
 
 SHOWN = 25  # slices at most
@@ -16,7 +15,7 @@ SHOWN = 25  # slices at most
 
 def windows(schema: Schema) -> pd.DataFrame:
     """Return how many rows each window has and, where the table has a time, from when to when."""
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, str | int]] = []
     for path in (TRAIN, VALIDATION, TEST):
         found.append({"window": path.stem, "rows": parquet.read_metadata(path).num_rows})
         if schema.timestamp:
@@ -72,13 +71,13 @@ def allowed(column: Column) -> str:
     return values + (" or missing" if column.nullable else "")
 
 
-def results(metrics: dict[str, Any], intervals: dict[str, Any]) -> pd.DataFrame:
+def results(measured: Measured, intervals: Intervals) -> pd.DataFrame:
     """Return each metric of the model with its interval, and the naive baseline's."""
     found = []
-    for name, value in metrics["test"].items():
+    for name, value in measured["test"].items():
         low, high = intervals.get(name, (None, None))
         between = "" if low is None else f"{low:.4f} to {high:.4f}"
-        baseline = metrics["baseline"][name]
+        baseline = measured["baseline"][name]
         found.append(
             {"metric": name, "model": value, "95 % interval": between, "baseline": baseline}
         )
