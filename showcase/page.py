@@ -52,8 +52,8 @@ def badges(verdicts: Iterable[str]) -> Markup:
 
 def format_value(value: Cell) -> str:
     """Return a value as text, numbers in few digits."""
-    if isinstance(value, int):
-        return f"{value:,}"
+    if isinstance(value, int) or (isinstance(value, float) and value >= 1000):
+        return f"{value:,.0f}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

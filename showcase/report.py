@@ -191,7 +191,7 @@ def about(story: Story) -> str:
         "Real flights of 2013. The first model that passed the gates was evaluated on the last "
         f"weeks of {month} ({values}), trained on what was earlier, and went on in the shadow, "
         "frozen: it is the control. The showcase sent each month's flights to the real server over "
-        "HTTP; the outcomes arrived a day later. After each month it ran `monitor`, and `retrain` "
+        "HTTP; the outcomes arrived a day later. After each month it ran monitor, and retrain "
         "decided from the evidence whether to train another model. A candidate learned from all "
         "but the newest weeks whose outcomes were known, and was compared on those with the "
         "champion, the version that is served: the gates, checks with limits in params.yaml, "
