@@ -49,9 +49,7 @@ def test_no_jinja_in_the_package_and_little_elsewhere() -> None:
 
 # What is too large as yet: none may be added, and what has become small enough is struck out.
 LONG_MODULES: set[str] = set()
-LONG_FUNCTIONS = {
-    "training/export.py:main",
-}
+LONG_FUNCTIONS: set[str] = set()
 FULL_ROOMS: set[str] = set()
 COMPLEX: set[str] = set()
 LONG_LINES = 0

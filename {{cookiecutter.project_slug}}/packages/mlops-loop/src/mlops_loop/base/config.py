@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -12,9 +12,10 @@ from pydantic import BaseModel, ValidationError
 from mlops_loop.base.errors import Failure
 
 Model = TypeVar("Model", bound=BaseModel)
+Document = TypeVar("Document")
 
 
-def read_yaml(path: Path, model: type[Model], context: Any = None) -> Model:
+def read_yaml(path: Path, model: type[Model], context: object = None) -> Model:
     """Return the checked content of a YAML file; errors name the file, the line and the key.
 
     The model's validators find `context` in their info: what the content is checked against.
@@ -22,7 +23,7 @@ def read_yaml(path: Path, model: type[Model], context: Any = None) -> Model:
     return parse_yaml(path.read_text(encoding="utf-8"), str(path), model, context)
 
 
-def parse_yaml(text: str, name: str, model: type[Model], context: Any = None) -> Model:
+def parse_yaml(text: str, name: str, model: type[Model], context: object = None) -> Model:
     """Return the checked content of a YAML text that is called `name` in errors."""
     try:
         tree = yaml.compose(text, yaml.SafeLoader)
@@ -73,7 +74,7 @@ def line_of(node: yaml.Node | None, place: tuple[int | str, ...]) -> int:
     return mark + 1
 
 
-def edited(path: Path, change: Callable[[Any], None]) -> str:
+def edited(path: Path, change: Callable[[Document], None]) -> str:
     """Return the text of a YAML file after a change; comments stay."""
     from ruamel.yaml import YAML  # here, because the server has none
 

@@ -55,11 +55,11 @@ def write_text(path: Path, text: str) -> None:
         tmp_path.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Return nested values as JSON has them: NumPy's numbers as Python's, NaN as null, times as
     texts.
     """

@@ -90,11 +90,7 @@ def choose_operating_point(
 
 
 def measure(
-    truth: Truth,
-    scores: Scores,
-    operating_point: OperatingPoint,
-    schema: Schema,
-    params: EvaluateParams,
+    truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema, params: EvaluateParams
 ) -> Metrics:
     positive = predictions(scores, schema)
     return {
@@ -109,7 +105,7 @@ def measure(
 
 
 def weighted_metrics(
-    truth: Truth, scores: Scores, operating_point: OperatingPoint, schema: Schema
+    truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema
 ) -> Weighted:
     """Return the function that gives the metrics under weights of the rows, shape (rows,), >= 0."""
     positive = predictions(scores, schema)
@@ -174,11 +170,7 @@ def slice_gap(whole: Metrics, part: pd.DataFrame) -> pd.Series:
 
 
 def miscalibration(
-    truth: Truth,
-    scores: Scores,
-    operating_point: OperatingPoint,
-    schema: Schema,
-    params: EvaluateParams,
+    truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema, params: EvaluateParams
 ) -> float:
     return calibration_error(truth, predictions(scores, schema), params.calibration_bins)
 
@@ -186,7 +178,7 @@ def miscalibration(
 def sample_labels(
     draws: np.random.Generator,
     scores: Scores,
-    operating_point: OperatingPoint,
+    point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
 ) -> Booleans:
@@ -211,11 +203,7 @@ def slice_metrics(truth: Truth, scores: Scores, schema: Schema) -> Metrics | Non
 
 
 def plots(
-    truth: Truth,
-    scores: Scores,
-    operating_point: OperatingPoint,
-    schema: Schema,
-    params: EvaluateParams,
+    truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema, params: EvaluateParams
 ) -> Plots:
     positive = predictions(scores, schema)
     name = str(schema.positive)
@@ -226,7 +214,7 @@ def plots(
         truth, positive, n_bins=params.calibration_bins, strategy="quantile", name="model"
     )
     actual = np.where(truth, name, f"not {name}")
-    called = np.where(positive >= operating_point.threshold, name, f"not {name}")
+    called = np.where(positive >= point.threshold, name, f"not {name}")
     return {
         "roc": (roc.figure_, thin(false_positive_rate=roc.fpr, true_positive_rate=roc.tpr)),
         "precision_recall": (

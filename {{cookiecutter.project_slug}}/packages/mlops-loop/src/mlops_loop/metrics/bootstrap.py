@@ -32,10 +32,7 @@ def days(table: pd.DataFrame, schema: Schema) -> NDArray[np.int64]:
 
 
 def resample(
-    statistic: Weighted,
-    groups: NDArray[np.int64],
-    resamples: int,
-    seed: int = 0,
+    statistic: Weighted, groups: NDArray[np.int64], resamples: int, seed: int = 0
 ) -> pd.DataFrame:
     """Return the statistics of each resample of the rows: a row each, a column for each metric.
 
@@ -54,7 +51,7 @@ def intervals(
     table: pd.DataFrame,
     truth: Truth,
     scores: Scores,
-    operating_point: OperatingPoint,
+    point: OperatingPoint,
     schema: Schema,
     resamples: int = 200,
 ) -> dict[str, tuple[float, float]]:
@@ -62,6 +59,6 @@ def intervals(
 
     `truth` and `scores` are those of the rows of `table`, as of the task and the model.
     """
-    statistic = tasks.of(schema).weighted_metrics(truth, scores, operating_point, schema)
+    statistic = tasks.of(schema).weighted_metrics(truth, scores, point, schema)
     ends = resample(statistic, days(table, schema), resamples).quantile([0.025, 0.975])
     return {name: (float(ends[name].iloc[0]), float(ends[name].iloc[1])) for name in ends}

@@ -29,7 +29,7 @@ class Calibration:
 def calibration(
     truth: Truth,
     scores: Scores,
-    operating_point: OperatingPoint,
+    point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
     max_error: float,
@@ -41,10 +41,10 @@ def calibration(
     """
     task = tasks.of(schema)
     limit = max_error
-    error = task.miscalibration(truth, scores, operating_point, schema, params)
+    error = task.miscalibration(truth, scores, point, schema, params)
     if error > limit:
         draws = np.random.default_rng(0)
-        given = (scores, operating_point, schema, params)
+        given = (scores, point, schema, params)
         chance = [
             task.miscalibration(task.sample_labels(draws, *given), *given) for _ in range(RESAMPLES)
         ]

@@ -28,7 +28,7 @@ def groups(
     table: pd.DataFrame,
     truth: Truth,
     scores: Scores,
-    operating_point: OperatingPoint,
+    point: OperatingPoint,
     schema: Schema,
     minimum: int,
 ) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def groups(
     found = []
     for name in schema.protected:
         members = group_values(table[name]).astype(str).to_numpy()
-        for facts, actual, answered in answers(truth, scores, operating_point, schema):
+        for facts, actual, answered in answers(truth, scores, point, schema):
             frame = by_group(actual, answered, members, RATES if schema.classes else ERRORS)
             frame = frame[frame["rows"] >= minimum].reset_index(names="group")
             found.append(frame.assign(column=name, **facts))
@@ -61,7 +61,7 @@ def differences(
     name: str,
     truth: Truth,
     scores: Scores,
-    operating_point: OperatingPoint,
+    point: OperatingPoint,
     schema: Schema,
     minimum: int,
 ) -> Weighted:
@@ -72,7 +72,7 @@ def differences(
     """
     codes, _ = pd.factorize(group_values(table[name]).astype(str))
     judged = np.flatnonzero(np.bincount(codes) >= minimum)
-    each = answers(truth, scores, operating_point, schema)
+    each = answers(truth, scores, point, schema)
 
     def share(part: Truth, of: Truth) -> float:
         rates = (np.bincount(codes, part * of) / np.bincount(codes, of))[judged]
@@ -96,13 +96,13 @@ def differences(
 
 
 def answers(
-    truth: Truth, scores: Scores, operating_point: OperatingPoint, schema: Schema
+    truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema
 ) -> list[tuple[dict[str, str], Truth, Truth]]:
     """Return truths and answers, shape (rows,); of a multiclass task for each class."""
     if not schema.classes:
         return [({}, truth, scores[:, 0])]
     if schema.positive:
-        called = binary_classification.predictions(scores, schema) >= operating_point.threshold
+        called = binary_classification.predictions(scores, schema) >= point.threshold
         return [({}, truth.astype(int), called.astype(int))]
     predicted = multiclass_classification.predictions(scores, schema)
     names = enumerate(schema.classes)

@@ -85,11 +85,7 @@ def macro_roc_auc(truth: Truth, scores: Scores) -> float:
 
 
 def measure(
-    truth: Truth,
-    scores: Scores,
-    operating_point: OperatingPoint,
-    schema: Schema,
-    params: EvaluateParams,
+    truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema, params: EvaluateParams
 ) -> Metrics:
     called = scores.argmax(axis=1)
     return {
@@ -97,13 +93,13 @@ def measure(
         "macro_roc_auc": macro_roc_auc(truth, scores),
         "accuracy": float(metrics.accuracy_score(truth, called)),
         "macro_f1": float(metrics.f1_score(truth, called, average="macro", zero_division=0)),
-        "calibration_error": miscalibration(truth, scores, operating_point, schema, params),
+        "calibration_error": miscalibration(truth, scores, point, schema, params),
         "rows": len(truth),
     }
 
 
 def weighted_metrics(
-    truth: Truth, scores: Scores, operating_point: OperatingPoint, schema: Schema
+    truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema
 ) -> Weighted:
     """Return the function that gives the metrics under weights of the rows, shape (rows,), >= 0."""
     losses = surprise(np.ones(len(truth), dtype=bool), scores[np.arange(len(truth)), truth])
@@ -147,11 +143,7 @@ def slice_gap(whole: Metrics, part: pd.DataFrame) -> pd.Series:
 
 
 def miscalibration(
-    truth: Truth,
-    scores: Scores,
-    operating_point: OperatingPoint,
-    schema: Schema,
-    params: EvaluateParams,
+    truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema, params: EvaluateParams
 ) -> float:
     """Return the mean over the classes of the calibration error of one class against the others."""
     pairs = [(truth == number, scores[:, number]) for number in range(scores.shape[1])]
@@ -161,7 +153,7 @@ def miscalibration(
 def sample_labels(
     draws: np.random.Generator,
     scores: Scores,
-    operating_point: OperatingPoint,
+    point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
 ) -> NDArray[np.int64]:
@@ -181,11 +173,7 @@ def slice_metrics(truth: Truth, scores: Scores, schema: Schema) -> Metrics | Non
 
 
 def plots(
-    truth: Truth,
-    scores: Scores,
-    operating_point: OperatingPoint,
-    schema: Schema,
-    params: EvaluateParams,
+    truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema, params: EvaluateParams
 ) -> Plots:
     names = np.array(schema.classes, dtype=object)
     roc = Figure(layout="tight")

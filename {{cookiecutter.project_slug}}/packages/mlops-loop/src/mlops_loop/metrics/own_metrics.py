@@ -15,14 +15,10 @@ from mlops_loop.scoring.operating_point import OperatingPoint
 
 
 def measure(
-    truth: Truth,
-    scores: Scores,
-    operating_point: OperatingPoint,
-    schema: Schema,
-    params: EvaluateParams,
+    truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema, params: EvaluateParams
 ) -> Metrics:
     """Return the task's metrics of scores, and the project's own."""
-    found = tasks.of(schema).measure(truth, scores, operating_point, schema, params)
+    found = tasks.of(schema).measure(truth, scores, point, schema, params)
     for name, metric in project.load_all("metrics").items():
         if name in found:
             taken = f"project.py: metrics: {name} is a metric of {schema.task} already"

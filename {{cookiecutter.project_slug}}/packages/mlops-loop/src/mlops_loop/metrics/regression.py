@@ -88,11 +88,7 @@ def choose_operating_point(
 
 
 def measure(
-    truth: Truth,
-    scores: Scores,
-    operating_point: OperatingPoint,
-    schema: Schema,
-    params: EvaluateParams,
+    truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema, params: EvaluateParams
 ) -> Metrics:
     errors = scores[:, 0] - truth
     return {
@@ -100,19 +96,19 @@ def measure(
         "rmse": float(np.sqrt((errors**2).mean())),
         "r2": float(metrics.r2_score(truth, scores[:, 0])),
         "bias": float(errors.mean()),
-        "coverage": float((np.abs(errors) <= operating_point.half_width).mean()),
-        "interval_width": 2 * operating_point.half_width,
+        "coverage": float((np.abs(errors) <= point.half_width).mean()),
+        "interval_width": 2 * point.half_width,
         "rows": len(truth),
     }
 
 
 def weighted_metrics(
-    truth: Truth, scores: Scores, operating_point: OperatingPoint, schema: Schema
+    truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema
 ) -> Weighted:
     """Return the function that gives the metrics under weights of the rows, shape (rows,), >= 0."""
     errors = scores[:, 0] - truth
     sizes = np.abs(errors)
-    held = np.abs(errors) <= operating_point.half_width
+    held = np.abs(errors) <= point.half_width
 
     def weighted(weights: Weights) -> Metrics:
         mae = average(sizes, weights)
@@ -152,27 +148,23 @@ def slice_gap(whole: Metrics, part: pd.DataFrame) -> pd.Series:
 
 
 def miscalibration(
-    truth: Truth,
-    scores: Scores,
-    operating_point: OperatingPoint,
-    schema: Schema,
-    params: EvaluateParams,
+    truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema, params: EvaluateParams
 ) -> float:
     """Return how far the share of truths in the intervals is from the one that was asked for."""
-    held = np.abs(truth - scores[:, 0]) <= operating_point.half_width
+    held = np.abs(truth - scores[:, 0]) <= point.half_width
     return float(abs(held.mean() - params.coverage))
 
 
 def sample_labels(
     draws: np.random.Generator,
     scores: Scores,
-    operating_point: OperatingPoint,
+    point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,
 ) -> Floats:
     """Return truths, shape (rows,), each in its interval with the coverage asked for."""
     outside = draws.random(len(scores)) >= params.coverage
-    return scores[:, 0] + outside * (2 * operating_point.half_width + 1)
+    return scores[:, 0] + outside * (2 * point.half_width + 1)
 
 
 def slice_metrics(truth: Truth, scores: Scores, schema: Schema) -> Metrics | None:
@@ -181,15 +173,11 @@ def slice_metrics(truth: Truth, scores: Scores, schema: Schema) -> Metrics | Non
 
 
 def plots(
-    truth: Truth,
-    scores: Scores,
-    operating_point: OperatingPoint,
-    schema: Schema,
-    params: EvaluateParams,
+    truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema, params: EvaluateParams
 ) -> Plots:
     table = pd.DataFrame({"predicted": scores[:, 0], "actual": truth})
     table["error"] = table["predicted"] - table["actual"]
-    held = (table["error"].abs() <= operating_point.half_width).rename("coverage")
+    held = (table["error"].abs() <= point.half_width).rename("coverage")
     some = table.sample(min(SHOWN, len(table)), random_state=0)[["predicted", "actual"]]
     rows, edges = np.histogram(table["error"], bins=60)
     errors = pd.DataFrame({"error": (edges[1:] + edges[:-1]) / 2, "rows": rows})

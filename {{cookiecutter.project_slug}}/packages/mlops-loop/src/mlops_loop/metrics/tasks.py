@@ -86,18 +86,14 @@ class Task(Protocol):
         self,
         truth: Truth,
         scores: Scores,
-        operating_point: OperatingPoint,
+        point: OperatingPoint,
         schema: Schema,
         params: EvaluateParams,
     ) -> Metrics:
         """Return the metrics of scores."""
 
     def weighted_metrics(
-        self,
-        truth: Truth,
-        scores: Scores,
-        operating_point: OperatingPoint,
-        schema: Schema,
+        self, truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema
     ) -> Weighted:
         """Return the function that gives some of the metrics under weights, to be resampled."""
 
@@ -114,7 +110,7 @@ class Task(Protocol):
         self,
         truth: Truth,
         scores: Scores,
-        operating_point: OperatingPoint,
+        point: OperatingPoint,
         schema: Schema,
         params: EvaluateParams,
     ) -> float:
@@ -124,7 +120,7 @@ class Task(Protocol):
         self,
         draws: np.random.Generator,
         scores: Scores,
-        operating_point: OperatingPoint,
+        point: OperatingPoint,
         schema: Schema,
         params: EvaluateParams,
     ) -> Truth:
@@ -134,7 +130,7 @@ class Task(Protocol):
         self,
         truth: Truth,
         scores: Scores,
-        operating_point: OperatingPoint,
+        point: OperatingPoint,
         schema: Schema,
         params: EvaluateParams,
     ) -> Plots:

@@ -25,6 +25,7 @@ from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
 EARLIER_WINDOWS = 4  # before this one, that say how many rows are usual
 FEATURE = "feature: "  # before the names of features, which may be anything
 COLUMNS = PREDICTIONS.c
+JOINED = sa.join(PREDICTIONS, OUTCOMES, OUTCOMES.c.prediction_id == COLUMNS.id)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,6 @@ def read_window(
     Raises Failure if the log cannot be read.
     """
     inside = between(start, end)
-    joined = sa.join(PREDICTIONS, OUTCOMES, OUTCOMES.c.prediction_id == COLUMNS.id)
     columns = (COLUMNS.time, COLUMNS.features, COLUMNS.output)
     truth = (COLUMNS.id.label("answered"), OUTCOMES.c.value, OUTCOMES.c.time.label("recorded"))
     of_version = inside & (COLUMNS.model_version == version)
@@ -64,9 +64,9 @@ def read_window(
         with engine.connect() as connection:
             add_md5(connection)
             versions, requests = count(connection, inside)
-            known = connection.scalar(sa.select(sa.func.count()).select_from(joined).where(inside))
-            answered = sample(connection, PREDICTIONS, inside, columns, max_rows)
-            labelled = sample(connection, joined, of_version, (*columns, *truth), max_rows)
+            known = connection.scalar(sa.select(sa.func.count()).select_from(JOINED).where(inside))
+            answered = sample(connection, inside, columns, max_rows)
+            labelled = sample(connection, of_version, (*columns, *truth), max_rows, labelled=True)
             earlier = count_earlier(connection, start, end)
         rejected = count_rejected(engine, start, end)
     except SQLAlchemyError as error:
@@ -122,12 +122,14 @@ def count_earlier(connection: sa.Connection, start: datetime, end: datetime) -> 
 
 def sample(
     connection: sa.Connection,
-    source: sa.Table | sa.Join,
     wanted: sa.ColumnElement[bool],
     columns: Sequence[sa.ColumnElement[object]],
     max_rows: int,
+    *,
+    labelled: bool = False,
 ) -> pd.DataFrame:
     """Return columns of at most `max_rows` rows, in order of time."""
+    source = JOINED if labelled else PREDICTIONS
     chosen = sa.select(COLUMNS.id).select_from(source).where(wanted)
     chosen = chosen.order_by(sa.func.md5(COLUMNS.id)).limit(max_rows)
     query = sa.select(*columns).select_from(source).where(COLUMNS.id.in_(chosen))

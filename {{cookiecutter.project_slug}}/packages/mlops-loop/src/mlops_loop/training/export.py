@@ -4,6 +4,7 @@ import json
 import shutil
 from hashlib import sha256
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,7 @@ from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.contract.values import Value
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
+from mlops_loop.metrics.values import Floats, Predictions, Scores
 from mlops_loop.reporting.markdown_page import page
 from mlops_loop.scoring import self_check
 from mlops_loop.scoring.bundle import HELD_OUT, REFERENCE, Bundle, hashes, open_bundle, seal
@@ -92,7 +94,7 @@ def example(table: pd.DataFrame, schema: Schema) -> dict[str, Value]:
     return {name: value for name, value in row.items() if value is not None}
 
 
-def deciles(predicted: np.ndarray) -> list[float]:
+def deciles(predicted: Floats) -> list[float]:
     """Return the nine values that divide predictions into tenths, for the server's metrics."""
     edges: list[float] = np.quantile(predicted, np.linspace(0.1, 0.9, 9)).tolist()
     return edges
@@ -105,13 +107,13 @@ def difference(model: Pipeline, scorer: Scorer, table: pd.DataFrame, schema: Sch
     return float(np.abs(exported - trained).max() / max(np.abs(trained).max(), 1e-30))
 
 
-def reference(sample: pd.DataFrame, predicted: np.ndarray, schema: Schema) -> pd.DataFrame:
+def reference(sample: pd.DataFrame, predicted: Predictions, schema: Schema) -> pd.DataFrame:
     """Return what the model learned from, for the monitor: features, time, its predictions."""
     when = [schema.timestamp] if schema.timestamp else []
     return sample[[*schema.features, *when]].assign(**{schema.prediction: predicted})
 
 
-def held_out(judged: pd.DataFrame, scored: np.ndarray, schema: Schema) -> pd.DataFrame:
+def held_out(judged: pd.DataFrame, scored: Scores, schema: Schema) -> pd.DataFrame:
     """Return truth, time and scores, a column each, of rows that the model had not seen."""
     when = [schema.timestamp] if schema.timestamp else []
     found = judged[[schema.target, *when]]
@@ -157,7 +159,7 @@ def write_check_rows(folder: Path, made: Manifest, schema: Schema, params: Param
 
 
 def describe_bundle(
-    schema: Schema, params: Params, estimator: Estimator, test: pd.DataFrame, predicted: np.ndarray
+    schema: Schema, params: Params, estimator: Estimator, test: pd.DataFrame, predicted: Predictions
 ) -> Manifest:
     """Return the facts of the bundle, without the hashes of its files."""
     metrics = files.read_json(METRICS)
@@ -179,7 +181,7 @@ def describe_bundle(
         code={plugin: fingerprint(plugin) for plugin in ("derive", "model")},
         inputs_sha256={path.as_posix(): files.sha256(path) for path in INPUTS},
         example=example(test.head(1000), schema),
-        deciles=deciles(predicted) if numerical else [],
+        deciles=deciles(cast(Floats, predicted)) if numerical else [],
     )
 
 

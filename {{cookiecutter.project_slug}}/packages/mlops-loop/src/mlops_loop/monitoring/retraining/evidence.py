@@ -1,15 +1,16 @@
 """Evidence for a retraining, from the source, the monitor, the champion and the code."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import JsonValue
 
 from mlops_loop.base import files
 from mlops_loop.base.code_hash import code
@@ -45,7 +46,7 @@ def fingerprint(schema: Path, params: Params) -> dict[str, str]:
     }
 
 
-def digest(settings: dict[str, Any]) -> str:
+def digest(settings: Mapping[str, JsonValue]) -> str:
     return sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

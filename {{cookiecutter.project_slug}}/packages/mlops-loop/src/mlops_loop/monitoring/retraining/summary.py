@@ -1,6 +1,6 @@
 """Summary: what a retraining decided and what came of it: reports/retrain/summary.json."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, field_serializer
 
@@ -94,7 +94,9 @@ class RetrainingSummary(BaseModel, frozen=True):
     dvc_lock: str | None = None
 
     @field_serializer("windows")
-    def as_sections(self, windows: TrainingWindows | None) -> dict[str, Any] | None:
+    def as_sections(
+        self, windows: TrainingWindows | None
+    ) -> dict[str, dict[str, str | None]] | None:
         return windows.document() if windows else None
 
     def ended(self, result: Result, reason: str = "") -> "RetrainingSummary":

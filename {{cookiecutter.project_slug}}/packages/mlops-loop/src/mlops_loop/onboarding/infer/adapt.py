@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypedDict
 
 import yaml
+from pydantic import JsonValue
 from ruamel.yaml import YAML
 
 from mlops_loop.base.config import edited
@@ -36,7 +37,7 @@ def new_params(source: str | Sql, schema: Schema) -> str:
     """Return params.yaml for the source: without dates or columns of the former one."""
     task = tasks.of(schema)
 
-    def change(params: dict[str, dict[str, object]]) -> None:
+    def change(params: dict[str, dict[str, JsonValue]]) -> None:
         for section in ("ingest", "split", "evaluate", "train"):
             params.setdefault(section, {})
         params["ingest"]["source"] = source if isinstance(source, str) else source.model_dump()

@@ -110,7 +110,7 @@ def propose_timestamp(name: str, known: TableProfile) -> Proposal:
     if not seen.filled:
         raise Failure(f"the timestamp {name!r} is empty")
     form = None if seen.kind == "time" else known.formats[0]
-    keys: dict[str, object] = {"type": "timestamp", "role": "timestamp"}
+    keys: dict[str, str | bool] = {"type": "timestamp", "role": "timestamp"}
     reason = "a time" if seen.kind == "time" else "written as in ISO 8601"
     if form:
         keys["format"] = form

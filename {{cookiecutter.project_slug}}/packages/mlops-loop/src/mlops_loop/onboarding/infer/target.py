@@ -95,7 +95,11 @@ def propose_classes(name: str, seen: ColumnProfile, task: Task | None) -> Target
     reason = (
         f"{len(classes)} classes, the rarest {rare!r} in {counts[rare] / seen.rows:.1%} of the rows"
     )
-    keys: dict[str, object] = {"type": "category", "role": "target", "categories": classes}
+    keys: dict[str, str | float | list[str]] = {
+        "type": "category",
+        "role": "target",
+        "categories": classes,
+    }
     if gone := [text for text in counts if text not in classes]:
         lost = sum(counts[text] for text in gone)
         keys["mostly"] = floor((1 - 2 * lost / seen.rows) * 1000) / 1000
