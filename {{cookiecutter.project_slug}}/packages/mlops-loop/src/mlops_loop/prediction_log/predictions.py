@@ -7,7 +7,9 @@ from datetime import datetime
 import msgspec
 import sqlalchemy as sa
 
+from mlops_loop.contract.values import Row
 from mlops_loop.prediction_log.tables import PREDICTIONS, select_by_id
+from mlops_loop.scoring.predictions import Prediction
 
 # The database unpacks the rows of one request: that is several times faster than to bind them one
 # by one, and the server goes on meanwhile. An id that is there already is left alone, so that a
@@ -62,8 +64,8 @@ class LoggedPrediction:
     model_version: str
     variant: str
     paired_with: str | None
-    features: dict[str, object]
-    output: dict[str, object]
+    features: Row
+    output: Prediction
     latency_ms: float
 
 

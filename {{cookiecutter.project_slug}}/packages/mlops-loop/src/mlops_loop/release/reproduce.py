@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dvc.config import Config
+from pydantic import JsonValue
 
 from mlops_loop.base import files
 from mlops_loop.base.config import edited
@@ -46,6 +47,8 @@ LEAKS = (
     ),
     "VIRTUAL_ENV",
 )
+
+Document = Mapping[str, JsonValue]
 
 
 def say(text: str) -> None:
@@ -160,7 +163,7 @@ def freeze(pipeline: Any) -> None:
             stage["deps"] = code  # of which the manifest holds the hashes
 
 
-def build(folder: Path) -> dict[str, Any]:
+def build(folder: Path) -> Document:
     """Run the pipeline of a tree in the environment of its uv.lock; return the new manifest."""
     uv = os.environ.get("UV") or shutil.which("uv")
     if not uv:
@@ -186,11 +189,11 @@ def build(folder: Path) -> dict[str, Any]:
     say("building")
     if not run(*dvc, "repro", "--force", "--no-run-cache", folder=folder):
         raise Failure("the commit's pipeline stopped, see above")
-    manifest: dict[str, Any] = files.read_json(folder / BUNDLE / MANIFEST)
+    manifest: Document = files.read_json(folder / BUNDLE / MANIFEST)
     return manifest
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], place: str = "") -> list[str]:
+def differences(old: Document, new: Document, place: str = "") -> list[str]:
     """Return where two manifests differ: the names of files, and the keys of all else."""
     found = []
     for key in dict.fromkeys([*old, *new]):

@@ -3,10 +3,10 @@
 import json
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 from mlflow.entities.model_registry import ModelVersion
@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import load_settings
 from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.predictions import LoggedPrediction
 from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.release import registry
 from mlops_loop.release.champion import record
@@ -26,13 +27,13 @@ from mlops_loop.tracking.session import experiment_name, session
 SLACK = timedelta(minutes=5)  # by which the clocks of server and registry may differ
 
 
-def logged(prediction_id: str) -> dict[str, Any]:
+def logged(prediction_id: str) -> LoggedPrediction:
     """Return the prediction's row of the log; raise a Failure if there is none."""
     engine = open_log(load_settings().prediction_log_url)
     query = sa.select(PREDICTIONS).where(PREDICTIONS.c.id == prediction_id)
     try:
         with engine.connect() as connection:
-            row = connection.execute(query).mappings().first()
+            row = connection.execute(query).first()
     except (SQLAlchemyError, ValueError) as error:  # ValueError: what no driver takes, such as \0
         reason = str(error).partition("\n")[0]
         raise Failure(
@@ -42,7 +43,8 @@ def logged(prediction_id: str) -> dict[str, Any]:
         raise Failure(
             f"the prediction log, see PREDICTION_LOG_URL, has no prediction {prediction_id!r}"
         )
-    return {**row, "time": row["time"].replace(tzinfo=UTC)}  # SQLite keeps no zone
+    found = LoggedPrediction(*row)
+    return replace(found, time=found.time.replace(tzinfo=UTC))  # SQLite keeps no zone
 
 
 def format_gates(version: ModelVersion) -> str:
@@ -96,16 +98,16 @@ def facts(prediction_id: str) -> dict[str, str]:
     hashes. Raises a Failure if the log has no such prediction, or the registry no such version.
     """
     row = logged(prediction_id)
-    number = row["model_version"]
+    number = row.model_version
     if number.startswith("unpromoted-"):
         unknown = "the registry has no record of it"
         raise Failure(f"prediction {prediction_id} is of the bundle {number}: {unknown}")
-    found = origin(number, row["time"])
+    found = origin(number, row.time)
     return {
         "prediction": prediction_id,
-        "time": f"{row['time']:%Y-%m-%d %H:%M:%S} UTC",
-        "features": json.dumps(row["features"], ensure_ascii=False),
-        "answer": json.dumps(row["output"], ensure_ascii=False),
+        "time": f"{row.time:%Y-%m-%d %H:%M:%S} UTC",
+        "features": json.dumps(row.features, ensure_ascii=False),
+        "answer": json.dumps(row.output, ensure_ascii=False),
         **version_facts(found),
         **bundle_facts(found.bundle),
     }
@@ -140,7 +142,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, str]:
     }
 
 
-def made_with(manifest: Manifest) -> dict[str, Any]:
+def made_with(manifest: Manifest) -> Mapping[str, object]:
     """Return the parameters behind a bundle, and the estimator that was fitted."""
     if manifest.estimator is None:  # made by an older version
         return runs.flat(manifest.params)

@@ -8,17 +8,21 @@ contract.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlops_loop.base import project
 from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.contract.values import Value
 
-# A column of rows; in a list, None is a missing value.
-Columns = Mapping[str, Sequence[Any] | np.ndarray]
-Arrays = dict[str, np.ndarray]
+Array = NDArray[np.generic]
+Arrays = dict[str, Array]
+Floats = NDArray[np.float64]  # or float32: scores
+Values = Sequence[Value | datetime] | Array  # of a column; in a list, None is a missing value
+Columns = Mapping[str, Values]
 FEW = 32  # rows up to which Python compares numbers faster than NumPy
 
 
@@ -34,7 +38,7 @@ class Breach(NamedTuple):
     reason: str
 
 
-class Inputs(Mapping[str, np.ndarray]):
+class Inputs(Mapping[str, Array]):
     """The contract's inputs as `derive` gets them; a column is converted when it is asked for.
 
     number, integer   float32, NaN where a value is missing
@@ -47,7 +51,7 @@ class Inputs(Mapping[str, np.ndarray]):
         self.columns = columns
         self.inputs = inputs
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    def __getitem__(self, name: str) -> Array:
         array = as_array(self.columns[name], self.inputs[name]).view()
         array.flags.writeable = False  # the model reads the same values
         return array
@@ -59,7 +63,7 @@ class Inputs(Mapping[str, np.ndarray]):
         return len(self.inputs)
 
 
-def as_array(values: Sequence[Any] | np.ndarray, column: Column) -> np.ndarray:
+def as_array(values: Values, column: Column) -> Array:
     """Return a column of rows as `derive` gets it."""
     if column.type == "timestamp":
         if isinstance(values, np.ndarray) and values.dtype.kind == "M":
@@ -74,9 +78,9 @@ def as_array(values: Sequence[Any] | np.ndarray, column: Column) -> np.ndarray:
     return np.asarray(values, dtype=kind)
 
 
-def without_zone(value: datetime | None) -> Any:
+def without_zone(value: Value | datetime) -> Value | datetime | np.datetime64:
     """Return a time in UTC, if it names a zone; NumPy goes beyond Python's first and last year."""
-    if value is None or (offset := value.utcoffset()) is None:
+    if not isinstance(value, datetime) or (offset := value.utcoffset()) is None:
         return value
     return np.datetime64(value.replace(tzinfo=None), "s") - np.timedelta64(offset)
 
@@ -86,10 +90,10 @@ class Deriver:
     """Gives the derived columns of rows; threads may share it."""
 
     name: str  # of the project's function, as messages have it
-    function: Callable[[Mapping[str, np.ndarray]], Any]
+    function: Callable[[Mapping[str, Array]], object]
     inputs: dict[str, Column]
     derived: dict[str, Column]
-    checks: dict[str, Callable[[np.ndarray], bool]]
+    checks: dict[str, Callable[[Array], bool]]
 
     def __call__(self, columns: Columns) -> Arrays:
         """Return the derived columns: numbers as float32, booleans as bool, texts as objects.
@@ -115,7 +119,7 @@ class Deriver:
             raise DeriveError(f"{self.name} does not return {why}")
         return {name: self.column(name, found[name], rows) for name in self.derived}
 
-    def column(self, name: str, values: Any, rows: int) -> np.ndarray:
+    def column(self, name: str, values: object, rows: int) -> Array:
         """Return a derived column in the contract's type."""
         kind = self.derived[name].type
         if not isinstance(values, np.ndarray) or values.shape != (rows,):
@@ -132,7 +136,9 @@ class Deriver:
 
     def undeclared(self, columns: Columns) -> list[str]:
         """Return the columns that the function gives and the contract does not know."""
-        return [n for n in self.function(Inputs(columns, self.inputs)) if n not in self.derived]
+        found = self.function(Inputs(columns, self.inputs))
+        names = found if isinstance(found, dict) else {}
+        return [name for name in names if name not in self.derived]
 
     def breaches(self, derived: Arrays) -> list[Breach]:
         """Return which derived values the contract does not allow, in the order of the columns."""
@@ -148,7 +154,7 @@ class Deriver:
 KINDS = {"number": "fiu", "integer": "fiu", "boolean": "bf", "category": "OU"}
 
 
-def checker(column: Column) -> Callable[[np.ndarray], bool]:
+def checker(column: Column) -> Callable[[Array], bool]:
     """Return a quick check of whether the contract allows all values of a derived column.
 
     Where it returns False, `fault` must look at each of them.
@@ -161,17 +167,16 @@ def checker(column: Column) -> Callable[[np.ndarray], bool]:
     low, high = column.limits
     whole = column.type == "integer"
 
-    def keeps(values: np.ndarray) -> bool:
+    def keeps(values: Array) -> bool:
         if len(values) <= FEW:
             return all(low <= x <= high and not (whole and x % 1) for x in values.tolist())
-        return bool(
-            ((values >= low) & (values <= high)).all() and not (whole and (values % 1).any())
-        )
+        inside = np.greater_equal(values, low) & np.less_equal(values, high)
+        return bool(inside.all()) and not (whole and np.mod(values, 1).any())
 
     return keeps
 
 
-def fault(value: Any, column: Column) -> str:
+def fault(value: Value, column: Column) -> str:
     """Return why a value is none of the column, "" if it is one."""
     if value is None or value != value or (column.type == "category" and value == ""):
         return "" if column.nullable else "is missing"
@@ -186,7 +191,7 @@ def fault(value: Any, column: Column) -> str:
     if column.type == "boolean":
         return "" if value in (0, 1) else "is not of type boolean"
     low, high = column.limits
-    if not low <= value <= high:
+    if isinstance(value, str) or not low <= value <= high:
         return "is out of range"
     return "is not of type integer" if column.type == "integer" and value % 1 else ""
 

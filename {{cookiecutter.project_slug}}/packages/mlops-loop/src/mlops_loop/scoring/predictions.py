@@ -1,99 +1,120 @@
 """Answers: what the API answers for each row, by task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from operator import attrgetter
-from typing import Any
+from typing import TypedDict
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
+from mlops_loop.contract.json_schema import JsonSchema
 from mlops_loop.contract.limits import ODD_NAME
 from mlops_loop.contract.schema import Schema
+from mlops_loop.scoring.derived import Floats
 from mlops_loop.scoring.operating_point import OperatingPoint
 
+Field = str | float | list[float] | dict[str, float]  # a label, value, interval or probabilities
+Prediction = dict[str, Field]  # for one row, as the API and the log have it
+# The same as a struct: msgspec writes it several times as fast.
+Output = msgspec.Struct | Prediction
+Answerer = Callable[[Floats], list[msgspec.Struct]]
 
-def chosen(scores: np.ndarray, schema: Schema, point: OperatingPoint) -> np.ndarray:
+
+class AnswerBody(TypedDict):
+    """The answer to a request."""
+
+    model_version: str
+    predictions: list[Prediction]
+
+
+def chosen(scores: Floats, schema: Schema, point: OperatingPoint) -> NDArray[np.int64]:
     """Return the place of each row's class.
 
     That is the positive one from the threshold on, or else the likeliest. `scores` are
     probabilities, shape (rows, classes).
     """
     if schema.positive is None:
-        places: np.ndarray = scores.argmax(axis=1)
+        places: NDArray[np.int64] = scores.argmax(axis=1)
         return places
     place = schema.classes.index(schema.positive)
     return np.where(scores[:, place].astype(float) >= point.threshold, place, 1 - place)
 
 
-def labels(scores: np.ndarray, schema: Schema, point: OperatingPoint) -> list[str]:
+def labels(scores: Floats, schema: Schema, point: OperatingPoint) -> list[str]:
     """Return the class of each row."""
     classes = schema.classes
     return [classes[place] for place in chosen(scores, schema, point).tolist()]
 
 
-def answerer(schema: Schema, point: OperatingPoint) -> Callable[[np.ndarray], list[Any]]:
-    """Return the function that turns scores into an answer for each row.
-
-    Answers are structs, which msgspec writes as JSON several times as fast as dictionaries.
-    """
+def answerer(schema: Schema, point: OperatingPoint) -> Answerer:
+    """Return the function that turns scores into an answer for each row."""
     return class_answerer(schema, point) if schema.classes else value_answerer(point.half_width)
 
 
-def value_answerer(half: float) -> Callable[[np.ndarray], list[Any]]:
+def value_answerer(half: float) -> Answerer:
     fields = [("value", float), ("interval", list[float])]
     value_type = msgspec.defstruct("Value", fields, gc=False)
 
-    def answers(scores: np.ndarray) -> list[Any]:
+    def answers(scores: Floats) -> list[msgspec.Struct]:
         values = scores[:, 0].tolist()
         return [value_type(value, [value - half, value + half]) for value in values]
 
     return answers
 
 
-def class_answerer(schema: Schema, point: OperatingPoint) -> Callable[[np.ndarray], list[Any]]:
+def class_answerer(schema: Schema, point: OperatingPoint) -> Answerer:
     classes = schema.classes
-    # Classes may have any name, fields may not.
-    names = {f"p{place}": name for place, name in enumerate(classes)}
-    probabilities: Any = lambda *row: dict(zip(classes, row, strict=True))  # noqa: E731
-    if not any(map(ODD_NAME.search, classes)):
-        fields = [(field, float) for field in names]
-        probabilities = msgspec.defstruct("Probabilities", fields, rename=names, gc=False)
-    class_type = msgspec.defstruct("Class", [("label", str), ("probabilities", Any)], gc=False)
+    probabilities = probabilities_of(classes)
+    class_type = msgspec.defstruct("Class", [("label", str), ("probabilities", object)], gc=False)
 
-    def answers(scores: np.ndarray) -> list[Any]:
+    def answers(scores: Floats) -> list[msgspec.Struct]:
         rows = zip(labels(scores, schema, point), scores.tolist(), strict=True)
-        return [class_type(label, probabilities(*row)) for label, row in rows]
+        return [class_type(label, probabilities(row)) for label, row in rows]
 
     return answers
 
 
-def with_ids(ids: list[str], outputs: list[Any]) -> list[Any]:
-    """Return the answers, structs or what the log has of them, with their ids."""
-    if isinstance(outputs[0], dict):
-        return [{"id": name, **output} for name, output in zip(ids, outputs, strict=True)]
-    names = outputs[0].__struct_fields__
-    kind = identified(names)
-    values = attrgetter(*names)
-    return [kind(name, *values(output)) for name, output in zip(ids, outputs, strict=True)]
+def probabilities_of(
+    classes: list[str],
+) -> Callable[[list[float]], msgspec.Struct | dict[str, float]]:
+    """Return what gives a row's probabilities the names of their classes."""
+    if any(map(ODD_NAME.search, classes)):
+        return lambda row: dict(zip(classes, row, strict=True))
+    # Classes may have any name, fields may not.
+    names = {f"p{place}": name for place, name in enumerate(classes)}
+    fields = [(field, float) for field in names]
+    kind = msgspec.defstruct("Probabilities", fields, rename=names, gc=False)
+    return lambda row: kind(*row)
+
+
+def with_ids(ids: Sequence[str], outputs: Sequence[Output]) -> list[Output]:
+    """Return the answers, all structs or all as the log has them, with their ids."""
+    pairs = zip(ids, outputs, strict=True)
+    first = outputs[0]
+    if isinstance(first, dict):
+        return [{"id": name, **output} for name, output in pairs if isinstance(output, dict)]
+    kind = identified(first.__struct_fields__)
+    values = attrgetter(*first.__struct_fields__)
+    return [kind(name, *values(output)) for name, output in pairs]
 
 
 @cache
-def identified(names: tuple[str, ...]) -> Any:
+def identified(names: tuple[str, ...]) -> type[msgspec.Struct]:
     """Return the type of an answer with its id."""
-    return msgspec.defstruct(
-        "Prediction", [("id", str), *((name, Any) for name in names)], gc=False
-    )
+    fields = [("id", str), *((name, object) for name in names)]
+    return msgspec.defstruct("Prediction", fields, gc=False)
 
 
-def answer_schema(schema: Schema) -> dict[str, Any]:
+def answer_schema(schema: Schema) -> JsonSchema:
     """Return the JSON Schema of the answer to a request."""
-    number = {"type": "number"}
-    fields: dict[str, Any] = {
+    number: JsonSchema = {"type": "number"}
+    fields: dict[str, JsonSchema] = {
         "id": {"type": "string", "description": "Keep it to report the outcome"}
     }
     if schema.classes:
-        fields["label"] = {"type": "string", "enum": schema.classes}
+        fields["label"] = {"type": "string", "enum": [*schema.classes]}
         fields["probabilities"] = {
             "type": "object",
             "properties": dict.fromkeys(schema.classes, number),
@@ -109,8 +130,8 @@ def answer_schema(schema: Schema) -> dict[str, Any]:
             "maxItems": 2,
             "description": description,
         }
-    prediction = {"type": "object", "properties": fields, "required": list(fields)}
-    properties = {
+    prediction: JsonSchema = {"type": "object", "properties": fields, "required": list(fields)}
+    properties: dict[str, JsonSchema] = {
         "model_version": {"type": "string"},
         "predictions": {"type": "array", "items": prediction},
     }

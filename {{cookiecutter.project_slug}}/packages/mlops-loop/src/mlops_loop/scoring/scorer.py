@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -10,10 +9,10 @@ import numpy as np
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.scoring import self_check
 from mlops_loop.scoring.bundle import Bundle
-from mlops_loop.scoring.derived import Columns, Deriver, open_deriver
-from mlops_loop.scoring.predictions import answerer
+from mlops_loop.scoring.derived import Columns, Deriver, Floats, open_deriver
+from mlops_loop.scoring.predictions import Answerer, Prediction, answerer
 
-Scores = Callable[[Columns], np.ndarray]  # of every feature of the contract
+Scores = Callable[[Columns], Floats]  # of every feature of the contract
 
 
 @dataclass(frozen=True)
@@ -22,11 +21,11 @@ class Scorer:
 
     derive: Deriver  # gives the features that are derived from the contract's inputs
     scores: Scores  # probabilities, shape (rows, classes); of a regression values, shape (rows, 1)
-    answers: Callable[[np.ndarray], list[Any]]  # gives structs, which msgspec writes as JSON
+    answers: Answerer
 
-    def score(self, columns: Columns) -> list[dict[str, Any]]:
+    def score(self, columns: Columns) -> list[Prediction]:
         """Return the answer for each row, as the API gives it."""
-        found: list[dict[str, Any]] = msgspec.to_builtins(self.answers(self.scores(columns)))
+        found: list[Prediction] = msgspec.to_builtins(self.answers(self.scores(columns)))
         return found
 
 
@@ -44,7 +43,7 @@ def onnx_scores(bundle: Bundle) -> Scores:
     inputs = [found.name for found in session.get_inputs()]  # in the order of the features
     output = session.get_outputs()[-1].name  # a classifier's first one is the label
 
-    def scores(columns: Columns) -> np.ndarray:
+    def scores(columns: Columns) -> Floats:
         feed = {}
         for name, given in zip(features, inputs, strict=True):
             values = columns[name]
@@ -57,7 +56,7 @@ def onnx_scores(bundle: Bundle) -> Scores:
             else:
                 array = np.asarray(values, dtype=np.float32)
             feed[given] = array.reshape(-1, 1)
-        result: np.ndarray = session.run([output], feed)[0]
+        result: Floats = session.run([output], feed)[0]
         return result
 
     return scores

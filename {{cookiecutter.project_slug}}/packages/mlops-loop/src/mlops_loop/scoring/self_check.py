@@ -4,8 +4,7 @@ Whoever loads the bundle computes them again with the code that is here: another
 function in a skops model or another library cannot change a version's answers unseen.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -13,15 +12,15 @@ from pydantic import BaseModel, ValidationError
 from mlops_loop.base.errors import Refusal
 from mlops_loop.base.project import fingerprint
 from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.contract.values import Row, Value
 from mlops_loop.scoring.bundle import Bundle
-from mlops_loop.scoring.derived import Arrays, Columns, DeriveError, Deriver
+from mlops_loop.scoring.derived import Array, Arrays, Columns, DeriveError, Deriver, Floats, Values
 
 FILE = "check_rows.json"
 ROWS = 100
 TOLERANCE = 1e-5  # where gates.parity is off
 
-Scores = Callable[[Columns], np.ndarray]
-Value = str | bool | int | float | None
+Scores = Callable[[Columns], Floats]
 
 
 class CheckRows(BaseModel, extra="forbid"):
@@ -34,7 +33,7 @@ class CheckRows(BaseModel, extra="forbid"):
 
 
 def compute(
-    rows: list[dict[str, Any]], schema: Schema, derive: Deriver, scores: Scores, tolerance: float
+    rows: Sequence[Row], schema: Schema, derive: Deriver, scores: Scores, tolerance: float
 ) -> CheckRows:
     """Return rows, given as the API takes them, with what is derived from them and their scores."""
     inputs = {name: [row[name] for row in rows] for name in schema.inputs}
@@ -45,7 +44,9 @@ def compute(
     return CheckRows(tolerance=tolerance, inputs=inputs, derived=values, scores=scored)
 
 
-def as_columns(inputs: Mapping[str, list[Any]], columns: Mapping[str, Column]) -> dict[str, Any]:
+def as_columns(
+    inputs: Mapping[str, list[Value]], columns: Mapping[str, Column]
+) -> dict[str, Values]:
     """Return columns as JSON has them as a scorer takes them."""
     times = {name for name, column in columns.items() if column.type == "timestamp"}
     return {
@@ -54,7 +55,7 @@ def as_columns(inputs: Mapping[str, list[Any]], columns: Mapping[str, Column]) -
     }
 
 
-def as_values(array: np.ndarray) -> list[Any]:
+def as_values(array: Array) -> list[Value]:
     return [None if value != value else value for value in array.tolist()]
 
 
@@ -98,7 +99,7 @@ def check_derived(bundle: Bundle, rows: CheckRows, columns: Columns, derive: Der
     return derived
 
 
-def close(new: Any, old: Any, tolerance: float) -> bool:
+def close(new: Value, old: Value, tolerance: float) -> bool:
     if isinstance(new, float) and isinstance(old, int | float):
         return bool(abs(new - old) <= tolerance * max(1, abs(old)))
     return bool(new == old)

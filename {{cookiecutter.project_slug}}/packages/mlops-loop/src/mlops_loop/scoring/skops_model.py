@@ -4,7 +4,6 @@ import io
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from mlops_loop.base import project
 from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import Schema
-from mlops_loop.scoring.derived import Columns
+from mlops_loop.scoring.derived import Arrays, Columns, Floats
 from mlops_loop.scoring.scorer import Scores
 
 
@@ -30,13 +29,13 @@ def inputs(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     return pd.concat([numbers, categories], axis="columns")[list(schema.features)]
 
 
-def columns(table: pd.DataFrame, schema: Schema) -> dict[str, Any]:
+def columns(table: pd.DataFrame, schema: Schema) -> Arrays:
     """Return the features as the scorer takes them."""
     features = inputs(table, schema)
     return {name: values.to_numpy() for name, values in features.items()}
 
 
-def scores(model: Pipeline, table: pd.DataFrame, schema: Schema) -> np.ndarray:
+def scores(model: Pipeline, table: pd.DataFrame, schema: Schema) -> Floats:
     """Return probabilities, shape (rows, classes), or for a regression values, shape (rows, 1)."""
     rows = inputs(table, schema)
     found = model.predict_proba(rows) if schema.classes else model.predict(rows).reshape(-1, 1)
@@ -81,7 +80,7 @@ def open_model(path: Path, schema: Schema) -> Scores:
         ThreadpoolController()
     )  # after the model, which brings the libraries that have threads
 
-    def score(columns: Columns) -> np.ndarray:
+    def score(columns: Columns) -> Floats:
         with threads.limit(limits=1):  # small batches lose more to threads than they gain
             return scores(fitted, pd.DataFrame(dict(columns)), schema)
 

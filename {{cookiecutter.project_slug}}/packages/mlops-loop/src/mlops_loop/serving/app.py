@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline  # /docs without a network
@@ -43,12 +42,12 @@ def create_app() -> FastAPI:
     service = Service(settings)
     keys = ApiKeys(settings)
     recorder = Recorder(service)
-    options: Any = {
-        "title": current_project().name,
-        "redoc_url": None,
-        "telemetry": tracing_options(),
-    }
-    app: FastAPI = FastAPIOffline(lifespan=lifespan(service, recorder), **options)
+    app: FastAPI = FastAPIOffline(
+        title=current_project().name,
+        lifespan=lifespan(service, recorder),
+        redoc_url=None,
+        telemetry=tracing_options(),
+    )
     app.state.service = service
     handle_invalid = invalid_request(service)
     add_error_handlers(app, handle_invalid)
@@ -74,14 +73,14 @@ def add_middleware(app: FastAPI, settings: Settings, keys: ApiKeys, predict: Han
     direct = {} if tracing_options()["tracing"] else {"/v1/predict": predict}
     # All processes of `serve --workers` share one folder.
     folder = Path(os.environ.get(metrics.FOLDER) or tempfile.mkdtemp())
-    options: Any = {
-        "keys": keys,
-        "limiter": RateLimiter(settings.rate_limit, folder),
-        "max_bytes": settings.max_body_mb * 2**20,
-        "direct": direct,
-        "count_rejected": app.state.service.writer.count_rejected,
-    }
-    app.add_middleware(Middleware, **options)
+    app.add_middleware(
+        Middleware,
+        keys=keys,
+        limiter=RateLimiter(settings.rate_limit, folder),
+        max_bytes=settings.max_body_mb * 2**20,
+        direct=direct,
+        count_rejected=app.state.service.writer.count_rejected,
+    )
 
 
 def lifespan(

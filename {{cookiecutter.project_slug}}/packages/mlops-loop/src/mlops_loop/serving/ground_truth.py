@@ -1,10 +1,11 @@
 """Ground truth as the API takes it: reading, checking, and its JSON Schema."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from mlops_loop.contract.json_schema import JsonSchema
 from mlops_loop.contract.schema import LARGEST, Schema
 from mlops_loop.serving.request_schema import Invalid, refuse_repeated, to_invalid
 
@@ -13,16 +14,16 @@ ANY_ID = "019a7c3e51d0f4b28c6e9d2a7b150000"  # in examples
 FIELDS = ("prediction_id", "value")
 COUNTS = ("recorded", "repeated", "corrected")
 Value = str | int | float | bool
-RECORDED = {
+RECORDED: JsonSchema = {
     "type": "object",
     "title": "Recorded",
-    "properties": {name: {"type": "integer"} for name in COUNTS}
-    | {
+    "properties": {
+        **{name: JsonSchema(type="integer") for name in COUNTS},
         "unknown": {
             "type": "array",
             "items": {"type": "integer"},
             "description": "Positions, from 0, of outcomes whose prediction is not in the log",
-        }
+        },
     },
     "required": [*COUNTS, "unknown"],
     "example": {"recorded": 1, "repeated": 0, "corrected": 0, "unknown": []},
@@ -62,11 +63,11 @@ def is_possible(value: Value, schema: Schema) -> bool:
     return schema.columns[schema.target].type != "integer" or value == int(value)
 
 
-def value_schema(schema: Schema) -> dict[str, Any]:
+def value_schema(schema: Schema) -> JsonSchema:
     """Return the JSON Schema of one value."""
     column = schema.columns[schema.target]
     if schema.classes:
-        return {"type": "string", "enum": schema.classes, "description": column.description}
+        return {"type": "string", "enum": [*schema.classes], "description": column.description}
     return {
         "type": "integer" if column.type == "integer" else "number",
         "minimum": -LARGEST,
@@ -75,14 +76,14 @@ def value_schema(schema: Schema) -> dict[str, Any]:
     }
 
 
-def outcomes_schema(schema: Schema) -> dict[str, Any]:
+def outcomes_schema(schema: Schema) -> JsonSchema:
     """Return the JSON Schema of a request's body."""
     example = schema.classes[0] if schema.classes else 1
-    properties = {
+    properties: dict[str, JsonSchema] = {
         "prediction_id": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
         "value": value_schema(schema),
     }
-    item = {
+    item: JsonSchema = {
         "type": "object",
         "properties": properties,
         "required": list(properties),

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import numpy as np
 
 from mlops_loop.base.errors import Refusal
 from mlops_loop.scoring.bundle import Bundle, open_bundle
+from mlops_loop.scoring.derived import Columns, Floats
 from mlops_loop.scoring.scorer import Scorer, open_scorer
 from mlops_loop.serving.request_schema import Invalid, Reader, Rows
 
@@ -23,16 +22,16 @@ class LoadedModel:
     def version(self) -> str:
         return self.bundle.version
 
-    def score(self, rows: Rows) -> tuple[list[Any], np.ndarray]:
+    def score(self, rows: Rows) -> tuple[list[msgspec.Struct], Floats]:
         """Return the answer for each row, and the scores behind them.
 
         Raises Invalid for rows of which the contract does not allow what is derived from them.
         """
-        columns: Any = rows.columns
+        columns: Columns = rows.columns
         if derived := self.scorer.derive(columns):
             for row, name, reason in self.scorer.derive.breaches(derived)[:1]:
                 raise Invalid(422, f"is derived from this row, and {reason}", ["rows", row, name])
-            columns = columns | derived
+            columns = {**columns, **derived}
         scores = self.scorer.scores(columns)
         return self.scorer.answers(scores), scores
 

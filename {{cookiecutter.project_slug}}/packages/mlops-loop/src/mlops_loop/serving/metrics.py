@@ -5,9 +5,11 @@ from collections import Counter as Count
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from math import nan
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Final
 
+import msgspec
 import numpy as np
 import prometheus_client as prometheus
 from prometheus_client import Counter, Gauge, Histogram
@@ -15,6 +17,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from mlops_loop.prediction_log.writing.writer import Status
 from mlops_loop.scoring.bundle import Bundle
+from mlops_loop.scoring.derived import Floats
 from mlops_loop.serving.hot_reload import Follower
 
 TYPE = prometheus.CONTENT_TYPE_LATEST
@@ -22,10 +25,11 @@ TYPE = prometheus.CONTENT_TYPE_LATEST
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 # How the gauges of several processes become one value.
-SUM: Any = {"multiprocess_mode": "livesum"}
-MAX: Any = {"multiprocess_mode": "livemax"}
-MIN: Any = {"multiprocess_mode": "livemin"}
-NEWEST: Any = {"multiprocess_mode": "livemostrecent"}
+SUM: Final = "livesum"
+MAX: Final = "livemax"
+MIN: Final = "livemin"
+NEWEST: Final = "livemostrecent"
+LABEL = attrgetter("label")  # of an answer
 VARIANT = ["variant"]
 VERSION = ["variant", "model_version"]
 
@@ -33,7 +37,7 @@ REQUESTS = Counter("requests", "Requests answered", ["route", "method", "status"
 LATENCY = Histogram(
     "request_seconds", "From the request's first byte to the answer", ["route"], buckets=SECONDS
 )
-IN_FLIGHT = Gauge("requests_in_flight", "Requests that are being answered", **SUM)
+IN_FLIGHT = Gauge("requests_in_flight", "Requests that are being answered", multiprocess_mode=SUM)
 ERRORS = Counter("errors", "Requests that were not answered, by kind", ["kind"])
 DERIVE_ERRORS = Counter(
     "derive_errors", "Requests for which the project's derive() failed", VARIANT
@@ -43,31 +47,42 @@ LABELS = Counter("predicted_labels", "Rows by predicted class", ["variant", "lab
 SCORES = Counter(
     "predicted_deciles", "Rows by decile of the training sample's scores", ["variant", "decile"]
 )
-MODEL = Gauge("model_info", "1 for the version that is served", VERSION, **MAX)
-READY = Gauge("model_ready", "1 if predictions are answered", **MIN)
-REFUSED = Gauge("model_refused", "1 if a newer bundle cannot be served", VARIANT, **MAX)
-SWAPS = Gauge("model_swaps", "Bundles that took over since the start", VARIANT, **MAX)
+MODEL = Gauge("model_info", "1 for the version that is served", VERSION, multiprocess_mode=MAX)
+READY = Gauge("model_ready", "1 if predictions are answered", multiprocess_mode=MIN)
+REFUSED = Gauge(
+    "model_refused", "1 if a newer bundle cannot be served", VARIANT, multiprocess_mode=MAX
+)
+SWAPS = Gauge(
+    "model_swaps", "Bundles that took over since the start", VARIANT, multiprocess_mode=MAX
+)
 LOADED = Gauge(
-    "model_loaded_timestamp_seconds", "When the served bundle was loaded", VARIANT, **MAX
+    "model_loaded_timestamp_seconds",
+    "When the served bundle was loaded",
+    VARIANT,
+    multiprocess_mode=MAX,
 )
 PROMOTED = Gauge(
     "model_promoted_timestamp_seconds",
     "When the served bundle was promoted; NaN if it never was",
     VARIANT,
-    **NEWEST,
+    multiprocess_mode=NEWEST,
 )
-LOG_QUEUE = Gauge("log_queue", "Requests that wait for the prediction log", **SUM)
-LOG_UP = Gauge("log_up", "1 if the log's database takes predictions", **MIN)
-SPOOL_ROWS = Gauge("log_spool_rows", "Rows that wait on disk for the log's database", **SUM)
-SPOOL_BYTES = Gauge("log_spool_bytes", "Size of what waits on disk", **MAX)
+LOG_QUEUE = Gauge("log_queue", "Requests that wait for the prediction log", multiprocess_mode=SUM)
+LOG_UP = Gauge("log_up", "1 if the log's database takes predictions", multiprocess_mode=MIN)
+SPOOL_ROWS = Gauge(
+    "log_spool_rows", "Rows that wait on disk for the log's database", multiprocess_mode=SUM
+)
+SPOOL_BYTES = Gauge("log_spool_bytes", "Size of what waits on disk", multiprocess_mode=MAX)
 
 
-def count_predictions(variant: str, bundle: Bundle, outputs: list[Any], scores: np.ndarray) -> None:
+def count_predictions(
+    variant: str, bundle: Bundle, outputs: list[msgspec.Struct], scores: Floats
+) -> None:
     """Count the rows of a request, by class and by decile of their scores."""
     schema = bundle.schema
     ROWS.labels(variant, bundle.version).inc(len(outputs))
     if schema.classes:
-        for label, count in Count(output.label for output in outputs).items():
+        for label, count in Count(map(LABEL, outputs)).items():
             LABELS.labels(variant, label).inc(count)
     if edges := bundle.manifest.deciles:
         place = schema.classes.index(schema.positive) if schema.positive else 0

@@ -13,21 +13,36 @@ from mlops_loop.prediction_log.window_summary import VERDICTS, ColumnDrift
 from mlops_loop.serving.metrics import NEWEST
 
 RUN = Gauge(
-    "monitor_last_run_timestamp_seconds", "When `monitor` last ran; 0 if it never did", **NEWEST
+    "monitor_last_run_timestamp_seconds",
+    "When `monitor` last ran; 0 if it never did",
+    multiprocess_mode=NEWEST,
 )
-WINDOW_END = Gauge("monitor_window_end_timestamp_seconds", "End of the newest window", **NEWEST)
-VERDICT = Gauge("monitor_verdict", "1 if the newest window has this verdict", ["verdict"], **NEWEST)
-DRIFT = Gauge("monitor_drift_share", "Share of the columns that drifted", **NEWEST)
-COLUMN = Gauge("monitor_column_score", "Drift score of a column", ["column"], **NEWEST)
-LIMIT = Gauge("monitor_column_threshold", "Drift threshold of a column", ["column"], **NEWEST)
+WINDOW_END = Gauge(
+    "monitor_window_end_timestamp_seconds", "End of the newest window", multiprocess_mode=NEWEST
+)
+VERDICT = Gauge(
+    "monitor_verdict",
+    "1 if the newest window has this verdict",
+    ["verdict"],
+    multiprocess_mode=NEWEST,
+)
+DRIFT = Gauge("monitor_drift_share", "Share of the columns that drifted", multiprocess_mode=NEWEST)
+COLUMN = Gauge(
+    "monitor_column_score", "Drift score of a column", ["column"], multiprocess_mode=NEWEST
+)
+LIMIT = Gauge(
+    "monitor_column_threshold", "Drift threshold of a column", ["column"], multiprocess_mode=NEWEST
+)
 METRIC = Gauge(
     "monitor_metric",
     "Metrics of the labelled predictions: value, interval, and that of the test window",
     ["metric", "bound"],
-    **NEWEST,
+    multiprocess_mode=NEWEST,
 )
-COVERAGE = Gauge("monitor_coverage", "Share of the predictions with an outcome", **NEWEST)
-WINDOW_ROWS = Gauge("monitor_rows", "Predictions in the newest window", **NEWEST)
+COVERAGE = Gauge(
+    "monitor_coverage", "Share of the predictions with an outcome", multiprocess_mode=NEWEST
+)
+WINDOW_ROWS = Gauge("monitor_rows", "Predictions in the newest window", multiprocess_mode=NEWEST)
 NOT_COMPARED = ColumnDrift()
 SEEN: dict[str, set[str]] = {}  # metrics, and which of BOUNDS some window had
 

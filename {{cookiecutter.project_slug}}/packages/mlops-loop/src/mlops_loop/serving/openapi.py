@@ -1,20 +1,22 @@
 """The OpenAPI document: the contract's types, and the keys and limits that are in force."""
 
-from typing import Any
+from typing import TypedDict
 
 import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import JsonValue
 
 from mlops_loop.base.project import current_project
-from mlops_loop.scoring.predictions import answer_schema, with_ids
+from mlops_loop.contract.json_schema import JsonSchema
+from mlops_loop.scoring.predictions import AnswerBody, answer_schema, with_ids
 from mlops_loop.serving.ground_truth import ANY_ID, RECORDED, outcomes_schema
 from mlops_loop.serving.http.access import is_open
 from mlops_loop.serving.loaded_model import LoadedModel
 from mlops_loop.serving.request_schema import row_schema, rows_schema
 
 JSON = "application/json"
-ERROR_SCHEMA = {"type": "object", "properties": {"detail": {}}, "required": ["detail"]}
+ERROR_SCHEMA: JsonSchema = {"type": "object", "properties": {"detail": {}}, "required": ["detail"]}
 API_KEY = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
 BODY_ERRORS = {
     400: "Not JSON, or a key is there twice",
@@ -30,19 +32,42 @@ NO_KEY_ERRORS = {403: "No API keys configured: only localhost requests are allow
 RATE_ERRORS = {429: "Too many requests with this key: Retry-After says when to try again"}
 
 
-def error_response(description: str = "Error") -> dict[str, Any]:
-    reference = {"$ref": "#/components/schemas/Error"}
-    return {"description": description, "content": {JSON: {"schema": reference}}}
+class MediaType(TypedDict):
+    schema: JsonSchema
 
 
-def json_operation(body: str, answer: str) -> dict[str, Any]:
+Content = dict[str, MediaType]
+
+
+class ResponseObject(TypedDict):
+    description: str
+    content: Content
+
+
+class RequestBody(TypedDict):
+    required: bool
+    content: Content
+
+
+class Operation(TypedDict):
+    """What OpenAPI says of an endpoint besides its path and texts."""
+
+    requestBody: RequestBody
+    responses: dict[str, ResponseObject]
+
+
+def content(name: str) -> Content:
+    return {JSON: {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+
+
+def error_response(description: str = "Error") -> ResponseObject:
+    return {"description": description, "content": content("Error")}
+
+
+def json_operation(body: str, answer: str) -> Operation:
     """Return the OpenAPI text of an endpoint that takes and returns JSON, by schemas' names."""
-
-    def content(name: str) -> dict[str, Any]:
-        return {JSON: {"schema": {"$ref": f"#/components/schemas/{name}"}}}
-
     errors = {str(code): error_response(text) for code, text in BODY_ERRORS.items()}
-    success = {"description": "Done", "content": content(answer)}
+    success: ResponseObject = {"description": "Done", "content": content(answer)}
     return {
         "requestBody": {"required": True, "content": content(body)},
         "responses": {"200": success} | errors,
@@ -51,14 +76,14 @@ def json_operation(body: str, answer: str) -> dict[str, Any]:
 
 def document(
     app: FastAPI, model: LoadedModel, keys_required: bool, rate_limited: bool
-) -> dict[str, Any]:
+) -> dict[str, JsonValue]:
     """Return the document of what is served now: a new model may come with another contract."""
-    about: Any = {
-        "title": current_project().name,
-        "version": model.bundle.version,
-        "description": model.bundle.schema.description,
-    }
-    found: dict[str, Any] = get_openapi(routes=app.routes, **about)
+    found = get_openapi(
+        title=current_project().name,
+        version=model.bundle.version,
+        description=model.bundle.schema.description,
+        routes=app.routes,
+    )
     components = found.setdefault("components", {})
     components.setdefault("schemas", {}).update(schemas(model))
     if keys_required:
@@ -76,19 +101,19 @@ def document(
     return found
 
 
-def schemas(model: LoadedModel) -> dict[str, Any]:
+def schemas(model: LoadedModel) -> dict[str, JsonSchema]:
     bundle = model.bundle
     return {
         "Row": row_schema(bundle.schema),
         "Rows": rows_schema(bundle.manifest.example),
-        "Answer": answer_schema(bundle.schema) | {"example": example_answer(model)},
+        "Answer": {**answer_schema(bundle.schema), "example": example_answer(model)},
         "Outcomes": outcomes_schema(bundle.schema),
         "Recorded": RECORDED,
         "Error": ERROR_SCHEMA,
     }
 
 
-def example_answer(model: LoadedModel) -> dict[str, Any]:
+def example_answer(model: LoadedModel) -> AnswerBody:
     """Return the model's answer to the contract's example."""
     rows = model.reader.from_records([model.bundle.manifest.example])
     predictions = with_ids([ANY_ID], model.score(rows)[0])

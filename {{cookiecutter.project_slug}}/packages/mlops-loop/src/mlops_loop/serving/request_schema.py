@@ -8,13 +8,15 @@ from datetime import datetime
 from hashlib import sha256
 from math import ceil, floor
 from operator import attrgetter
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from mlops_loop.contract.json_schema import JsonSchema
 from mlops_loop.contract.limits import MAX_ROWS, ODD_NAME
 from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.contract.values import Row, Value
 
 LENGTH = Meta(min_length=1, max_length=MAX_ROWS)
 EXACT = 2**53  # up to here every integer is a float, too
@@ -26,6 +28,14 @@ TOLD = {  # msgspec's words that would echo what was sent, and ours
     r"Invalid enum value .*": "is none of the contract's categories",
     r"Invalid RFC3339 encoded datetime": TIME,
 }
+
+
+class ErrorDetail(TypedDict):
+    """What is wrong with a request, as FastAPI has it."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
 
 
 class Invalid(Exception):
@@ -49,7 +59,7 @@ class Invalid(Exception):
                 self.column = NOT_A_COLUMN
 
     @property
-    def detail(self) -> list[dict[str, Any]]:
+    def detail(self) -> list[ErrorDetail]:
         return [{"loc": self.place, "msg": self.text, "type": "value_error"}]
 
 
@@ -71,11 +81,11 @@ def value_type(column: Column) -> Any:
     return kind | None | UnsetType if column.nullable else kind
 
 
-def value_schema(column: Column, missing: tuple[str, ...]) -> dict[str, Any]:
+def value_schema(column: Column, missing: tuple[str, ...]) -> JsonSchema:
     """Return the JSON Schema of one value."""
     text = f"{column.description} ({column.unit})" if column.unit else column.description
     low, high = column.limits
-    kinds: dict[str, dict[str, Any]] = {
+    kinds: dict[str, JsonSchema] = {
         "boolean": {"type": "boolean"},
         "integer": {"type": "integer", "minimum": ceil(low), "maximum": floor(high)},
         "number": {"type": "number", "minimum": low, "maximum": high},
@@ -89,13 +99,13 @@ def value_schema(column: Column, missing: tuple[str, ...]) -> dict[str, Any]:
         if not column.nullable:
             found["not"] = {"enum": list(missing)}
     if column.nullable:
-        found["type"] = [found["type"], "null"]
+        found["type"] = [str(found["type"]), "null"]
         if "enum" in found:
             found["enum"].append(None)
     return {"description": text.strip(), **found}
 
 
-def row_schema(schema: Schema) -> dict[str, Any]:
+def row_schema(schema: Schema) -> JsonSchema:
     """Return the JSON Schema of a row."""
     inputs = schema.inputs.items()
     return {
@@ -107,9 +117,9 @@ def row_schema(schema: Schema) -> dict[str, Any]:
     }
 
 
-def rows_schema(example: dict[str, Any]) -> dict[str, Any]:
+def rows_schema(example: Row) -> JsonSchema:
     """Return the JSON Schema of a request's body."""
-    rows = {
+    rows: JsonSchema = {
         "type": "array",
         "items": {"$ref": "#/components/schemas/Row"},
         "minItems": 1,
@@ -128,8 +138,8 @@ def rows_schema(example: dict[str, Any]) -> dict[str, Any]:
 class Rows(NamedTuple):
     """What was asked: the rows, and the same as columns, in which None is a missing value."""
 
-    rows: list[Any]
-    columns: dict[str, list[Any]]
+    rows: list[msgspec.Struct]
+    columns: dict[str, list[Value | datetime]]
 
 
 class Reader:
@@ -179,9 +189,9 @@ class Reader:
     def read(self, body: bytes) -> Rows:
         """Return the rows of a JSON body {"rows": [...]}. Raises Invalid."""
         try:
-            rows: list[Any] = self.decoder.decode(body).rows
+            rows: list[msgspec.Struct] = self.decoder.decode(body).rows
             if self.fields:
-                rows = msgspec.convert(self.translated(rows), self.type)
+                rows = msgspec.convert(self.translated(self.decoder.decode(body).rows), self.type)
         except msgspec.ValidationError as error:
             raise to_invalid(str(error), names=self.names, others=self.others) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -193,16 +203,16 @@ class Reader:
             refuse_repeated(body)
         return Rows(rows, columns)
 
-    def from_records(self, records: Sequence[Mapping[str, Any]]) -> Rows:
+    def from_records(self, records: Sequence[Row]) -> Rows:
         """Return the rows of mappings; raise Invalid if they break the contract."""
         try:
             given = self.translated(records) if self.fields else records
-            rows: list[Any] = msgspec.convert(given, self.type)
+            rows: list[msgspec.Struct] = msgspec.convert(given, self.type)
         except msgspec.ValidationError as error:
             raise to_invalid(str(error), ["rows"], self.names, self.others) from None
         return Rows(rows, self.columns(rows)[0])
 
-    def columns(self, rows: list[Any]) -> tuple[dict[str, list[Any]], int]:
+    def columns(self, rows: list[msgspec.Struct]) -> tuple[dict[str, list[Value | datetime]], int]:
         """Return the rows as columns, and how many values are absent.
 
         Where any text is allowed, some stand for a missing value: Invalid where none may be.
@@ -221,7 +231,7 @@ class Reader:
                 found[name] = [None if value in self.missing else value for value in found[name]]
         return found, absent
 
-    def translated(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def translated(self, records: Sequence[Row]) -> list[Row]:
         """Return mappings with the fields' names; keys that are not known stay unknown."""
         for place, row in enumerate(records):
             for name in row:
@@ -229,18 +239,20 @@ class Reader:
                     raise Invalid(422, self.others[name], ["rows", place, name])
         return [{self.fields.get(key, ""): value for key, value in row.items()} for row in records]
 
-    def dump(self, rows: list[Any], outputs: list[Any]) -> bytes:
+    def dump(self, rows: list[msgspec.Struct], outputs: list[msgspec.Struct]) -> bytes:
         """Return [[features, output], ...] as JSON, for the log.
 
         Columns that the contract marks as `pii` are left out or, if there is a secret, hashed.
         """
-        if self.fields:
-            rows = [{self.names[key]: row[key] for key in row} for row in msgspec.to_builtins(rows)]
-        if self.pii:
-            rows = [self.without(row) for row in msgspec.to_builtins(rows)]
-        return self.encode(list(zip(rows, outputs, strict=True)))
+        if not self.fields and not self.pii:
+            return self.encode(list(zip(rows, outputs, strict=True)))
+        records = [
+            self.without({self.names.get(key, key): value for key, value in row.items()})
+            for row in msgspec.to_builtins(rows)
+        ]
+        return self.encode(list(zip(records, outputs, strict=True)))
 
-    def without(self, row: dict[str, Any]) -> dict[str, Any]:
+    def without(self, row: dict[str, Value]) -> dict[str, Value]:
         """Return a row as the log may have it."""
         for name in self.pii:
             if (value := row.pop(name, None)) is not None and self.secret:
@@ -256,7 +268,7 @@ def refuse_repeated(body: bytes) -> None:
         raise Invalid(400, "a key is there twice in one object") from None
 
 
-def once(pairs: list[tuple[str, Any]]) -> None:
+def once(pairs: list[tuple[str, object]]) -> None:
     """Raise Repeated if an object names a key twice."""
     if len({key for key, _ in pairs}) < len(pairs):
         raise Repeated

@@ -8,10 +8,11 @@ import socket
 import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 
 import uvicorn
 from fastapi import FastAPI
+from pydantic import JsonValue
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
@@ -32,7 +33,7 @@ class Protocol(HttpToolsProtocol):
     proxy in front, such as nginx, makes it superfluous.
     """
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.head_bytes = 0  # also trailers, and what separates chunks
         self.read_timer: asyncio.TimerHandle | None = self.close_later()
@@ -113,7 +114,7 @@ def serve(host: str, port: int, workers: int) -> None:
         if workers == 1:
             uvicorn.run(app, **options)
         else:
-            serve_in_processes(app, folder, stack, options | {"workers": workers})
+            serve_in_processes(app, folder, stack, options, workers)
 
 
 def check_address(host: str, port: int) -> None:
@@ -126,7 +127,18 @@ def check_address(host: str, port: int) -> None:
         raise Failure(f"cannot listen on {host}:{port}: {error.strerror}; try --port") from None
 
 
-def uvicorn_options(host: str, port: int) -> dict[str, Any]:
+class UvicornOptions(TypedDict):
+    host: str
+    port: int
+    access_log: bool
+    log_config: dict[str, JsonValue]
+    ws: Literal["none"]
+    server_header: bool
+    http: type[Protocol]
+    timeout_graceful_shutdown: int
+
+
+def uvicorn_options(host: str, port: int) -> UvicornOptions:
     from mlops_loop.serving.http.telemetry import logging_config
 
     return {
@@ -142,7 +154,7 @@ def uvicorn_options(host: str, port: int) -> dict[str, Any]:
 
 
 def serve_in_processes(
-    app: FastAPI, folder: Path, stack: ExitStack, options: dict[str, Any]
+    app: FastAPI, folder: Path, stack: ExitStack, options: UvicornOptions, workers: int
 ) -> None:
     from mlops_loop.serving.metrics import forget_process
     from mlops_loop.serving.service import LAST_GOOD_BUNDLE
@@ -154,5 +166,5 @@ def serve_in_processes(
     os.environ[LAST_GOOD_BUNDLE] = str(bundle)
     forget_process(os.getpid())  # this one only starts the others
     factory = f"{__package__}.app:create_app"
-    config = uvicorn.Config(factory, factory=True, **options)
+    config = uvicorn.Config(factory, factory=True, workers=workers, **options)
     Processes(config, sockets=[config.bind_socket()]).run()

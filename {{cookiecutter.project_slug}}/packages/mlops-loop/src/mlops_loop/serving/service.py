@@ -6,12 +6,11 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b, sha256
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.background import BackgroundTask
@@ -23,6 +22,7 @@ from mlops_loop.prediction_log.predictions import Entry, read_predictions
 from mlops_loop.prediction_log.writing.spool import LogFull
 from mlops_loop.prediction_log.writing.writer import EntryRejected, Writer
 from mlops_loop.scoring.derived import DeriveError
+from mlops_loop.scoring.predictions import Output
 from mlops_loop.serving import metrics
 from mlops_loop.serving.hot_reload import Follower
 from mlops_loop.serving.loaded_model import LoadedModel
@@ -47,7 +47,7 @@ class Answer:
 
     model_version: str
     ids: list[str]
-    outputs: list[Any]  # structs, or what the log has of them
+    outputs: Sequence[Output]  # structs, or what the log has of them
 
 
 @dataclass(frozen=True)

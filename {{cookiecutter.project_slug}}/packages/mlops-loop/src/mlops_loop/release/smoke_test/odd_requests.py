@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterator
 from itertools import count, islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import requests
 
 from mlops_loop.contract.limits import MAX_ROWS
 from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.contract.values import Row, Value
 from mlops_loop.release.smoke_test.server import ready, send
 
 
@@ -25,7 +26,7 @@ class Request(NamedTuple):
 
 
 def fuzz(
-    address: str, client: requests.Session, schema: Schema, example: dict[str, Any], number: int
+    address: str, client: requests.Session, schema: Schema, example: Row, number: int
 ) -> list[str]:
     """Send `number` odd requests; return which ones the server answers wrongly.
 
@@ -46,7 +47,7 @@ def fuzz(
     return wrong
 
 
-def odd_requests(schema: Schema, example: dict[str, Any]) -> Iterator[Request]:
+def odd_requests(schema: Schema, example: Row) -> Iterator[Request]:
     """Yield requests that keep and that break the contract, endless and always the same."""
     random = np.random.default_rng(0)
     inputs = list(schema.inputs)
@@ -57,15 +58,15 @@ def odd_requests(schema: Schema, example: dict[str, Any]) -> Iterator[Request]:
         less = {key: value for key, value in row.items() if value is not None}
         yield rows("a row at the contract's edges", [row, less])._replace(acceptable=True)
         wrong = invalid_value(schema.inputs[name], random)
-        yield rows(f"{name} = {str(wrong)[:20]}", [example | {name: wrong}])
+        yield rows(f"{name} = {str(wrong)[:20]}", [{**example, name: wrong}])
         yield broken[number % len(broken)]
 
 
-def rows(about: str, content: Any) -> Request:
+def rows(about: str, content: object) -> Request:
     return Request(about, json.dumps({"rows": content}).encode())
 
 
-def malformed(example: dict[str, Any]) -> list[Request]:
+def malformed(example: Row) -> list[Request]:
     """Return requests that are no JSON, no rows, or not allowed."""
     good = json.dumps({"rows": [example]}).encode()
     return [
@@ -82,7 +83,7 @@ def malformed(example: dict[str, Any]) -> list[Request]:
     ]
 
 
-def misshapen(schema: Schema, example: dict[str, Any]) -> list[Request]:
+def misshapen(schema: Schema, example: Row) -> list[Request]:
     """Return requests whose rows have the wrong shape."""
     needed = [name for name, column in schema.inputs.items() if not column.nullable]
     return [
@@ -90,7 +91,7 @@ def misshapen(schema: Schema, example: dict[str, Any]) -> list[Request]:
         rows("rows that are none", "all of them"),
         rows("a row that is null", [None]),
         rows("too many rows", [example] * (MAX_ROWS + 1)),
-        rows("an unknown column", [example | {"no such column": 1}]),
+        rows("an unknown column", [{**example, "no such column": 1}]),
         Request(
             "another key beside rows",
             json.dumps({"rows": [example], "model": "other"}).encode(),
@@ -102,22 +103,24 @@ def misshapen(schema: Schema, example: dict[str, Any]) -> list[Request]:
     ]
 
 
-def valid_value(column: Column, random: np.random.Generator) -> Any:
+def valid_value(column: Column, random: np.random.Generator) -> Value:
     """Return a value at the edge of what the contract allows."""
     low, high = column.limits
-    kinds: dict[str, list[Any]] = {
+    kinds: dict[str, list[Value]] = {
         "number": [low, high, float(random.uniform(low, high))],
         "integer": [int(np.ceil(max(low, -(2**53)))), int(np.floor(min(high, 2**53)))],
         "boolean": [True, False],
-        "category": list(column.categories or ())
-        + ["no such category", "é\u2028\U0001f600"] * column.allow_unknown,
+        "category": [
+            *(column.categories or ()),
+            *["no such category", "é\u2028\U0001f600"] * column.allow_unknown,
+        ],
         "timestamp": ["1970-01-01T00:00:00", "2024-02-29T23:59:59.5", "2024-12-31T23:30:00-05:00"],
     }
-    values = kinds[column.type]
-    return (values + [None] * column.nullable)[random.integers(len(values) + column.nullable)]
+    values = [*kinds[column.type], *[None] * column.nullable]
+    return values[random.integers(len(values))]
 
 
-def invalid_value(column: Column, random: np.random.Generator) -> Any:
+def invalid_value(column: Column, random: np.random.Generator) -> object:
     """Return a value of the wrong type, out of range, unknown, or missing where it must not be."""
     low, high = column.limits
     beyond = [
@@ -128,12 +131,13 @@ def invalid_value(column: Column, random: np.random.Generator) -> Any:
         float("nan"),
         np.inf,
     ]
-    kinds: dict[str, list[Any]] = {
+    kinds: dict[str, list[object]] = {
         "number": [*beyond, "far", True],
         "integer": [*beyond, 0.5, "far", True],
         "boolean": ["maybe", 7, float("nan")],
-        "category": [7.5, float("nan"), True] + ["no such category"] * (not column.allow_unknown),
+        "category": [7.5, float("nan"), True, *["no such category"] * (not column.allow_unknown)],
         "timestamp": ["yesterday", "2024-02-30T00:00:00", "2024-02-03T24:00:00", 0, True],
     }
-    values = kinds[column.type] + [[], {}, [[1]], {"$ne": None}] + [None] * (not column.nullable)
+    shapes: list[object] = [[], {}, [[1]], {"$ne": None}]
+    values = [*kinds[column.type], *shapes, *[None] * (not column.nullable)]
     return values[random.integers(len(values))]

@@ -3,16 +3,19 @@
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import requests
+from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from mlops_loop.base.params.gates import ServerGate
 from mlops_loop.contract.schema import Schema
+from mlops_loop.contract.values import Row
 from mlops_loop.data.cast import check_rows
 from mlops_loop.data.tables import as_json
 from mlops_loop.release.smoke_test.odd_requests import fuzz
@@ -31,7 +34,7 @@ class Answers:
 
     predictions: int  # requests with a row that keeps the contract
     differing: int  # of these, answered otherwise than the bundle's model does
-    milliseconds: np.ndarray  # of each of these
+    milliseconds: NDArray[np.float64]  # of each of these
     odd: int  # requests sent to break it
     wrong: list[str]  # of these, answered wrongly
 
@@ -88,10 +91,10 @@ def sample(window: pd.DataFrame, schema: Schema, rows: int) -> pd.DataFrame:
 
 
 def predict(
-    address: str, client: requests.Session, rows: list[dict[str, Any]]
-) -> tuple[list[Any], np.ndarray]:
+    address: str, client: requests.Session, rows: Sequence[Row]
+) -> tuple[list[JsonValue], NDArray[np.float64]]:
     """Request one row at a time; return predictions (None for an error) and milliseconds."""
-    found = list[Any]()
+    found = list[JsonValue]()
     taken = list[float]()
     for row in [*rows[:WARM_UP], *rows]:
         started = time.perf_counter()
@@ -102,7 +105,7 @@ def predict(
     return found[warm:], np.array(taken[warm:])
 
 
-def close(answer: Any, expected: Any) -> bool:
+def close(answer: object, expected: object) -> bool:
     """Return whether two answers say the same; numbers may differ by TOLERANCE."""
     if isinstance(expected, dict):
         return isinstance(answer, dict) and all(
@@ -115,6 +118,7 @@ def close(answer: Any, expected: Any) -> bool:
             and all(map(close, answer, expected))
         )
     if isinstance(expected, float):
-        number = isinstance(answer, int | float)
-        return number and bool(abs(answer - expected) <= TOLERANCE * max(1, abs(expected)))
+        if not isinstance(answer, int | float):
+            return False
+        return abs(answer - expected) <= TOLERANCE * max(1, abs(expected))
     return bool(answer == expected)

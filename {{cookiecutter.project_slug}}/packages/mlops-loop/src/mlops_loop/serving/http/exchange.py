@@ -4,7 +4,8 @@ import json
 import re
 import secrets
 import time
-from typing import Any
+
+from starlette.types import Message, Scope, Send
 
 REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 SECURITY_HEADERS = [
@@ -16,7 +17,7 @@ SECURITY_HEADERS = [
 
 
 class Exchange:
-    def __init__(self, scope: Any, headers: dict[bytes, bytes], send: Any) -> None:
+    def __init__(self, scope: Scope, headers: dict[bytes, bytes], send: Send) -> None:
         given = headers.get(b"x-request-id", b"")
         self.id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16).encode()
         self.path: str = scope["path"]
@@ -29,7 +30,7 @@ class Exchange:
         state["key"] = None  # name of the API key
         state["column"] = ""  # that broke the contract, if one did
 
-    async def send(self, message: Any) -> None:
+    async def send(self, message: Message) -> None:
         """Send an ASGI message; an answer's first one gets the headers."""
         if message["type"] == "http.response.start":
             self.answering = True

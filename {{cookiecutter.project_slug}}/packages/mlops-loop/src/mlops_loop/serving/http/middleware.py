@@ -7,10 +7,11 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlops_loop.serving import metrics
 from mlops_loop.serving.http.access import OPEN_PATHS, is_local, is_open
@@ -56,7 +57,7 @@ class Middleware:
 
     def __init__(
         self,
-        app: Any,
+        app: ASGIApp,
         keys: ApiKeys,
         limiter: RateLimiter,
         max_bytes: int,
@@ -71,7 +72,7 @@ class Middleware:
         self.count_rejected = count_rejected
         self.load = Load()
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -96,7 +97,7 @@ class Middleware:
             metrics.IN_FLIGHT.dec()
             self.measure(scope, exchange)
 
-    async def answer(self, scope: Any, body: RequestBody, exchange: Exchange) -> None:
+    async def answer(self, scope: Scope, body: RequestBody, exchange: Exchange) -> None:
         handler = self.direct.get(exchange.path) if scope["method"] == "POST" else None
         if handler is None:
             await self.app(scope, body.receive, exchange.send)
@@ -104,7 +105,9 @@ class Middleware:
             response = await handler(Request(scope, body.receive))
             await response(scope, body.receive_part, exchange.send)
 
-    def deny(self, path: str, headers: dict[bytes, bytes], state: Any) -> Denial | None:
+    def deny(
+        self, path: str, headers: dict[bytes, bytes], state: dict[str, str | None]
+    ) -> Denial | None:
         """Return why a request is not let in."""
         if is_open(path):
             return None
@@ -129,7 +132,7 @@ class Middleware:
             return Denial(413, f"the body is larger than {self.max_bytes} bytes")
         return None
 
-    def measure(self, scope: Any, exchange: Exchange) -> None:
+    def measure(self, scope: Scope, exchange: Exchange) -> None:
         """Count and log a request under its route: what a client sends becomes no label."""
         status = exchange.status
         seconds = time.perf_counter() - exchange.started

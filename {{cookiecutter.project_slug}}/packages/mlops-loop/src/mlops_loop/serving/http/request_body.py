@@ -3,9 +3,9 @@
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive
 
 MAX_REQUESTS = 512  # whole requests that one process works on
 MAX_BYTES_HELD = 256 << 20  # of all bodies; above, only small ones are taken
@@ -25,7 +25,7 @@ class Load:
 class RequestBody:
     """The body of a request as it arrives, within the limits."""
 
-    def __init__(self, load: Load, receive: Any, max_bytes: int) -> None:
+    def __init__(self, load: Load, receive: Receive, max_bytes: int) -> None:
         self.load = load
         self.receive_part = receive
         self.max_bytes = max_bytes
@@ -33,7 +33,7 @@ class RequestBody:
         self.complete = False
         self.deadline = time.monotonic() + SECONDS
 
-    async def receive(self) -> Any:
+    async def receive(self) -> Message:
         """Return the next ASGI message. Raises HTTPException 408, 413 or 503."""
         if self.complete:  # only a disconnect can follow, at any time
             return await self.receive_part()

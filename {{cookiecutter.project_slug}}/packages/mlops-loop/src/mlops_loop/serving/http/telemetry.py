@@ -9,7 +9,9 @@ import os
 import traceback
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+
+from fastapi.telemetry import TelemetryConfig
+from pydantic import JsonValue
 
 from mlops_loop.base.errors import redacted
 from mlops_loop.base.project import current_project
@@ -25,7 +27,11 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line: dict[str, Any] = {"time": at, "level": record.levelname, "logger": record.name}
+        line: dict[str, str | float] = {
+            "time": at,
+            "level": record.levelname,
+            "logger": record.name,
+        }
         line["message"] = redacted(record.getMessage())
         line |= {
             name: value for name in FIELDS if (value := getattr(record, name, None)) is not None
@@ -43,7 +49,7 @@ def format_exception(error: BaseException) -> str:
     return f"{format_exception(cause)}\n\n{text}" if cause else text
 
 
-def logging_config() -> dict[str, Any]:
+def logging_config() -> dict[str, JsonValue]:
     """Return the logging configuration of a server's process, as uvicorn's log_config takes it.
 
     uvicorn's own line on each request names the client and the raw path: `log_request` replaces it.
@@ -66,21 +72,27 @@ def log_request(method: str, path: str, status: int, seconds: float, request_id:
 
 
 @cache  # one provider, and one exporter, for all apps of this process
-def tracing_options() -> dict[str, Any]:
+def tracing_options() -> TelemetryConfig:
     """Return what FastAPI takes as `telemetry`: traces, if the environment has an OTLP endpoint.
 
     FastAPI adds the exporter when the app starts, and flushes it when it ends.
     """
-    off = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+    off: TelemetryConfig = {
+        "tracing": False,
+        "metrics": False,
+        "logs": False,
+        "auto_configure": False,
+    }
     if not any(map(os.environ.get, ENDPOINTS)):
         return off
+    from opentelemetry.context import Context
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # here, because it costs memory
-    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+    from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
 
     class RedactUrls(SpanProcessor):
         """Redacts what a client may have put into its URL; the route stays."""
 
-        def on_start(self, span: Any, parent_context: Any = None) -> None:  # noqa: ARG002
+        def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
             for name in ("url.path", "url.query"):
                 if name in (span.attributes or ()):
                     span.set_attribute(name, "REDACTED")

@@ -2,6 +2,7 @@
 
 from mlops_loop.contract.limits import MAX_ROWS
 from mlops_loop.contract.schema import Schema
+from mlops_loop.contract.values import Row
 from mlops_loop.serving.open_inference.messages import (
     HEADER,
     Inference,
@@ -27,7 +28,9 @@ def read_inference(body: bytes, header_length: int | None, schema: Schema) -> In
         raise Invalid(400, f"{HEADER} does not fit the body")
     request = decode(body[:header_length], len(schema.inputs) + 1)  # one more, to name it
     values = read_inputs(request, body[header_length:], schema)
-    records = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+    records: list[Row] = [
+        dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)
+    ]
     return Inference(request.id, *wanted_outputs(request, list(output_tensors(schema))), records)
 
 

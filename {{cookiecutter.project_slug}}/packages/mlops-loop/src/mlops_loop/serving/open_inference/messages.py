@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from mlops_loop.contract.values import Row
 from mlops_loop.serving.request_schema import Invalid, Repeated, once
 
 HEADER = "Inference-Header-Content-Length"  # bytes of JSON, after which binary tensors follow
@@ -40,7 +41,7 @@ class Inference:
     id: str | None
     outputs: tuple[str, ...]  # names, in the order of the response
     binary: frozenset[str]  # those that are wanted as bytes after the JSON
-    records: list[dict[str, Any]]  # None is a missing value
+    records: list[Row]  # None is a missing value
 
 
 DECODER = msgspec.json.Decoder(Request)

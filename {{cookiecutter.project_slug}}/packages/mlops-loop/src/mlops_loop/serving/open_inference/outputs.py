@@ -1,16 +1,18 @@
 """Output tensors: predictions as /v1/predict has them, and what the metadata says of them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Schema
 from mlops_loop.scoring.bundle import Bundle
+from mlops_loop.scoring.predictions import Field, Prediction
 from mlops_loop.serving.open_inference.messages import HEADER, Inference
 from mlops_loop.serving.open_inference.tensors import ACCEPTED, to_bytes
 
@@ -22,6 +24,41 @@ class Tensor(NamedTuple):
 
     datatype: str
     width: tuple[int, ...] = ()
+
+
+class OutputTensor(msgspec.Struct, omit_defaults=True):
+    """An output in the JSON of a response; without `data` its values follow as bytes."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, str | int] = {}
+    data: Sequence[Field] | None = None
+
+
+@dataclass(frozen=True)
+class ServerMetadata:
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TensorMetadata:
+    """A shape's -1 is the number of rows."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
 
 
 class Response(NamedTuple):
@@ -38,35 +75,35 @@ def output_tensors(schema: Schema) -> dict[str, Tensor]:
     return tensors | {"prediction_id": Tensor("BYTES")}
 
 
-def server_metadata() -> dict[str, Any]:
+def server_metadata() -> ServerMetadata:
     """Return the answer to GET /v2."""
     name = current_project().name
-    return {"name": name, "version": version(name), "extensions": ["binary_tensor_data"]}
+    return ServerMetadata(name, version(name), ("binary_tensor_data",))
 
 
-def model_metadata(bundle: Bundle) -> dict[str, Any]:
-    """Return the answer to GET /v2/models/NAME: a shape's -1 is the number of rows."""
+def model_metadata(bundle: Bundle) -> ModelMetadata:
+    """Return the answer to GET /v2/models/NAME."""
     onnx = "model.onnx" in bundle.manifest.files
     inputs = [
-        {"name": name, "datatype": ACCEPTED[column.type][0], "shape": [-1]}
+        TensorMetadata(name, ACCEPTED[column.type][0], (-1,))
         for name, column in bundle.schema.inputs.items()
     ]
     outputs = [
-        {"name": name, "datatype": tensor.datatype, "shape": [-1, *tensor.width]}
+        TensorMetadata(name, tensor.datatype, (-1, *tensor.width))
         for name, tensor in output_tensors(bundle.schema).items()
     ]
-    return {
-        "name": current_project().name,
-        "versions": [bundle.version],
-        "platform": "onnxruntime_onnx" if onnx else "sklearn_skops",
-        "inputs": inputs,
-        "outputs": outputs,
-    }
+    return ModelMetadata(
+        name=current_project().name,
+        versions=(bundle.version,),
+        platform="onnxruntime_onnx" if onnx else "sklearn_skops",
+        inputs=inputs,
+        outputs=outputs,
+    )
 
 
 def response(
     inference: Inference,
-    predictions: Sequence[Mapping[str, Any]],
+    predictions: Sequence[Prediction],
     ids: Sequence[str],
     model_version: str,
     schema: Schema,
@@ -79,9 +116,9 @@ def response(
         tensor, data = output(name, known[name], predictions, ids, schema)
         if name in inference.binary:
             binary.append(to_bytes(data, known[name].datatype))
-            tensor.setdefault("parameters", {})["binary_data_size"] = len(binary[-1])
+            tensor.parameters["binary_data_size"] = len(binary[-1])
         else:
-            tensor["data"] = data
+            tensor.data = data
         tensors.append(tensor)
     about = {"model_name": current_project().name, "model_version": model_version}
     if inference.id is not None:
@@ -96,21 +133,24 @@ def response(
 def output(
     name: str,
     tensor: Tensor,
-    predictions: Sequence[Mapping[str, Any]],
+    predictions: Sequence[Prediction],
     ids: Sequence[str],
     schema: Schema,
-) -> tuple[dict[str, Any], Sequence[Any]]:
+) -> tuple[OutputTensor, Sequence[Field]]:
     """Return what the JSON says of an output, and its values, flat."""
     shape = [len(ids), *tensor.width]
-    about: dict[str, Any] = {"name": name, "datatype": tensor.datatype, "shape": shape}
+    about = OutputTensor(name, tensor.datatype, shape)
     if name == "prediction_id":
         return about, ids
-    values = [prediction[name] for prediction in predictions]
     if name == "probabilities":
         # A parameter is a text, number or boolean: no list.
-        classes = schema.classes or []
-        about["parameters"] = {"classes": json.dumps(classes, ensure_ascii=False)}
-        values = [[row[label] for label in classes] for row in values]
-    if tensor.width:
-        values = list(chain.from_iterable(values))
-    return about, values
+        about.parameters["classes"] = json.dumps(schema.classes, ensure_ascii=False)
+    values = (in_order(prediction[name], schema) for prediction in predictions)
+    return about, list(chain.from_iterable(values))
+
+
+def in_order(field: Field, schema: Schema) -> Sequence[Field]:
+    """Return the values of a field of a prediction; probabilities in the order of the classes."""
+    if isinstance(field, dict):
+        return [field[label] for label in schema.classes]
+    return field if isinstance(field, list) else (field,)

@@ -1,7 +1,5 @@
 """The endpoints of the Open Inference Protocol, V2; the protocol is their documentation."""
 
-from typing import Any
-
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.exceptions import HTTPException
@@ -10,7 +8,13 @@ from mlops_loop.base.project import current_project
 from mlops_loop.serving.loaded_model import LoadedModel
 from mlops_loop.serving.open_inference.inference_request import read_inference
 from mlops_loop.serving.open_inference.messages import HEADER, Inference, header_length
-from mlops_loop.serving.open_inference.outputs import model_metadata, response, server_metadata
+from mlops_loop.serving.open_inference.outputs import (
+    ModelMetadata,
+    ServerMetadata,
+    model_metadata,
+    response,
+    server_metadata,
+)
 from mlops_loop.serving.request_schema import Invalid, Rows
 from mlops_loop.serving.service import RETRY_AFTER, Scored, Service
 
@@ -29,7 +33,7 @@ def server_router(service: Service) -> APIRouter:
     endpoints = APIRouter(prefix="/v2")
 
     @endpoints.get("")
-    async def server() -> dict[str, Any]:
+    async def server() -> ServerMetadata:
         return server_metadata()
 
     @endpoints.get("/health/live")
@@ -54,12 +58,12 @@ def model_router(service: Service) -> APIRouter:
 
     @endpoints.get("/models/{name}/ready")
     @endpoints.get("/models/{name}/versions/{version}/ready")
-    async def model_ready() -> dict[str, Any]:
+    async def model_ready() -> dict[str, str | bool]:
         return {"name": current_project().name, "ready": check_ready(service)}
 
     @endpoints.get("/models/{name}")
     @endpoints.get("/models/{name}/versions/{version}")
-    async def model() -> dict[str, Any]:
+    async def model() -> ModelMetadata:
         return model_metadata(service.model.bundle)
 
     @endpoints.post("/models/{name}/infer")

@@ -7,6 +7,8 @@ import msgspec
 import numpy as np
 
 from mlops_loop.contract.schema import Column
+from mlops_loop.contract.values import Value
+from mlops_loop.scoring.predictions import Field
 from mlops_loop.serving.open_inference.messages import Input, check_content_type
 from mlops_loop.serving.request_schema import Invalid
 
@@ -26,7 +28,7 @@ ACCEPTED = {
     "category": ("BYTES",),
     "timestamp": ("BYTES",),  # in ISO 8601
 }
-Values = list[Any]
+Values = list[Value]
 
 
 def json_type(datatype: str) -> Any:
@@ -119,7 +121,8 @@ def to_contract(values: Values, datatype: str, column: Column) -> Values:
         values = snap_to_limits(values, datatype, column.limits)
     if column.type == "integer":
         return [
-            int(value) if value is not None and value.is_integer() else value for value in values
+            int(value) if isinstance(value, float) and value.is_integer() else value
+            for value in values
         ]
     return values
 
@@ -130,12 +133,14 @@ def snap_to_limits(values: Values, datatype: str, limits: Sequence[float]) -> Va
     A limit such as 0.1 is no float32: the nearest one would often lie beyond it.
     """
     with np.errstate(over="ignore"):
-        nearest = {float(np.asarray(limit).astype(DTYPES[datatype])): limit for limit in limits}
+        nearest: dict[Value, Value] = {
+            float(np.asarray(limit).astype(DTYPES[datatype])): limit for limit in limits
+        }
     return [value if value in (np.inf, -np.inf) else nearest.get(value, value) for value in values]
 
 
-def to_bytes(values: Sequence[Any], datatype: str) -> bytes:
+def to_bytes(values: Sequence[Field], datatype: str) -> bytes:
     if datatype != "BYTES":
         return np.asarray(values, DTYPES[datatype]).tobytes()
-    encoded = [value.encode() for value in values]
+    encoded = [str(value).encode() for value in values]
     return b"".join(len(value).to_bytes(4, "little") + value for value in encoded)

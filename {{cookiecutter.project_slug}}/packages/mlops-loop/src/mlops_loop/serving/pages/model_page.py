@@ -5,10 +5,10 @@ import re
 from html import escape
 from math import ceil, floor
 from pathlib import Path
-from typing import Any
 
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.contract.values import Row, Value
 from mlops_loop.scoring.bundle import Bundle
 from mlops_loop.scoring.operating_point import OperatingPoint
 
@@ -65,7 +65,7 @@ FIELD = """
 NO_CARD = "<p>This model has no card: it is from an older version.</p>"
 
 
-def attributes(**values: Any) -> str:
+def attributes(**values: Value) -> str:
     """Return HTML attributes; those that are None are left out."""
     given = {
         name.replace("_", "-"): str(value) for name, value in values.items() if value is not None
@@ -78,7 +78,7 @@ def plain(number: float | None) -> str | None:
     return None if number is None else repr(number).removesuffix(".0")
 
 
-def options(choices: dict[str, Any], chosen: Any, empty: bool) -> str:
+def options(choices: Row, chosen: Value, empty: bool) -> str:
     """Return the options of a select, whose values are JSON; `empty` adds one for no value."""
     found = ['<option value="">(none)</option>'] if empty else []
     for text, value in choices.items():
@@ -87,7 +87,7 @@ def options(choices: dict[str, Any], chosen: Any, empty: bool) -> str:
     return "".join(found)
 
 
-def control(column: Column, value: Any, about: dict[str, str]) -> str:
+def control(column: Column, value: Value, about: dict[str, str]) -> str:
     """Return the input or select for one value; `about` holds its attributes."""
     if column.type in ("number", "integer"):
         low = column.minimum
@@ -99,7 +99,7 @@ def control(column: Column, value: Any, about: dict[str, str]) -> str:
         step = "any" if column.type == "number" else "1"
         return f'<input type="number" step="{step}"{kept}{attributes(**about)}>'
     if column.type == "timestamp":
-        shown = attributes(value=value and value[:19], **about)
+        shown = attributes(value=str(value)[:19] if value else None, **about)
         return f'<input type="datetime-local" step="1"{shown}>'
     if column.allow_unknown:  # any text is allowed: what is known is only proposed
         known = "".join(
@@ -108,7 +108,7 @@ def control(column: Column, value: Any, about: dict[str, str]) -> str:
         names = f"{about['id']}-known"
         shown = attributes(list=names, value=value, **about)
         return f'<input type="text"{shown}><datalist id="{names}">{known}</datalist>'
-    choices: dict[str, Any] = {text: text for text in column.categories or ()} or {
+    choices: Row = {text: text for text in column.categories or ()} or {
         "yes": True,
         "no": False,
     }
@@ -127,7 +127,7 @@ def span(column: Column) -> str:
     return f"in {column.unit}" if column.unit else ""
 
 
-def field(place: int, name: str, column: Column, value: Any) -> str:
+def field(place: int, name: str, column: Column, value: Value) -> str:
     """Return the labelled input of a feature, filled in with a value (None leaves it empty)."""
     about = {
         "id": f"f{place}",
