@@ -3,10 +3,10 @@
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from mlops_loop.base.errors import Failure, redacted
 from mlops_loop.prediction_log.tables import create_missing
@@ -47,7 +47,7 @@ def connect(url: str, statement_seconds: float = STATEMENT_SECONDS) -> sa.Engine
     return engine
 
 
-def set_up_sqlite(connection: Any, record: Any) -> None:
+def set_up_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
     file = connection.execute("PRAGMA database_list").fetchone()[2]
     record.info["file"] = (file, file_id(file))
     for pragma in (

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from mlops_loop.contract.values import Value
 from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS, lock_database, select_by_id
-
-Value = str | float | bool
 
 
 class Recorded(NamedTuple):

@@ -6,42 +6,47 @@ driver's own limit, which wraps the generator that psycopg waits on (psycopg has
 """
 
 import time
-from collections.abc import Generator
-from typing import Any
+from typing import TypeVar
 
 import psycopg
 import sqlalchemy as sa
+from psycopg.abc import PQGen
+from psycopg.rows import TupleRow
 
 CONNECT_SECONDS = 5  # until a connection, or waiting for a lock, fails
+Option = str | int | None  # of a connection
+NETWORK: dict[str, Option] = {
+    "connect_timeout": CONNECT_SECONDS,
+    "keepalives_idle": CONNECT_SECONDS,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 2000 * CONNECT_SECONDS,
+}
+Result = TypeVar("Result")
 
 
 def set_timeouts(engine: sa.Engine, statement_seconds: float) -> None:
     """Let PostgreSQL cancel a statement after `statement_seconds`, or else the driver."""
 
-    class Connection(psycopg.Connection[Any]):
-        def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
+    class Connection(psycopg.Connection[TupleRow]):
+        # What follows `gen` differs between versions of psycopg.
+        def wait(  # type: ignore[override]
+            self, gen: PQGen[Result], *arguments: float, **options: float
+        ) -> Result:
             seconds = statement_seconds + CONNECT_SECONDS
             return super().wait(limited(gen, self, seconds), *arguments, **options)
 
-    def open_connection(_: Any, __: Any, arguments: Any, options: dict[str, Any]) -> Connection:
-        connection = Connection.connect(*arguments, **(network_options() | options))
+    def open_connection(
+        _: object, __: object, arguments: list[str], options: dict[str, Option]
+    ) -> Connection:
+        connection = Connection.connect(*arguments, **(NETWORK | options))  # type: ignore[arg-type]
         set_session(connection, statement_seconds)
         return connection
 
     sa.event.listen(engine, "do_connect", open_connection)
 
 
-def network_options() -> dict[str, Any]:
-    return {
-        "connect_timeout": CONNECT_SECONDS,
-        "keepalives_idle": CONNECT_SECONDS,
-        "keepalives_interval": 2,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 2000 * CONNECT_SECONDS,
-    }
-
-
-def set_session(connection: psycopg.Connection[Any], statement_seconds: float) -> None:
+def set_session(connection: psycopg.Connection[TupleRow], statement_seconds: float) -> None:
     limits = {
         "statement_timeout": statement_seconds,
         "lock_timeout": min(CONNECT_SECONDS, statement_seconds),
@@ -53,8 +58,8 @@ def set_session(connection: psycopg.Connection[Any], statement_seconds: float) -
 
 
 def limited(
-    work: Generator[Any, Any, Any], connection: psycopg.Connection[Any], seconds: float
-) -> Generator[Any, Any, Any]:
+    work: PQGen[Result], connection: psycopg.Connection[TupleRow], seconds: float
+) -> PQGen[Result]:
     """Pass psycopg's generator through; close the connection if it takes longer than `seconds`."""
     end = time.monotonic() + seconds
     try:
@@ -66,4 +71,5 @@ def limited(
                 raise psycopg.OperationalError("the server does not answer")
             wanted = work.send(ready)
     except StopIteration as done:
-        return done.value
+        result: Result = done.value
+        return result

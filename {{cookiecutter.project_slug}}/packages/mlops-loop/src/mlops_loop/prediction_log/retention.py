@@ -1,12 +1,14 @@
 """Retention: delete old predictions, with what belongs to them."""
 
+import sqlite3
 from datetime import datetime
-from typing import Any
+from typing import cast
 
 import sqlalchemy as sa
 
 from mlops_loop.prediction_log.tables import (
     IDS_PER_STATEMENT,
+    METADATA,
     OUTCOMES,
     PREDICTIONS,
     REFUSALS,
@@ -19,16 +21,17 @@ def prune(engine: sa.Engine, before: datetime) -> int:
 
     Returns how many predictions were deleted.
     """
-    pruned = prune_table(engine, PREDICTIONS, before)
-    prune_table(engine, REFUSALS, before)
+    pruned = prune_table(engine, PREDICTIONS.name, before)
+    prune_table(engine, REFUSALS.name, before)
     if engine.dialect.name == "sqlite":
         shrink_file(engine)
     return pruned
 
 
-def prune_table(engine: sa.Engine, table: sa.Table, before: datetime) -> int:
+def prune_table(engine: sa.Engine, name: str, before: datetime) -> int:
     """Delete a table's rows from before then, with the ground truth that belongs to them."""
     pruned = 0
+    table = METADATA.tables[name]
     old = sa.select(table.c.id).where(table.c.time < before).order_by(table.c.time)
     while True:
         with engine.begin() as connection:  # short ones: the server writes to the same tables
@@ -49,7 +52,7 @@ def shrink_file(engine: sa.Engine) -> None:
     """
     raw = engine.raw_connection()
     try:
-        connection: Any = raw.driver_connection
+        connection = cast(sqlite3.Connection, raw.driver_connection)
         before = -1
         while before != (free := connection.execute("PRAGMA freelist_count").fetchone()[0]):
             before = free

@@ -1,10 +1,11 @@
 """The tables of the prediction log, and how an older database gets what it lacks."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateColumn
+
+from mlops_loop.contract.values import Value
 
 METADATA = sa.MetaData()
 PLACE_LENGTH = 128  # characters of a column's name that a rejected request keeps
@@ -70,7 +71,7 @@ def create_missing(engine: sa.Engine) -> None:
             connection.execute(sa.DDL(statement))  # type: ignore[no-untyped-call]
 
 
-def missing_columns(connection: sa.Connection) -> list[sa.Column[Any]]:
+def missing_columns(connection: sa.Connection) -> list[sa.Column[object]]:
     """Return the columns that the database lacks."""
     inspector = sa.inspect(connection)
     tables = set(inspector.get_table_names()) & set(METADATA.tables)
@@ -90,10 +91,10 @@ def lock_database(connection: sa.Connection) -> None:
 
 
 def select_by_id(
-    connection: sa.Connection, key: sa.Column[Any], ids: Sequence[str], *more: sa.Column[Any]
-) -> dict[str, Sequence[Any]]:
+    connection: sa.Connection, key: sa.Column[str], ids: Sequence[str], *more: sa.Column[Value]
+) -> dict[str, Sequence[Value]]:
     """Return the rows of a table that have these ids, as id -> the columns in `more`."""
-    found: dict[str, Sequence[Any]] = {}
+    found: dict[str, Sequence[Value]] = {}
     for start in range(0, len(ids), IDS_PER_STATEMENT):
         query = sa.select(key, *more).where(key.in_(ids[start : start + IDS_PER_STATEMENT]))
         found |= {row[0]: row[1:] for row in connection.execute(query)}

@@ -6,7 +6,7 @@ reader takes what an older version wrote, in which keys may be missing.
 
 import math
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 
@@ -14,7 +14,7 @@ VERDICTS = ("drift", "quality", "decay")
 EPOCH = datetime.fromtimestamp(0, UTC)
 
 
-def finite(value: Any) -> Any:
+def finite(value: float | None) -> float | None:
     """JSON has no NaN: a number that is none is null."""
     return None if value is None or not math.isfinite(value) else float(value)
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from mlops_loop.base.errors import Failure
@@ -13,7 +12,7 @@ from mlops_loop.contract.schema import Schema
 from mlops_loop.data import tables
 from mlops_loop.data.derived import with_derived
 from mlops_loop.metrics import own_metrics, tasks
-from mlops_loop.metrics.values import Metrics
+from mlops_loop.metrics.values import Metrics, Scores, Truth
 from mlops_loop.release.champion_inputs import with_champion_inputs
 from mlops_loop.scoring.bundle import Bundle
 from mlops_loop.scoring.operating_point import OperatingPoint
@@ -26,7 +25,7 @@ class Champion:
     """The version that is served, to compare with."""
 
     bundle: Bundle
-    scores: np.ndarray | None  # of the candidate's rows; None if it cannot score them
+    scores: Scores | None  # of the candidate's rows; None if it cannot score them
     problem: str = ""  # why it cannot, and what to do
 
 
@@ -37,8 +36,8 @@ class Candidate:
     bundle: Bundle
     params: EvaluateParams
     table: pd.DataFrame  # the test window
-    truth: np.ndarray  # its target: booleans, class numbers or values
-    scores: np.ndarray
+    truth: Truth
+    scores: Scores
     operating_point: OperatingPoint
     metrics: Metrics  # of these scores
     baseline: Metrics  # of the naive baseline's
@@ -49,7 +48,7 @@ class Candidate:
         return self.bundle.schema
 
 
-def score(bundle: Bundle, table: pd.DataFrame) -> np.ndarray:
+def score(bundle: Bundle, table: pd.DataFrame) -> Scores:
     """Return a bundle's scores of the rows of a table, of shape (rows, classes) or (rows, 1)."""
     features = with_derived(table, bundle.schema)
     return open_scorer(bundle).scores(columns(features, bundle.schema))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
@@ -65,11 +66,11 @@ def read_again(lacking: dict[str, Column], schema: Schema, params: Params) -> pd
     return rows[inside].reset_index(drop=True)
 
 
-def test_rows(schema: Schema, params: Params) -> np.ndarray:
+def test_rows(schema: Schema, params: Params) -> NDArray[np.bool_]:
     """Return which rows of data/raw.parquet are in the test window: booleans, shape (rows,)."""
     batches = pq.ParquetFile(RAW).iter_batches(files.BATCH)
     kept = np.concatenate([split.kept(batch, schema)[0] for batch in batches])
-    inside: np.ndarray = kept & (
+    inside: NDArray[np.bool_] = kept & (
         split.assign(schema, params.split) == list(split.SPLITS).index("test")
     )
     return inside

@@ -16,9 +16,9 @@ from mlops_loop.tracking.runs import lineage
 from mlops_loop.tracking.session import experiment_name
 
 
-def found(ask: Callable[..., ModelVersion], *of: str) -> ModelVersion | None:
+def found(ask: Callable[[str, str], ModelVersion], which: str) -> ModelVersion | None:
     try:
-        return ask(experiment_name(), *of)
+        return ask(experiment_name(), which)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from dvc.config import Config
 from pydantic import JsonValue
@@ -151,7 +151,19 @@ def configure(folder: Path) -> None:
         there["cache"] = {"dir": str(folder / ".dvc" / "cache")}
 
 
-def freeze(pipeline: Any) -> None:
+class Stage(TypedDict, total=False):
+    """A stage of dvc.yaml, as far as `freeze` reads and changes it."""
+
+    deps: list[str]
+    outs: list[str | dict[str, JsonValue]]
+    frozen: bool
+
+
+class Pipeline(TypedDict):
+    stages: dict[str, Stage]
+
+
+def freeze(pipeline: Pipeline) -> None:
     """Keep dvc from making data/raw.parquet again; its source need not be there."""
     for stage in pipeline["stages"].values():
         outs = {out if isinstance(out, str) else next(iter(out)) for out in stage.get("outs", [])}

@@ -18,7 +18,8 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.contract.values import Value
 
-Array = NDArray[np.generic]
+# Numbers, booleans, texts (or None) or times: the values of a column, shape (rows,).
+Array = NDArray[np.float32 | np.float64 | np.int64 | np.bool_ | np.object_ | np.datetime64]
 Arrays = dict[str, Array]
 Floats = NDArray[np.float64]  # or float32: scores
 Values = Sequence[Value | datetime] | Array  # of a column; in a list, None is a missing value

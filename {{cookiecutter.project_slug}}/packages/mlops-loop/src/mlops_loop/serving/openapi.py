@@ -13,7 +13,7 @@ from mlops_loop.scoring.predictions import AnswerBody, answer_schema, with_ids
 from mlops_loop.serving.ground_truth import ANY_ID, RECORDED, outcomes_schema
 from mlops_loop.serving.http.access import is_open
 from mlops_loop.serving.loaded_model import LoadedModel
-from mlops_loop.serving.request_schema import row_schema, rows_schema
+from mlops_loop.serving.row_schema import row_schema, rows_schema
 
 JSON = "application/json"
 ERROR_SCHEMA: JsonSchema = {"type": "object", "properties": {"detail": {}}, "required": ["detail"]}

@@ -1,4 +1,4 @@
-"""Read requests and check them against the contract: msgspec types, and the JSON Schema of rows."""
+"""Read requests and check them against the contract, by msgspec types made from it."""
 
 import hmac
 import json
@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from mlops_loop.contract.json_schema import JsonSchema
 from mlops_loop.contract.limits import MAX_ROWS, ODD_NAME
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.contract.values import Row, Value
@@ -81,60 +80,6 @@ def value_type(column: Column) -> Any:
     return kind | None | UnsetType if column.nullable else kind
 
 
-def value_schema(column: Column, missing: tuple[str, ...]) -> JsonSchema:
-    """Return the JSON Schema of one value."""
-    text = f"{column.description} ({column.unit})" if column.unit else column.description
-    low, high = column.limits
-    kinds: dict[str, JsonSchema] = {
-        "boolean": {"type": "boolean"},
-        "integer": {"type": "integer", "minimum": ceil(low), "maximum": floor(high)},
-        "number": {"type": "number", "minimum": low, "maximum": high},
-        "category": {"type": "string", "enum": list(column.categories or ())},
-        "timestamp": {"type": "string", "format": "date-time"},
-    }
-    found = kinds[column.type]
-    if column.allow_unknown:
-        text += f" Known are {', '.join(column.categories or ())}; others are taken as unknown."
-        found = {"type": "string"}
-        if not column.nullable:
-            found["not"] = {"enum": list(missing)}
-    if column.nullable:
-        found["type"] = [str(found["type"]), "null"]
-        if "enum" in found:
-            found["enum"].append(None)
-    return {"description": text.strip(), **found}
-
-
-def row_schema(schema: Schema) -> JsonSchema:
-    """Return the JSON Schema of a row."""
-    inputs = schema.inputs.items()
-    return {
-        "type": "object",
-        "title": "Row",
-        "properties": {name: value_schema(column, schema.missing) for name, column in inputs},
-        "required": [name for name, column in inputs if not column.nullable],
-        "additionalProperties": False,
-    }
-
-
-def rows_schema(example: Row) -> JsonSchema:
-    """Return the JSON Schema of a request's body."""
-    rows: JsonSchema = {
-        "type": "array",
-        "items": {"$ref": "#/components/schemas/Row"},
-        "minItems": 1,
-        "maxItems": MAX_ROWS,
-    }
-    return {
-        "type": "object",
-        "title": "Rows",
-        "properties": {"rows": rows},
-        "required": ["rows"],
-        "additionalProperties": False,
-        "example": {"rows": [example]},
-    }
-
-
 class Rows(NamedTuple):
     """What was asked: the rows, and the same as columns, in which None is a missing value."""
 
@@ -189,9 +134,8 @@ class Reader:
     def read(self, body: bytes) -> Rows:
         """Return the rows of a JSON body {"rows": [...]}. Raises Invalid."""
         try:
-            rows: list[msgspec.Struct] = self.decoder.decode(body).rows
-            if self.fields:
-                rows = msgspec.convert(self.translated(self.decoder.decode(body).rows), self.type)
+            decoded = self.decoder.decode(body).rows
+            rows = self.to_rows(decoded) if self.fields else decoded
         except msgspec.ValidationError as error:
             raise to_invalid(str(error), names=self.names, others=self.others) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -206,8 +150,7 @@ class Reader:
     def from_records(self, records: Sequence[Row]) -> Rows:
         """Return the rows of mappings; raise Invalid if they break the contract."""
         try:
-            given = self.translated(records) if self.fields else records
-            rows: list[msgspec.Struct] = msgspec.convert(given, self.type)
+            rows = self.to_rows(records)
         except msgspec.ValidationError as error:
             raise to_invalid(str(error), ["rows"], self.names, self.others) from None
         return Rows(rows, self.columns(rows)[0])
@@ -230,6 +173,12 @@ class Reader:
                     raise Invalid(422, "is missing", ["rows", place, name])
                 found[name] = [None if value in self.missing else value for value in found[name]]
         return found, absent
+
+    def to_rows(self, records: Sequence[Row]) -> list[msgspec.Struct]:
+        """Return mappings as structs. Raises msgspec.ValidationError, or Invalid."""
+        given = self.translated(records) if self.fields else records
+        rows: list[msgspec.Struct] = msgspec.convert(given, self.type)
+        return rows
 
     def translated(self, records: Sequence[Row]) -> list[Row]:
         """Return mappings with the fields' names; keys that are not known stay unknown."""

@@ -14,7 +14,7 @@ from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import days, resample
 from mlops_loop.metrics.calibration import held_out_scores
 from mlops_loop.metrics.gate_result import GateResult, compare
-from mlops_loop.metrics.values import Metrics
+from mlops_loop.metrics.values import Metrics, Scores, Truth, Weights
 from mlops_loop.release.candidate import Candidate
 from mlops_loop.scoring.bundle import HELD_OUT
 from mlops_loop.scoring.operating_point import OperatingPoint
@@ -39,7 +39,7 @@ def champion(candidate: Candidate, limits: ChampionGate) -> list[GateResult]:
         for scores in (candidate.scores, candidate.champion.scores)
     )
 
-    def gain(weights: np.ndarray) -> Metrics:
+    def gain(weights: Weights) -> Metrics:
         ours = new(weights)[name]
         theirs = old(weights)[name]
         return {"gain": ours - theirs if more else theirs - ours}
@@ -65,8 +65,8 @@ class Skill:
 
 def skill(
     table: pd.DataFrame,
-    truth: np.ndarray,
-    scores: np.ndarray,
+    truth: Truth,
+    scores: Scores,
     operating_point: OperatingPoint,
     schema: Schema,
     params: EvaluateParams,

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from mlops_loop.base import files
 from mlops_loop.base.files import TEST, TRAIN
@@ -48,7 +49,7 @@ def overlap_of_rows(schema: Schema, limits: LeakageGate) -> GateResult:
     )
 
 
-def row_hashes(path: Path, names: list[str]) -> np.ndarray:
+def row_hashes(path: Path, names: list[str]) -> NDArray[np.uint64]:
     parts = pq.ParquetFile(path).iter_batches(files.BATCH, columns=names)
     return np.concatenate([data_checks.hashes(part.to_pandas(), names) for part in parts])
 

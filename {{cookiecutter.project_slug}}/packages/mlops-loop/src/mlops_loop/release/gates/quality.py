@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mlops_loop.base.params.gates import (
     BaselineGate,
@@ -62,7 +63,7 @@ def slices(candidate: Candidate, limits: SlicesGate) -> list[GateResult]:
     return [*(broken(floors) or [lowest]), *(broken(gaps) or [widest])]
 
 
-def members(table: pd.DataFrame, schema: Schema) -> Iterator[tuple[str, np.ndarray]]:
+def members(table: pd.DataFrame, schema: Schema) -> Iterator[tuple[str, NDArray[np.int64]]]:
     """Yield the places of each slice's rows, and what the gate table calls it."""
     for name in schema.slices:
         for value, rows in table.groupby(group_values(table[name])).indices.items():
@@ -74,7 +75,7 @@ def broken(lines: list[GateResult]) -> list[GateResult]:
 
 
 def one_slice(
-    candidate: Candidate, gate: str, rows: np.ndarray, whole: Metrics, limits: SlicesGate
+    candidate: Candidate, gate: str, rows: NDArray[np.int64], whole: Metrics, limits: SlicesGate
 ) -> tuple[GateResult, GateResult] | None:
     """Judge a slice by its floor and its gap; None if its rows cannot have the metric."""
     schema = candidate.schema

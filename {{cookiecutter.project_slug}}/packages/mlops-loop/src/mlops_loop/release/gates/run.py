@@ -1,7 +1,7 @@
 """The order in which `promote` runs the gates; one that is null says that it is off."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import pandas as pd
 
@@ -13,21 +13,19 @@ from mlops_loop.release.gates import champion, files, leakage, own_gates, qualit
 from mlops_loop.release.smoke_test import run as smoke_test
 from mlops_loop.scoring.bundle import Bundle
 
-Gate = Callable[
-    [Candidate, Any], list[GateResult]
-]  # of the candidate and its section of params.yaml
-GATES: dict[str, Gate] = {
-    "leakage": leakage.leakage,
-    "labels": champion.labels,
-    "parity": files.parity,
-    "size": files.size,
-    "baseline": quality.baseline,
-    "champion": champion.champion,
-    "slices": quality.slices,
-    "calibration": quality.calibration,
-    "fairness": quality.fairness,
-    "behaviour": quality.behaviour,
-}
+Limits = TypeVar("Limits")  # a gate's section of params.yaml
+GATES = (
+    "leakage",
+    "labels",
+    "parity",
+    "size",
+    "baseline",
+    "champion",
+    "slices",
+    "calibration",
+    "fairness",
+    "behaviour",
+)
 
 
 def judge(
@@ -57,8 +55,21 @@ def start(bundle: Bundle, window: pd.DataFrame, gates: Gates) -> list[GateResult
 
 def check(candidate: Candidate, gates: Gates) -> list[GateResult]:
     """Return what the loop's gates say of a candidate, in their order."""
-    found = list[GateResult]()
-    for name, gate in GATES.items():
-        limits = getattr(gates, name)
-        found += gate(candidate, limits) if limits else [GateResult(name, "off")]
-    return found
+
+    def ask(
+        name: str, gate: Callable[[Candidate, Limits], list[GateResult]], limits: Limits | None
+    ) -> list[GateResult]:
+        return gate(candidate, limits) if limits else [GateResult(name, "off")]
+
+    return [
+        *ask("leakage", leakage.leakage, gates.leakage),
+        *ask("labels", champion.labels, gates.labels),
+        *ask("parity", files.parity, gates.parity),
+        *ask("size", files.size, gates.size),
+        *ask("baseline", quality.baseline, gates.baseline),
+        *ask("champion", champion.champion, gates.champion),
+        *ask("slices", quality.slices, gates.slices),
+        *ask("calibration", quality.calibration, gates.calibration),
+        *ask("fairness", quality.fairness, gates.fairness),
+        *ask("behaviour", quality.behaviour, gates.behaviour),
+    ]

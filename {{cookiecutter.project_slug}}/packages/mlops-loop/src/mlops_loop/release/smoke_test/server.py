@@ -6,11 +6,10 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import requests
 
@@ -139,10 +138,17 @@ def last_line(output: Path) -> str:
     return lines[-1].strip() if lines else "it said nothing"
 
 
-def send(client: requests.Session, method: str, url: str, **options: Any) -> tuple[int, bytes]:
+def send(
+    client: requests.Session,
+    method: str,
+    url: str,
+    json: object = None,
+    data: bytes | None = None,
+    headers: Mapping[str, str | bytes | None] | None = None,
+) -> tuple[int, bytes]:
     """Send a request; return the answer's status, 0 if there is none, and body."""
     try:
-        answer = client.request(method, url, timeout=SECONDS, **options)
+        answer = client.request(method, url, data=data, headers=headers, json=json, timeout=SECONDS)
     except requests.RequestException:
         return 0, b""
     return answer.status_code, answer.content

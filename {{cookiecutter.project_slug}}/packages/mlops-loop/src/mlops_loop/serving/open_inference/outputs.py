@@ -145,12 +145,14 @@ def output(
     if name == "probabilities":
         # A parameter is a text, number or boolean: no list.
         about.parameters["classes"] = json.dumps(schema.classes, ensure_ascii=False)
-    values = (in_order(prediction[name], schema) for prediction in predictions)
-    return about, list(chain.from_iterable(values))
+    fields = [prediction[name] for prediction in predictions]
+    if not tensor.width:
+        return about, fields
+    return about, list(chain.from_iterable(in_order(field, schema) for field in fields))
 
 
 def in_order(field: Field, schema: Schema) -> Sequence[Field]:
-    """Return the values of a field of a prediction; probabilities in the order of the classes."""
+    """Return the values of an interval, or probabilities in the order of the classes."""
     if isinstance(field, dict):
         return [field[label] for label in schema.classes]
-    return field if isinstance(field, list) else (field,)
+    return field if isinstance(field, list) else [field]

@@ -1,7 +1,7 @@
 """Tensors: values of a column, from JSON or from bytes, as the contract's types."""
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -31,7 +31,7 @@ ACCEPTED = {
 Values = list[Value]
 
 
-def json_type(datatype: str) -> Any:
+def json_type(datatype: str) -> object:
     """Return the type of one value of a tensor in JSON, where null is a missing one."""
     if datatype == "BOOL":
         return bool | None

@@ -73,7 +73,7 @@ def attributes(**values: Value) -> str:
     return "".join(f' {name}="{escape(value)}"' for name, value in given.items())
 
 
-def plain(number: float | None) -> str | None:
+def plain(number: Value) -> str | None:
     """Return a number as text that gives it back, 5.0 as 5."""
     return None if number is None else repr(number).removesuffix(".0")
 
