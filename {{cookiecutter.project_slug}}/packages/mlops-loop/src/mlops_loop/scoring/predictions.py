@@ -66,27 +66,27 @@ def value_answerer(half: float) -> Answerer:
 
 def class_answerer(schema: Schema, point: OperatingPoint) -> Answerer:
     classes = schema.classes
-    probabilities = probabilities_of(classes)
+    named = probabilities_of(classes)
     class_type = msgspec.defstruct("Class", [("label", str), ("probabilities", object)], gc=False)
 
     def answers(scores: Floats) -> list[msgspec.Struct]:
-        rows = zip(labels(scores, schema, point), scores.tolist(), strict=True)
-        return [class_type(label, probabilities(row)) for label, row in rows]
+        rows = zip(labels(scores, schema, point), named(scores.tolist()), strict=True)
+        return [class_type(label, probabilities) for label, probabilities in rows]
 
     return answers
 
 
 def probabilities_of(
     classes: list[str],
-) -> Callable[[list[float]], msgspec.Struct | dict[str, float]]:
-    """Return what gives a row's probabilities the names of their classes."""
+) -> Callable[[list[list[float]]], list[msgspec.Struct] | list[dict[str, float]]]:
+    """Return what gives the probabilities of rows the names of their classes."""
     if any(map(ODD_NAME.search, classes)):
-        return lambda row: dict(zip(classes, row, strict=True))
+        return lambda rows: [dict(zip(classes, row, strict=True)) for row in rows]
     # Classes may have any name, fields may not.
     names = {f"p{place}": name for place, name in enumerate(classes)}
     fields = [(field, float) for field in names]
     kind = msgspec.defstruct("Probabilities", fields, rename=names, gc=False)
-    return lambda row: kind(*row)
+    return lambda rows: [kind(*row) for row in rows]
 
 
 def with_ids(ids: Sequence[str], outputs: Sequence[Output]) -> list[Output]:
