@@ -21,8 +21,8 @@ class ModelDescription(BaseModel, frozen=True):
     classes: list[str] | None = None
     threshold: float | None = None
     half_width: float | None = None
-    metrics: dict[str, float | None] = {}
-    baseline: dict[str, float | None] = {}
+    metrics: dict[str, int | float | None] = {}
+    baseline: dict[str, int | float | None] = {}
 
 
 def router(service: Service) -> APIRouter:
