@@ -18,8 +18,18 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
-from importlib import import_module
 from pathlib import Path
+
+from measured import CHAMPION, use
+from mlops_loop.base.files import TEST
+from mlops_loop.contract.schema import load_schema
+from mlops_loop.data import tables
+from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.predictions import Entry, insert_predictions
+from mlops_loop.prediction_log.tables import OUTCOMES
+from mlops_loop.scoring.bundle import open_bundle
+from mlops_loop.scoring.scorer import open_scorer
+from mlops_loop.scoring.skops_model import columns
 
 BATCH = 1000  # rows in a request
 LOG = Path("bench-predictions.db")
@@ -29,13 +39,16 @@ import pandas as pd
 from evidently import DataDefinition, Dataset, Report
 from evidently.presets import DataDriftPreset
 from sklearn.metrics import roc_auc_score
-package, log = sys.argv[1:]
+(log,) = sys.argv[1:]
 rows = pd.read_sql(
     "SELECT features, output, value FROM predictions LEFT JOIN outcomes ON prediction_id = id",
     sqlite3.connect(log),
 )
 current = pd.DataFrame(rows["features"].map(json.loads).tolist())
-reference = pd.read_parquet("build/champion/reference.parquet")[list(current)]
+reference = pd.read_parquet("build/champion/reference.parquet")
+times = reference.select_dtypes("datetime").columns
+current = current[[name for name in current if name in reference and name not in times]]
+reference = reference[list(current)]
 numbers = [name for name in current if pd.api.types.is_numeric_dtype(reference[name])]
 texts = [name for name in current if name not in numbers]
 types = dict.fromkeys(numbers, "float64") | dict.fromkeys(texts, "str")
@@ -51,11 +64,9 @@ positive = "late"
 print(roc_auc_score(truth == positive, scores.map(lambda share: share[positive])))
 """
 OURS = """
-import sys
-from importlib import import_module
-package, log = sys.argv[1:]
-found = import_module(f"{package}.monitor").monitor(7)
-print(found["performance"]["metrics"]["roc_auc"]["value"], found["rows"])
+from mlops_loop.monitoring.monitor import monitor
+found = monitor(7)
+print(found.metric("roc_auc").value, found.rows)
 """
 MEASURED = """
 import resource, sys
@@ -64,20 +75,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def fill(package: str, rows: int) -> None:
+def fill(rows: int) -> None:
     """Write so many predictions of the last week, every other one with its outcome."""
-
-    def of(name: str):
-        return import_module(f"{package}.{name}")
-
-    log, files, schema = of("serve.log"), of("files"), of("schema").load_schema()
-    bundle = of("bundle").open_bundle(Path("build/champion"))
-    table = files.read_table(files.TEST)
-    outputs = of("serve.scorer").open_scorer(bundle).score(of("export").columns(table, schema))
-    features, truth = of("probe").as_json(table, schema), table[schema.target].tolist()
+    schema = load_schema()
+    bundle = open_bundle(CHAMPION)
+    table = tables.read_table(TEST)
+    outputs = open_scorer(bundle).score(columns(table, schema))
+    features = tables.as_json(table, schema)
+    truth = table[schema.target].tolist()
     for path in Path().glob(f"{LOG}*"):
         path.unlink()
-    engine, end = log.open_log(f"sqlite:///{LOG}"), datetime.now(UTC)
+    engine = open_log(f"sqlite:///{LOG}")
+    end = datetime.now(UTC)
     for first in range(0, rows, BATCH):
         places = [(first + number) % len(table) for number in range(min(BATCH, rows - first))]
         pairs = json.dumps([(features[place], outputs[place]) for place in places]).encode()
@@ -85,19 +94,19 @@ def fill(package: str, rows: int) -> None:
         facts = prefix, at, None, bundle.version, "champion", None, 1.0
         ids = [f"{prefix}{number:04x}" for number in range(len(places))]
         with engine.begin() as connection:
-            log.insert(connection, [log.Entry(*facts, pairs)])
+            insert_predictions(connection, [Entry(*facts, pairs)])
             outcomes = [
                 {"prediction_id": name, "value": truth[place], "time": end}
                 for name, place in list(zip(ids, places, strict=True))[::2]
             ]
-            connection.execute(log.OUTCOMES.insert(), outcomes)
+            connection.execute(OUTCOMES.insert(), outcomes)
 
 
-def measure(package: str, code: str) -> tuple[float, float, str]:
+def measure(code: str) -> tuple[float, float, str]:
     """Return seconds, megabytes and what was printed."""
     started = time.perf_counter()
-    command = [sys.executable, "-c", MEASURED, code, package, str(LOG)]
-    env = os.environ | {"PREDICTION_LOG_URL": f"sqlite:///{LOG}", "BUNDLE": "build/champion"}
+    command = [sys.executable, "-c", MEASURED, code, str(LOG)]
+    env = os.environ | {"PREDICTION_LOG_URL": f"sqlite:///{LOG}", "BUNDLE": str(CHAMPION)}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     *said, memory = done.stdout.split()
     return time.perf_counter() - started, int(memory) / 1024, " ".join(said)
@@ -109,12 +118,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    fill(options.package, options.rows)
+    use(options.package)
+    fill(options.rows)
     print(f"{options.rows:,} predictions, {LOG.stat().st_size / 2**20:,.0f} MiB of log", flush=True)
     found: dict[str, list[tuple[float, float, str]]] = {"monitor": [], "read all": []}
     for _ in range(options.rounds):
         for name, code in (("monitor", OURS), ("read all", PLAIN)):
-            found[name].append(measure(options.package, code))
+            found[name].append(measure(code))
     medians = {}
     for name, runs in found.items():
         seconds = statistics.median(run[0] for run in runs)

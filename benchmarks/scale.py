@@ -1,6 +1,7 @@
 """Scale: what a table too large for comfort costs, against reading all of it into pandas.
 
-Run in the environment of a rendered project, in an empty folder (`make bench` does both):
+Run in a rendered project, in its environment (`make bench` does that last); it replaces the
+contract:
 
     python scale.py PACKAGE [--rows 1000000] [--rounds 3]
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from measured import use
 
 STEPS = ("infer", "ingest", "validate", "split", "score")
 INSTEAD = {
@@ -32,8 +34,8 @@ PLAIN = {
     "ingest": "pd.read_csv('table.csv', parse_dates=['when']).to_parquet('plain.parquet')",
     "validate": """
 import great_expectations as gx
-from PACKAGE.schema import load_schema
-from PACKAGE.validate import expectations
+from mlops_loop.contract.schema import load_schema
+from mlops_loop.data.row_checks import expectations
 table, schema = pd.read_parquet('data/raw.parquet'), load_schema()
 context = gx.get_context(mode='ephemeral')
 context.variables.progress_bars = {'globally': False}
@@ -49,17 +51,17 @@ for name, rows in {'a': table.when < first, 'b': (table.when >= first) & (table.
     table[rows].to_parquet(f'plain-{name}.parquet')
 """,
     "score": """
-from PACKAGE import model
-from PACKAGE.files import MODEL
-from PACKAGE.schema import load_schema
+from mlops_loop.base.files import MODEL
+from mlops_loop.contract.schema import load_schema
+from mlops_loop.scoring import skops_model
 table = pd.read_parquet('data/raw.parquet')
-scores = model.scores(model.load(MODEL), table, load_schema())
+scores = skops_model.scores(skops_model.load(MODEL), table, load_schema())
 table.assign(p=scores[:, 1]).to_parquet('plain-scores.parquet')
 """,
 }
 OURS = {
-    "infer": ["-m", "PACKAGE.cli", "schema", "infer", "table.csv", "--force"],
-    "score": ["-m", "PACKAGE.cli", "score", "data/raw.parquet", "scores.parquet"],
+    "infer": ["schema", "infer", "table.csv", "--force"],
+    "score": ["score", "data/raw.parquet", "scores.parquet"],
 }
 OURS["infer"] += ["--target", "label", "--timestamp", "when"]
 # Runs a command and prints the seconds and the peak memory, in MiB, of it and its children.
@@ -90,8 +92,8 @@ def table(rows: int, path: Path) -> None:
 
 
 def run(*command: str) -> tuple[float, float]:
-    """Run a command with this Python; return seconds and MiB."""
-    probe = [sys.executable, "-c", MEASURE, sys.executable, *command]
+    """Run a command; return seconds and MiB."""
+    probe = [sys.executable, "-c", MEASURE, *command]
     said = subprocess.run(probe, capture_output=True, text=True, check=True).stdout
     code, seconds, peak, error = json.loads(said)
     if code:
@@ -105,19 +107,19 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
+    project = str(Path(sys.executable).with_name(use(given.package)))
     started = time.perf_counter()
     table(given.rows, Path("table.csv"))
     print(f"{given.rows:,} rows x 15 columns made in {time.perf_counter() - started:.0f} s\n")
     print("| step | seconds | MiB | instead | seconds | MiB | ratio of seconds | of MiB |")
     print("|---|---|---|---|---|---|---|---|")
     for step in STEPS:
-        stage = OURS.get(step, ["-m", f"PACKAGE.{step}"])
-        ours = [part.replace("PACKAGE", given.package) for part in stage]
+        ours = [project, *OURS.get(step, [step])]
         if step == "score":  # needs a model
             for name in ("train", "evaluate", "export"):
-                run("-m", f"{given.package}.{name}")
-        plain = "import pandas as pd\n" + PLAIN[step].replace("PACKAGE", given.package)
-        rounds = [(run(*ours), run("-c", plain)) for _ in range(given.rounds)]
+                run(project, name)
+        plain = [sys.executable, "-c", "import pandas as pd\n" + PLAIN[step]]
+        rounds = [(run(*ours), run(*plain)) for _ in range(given.rounds)]
         (mine, my_peak), (other, other_peak) = (
             (statistics.median(s for s, _ in side), max(peak for _, peak in side))
             for side in zip(*rounds, strict=True)

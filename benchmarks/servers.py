@@ -9,20 +9,25 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from importlib import import_module
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from measured import requests, write_sent
+from mlops_loop.base.files import MODEL
+from mlops_loop.base.project import trusted_types
+from mlops_loop.contract.schema import load_schema
+from mlops_loop.release.smoke_test.server import serving_command
+from mlops_loop.scoring import skops_model
 
 APPS = Path(__file__).with_name("apps")
 SHARED = ("numpy", "pandas", "scikit-learn", "scipy", "skops")
 MLSERVER = ("mlserver==1.7.1", "mlserver-sklearn==1.7.1", "uvloop<0.22")  # crashes with 0.23
-OURS, TWO, UNLOGGED = "this project", "two workers", "no log"
+OURS, SENT, TWO, UNLOGGED = "this project", "values sent", "two workers", "no log"
+FEW = 8  # connections at which the model is measured that is sent what it derives
 VARIED = 32  # connections at which the variants are measured
 PORT = "PORT"  # in a command and an environment, stands for the port
 Rows = list[dict[str, Any]]
@@ -70,41 +75,41 @@ def run(command: list[str], **settings: str) -> None:
         raise RuntimeError(f"{Path(command[0]).name} {command[1]} fails: {said}")
 
 
-def fitted(package: str, folder: Path) -> None:
+def fitted(folder: Path) -> None:
     """Write the pipeline, and what an app must know of it, to a folder."""
-    model, schema = import_module(f"{package}.model"), import_module(f"{package}.schema")
-    files = import_module(f"{package}.files")
-    contract = schema.load_schema()
+    contract = load_schema()
     facts = {
         "columns": list(contract.features),
         "numbers": contract.numeric,
         "categories": contract.categorical,
-        "trusted": model.TRUSTED_TYPES,
+        "trusted": trusted_types(),
         "method": "predict_proba" if contract.classes else "predict",
     }
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(files.MODEL, folder / "model.skops")
+    shutil.copy(MODEL, folder / "model.skops")
     (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
-def rows(package: str, count: int) -> tuple[Rows, np.ndarray]:
+def rows(count: int) -> tuple[Rows, np.ndarray]:
     """Return rows of the test window that keep the contract, and the fitted pipeline's scores."""
-    probe, model = import_module(f"{package}.probe"), import_module(f"{package}.model")
-    files = import_module(f"{package}.files")
-    schema = import_module(f"{package}.schema").load_schema()
-    sample = probe.sample(pd.read_parquet(files.TEST), schema, count)
-    return probe.as_json(sample, schema), model.scores(model.load(files.MODEL), sample, schema)
+    schema = load_schema()
+    found, table = requests(schema, count)
+    return found, skops_model.scores(skops_model.load(MODEL), table, schema)
 
 
-def as_rows(rows: Rows) -> dict[str, Rows]:
-    return {"rows": rows}
+def body_of(names: Collection[str]) -> Callable[[Rows], dict[str, Rows]]:
+    """Return what makes a request with these columns."""
+    return lambda rows: {"rows": [{name: row[name] for name in names} for row in rows]}
 
 
-def ours(package: str) -> list[Server]:
-    """Return this project's server, with validation and the durable log on, and two variants."""
-    classes = import_module(f"{package}.schema").load_schema().classes
-    python = str(import_module(f"{package}.probe").interpreter())
-    home = Path(python).parents[1]
+def ours(package: str, work: Path) -> list[Server]:
+    """Return this project's server, with validation and the durable log on, and its variants."""
+    schema = load_schema()
+    classes = schema.classes
+    command = serving_command()
+    home = command.parents[1]
+    derives = body_of(schema.inputs)
+    sent = {"BUNDLE": str(write_sent(work / "sent"))}
 
     def scores(answer: Any) -> Any:
         found = answer["predictions"]
@@ -112,16 +117,24 @@ def ours(package: str) -> list[Server]:
             return [[row["value"]] for row in found]
         return [[row["probabilities"][name] for name in classes] for row in found]
 
-    def server(name: str, log: bool, connections: tuple[int, ...], *command: str) -> Server:
-        words, path = [python, *command, "--port", PORT], "/v1/predict"
-        return Server(name, home, words, path, as_rows, scores, {}, connections, log)
+    def server(name: str, log: bool, connections: tuple[int, ...], *words: str) -> Server:
+        line = [*words, "--port", PORT]
+        return Server(name, home, line, "/v1/predict", derives, scores, {}, connections, log)
 
-    serve, unlogged = ("-m", f"{package}.cli", "serve"), str(APPS / "unlogged.py")
+    serve = str(command), "serve"
+    unlogged = binary(home, "python"), str(APPS / "unlogged.py"), package, "serve"
+    receives = {"body": body_of(schema.features), "environment": sent}
     return [
         server(OURS, True, (), *serve),
+        replace(server(SENT, True, (FEW,), *serve), **receives),
         server(TWO, True, (VARIED,), *serve, "--workers", "2"),
-        server(UNLOGGED, False, (VARIED,), unlogged, package, "serve"),
+        server(UNLOGGED, False, (VARIED,), *unlogged),
     ]
+
+
+def features() -> Callable[[Rows], dict[str, Rows]]:
+    """Return what makes a request to a server that derives nothing."""
+    return body_of(load_schema().features)
 
 
 def mlflow(shared: list[str], folder: Path, pipeline: Path) -> Server:
@@ -131,8 +144,9 @@ def mlflow(shared: list[str], folder: Path, pipeline: Path) -> Server:
     run([binary(home, "python"), str(APPS / "mlflow_model.py"), str(model)], FITTED=str(pipeline))
 
     def body(rows: Rows) -> Any:
-        data = [list(row.values()) for row in rows]
-        return {"dataframe_split": {"columns": list(rows[0]), "data": data}}
+        names = list(load_schema().features)
+        data = [[row[name] for name in names] for row in rows]
+        return {"dataframe_split": {"columns": names, "data": data}}
 
     def scores(answer: Any) -> Any:
         return answer["predictions"]
@@ -175,7 +189,7 @@ def bentoml(shared: list[str], folder: Path, pipeline: Path) -> Server:
     settings = {"BENTOML_HOME": str(folder / "bentoml-home"), "BENTOML_DO_NOT_TRACK": "True"}
     options = ["--working-dir", str(APPS), "--host", "127.0.0.1", "--port", PORT]
     command = [binary(home, "bentoml"), "serve", "bento:Fitted", *options]
-    return Server("BentoML", home, command, "/predict", as_rows, np.asarray, settings)
+    return Server("BentoML", home, command, "/predict", features(), np.asarray, settings)
 
 
 def plain(shared: list[str], folder: Path, pipeline: Path) -> Server:
@@ -186,7 +200,7 @@ def plain(shared: list[str], folder: Path, pipeline: Path) -> Server:
     def scores(answer: Any) -> Any:
         return answer["scores"]
 
-    return Server("FastAPI + pandas", home, command, "/predict", as_rows, scores)
+    return Server("FastAPI + pandas", home, command, "/predict", features(), scores)
 
 
 PEERS = {

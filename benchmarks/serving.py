@@ -3,12 +3,14 @@
 Run in a rendered project, in its environment, when its pipeline has run and its bundle is promoted
 (`make bench` does all that first):
 
-    python serving.py PACKAGE [--output ..] [--rounds 5] [--seconds 3] [--quick]
+    python serving.py PACKAGE [--output ..] [--rounds 5] [--seconds 3] [--quick] [--alone]
 
 In each round each server in turn is started alone, loaded with 1, 100 and 1000 rows in a request
 over 1, 8 and 32 connections, and stopped. Before that, its answers must agree with the pipeline's;
 after it, what this project's server acknowledged must be in its log. Written are serving.md
-(medians of the rounds) and serving.json (every round).
+(medians of the rounds) and serving.json (every round). Clients send our server what the contract
+calls inputs, and it derives the rest; the others, and the variant `values sent` of our server, are
+sent every feature: what deriving costs is the difference of the two.
 """
 
 import argparse
@@ -32,7 +34,8 @@ import numpy as np
 import psutil
 import requests
 from load import Load, post, tool
-from servers import OURS, PORT, TWO, UNLOGGED, Rows, Server, fitted, install, ours, rows, size
+from measured import use
+from servers import OURS, PORT, SENT, TWO, UNLOGGED, Rows, Server, fitted, install, ours, rows, size
 from table import SUMMARY, report
 from tree import cpu, end, memory, settle
 
@@ -189,7 +192,12 @@ def facts(rounds: int, seconds: int) -> dict[str, Any]:
 
 
 def compare(
-    package: str, folder: Path, rounds: int, seconds: int, connections: tuple[int, ...]
+    package: str,
+    folder: Path,
+    rounds: int,
+    seconds: int,
+    connections: tuple[int, ...],
+    alone: bool,
 ) -> dict[str, Any]:
     """Return every round of every server, and why one is not measured.
 
@@ -197,11 +205,11 @@ def compare(
     first only sees that each works, and agrees with the pipeline.
     """
     about, work = facts(rounds, seconds), folder / "serving"
-    fitted(package, work)
-    sample, expected = rows(package, max(ROWS))
-    peers, absent = install(folder, work)
+    fitted(work)
+    sample, expected = rows(max(ROWS))
+    peers, absent = ([], {}) if alone else install(folder, work)
     peers = [replace(peer, connections=connections) for peer in peers]
-    servers, runs = [*ours(package), *peers], list[dict[str, Any]]()
+    servers, runs = [*ours(package, work), *peers], list[dict[str, Any]]()
     for number in range(rounds + 1):
         for server in [server for server in servers if server.name not in absent]:
             print(f"round {number} of {rounds}: {server.name}", file=sys.stderr, flush=True)
@@ -230,12 +238,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--seconds", type=positive, default=3, help="of each load, at least")
     parser.add_argument("--quick", action="store_true", help="a trial: one short round")
+    parser.add_argument("--alone", action="store_true", help="this project's server only")
     given = parser.parse_args()
+    use(given.package)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server stays
     rounds, seconds = (1, 1) if given.quick else (given.rounds, given.seconds)
     connections = (SUMMARY,) if given.quick else CONNECTIONS
-    found = compare(given.package, given.output.resolve(), rounds, seconds, connections)
-    text = report(found, OURS, (TWO, UNLOGGED))
+    output = given.output.resolve()
+    found = compare(given.package, output, rounds, seconds, connections, given.alone)
+    text = report(found, OURS, (SENT, TWO, UNLOGGED))
     (given.output / "serving.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
     (given.output / "serving.md").write_text(text, encoding="utf-8")
     print(text)

@@ -14,8 +14,8 @@ async def forget(*_: Any) -> None:
     """Take the place of what makes a request's predictions durable."""
 
 
-writer = importlib.import_module(f"{package}.serve.writer").Writer
+writer = importlib.import_module("mlops_loop.prediction_log.writing.writer").Writer
 if not callable(getattr(writer, "write", None)):
-    raise SystemExit("serve/writer.py has no `Writer.write`: change benchmarks/apps/unlogged.py")
+    raise SystemExit("writing/writer.py has no `Writer.write`: change benchmarks/apps/unlogged.py")
 writer.write = forget
-importlib.import_module(f"{package}.cli").main()
+importlib.import_module(f"{package}.project").main()
