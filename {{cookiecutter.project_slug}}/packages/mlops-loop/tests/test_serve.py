@@ -75,9 +75,10 @@ def test_a_thousand_malformed_bodies_are_the_clients_mistakes(project, row) -> N
     assert logged() == []
 
 
-def test_a_key_that_is_there_twice_is_seen_whatever_the_texts_hold(client, row) -> None:
+@pytest.mark.parametrize("blank", ["", " ", "\t", "\r\n"])
+def test_a_key_that_is_there_twice_is_seen_whatever_the_texts_hold(client, row, blank) -> None:
     name, value = next(iter(row.items()))
-    pair = f"{json.dumps(name)}: {json.dumps(value)}"
+    pair = f"{json.dumps(name)}{blank}: {json.dumps(value)}"
     body = (
         json.dumps({"rows": [row]})
         .replace("{", "{" + pair + ", ", 2)

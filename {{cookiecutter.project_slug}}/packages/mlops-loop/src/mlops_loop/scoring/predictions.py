@@ -6,8 +6,6 @@ from operator import attrgetter
 from typing import TypedDict
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from mlops_loop.contract.json_schema import JsonSchema
 from mlops_loop.contract.limits import ODD_NAME
@@ -29,23 +27,26 @@ class AnswerBody(TypedDict):
     predictions: list[Prediction]
 
 
-def chosen(scores: Floats, schema: Schema, point: OperatingPoint) -> NDArray[np.int64]:
-    """Return the place of each row's class.
+def labeller(schema: Schema, point: OperatingPoint) -> Callable[[Floats], list[str]]:
+    """Return the function that gives the class of each row.
 
-    That is the positive one from the threshold on, or else the likeliest. `scores` are
-    probabilities, shape (rows, classes).
+    That is the positive one from the threshold on, or else the likeliest. It takes probabilities,
+    shape (rows, classes).
     """
+    classes = schema.classes
     if schema.positive is None:
-        places: NDArray[np.int64] = scores.argmax(axis=1)
-        return places
-    place = schema.classes.index(schema.positive)
-    return np.where(scores[:, place].astype(float) >= point.threshold, place, 1 - place)
+        return lambda scores: [classes[place] for place in scores.argmax(axis=1).tolist()]
+    place = classes.index(schema.positive)
+    positive = schema.positive
+    negative = classes[1 - place]
+    return lambda scores: [
+        positive if share >= point.threshold else negative for share in scores[:, place].tolist()
+    ]
 
 
 def labels(scores: Floats, schema: Schema, point: OperatingPoint) -> list[str]:
     """Return the class of each row."""
-    classes = schema.classes
-    return [classes[place] for place in chosen(scores, schema, point).tolist()]
+    return labeller(schema, point)(scores)
 
 
 def answerer(schema: Schema, point: OperatingPoint) -> Answerer:
@@ -67,11 +68,12 @@ def value_answerer(half: float) -> Answerer:
 def class_answerer(schema: Schema, point: OperatingPoint) -> Answerer:
     classes = schema.classes
     named = probabilities_of(classes)
+    label = labeller(schema, point)
     class_type = msgspec.defstruct("Class", [("label", str), ("probabilities", object)], gc=False)
 
     def answers(scores: Floats) -> list[msgspec.Struct]:
-        rows = zip(labels(scores, schema, point), named(scores.tolist()), strict=True)
-        return [class_type(label, probabilities) for label, probabilities in rows]
+        rows = zip(label(scores), named(scores.tolist()), strict=True)
+        return [class_type(name, probabilities) for name, probabilities in rows]
 
     return answers
 
