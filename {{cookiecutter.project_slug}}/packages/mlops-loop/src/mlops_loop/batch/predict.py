@@ -12,7 +12,7 @@ from mlops_loop.data.cast import cast_if_valid, check_rows
 from mlops_loop.scoring.bundle import Bundle
 from mlops_loop.scoring.derived import Arrays, Breach
 from mlops_loop.scoring.operating_point import OperatingPoint
-from mlops_loop.scoring.predictions import chosen
+from mlops_loop.scoring.predictions import labels
 from mlops_loop.scoring.scorer import Scorer
 
 REASON = "reason"
@@ -53,11 +53,10 @@ def answers(scores: NDArray[np.float64], schema: Schema, point: OperatingPoint) 
         value = scores[:, 0]
         half = point.half_width
         return pa.table({name: value, f"{name}, low": value - half, f"{name}, high": value + half})
-    labels = pa.array(schema.classes).take(pa.array(chosen(scores, schema, point)))
     chances = {
         f"probability of {each}": scores[:, place] for place, each in enumerate(schema.classes)
     }
-    return pa.table({name: labels, **chances})
+    return pa.table({name: pa.array(labels(scores, schema, point)), **chances})
 
 
 def predict(table: pa.Table, scorer: Scorer, bundle: Bundle) -> pa.Table:
