@@ -31,6 +31,7 @@ from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS, REFUSALS
 from mlops_loop.prediction_log.window_summary import WindowSummary
 from mlops_loop.release.smoke_test.run import as_json
 from mlops_loop.scoring.bundle import REFERENCE, open_bundle
+from mlops_loop.training import export
 
 from .conftest import ROOT, change
 from .databases import postgres
@@ -123,6 +124,19 @@ def test_nothing_is_wrong(learned) -> None:
     assert found.drift.share <= 1 / len(found.drift.columns)
     assert (found.rows, found.sampled, found.requests) == (ROWS, ROWS, ROWS / 50)
     assert set(found.not_judged) == {"quality.volume", "decay"}
+
+
+def test_features_that_the_log_does_not_hold_are_named(learned) -> None:
+    schema = load_schema()
+    derived = [name for name in schema.features if schema.columns[name].derived]
+    hidden = next(name for name in schema.inputs if not derived or name not in schema.features)
+    change(files.SCHEMA, "columns", hidden, pii=True)
+    export.main()
+    log_rows(learned)
+    found = look()
+    for name in derived or [hidden]:
+        assert name in found.not_judged["pii"]
+        assert name not in found.drift.columns
 
 
 def test_too_few_rows_are_not_judged(learned) -> None:

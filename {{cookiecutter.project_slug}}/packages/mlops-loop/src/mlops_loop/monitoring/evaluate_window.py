@@ -106,6 +106,8 @@ def evaluate_inputs(
     outside = data_quality.outside_range(current, known, schema)
     operating_point = bundle.operating_point
     outputs = window.answered["output"]
+    hidden = [name for name in schema.features if name not in known]
+    why = f"the log holds no pii columns, so these are not compared: {', '.join(hidden)}"
     return Findings(
         quality=DataQuality(nulls=nulls, unseen=unseen, outside=outside),
         drift=Drift(
@@ -113,6 +115,7 @@ def evaluate_inputs(
             columns=columns,
         ),
         estimate=performance.estimate(outputs, held_out, operating_point, schema, params),
+        not_judged={"pii": why} if hidden else {},
         alarms=[*drift_alarms(columns, monitor.drift_columns), *missing, *unknown],
         report=report,
     )
