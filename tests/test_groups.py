@@ -11,6 +11,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.rare]
 # Group, and a command for each verb that it is for; another exit code than 0 or 3 is a failure.
 VERBS = {
     "train": [
+        "flight-delays ingest",
         "flight-delays validate",
         "flight-delays split",
         "flight-delays train",
@@ -49,5 +50,14 @@ def test_a_group_alone_runs_its_verbs(pipeline: Project, tmp_path: Path, group: 
 def test_a_group_alone_serves(pipeline: Project, tmp_path: Path, group: str) -> None:
     project = copy(pipeline, tmp_path, promoted=True)
     programs = alone(project, group, tmp_path)
-    with serving(project, str(programs / project.slug), "serve") as address:
+    bundle = "build/champion"
+    if group == "serve-skops":
+        bundle = "build/bundle"
+        params = project.path / "params.yaml"
+        text = params.read_text("utf-8")
+        assert "format: onnx" in text
+        params.write_text(text.replace("format: onnx", "format: skops"), "utf-8")
+        project.run(pipeline.path / ".venv/bin" / project.slug, "export")
+        assert (project.path / bundle / "model.skops").is_file()
+    with serving(project, str(programs / project.slug), "serve", BUNDLE=bundle) as address:
         assert httpx.get(f"{address}/health/ready", trust_env=False).is_success

@@ -200,7 +200,11 @@ def test_what_ci_runs_is_green_on_a_table_of_one_s_own(project: Project, table: 
     if table.protected:
         edit_yaml(project, "schema.yaml", "columns", table.protected, protected=True)
     edit_yaml(project, "params.yaml", "export", format=table.export)
-    scripts = [step["run"] for step in steps("ci.yml") if "run" in step and "if" not in step]
+    # Without a pull request, and without a committed dvc.lock.
+    there = ("", "hashFiles('packages/mlops-loop/pyproject.toml') != ''")
+    scripts = [
+        step["run"] for step in steps("ci.yml") if step.get("if", "") in there and "run" in step
+    ]
     assert [script for script in scripts if "pytest" in script]
     for script in scripts:
         done = bash(script, project.path, CLI=project.slug)

@@ -64,6 +64,7 @@ def test_everything_runs_from_the_wheel(pinned: Project) -> None:
     assert (root / "py.typed").is_file()
     assert list(root.rglob("*.css"))
     assert list(root.rglob("*.js"))
+    assert list((root / "onboarding/infer/blank").glob("*.txt"))
     assert json.loads(pinned.uv("dvc", "status", "--json").stdout) == {}
     pinned.uv("mypy")
     pinned.uv("lint-imports")

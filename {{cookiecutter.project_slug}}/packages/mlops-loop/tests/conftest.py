@@ -96,6 +96,13 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    fail_unless_allowed(report)
+    return report
+
+
 @pytest.fixture(scope="session")
 def task(request: pytest.FixtureRequest) -> str | None:
     """The task of the example to run, or None: the project's own."""

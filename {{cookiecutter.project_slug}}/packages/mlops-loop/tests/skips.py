@@ -17,7 +17,7 @@ ALLOWED = {  # pattern of the reason -> why CI may do without
 STRICT = os.environ.get("CI") == "true" and sys.platform == "linux"
 
 
-def fail_unless_allowed(report: pytest.TestReport) -> None:
+def fail_unless_allowed(report: pytest.TestReport | pytest.CollectReport) -> None:
     """Turn a skip into a failure where CI may not do without."""
     if not STRICT or not report.skipped or not isinstance(report.longrepr, tuple):
         return

@@ -247,7 +247,7 @@ MADE_BY = [
     (None, ""),
     ("1.0", ""),
     (versions.VERSION, ""),
-    ("0.9", "reads 1.0 and later: follow docs/migrate.md"),
+    ("0.9", "reads 1.0 and later: follow the template's docs/migrate.md"),
     ("99.1.2", "this is .*: install that one"),
     ("new", "'new' is no version of mlops-loop"),
 ]

@@ -32,6 +32,6 @@ def problem(made_by: str | None) -> str:
     if made < series(OLDEST):
         return (
             f"made by mlops-loop {made_by}, and {VERSION} reads {OLDEST} and later: "
-            "follow docs/migrate.md, or install that version"
+            "follow the template's docs/migrate.md, or install that version"
         )
     return ""

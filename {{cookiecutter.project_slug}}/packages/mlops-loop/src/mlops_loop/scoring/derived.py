@@ -24,6 +24,7 @@ Arrays = dict[str, Array]
 Floats = NDArray[np.float64]  # or float32: scores
 Values = Sequence[Value | datetime] | Array  # of a column; in a list, None is a missing value
 Columns = Mapping[str, Values]
+Score = Callable[[Columns], Floats]  # takes every feature of the contract
 FEW = 32  # rows up to which Python compares numbers faster than NumPy
 
 

@@ -1,6 +1,5 @@
 """Scorer: the model of a bundle. Columns in, scores or answers out."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -9,10 +8,8 @@ import numpy as np
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.scoring import self_check
 from mlops_loop.scoring.bundle import Bundle
-from mlops_loop.scoring.derived import Columns, Deriver, Floats, open_deriver
+from mlops_loop.scoring.derived import Columns, Deriver, Floats, Score, open_deriver
 from mlops_loop.scoring.predictions import Answerer, Prediction, answerer
-
-Scores = Callable[[Columns], Floats]  # of every feature of the contract
 
 
 @dataclass(frozen=True)
@@ -20,7 +17,7 @@ class Scorer:
     """The model of a bundle, ready to score; threads may share it."""
 
     derive: Deriver  # gives the features that are derived from the contract's inputs
-    scores: Scores  # probabilities, shape (rows, classes); of a regression values, shape (rows, 1)
+    scores: Score  # probabilities, shape (rows, classes); of a regression values, shape (rows, 1)
     answers: Answerer
 
     def score(self, columns: Columns) -> list[Prediction]:
@@ -29,7 +26,7 @@ class Scorer:
         return found
 
 
-def onnx_scores(bundle: Bundle) -> Scores:
+def onnx_scores(bundle: Bundle) -> Score:
     """Return what scores with model.onnx, in ONNX Runtime."""
     import onnxruntime  # here, because a model in skops does without
 
@@ -62,7 +59,7 @@ def onnx_scores(bundle: Bundle) -> Scores:
     return scores
 
 
-def skops_scores(bundle: Bundle) -> Scores:
+def skops_scores(bundle: Bundle) -> Score:
     """Return what scores with model.skops, in scikit-learn."""
     try:
         from mlops_loop.scoring.skops_model import open_model

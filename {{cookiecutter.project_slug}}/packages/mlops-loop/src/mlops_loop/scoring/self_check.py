@@ -4,7 +4,7 @@ Whoever loads the bundle computes them again with the code that is here: another
 function in a skops model or another library cannot change a version's answers unseen.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -14,13 +14,11 @@ from mlops_loop.base.project import fingerprint
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.contract.values import Row, Value
 from mlops_loop.scoring.bundle import Bundle
-from mlops_loop.scoring.derived import Array, Arrays, Columns, DeriveError, Deriver, Floats, Values
+from mlops_loop.scoring.derived import Array, Arrays, Columns, DeriveError, Deriver, Score, Values
 
 FILE = "check_rows.json"
 ROWS = 100
 TOLERANCE = 1e-5  # where gates.parity is off
-
-Scores = Callable[[Columns], Floats]
 
 
 class CheckRows(BaseModel, extra="forbid"):
@@ -33,7 +31,7 @@ class CheckRows(BaseModel, extra="forbid"):
 
 
 def compute(
-    rows: Sequence[Row], schema: Schema, derive: Deriver, scores: Scores, tolerance: float
+    rows: Sequence[Row], schema: Schema, derive: Deriver, scores: Score, tolerance: float
 ) -> CheckRows:
     """Return rows, given as the API takes them, with what is derived from them and their scores."""
     inputs = {name: [row[name] for row in rows] for name in schema.inputs}
@@ -59,7 +57,7 @@ def as_values(array: Array) -> list[Value]:
     return [None if value != value else value for value in array.tolist()]
 
 
-def check(bundle: Bundle, derive: Deriver, scores: Scores) -> None:
+def check(bundle: Bundle, derive: Deriver, scores: Score) -> None:
     """Refuse a bundle whose check rows come out differently; one of an older version has none."""
     if FILE not in bundle.manifest.files:
         return

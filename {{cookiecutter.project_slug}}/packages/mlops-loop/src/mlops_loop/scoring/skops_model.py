@@ -14,8 +14,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from mlops_loop.base import project
 from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import Schema
-from mlops_loop.scoring.derived import Arrays, Columns, Floats
-from mlops_loop.scoring.scorer import Scores
+from mlops_loop.scoring.derived import Arrays, Columns, Floats, Score
 
 
 def inputs(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
@@ -73,7 +72,7 @@ def load(path: Path) -> Pipeline:
         raise Failure(f"{path} is missing or corrupt: run `uv run dvc repro -f train`") from None
 
 
-def open_model(path: Path, schema: Schema) -> Scores:
+def open_model(path: Path, schema: Schema) -> Score:
     """Return what scores with a skops file; raise Failure if it holds types that nobody trusts."""
     fitted = load(path)
     threads = (

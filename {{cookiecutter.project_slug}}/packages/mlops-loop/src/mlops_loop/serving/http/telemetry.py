@@ -92,7 +92,11 @@ def tracing_options() -> TelemetryConfig:
     class RedactUrls(SpanProcessor):
         """Redacts what a client may have put into its URL; the route stays."""
 
-        def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
+        def on_start(
+            self,
+            span: Span,
+            parent_context: Context | None = None,  # noqa: ARG002
+        ) -> None:
             for name in ("url.path", "url.query"):
                 if name in (span.attributes or ()):
                     span.set_attribute(name, "REDACTED")
