@@ -16,7 +16,7 @@ from mlops_loop.base.files import TEST
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data import tables
 from mlops_loop.release.smoke_test import run
-from mlops_loop.scoring.bundle import open_bundle, seal
+from mlops_loop.scoring.bundle import open_bundle, write_manifest
 from mlops_loop.scoring.self_check import FILE
 
 CHAMPION = Path("build/champion")
@@ -58,5 +58,5 @@ def write_sent(folder: Path) -> Path:
     (folder / "schema.yaml").write_text(yaml.safe_dump(contract, sort_keys=False), "utf-8")
     (row,), _ = requests(champion.schema, 1)
     example = {name: row[name] for name in Schema.model_validate(contract).inputs}
-    seal(folder, champion.manifest.model_copy(update={"example": example}))
+    write_manifest(folder, champion.manifest.model_copy(update={"example": example}))
     return folder

@@ -44,7 +44,7 @@ for version, share in (("1001", 1), ("1002", 0.5)):
     weights.floats[:] = [share * weight for weight in weights.floats]
     onnx.save(model, folder / "model.onnx")
     (folder / check.FILE).unlink()  # as of an older version: this model scores differently
-    bundle.seal(folder, bundle.read_document(folder / bundle.MANIFEST, bundle.Manifest))
+    bundle.write_manifest(folder, bundle.read_document(folder / bundle.MANIFEST, bundle.Manifest))
     files.write_json(folder / bundle.PROMOTION, {"version": version})
 """
 MOST = 60  # seconds that anything may take to come

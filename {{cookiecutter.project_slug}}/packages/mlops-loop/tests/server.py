@@ -17,7 +17,7 @@ from mlops_loop.base import files
 from mlops_loop.base.project import command as project_command
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import PREDICTIONS
-from mlops_loop.scoring.bundle import PROMOTION, seal
+from mlops_loop.scoring.bundle import PROMOTION, write_manifest
 from mlops_loop.scoring.manifest import Manifest
 
 SERVED = Path("served")
@@ -29,7 +29,7 @@ def install(version: str, manifest: Manifest | None = None, graph: bytes | None 
         shutil.copytree(files.BUNDLE, beside)
         if graph:
             (beside / "model.onnx").write_bytes(graph)
-            seal(beside, manifest or Manifest())
+            write_manifest(beside, manifest or Manifest())
         files.write_json(beside / PROMOTION, {"version": version})
 
 

@@ -31,7 +31,13 @@ from mlops_loop.monitoring.monitoring_window import (
     logged_features,
     spread_features,
 )
-from mlops_loop.scoring.bundle import MANIFEST, PROMOTION, open_bundle, read_document, seal
+from mlops_loop.scoring.bundle import (
+    MANIFEST,
+    PROMOTION,
+    open_bundle,
+    read_document,
+    write_manifest,
+)
 from mlops_loop.scoring.derived import DeriveError, open_deriver
 from mlops_loop.scoring.manifest import Manifest
 from mlops_loop.scoring.scorer import open_scorer
@@ -260,7 +266,7 @@ def test_versions_shake_hands(project, made_by, problem) -> None:
     lines += [f'mlops_loop: "{made_by}"'] * (made_by is not None)
     files.SCHEMA.write_text("\n".join(lines) + "\n", "utf-8")
     manifest = read_document(files.BUNDLE / MANIFEST, Manifest)
-    seal(files.BUNDLE, manifest.model_copy(update={"mlops_loop": made_by}))
+    write_manifest(files.BUNDLE, manifest.model_copy(update={"mlops_loop": made_by}))
     if not problem:
         assert (load_schema().mlops_loop, open_bundle(files.BUNDLE).schema.task) == (
             made_by,
@@ -325,7 +331,7 @@ def install_changed(version: str, where: str) -> None:
         else:
             rows["derived"] = {name: values[::-1] for name, values in rows["derived"].items()}
         files.write_json(folder / FILE, rows)
-        seal(folder, read_document(folder / MANIFEST, Manifest))
+        write_manifest(folder, read_document(folder / MANIFEST, Manifest))
         files.write_json(folder / PROMOTION, {"version": version, "git_commit": "c0ffee" * 6})
 
 

@@ -24,7 +24,7 @@ from mlops_loop.batch.score import score
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.data.cast import cast_if_valid, check_rows
-from mlops_loop.scoring.bundle import MANIFEST, read_document, seal
+from mlops_loop.scoring.bundle import MANIFEST, read_document, write_manifest
 from mlops_loop.scoring.manifest import Manifest
 
 from .contract import invalid_rows, valid_rows
@@ -264,7 +264,7 @@ def test_a_killed_run_is_taken_up_where_it_was_unless_the_input_or_the_model_cha
     shutil.copytree("left", ".scored.parquet.parts")
     pq.write_table(rows, "rows.parquet")
     manifest = read_document(files.BUNDLE / MANIFEST, Manifest)
-    seal(files.BUNDLE, manifest.model_copy(update={"name": "another"}))
+    write_manifest(files.BUNDLE, manifest.model_copy(update={"name": "another"}))
     score("rows.parquet", "scored.parquet")
     assert pq.read_table("scored.parquet").equals(fresh)
 

@@ -26,7 +26,7 @@ from mlops_loop.release import promote
 from mlops_loop.release.smoke_test import run as smoke_test
 from mlops_loop.release.smoke_test import server as smoke_server
 from mlops_loop.scoring import skops_model as model
-from mlops_loop.scoring.bundle import MANIFEST, open_bundle, read_document, seal
+from mlops_loop.scoring.bundle import MANIFEST, open_bundle, read_document, write_manifest
 from mlops_loop.scoring.manifest import Manifest
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.serving.app import create_app
@@ -64,11 +64,11 @@ def in_skops() -> None:
 
 
 def swap(name: str, content: bytes) -> None:
-    """Put another file in the place of the bundle's model, and seal it: all hashes are right."""
+    """Put another file in the place of the bundle's model, and write the manifest anew: all hashes are right."""
     for path in files.BUNDLE.glob("model.*"):
         path.unlink()
     (files.BUNDLE / name).write_bytes(content)
-    seal(files.BUNDLE, read_document(files.BUNDLE / MANIFEST, Manifest))
+    write_manifest(files.BUNDLE, read_document(files.BUNDLE / MANIFEST, Manifest))
 
 
 def numbers(answer: dict) -> list[float]:

@@ -11,7 +11,7 @@ from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import load_schema
-from mlops_loop.scoring.bundle import MANIFEST, PROMOTION, read_document, seal
+from mlops_loop.scoring.bundle import MANIFEST, PROMOTION, read_document, write_manifest
 from mlops_loop.scoring.manifest import Manifest
 from mlops_loop.serving.app import create_app
 from mlops_loop.serving.hot_reload import breaking_changes
@@ -89,7 +89,7 @@ def test_a_challenger_of_another_contract_gets_no_traffic(challenger, row, monke
     # It would refuse rows that the champion takes.
     name = next(name for name, column in load_schema().features.items() if column.nullable)
     change(CHALLENGER / "schema.yaml", "columns", name, nullable=False)
-    seal(CHALLENGER, read_document(CHALLENGER / MANIFEST, Manifest))
+    write_manifest(CHALLENGER, read_document(CHALLENGER / MANIFEST, Manifest))
     with TestClient(create_app(), "http://127.0.0.1") as client:
         until(lambda: client.get("/health/ready").json().get("refused"))
         assert answered(client, row, 1)[0] != "9"

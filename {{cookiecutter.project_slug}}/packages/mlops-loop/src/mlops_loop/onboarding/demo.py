@@ -64,7 +64,7 @@ def demo() -> None:
     report = "none"
     if served.is_champion:
         step("monitor: the window with this traffic")
-        verdict, report = judge()
+        verdict, report = monitor_traffic()
     seconds["promote, serve, monitor"] = time.monotonic() - started
     step("results, and where to look next")
     for name, value in [*results(seconds, served), *places(served, verdict, report)]:
@@ -132,7 +132,7 @@ def traffic(address: str, client: requests.Session) -> list[dict[str, JsonValue]
     return answers
 
 
-def judge() -> tuple[str, str]:
+def monitor_traffic() -> tuple[str, str]:
     """Return what the monitor says of the traffic, and where its page is."""
     found = monitor()
     about = f"in {found.rows:,} predictions"

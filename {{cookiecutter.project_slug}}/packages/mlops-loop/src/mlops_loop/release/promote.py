@@ -22,7 +22,7 @@ from mlops_loop.data import tables
 from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.release import audit, registry
 from mlops_loop.release.champion import SETTLED, install, install_version, record, settle, target
-from mlops_loop.release.gates.run import judge
+from mlops_loop.release.gates.run import run_gates
 from mlops_loop.release.promotion import Promotion, reasons
 from mlops_loop.scoring.bundle import CARDS, Bundle, open_bundle
 from mlops_loop.tracking import runs
@@ -104,7 +104,7 @@ def promote() -> Promotion:
         check_not_rolled_back(version)
         served = open_bundle(folder) if champion else None
         with Console(stderr=True).status("Starting the candidate and comparing it"):
-            results = judge(candidate, served, window, params)
+            results = run_gates(candidate, served, window, params)
         return decide(Decision(client, log, seen, champion, version, candidate), results)
 
 

@@ -48,7 +48,7 @@ def hashes(folder: Path, pattern: str = "*") -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): files.sha256(path) for path in found}
 
 
-def seal(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the folder's bundle.json: the manifest with the hash of each file."""
     (folder / MANIFEST).unlink(missing_ok=True)
     sealed = manifest.model_copy(update={"files": hashes(folder)})

@@ -40,7 +40,14 @@ from mlops_loop.metrics import tasks
 from mlops_loop.metrics.values import Floats, Predictions, Scores
 from mlops_loop.reporting.markdown_page import page
 from mlops_loop.scoring import self_check
-from mlops_loop.scoring.bundle import HELD_OUT, REFERENCE, Bundle, hashes, open_bundle, seal
+from mlops_loop.scoring.bundle import (
+    HELD_OUT,
+    REFERENCE,
+    Bundle,
+    hashes,
+    open_bundle,
+    write_manifest,
+)
 from mlops_loop.scoring.estimator import describe
 from mlops_loop.scoring.manifest import Estimator, Manifest
 from mlops_loop.scoring.promotion import PromotionFacts
@@ -206,7 +213,7 @@ def main() -> None:
             folder / HELD_OUT, index=False
         )
         write_card(folder, schema, params, estimator, made)
-        seal(folder, made)
+        write_manifest(folder, made)
         scorer = open_scorer(open_bundle(folder))
         limit = params.gates.parity
         parts = (

@@ -28,7 +28,7 @@ GATES = (
 )
 
 
-def judge(
+def run_gates(
     bundle: Bundle, champion: Bundle | None, window: pd.DataFrame, params: Params
 ) -> list[GateResult]:
     """Return what every gate says of a bundle; both models score the same window."""
@@ -56,20 +56,20 @@ def start(bundle: Bundle, window: pd.DataFrame, gates: Gates) -> list[GateResult
 def check(candidate: Candidate, gates: Gates) -> list[GateResult]:
     """Return what the loop's gates say of a candidate, in their order."""
 
-    def ask(
+    def run(
         name: str, gate: Callable[[Candidate, Limits], list[GateResult]], limits: Limits | None
     ) -> list[GateResult]:
         return gate(candidate, limits) if limits else [GateResult(name, "off")]
 
     return [
-        *ask("leakage", leakage.leakage, gates.leakage),
-        *ask("labels", champion.labels, gates.labels),
-        *ask("parity", files.parity, gates.parity),
-        *ask("size", files.size, gates.size),
-        *ask("baseline", quality.baseline, gates.baseline),
-        *ask("champion", champion.champion, gates.champion),
-        *ask("slices", quality.slices, gates.slices),
-        *ask("calibration", quality.calibration, gates.calibration),
-        *ask("fairness", quality.fairness, gates.fairness),
-        *ask("behaviour", quality.behaviour, gates.behaviour),
+        *run("leakage", leakage.leakage, gates.leakage),
+        *run("labels", champion.labels, gates.labels),
+        *run("parity", files.parity, gates.parity),
+        *run("size", files.size, gates.size),
+        *run("baseline", quality.baseline, gates.baseline),
+        *run("champion", champion.champion, gates.champion),
+        *run("slices", quality.slices, gates.slices),
+        *run("calibration", quality.calibration, gates.calibration),
+        *run("fairness", quality.fairness, gates.fairness),
+        *run("behaviour", quality.behaviour, gates.behaviour),
     ]

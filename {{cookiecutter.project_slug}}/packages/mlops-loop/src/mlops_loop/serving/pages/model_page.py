@@ -168,7 +168,7 @@ def card(bundle: Bundle) -> str:
 def html(bundle: Bundle, keyed: bool) -> str:
     """Return the page of a bundle; `keyed` says whether the API asks for a key.
 
-    All texts of the contract are escaped. The card is the bundle's own, which the seal covers.
+    All texts of the contract are escaped. The card is the bundle's own.
     """
     schema = bundle.schema
     example = bundle.manifest.example

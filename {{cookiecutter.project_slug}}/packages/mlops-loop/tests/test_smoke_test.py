@@ -17,7 +17,7 @@ from mlops_loop.release.gates import files as file_gates
 from mlops_loop.release.gates import run
 from mlops_loop.release.smoke_test import odd_requests, server
 from mlops_loop.release.smoke_test.run import SmokeTest, check
-from mlops_loop.scoring.bundle import MANIFEST, Bundle, open_bundle, read_document, seal
+from mlops_loop.scoring.bundle import MANIFEST, Bundle, open_bundle, read_document, write_manifest
 from mlops_loop.scoring.manifest import Manifest
 
 LIMITS = ServerGate(requests=30, fuzz=60, timeout=60)
@@ -46,7 +46,7 @@ def gates(**changed: Any) -> Gates:
 def reseal(**facts: Any) -> None:
     """Make the bundle whole again after a change of its files or facts."""
     manifest = read_document(files.BUNDLE / MANIFEST, Manifest)
-    seal(files.BUNDLE, manifest.model_copy(update=facts))
+    write_manifest(files.BUNDLE, manifest.model_copy(update=facts))
 
 
 def judged(bundle: Bundle, **changed: Any) -> list[GateResult]:
