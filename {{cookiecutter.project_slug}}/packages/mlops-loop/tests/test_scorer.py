@@ -64,7 +64,7 @@ def in_skops() -> None:
 
 
 def swap(name: str, content: bytes) -> None:
-    """Put another file in the place of the bundle's model, and write the manifest anew: all hashes are right."""
+    """Put another file in the place of the bundle's model, with all hashes right."""
     for path in files.BUNDLE.glob("model.*"):
         path.unlink()
     (files.BUNDLE / name).write_bytes(content)

@@ -48,7 +48,7 @@ def with_derived(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
 def checked(
     typed: pd.DataFrame, reasons: pd.Series, schema: Schema
 ) -> tuple[pd.DataFrame, pd.Series]:
-    """Return rows that `check_rows` has seen with their derived columns, and what is wrong with each.
+    """Return rows that `check_rows` has seen with their derived columns, and what breaks each.
 
     A row that breaks the contract has no derived values.
     """
