@@ -227,7 +227,8 @@ def test_the_better_is_crowned_the_worse_kept_as_challenger_and_all_is_written_d
         assert json.loads(version.tags["gates"]) == json.loads(kept[-1].text)["gates"]
         cards = [file.path for file in client.list_artifacts(version.run_id, "card/version-1")]
         assert "card/version-1/card.md" in cards
-    assert {"by", "time", "git_commit", "data_sha256", "bundle_sha256"} <= set(json.loads(kept[0].text))
+    facts = json.loads(kept[0].text)
+    assert {"by", "time", "git_commit", "data_sha256", "bundle_sha256"} <= set(facts)
 
 
 def test_an_equal_model_is_no_better(rivals):
