@@ -94,12 +94,12 @@ class Table:
 ODD = Table("odd.csv", "label", "binary-classification", refused="calibration")
 TABLES = [
     Table("cancer.csv", "diagnosis", "binary-classification"),
-    Table("penguins.csv", "species", "multiclass-classification"),
     Table("seattle-weather.csv", "temp_max", "regression", ("--timestamp", "date")),
     ODD,
     *(
         pytest.param(table, marks=pytest.mark.rare)
         for table in (
+            Table("penguins.csv", "species", "multiclass-classification"),
             Table("diabetes.csv.gz", "target", "regression"),
             Table("digits.jsonl", "target", "multiclass-classification"),
             Table("randhie.csv", "mdvis", "regression"),
