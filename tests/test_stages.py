@@ -34,17 +34,8 @@ PLUMBING = {
     "tracking": "records a run in MLflow, which is no output of a stage",
 }
 BESIDE = {
-    "train": {
-        "scoring.bundle": "opens bundles; train writes none",
-        "scoring.estimator": "describes the estimator to MLflow",
-        "scoring.predictions": "turns scores into answers",
-        "scoring.scorer": "runs an exported model",
-    },
-    "evaluate": {
-        "scoring.bundle": "opens bundles; evaluate reads the model itself",
-        "scoring.estimator": "describes the estimator to MLflow",
-        "scoring.scorer": "runs an exported model",
-    },
+    "train": {"scoring.estimator": "describes the estimator to MLflow"},
+    "evaluate": {"scoring.estimator": "describes the estimator to MLflow"},
 }
 # It imports every section to check params.yaml whole: what it imports is in no stage for that.
 PARAMS_FILE = "base.params.params_file"
