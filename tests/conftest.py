@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,30 @@ def copy(project: Project, into: Path, *, promoted: bool = False) -> Project:
         left_out += [".mlflow", "champion", "predictions.db*"]
     ignore = shutil.ignore_patterns(*left_out)
     shutil.copytree(project.path, into / project.slug, ignore=ignore, symlinks=True)
-    return replace(project, path=into / project.slug)
+    copied = replace(project, path=into / project.slug)
+    copy_environment(project, copied)
+    return copied
+
+
+def copy_environment(project: Project, to: Project) -> None:
+    """Give a project the environment of another one, byte code too: compiling it takes 20 s.
+
+    Its packages are linked; what holds the path of the project is written anew.
+    """
+    source, target = project.path / ".venv", to.path / ".venv"
+    if not source.is_dir() or target.exists():
+        return
+    unfinished = shutil.ignore_patterns("*.pyc.*")
+    shutil.copytree(source, target, symlinks=True, copy_function=os.link, ignore=unfinished)
+    before, after = bytes(project.path), bytes(to.path)
+    packages = next(target.glob("lib/python*/site-packages"), target / "Lib/site-packages")
+    mine = packages.glob("_editable_impl_*.pth"), packages.glob("*.dist-info/direct_url.json")
+    for path in (*chain(*mine), *(target / "bin").glob("*"), *(target / "Scripts").glob("*")):
+        if not path.is_symlink() and before in (content := path.read_bytes()):
+            mode = path.stat().st_mode
+            path.unlink()  # the link, not what it leads to
+            path.write_bytes(content.replace(before, after))
+            path.chmod(mode)
 
 
 @contextmanager
@@ -240,22 +264,21 @@ def serving(project: Project, *command: str, **env: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def pipeline(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def pipeline(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """Give a default project that was trained and promoted. Leave it as it is.
 
     It is trained once; of several workers each has a copy, as DVC lets one command in at a time.
     """
 
     def make() -> Project:
-        project = bake(lock=True)
-        project.uv("dvc", "repro", timeout=1200)
-        project.uv(project.slug, "promote")
-        return project
+        trained = copy(project, tmp_path_factory.mktemp("trained"))
+        trained.uv("dvc", "repro", timeout=1200)
+        trained.uv(trained.slug, "promote")
+        return trained
 
-    project = once(tmp_path_factory, "pipeline", make)
+    pipeline = once(tmp_path_factory, "pipeline", make)
     if WORKER:
-        project = copy(project, tmp_path_factory.mktemp("pipeline"), promoted=True)
-        project.run("uv", "sync")
-    yield project
-    on_record = project.uv(project.slug, "audit", "--json").stdout.splitlines()
+        pipeline = copy(pipeline, tmp_path_factory.mktemp("pipeline"), promoted=True)
+    yield pipeline
+    on_record = pipeline.uv(pipeline.slug, "audit", "--json").stdout.splitlines()
     assert len(on_record) == 1, "a test left its traces in the shared project"

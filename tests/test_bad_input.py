@@ -16,9 +16,7 @@ HEADER = "scheduled_departure,flight,carrier"
 
 @pytest.fixture(scope="module")
 def project(pipeline: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = copy(pipeline, tmp_path_factory.mktemp("bad"))
-    project.run("uv", "sync")
-    return project
+    return copy(pipeline, tmp_path_factory.mktemp("bad"))
 
 
 def written(project: Project) -> dict[str, str]:

@@ -16,7 +16,17 @@ from xml.etree import ElementTree
 
 import httpx
 import pytest
-from conftest import QUESTIONS, TEMPLATE, TREE, Project, entries, execute, files, serving
+from conftest import (
+    QUESTIONS,
+    TEMPLATE,
+    TREE,
+    Project,
+    copy_environment,
+    entries,
+    execute,
+    files,
+    serving,
+)
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
@@ -218,7 +228,7 @@ class Terminal:
 
     folder: Path
     env: dict[str, str]
-    cache: Path  # DVC's, of a project that has run: its stages need not run again
+    made: Project  # one that has run: with its cache of DVC, stages need not run again
     code: int = 0
     addresses: dict[str, str] = field(default_factory=dict)  # as documented -> as used
     servers: ExitStack = field(default_factory=ExitStack)
@@ -281,7 +291,8 @@ class Terminal:
     def enter(self, folder: Path) -> str:
         self.folder = folder.resolve(strict=True)
         if not (folder / ".dvc/cache").exists():
-            shutil.copytree(self.cache, folder / ".dvc/cache")
+            shutil.copytree(self.made.path / ".dvc/cache", folder / ".dvc/cache")
+            copy_environment(self.made, Project(self.folder, "", "", ""))
         return ""
 
     def start(self, words: list[str], documented: str, path: str) -> str:
@@ -307,7 +318,7 @@ def terminal(pipeline: Project, tmp_path: Path) -> Iterator[Terminal]:
     people = {f"GIT_{who}_NAME": "Tester" for who in ("AUTHOR", "COMMITTER")}
     people |= {f"GIT_{who}_EMAIL": "tester@example.com" for who in ("AUTHOR", "COMMITTER")}
     env = {"COOKIECUTTER_CONFIG": str(config), **people}
-    terminal = Terminal(clone, env, pipeline.path / ".dvc/cache")
+    terminal = Terminal(clone, env, pipeline)
     with terminal.servers:
         yield terminal
 

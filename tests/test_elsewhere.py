@@ -125,6 +125,7 @@ MOVES = "crowned", "roll_back_there", "moved_by_hand", "traced_to"
 
 
 @together
+@pytest.mark.rare
 def test_champions_move_on_a_server_too(
     elsewhere: tuple[Project, dict[str, str], str],
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Bake, Project
+from conftest import Project, copy
 from servers import object_store, postgres, web
 from test_workflows import bash, steps
 
@@ -117,9 +117,8 @@ EXAMPLE = {"features.py", "flights.py", "ingest.py"}  # what `schema infer` take
 
 
 @pytest.fixture(scope="module")
-def project(bake: Bake) -> Project:
-    project = bake(lock=True)
-    project.run("uv", "sync")
+def project(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = copy(project, tmp_path_factory.mktemp("own"))
     project.uv("python", "-c", WRITE)
     for file, (package, path) in WHEELS.items():
         shutil.copy(str(distribution(package).locate_file(path)), project.path / file)

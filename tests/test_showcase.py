@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import LEAKS, TEMPLATE, Bake, Project, execute
+from conftest import LEAKS, TEMPLATE, Bake, Project, copy, execute
 from test_docs import README, same, steps
 
 from showcase.documents import Bundle
@@ -76,9 +76,9 @@ def fast(pipeline: Project) -> Year:
 
 
 @pytest.fixture(scope="module")
-def year(bake: Bake) -> Year:
+def year(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Year:
     """Return the whole year, in a project in which nothing was run before."""
-    return run(bake(lock=True))
+    return run(copy(project, tmp_path_factory.mktemp("year")))
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from conftest import QUESTIONS, Bake, Project, serving
+from conftest import QUESTIONS, Bake, Project, copy_environment, serving
 from test_pipeline import held_out, latest, metrics, predict
 from test_render import lint, parse
 
@@ -33,9 +33,10 @@ TOGETHER = [pytest.param(task, marks=pytest.mark.xdist_group(task)) for task in 
 
 
 @pytest.fixture(scope="module", params=TOGETHER)
-def other(bake: Bake, request: pytest.FixtureRequest) -> Project:
+def other(bake: Bake, project: Project, request: pytest.FixtureRequest) -> Project:
     """A project of another task than the default, trained and promoted."""
-    project = bake(lock=True, task=request.param)
+    default, project = project, bake(lock=True, task=request.param)
+    copy_environment(default, project)
     project.uv("dvc", "repro", timeout=1200)
     project.uv(project.slug, "promote")
     return project

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TEMPLATE, TREE, Project, execute, path_with
+from conftest import TEMPLATE, TREE, Project, copy_environment, execute, path_with
 
 SLUG, PACKAGE = "flight-delays", "flight_delays"
 LOOP = "packages/mlops-loop/src/mlops_loop"
@@ -173,10 +173,10 @@ def test_a_project_without_the_link_is_linked_by_one_command(updated: Updated) -
 
 
 @pytest.mark.slow
-def test_after_an_update_the_tests_pass(updated: Updated) -> None:
+def test_after_an_update_the_tests_pass(updated: Updated, project: Project) -> None:
     updated.edit()
     updated.release()
     updated.cruft("update", "--skip-apply-ask")
-    project = Project(updated.project, SLUG, PACKAGE, "")
-    project.run("uv", "sync")
-    project.uv("pytest", "-n", "2", timeout=1200)
+    own = Project(updated.project, SLUG, PACKAGE, "")
+    copy_environment(project, own)
+    own.uv("pytest", "-n", "2", timeout=1200)

@@ -1,11 +1,10 @@
 """Binary classification: the probability of the positive class, and a threshold for calling it."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from sklearn import metrics
 from sklearn.calibration import CalibrationDisplay, calibration_curve
 
@@ -25,6 +24,9 @@ from mlops_loop.metrics.values import (
     plot,
 )
 from mlops_loop.scoring.operating_point import OperatingPoint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GATE_METRICS = {"roc_auc": True}
 SLICE_LIMITS = {"floor": 0.5, "max_gap": 0.1}  # of the ROC AUC
@@ -226,7 +228,7 @@ def plots(
     }
 
 
-def confusion(actual: Names, called: Names, rotation: int = 0) -> tuple[Figure, pd.DataFrame]:
+def confusion(actual: Names, called: Names, rotation: int = 0) -> tuple["Figure", pd.DataFrame]:
     """Return the confusion matrix as a figure, and the classes that it counts."""
     shown = metrics.ConfusionMatrixDisplay.from_predictions(
         actual,

@@ -5,7 +5,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn import metrics
 
@@ -175,6 +174,8 @@ def slice_metrics(truth: Truth, scores: Scores, schema: Schema) -> Metrics | Non
 def plots(
     truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema, params: EvaluateParams
 ) -> Plots:
+    from matplotlib.figure import Figure
+
     names = np.array(schema.classes, dtype=object)
     roc = Figure(layout="tight")
     fit = Figure(layout="tight")

@@ -4,7 +4,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from sklearn import metrics
 
 from mlops_loop.base.params.evaluate import EvaluateParams
@@ -175,6 +174,8 @@ def slice_metrics(truth: Truth, scores: Scores, schema: Schema) -> Metrics | Non
 def plots(
     truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema, params: EvaluateParams
 ) -> Plots:
+    from matplotlib.figure import Figure
+
     table = pd.DataFrame({"predicted": scores[:, 0], "actual": truth})
     table["error"] = table["predicted"] - table["actual"]
     held = (table["error"].abs() <= point.half_width).rename("coverage")

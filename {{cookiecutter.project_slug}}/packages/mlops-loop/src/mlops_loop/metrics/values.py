@@ -1,12 +1,14 @@
 """The types of what metrics are computed from, and of what comes out."""
 
 from collections.abc import Callable
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # loaded by what draws only
 
 # Whether a row is of the positive class, the number of its class, or its value; shape (rows,).
 Truth = NDArray[np.bool_ | np.int64 | np.float64]
@@ -20,7 +22,7 @@ Metrics = dict[str, float]
 Weights = NDArray[np.int64 | np.float64]  # of the rows, >= 0
 Weighted = Callable[[Weights], Metrics]
 Intervals = dict[str, tuple[float, float]]  # of metrics: low, high
-Plots = dict[str, tuple[Figure, pd.DataFrame]]  # pictures, and the tables behind them
+Plots = dict[str, tuple["Figure", pd.DataFrame]]  # pictures, and the tables behind them
 PlotOptions = dict[str, dict[str, str | dict[str, str]]]  # of a plot in dvc.yaml, by its title
 
 

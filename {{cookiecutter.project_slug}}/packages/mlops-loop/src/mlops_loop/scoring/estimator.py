@@ -1,12 +1,15 @@
 """The estimator that was fitted: its name and its own parameters, whatever params.yaml calls it."""
 
-import math
+from __future__ import annotations
 
-from sklearn.base import BaseEstimator
-from sklearn.pipeline import Pipeline
+import math
+from typing import TYPE_CHECKING
 
 from mlops_loop.contract.values import Value
 from mlops_loop.scoring.manifest import Estimator
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 
 def describe(model: Pipeline) -> Estimator:
@@ -24,7 +27,5 @@ def plain(value: object) -> Value:
         return value
     if isinstance(value, list | tuple | dict):
         return str([plain(part) for part in value] if not isinstance(value, dict) else value)
-    if isinstance(value, BaseEstimator):
-        return type(value).__name__
     name: str = getattr(value, "__qualname__", "") or type(value).__name__
     return name

@@ -1,20 +1,24 @@
 """Models in skops files: written, read and scored. Only this module needs scikit-learn to serve."""
 
+from __future__ import annotations
+
 import io
 import re
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import skops.io
-from sklearn.pipeline import Pipeline
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from mlops_loop.base import project
 from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import Schema
 from mlops_loop.scoring.derived import Arrays, Columns, Floats, Score
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 
 def inputs(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
@@ -46,6 +50,8 @@ def save(model: Pipeline, path: Path) -> None:
 
     skops names objects by their memory address and stamps the time; we number them instead.
     """
+    import skops.io  # here, because it takes a second to load
+
     if hasattr(model[-1], "_bin_mapper"):
         model[-1]._bin_mapper.n_threads = 1  # a trace of the machine that matters for speed only
     source = zipfile.ZipFile(io.BytesIO(skops.io.dumps(model)))
@@ -62,6 +68,8 @@ def save(model: Pipeline, path: Path) -> None:
 
 def load(path: Path) -> Pipeline:
     """Return the model in a skops file; refuse types that the project does not trust."""
+    import skops.io  # as in `save`
+
     trusted = project.trusted_types()
     try:
         if unknown := set(skops.io.get_untrusted_types(file=path)) - set(trusted):

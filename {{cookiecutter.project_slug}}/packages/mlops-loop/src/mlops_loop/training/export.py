@@ -8,8 +8,6 @@ from typing import cast
 
 import numpy as np
 import pandas as pd
-from skl2onnx import convert_sklearn
-from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 from sklearn.pipeline import Pipeline
 
 from mlops_loop.base import files
@@ -66,6 +64,9 @@ def to_onnx(model: Pipeline, schema: Schema) -> bytes:
 
     The converter replaces what is not a letter or digit in their names; the order stays.
     """
+    from skl2onnx import convert_sklearn  # here, because `promote` does without
+    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+
     text = StringTensorType([None, 1])
     number = FloatTensorType([None, 1])
     types = [(name, text if name in schema.categorical else number) for name in schema.features]
