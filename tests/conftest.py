@@ -196,7 +196,7 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[], Project]
 
 
 @pytest.fixture(scope="session")
-def project(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def installed(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return the default project, locked and installed. Leave it as it is."""
 
     def make() -> Project:
@@ -204,7 +204,7 @@ def project(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Project:
         project.run("uv", "sync")
         return project
 
-    return once(tmp_path_factory, "project", make)
+    return once(tmp_path_factory, "installed", make)
 
 
 def copy(project: Project, into: Path, *, promoted: bool = False) -> Project:
@@ -264,14 +264,14 @@ def serving(project: Project, *command: str, **env: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def pipeline(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def pipeline(installed: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """Give a default project that was trained and promoted. Leave it as it is.
 
     It is trained once; of several workers each has a copy, as DVC lets one command in at a time.
     """
 
     def make() -> Project:
-        trained = copy(project, tmp_path_factory.mktemp("trained"))
+        trained = copy(installed, tmp_path_factory.mktemp("trained"))
         trained.uv("dvc", "repro", timeout=1200)
         trained.uv(trained.slug, "promote")
         return trained

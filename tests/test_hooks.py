@@ -71,10 +71,10 @@ def test_refuses_every_direct_dependency(rendered: Project) -> None:
 
 
 @pytest.mark.slow
-def test_refuses_every_import_name_of_a_direct_dependency(project: Project) -> None:
+def test_refuses_every_import_name_of_a_direct_dependency(installed: Project) -> None:
     code = "import json, importlib.metadata as m; print(json.dumps(m.packages_distributions()))"
-    modules = json.loads(project.uv("python", "-c", code).stdout)
-    direct = requirements(project)
+    modules = json.loads(installed.uv("python", "-c", code).stdout)
+    direct = requirements(installed)
     names = {
         name.replace("_", "-").lower()
         for name, owners in modules.items()

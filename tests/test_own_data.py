@@ -117,8 +117,8 @@ EXAMPLE = {"features.py", "flights.py", "ingest.py"}  # what `schema infer` take
 
 
 @pytest.fixture(scope="module")
-def project(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = copy(project, tmp_path_factory.mktemp("own"))
+def project(installed: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = copy(installed, tmp_path_factory.mktemp("own"))
     project.uv("python", "-c", WRITE)
     for file, (package, path) in WHEELS.items():
         shutil.copy(str(distribution(package).locate_file(path)), project.path / file)

@@ -274,22 +274,22 @@ def test_offline_the_project_is_complete(bake: Bake, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_lock_file_is_in_the_first_commit(project: Project) -> None:
+def test_the_lock_file_is_in_the_first_commit(installed: Project) -> None:
     assert "Left out" not in project.said
-    assert git(project, "ls-files", "uv.lock") == "uv.lock"
-    assert git(project, "rev-list", "--count", "HEAD") == "1"
-    assert git(project, "status", "--porcelain") == ""
-    project.run("uv", "lock", "--check")
+    assert git(installed, "ls-files", "uv.lock") == "uv.lock"
+    assert git(installed, "rev-list", "--count", "HEAD") == "1"
+    assert git(installed, "status", "--porcelain") == ""
+    installed.run("uv", "lock", "--check")
 
 
 @pytest.mark.slow
-def test_dvc_is_set_up(project: Project, tmp_path: Path) -> None:
+def test_dvc_is_set_up(installed: Project, tmp_path: Path) -> None:
     # A copy of its own, with the shared project's environment.
-    copy = Project(tmp_path / "copy", project.slug, project.package, "")
-    project.run("git", "clone", "--quiet", project.path, copy.path)
+    copy = Project(tmp_path / "copy", installed.slug, installed.package, "")
+    installed.run("git", "clone", "--quiet", installed.path, copy.path)
 
     def dvc(*args: str) -> str:
-        return project.run("uv", "run", "--no-sync", "dvc", "--cd", copy.path, *args).stdout
+        return installed.run("uv", "run", "--no-sync", "dvc", "--cd", copy.path, *args).stdout
 
     (copy.path / "data").mkdir()
     (copy.path / "data" / "x.txt").write_text("x")

@@ -76,9 +76,9 @@ def fast(pipeline: Project) -> Year:
 
 
 @pytest.fixture(scope="module")
-def year(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Year:
+def year(installed: Project, tmp_path_factory: pytest.TempPathFactory) -> Year:
     """Return the whole year, in a project in which nothing was run before."""
-    return run(copy(project, tmp_path_factory.mktemp("year")))
+    return run(copy(installed, tmp_path_factory.mktemp("year")))
 
 
 @pytest.mark.slow

@@ -33,10 +33,10 @@ TOGETHER = [pytest.param(task, marks=pytest.mark.xdist_group(task)) for task in 
 
 
 @pytest.fixture(scope="module", params=TOGETHER)
-def other(bake: Bake, project: Project, request: pytest.FixtureRequest) -> Project:
+def other(bake: Bake, installed: Project, request: pytest.FixtureRequest) -> Project:
     """A project of another task than the default, trained and promoted."""
-    default, project = project, bake(lock=True, task=request.param)
-    copy_environment(default, project)
+    project = bake(lock=True, task=request.param)
+    copy_environment(installed, project)
     project.uv("dvc", "repro", timeout=1200)
     project.uv(project.slug, "promote")
     return project

@@ -173,10 +173,10 @@ def test_a_project_without_the_link_is_linked_by_one_command(updated: Updated) -
 
 
 @pytest.mark.slow
-def test_after_an_update_the_tests_pass(updated: Updated, project: Project) -> None:
+def test_after_an_update_the_tests_pass(updated: Updated, installed: Project) -> None:
     updated.edit()
     updated.release()
     updated.cruft("update", "--skip-apply-ask")
-    own = Project(updated.project, SLUG, PACKAGE, "")
-    copy_environment(project, own)
-    own.uv("pytest", "-n", "2", timeout=1200)
+    project = Project(updated.project, SLUG, PACKAGE, "")
+    copy_environment(installed, project)
+    project.uv("pytest", "-n", "2", timeout=1200)

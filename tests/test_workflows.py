@@ -141,11 +141,11 @@ def test_scripts_parse(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_verb_exists(project: Project) -> None:
+def test_every_verb_exists(installed: Project) -> None:
     verbs = set(re.findall(r'uv run "\$CLI" (\S+)', scripts()))
     assert verbs == {"promote", "monitor", "retrain", "schema"}
     for verb in verbs:
-        project.uv(project.slug, verb, "--help")
+        installed.uv(installed.slug, verb, "--help")
 
 
 @pytest.mark.parametrize(("code", "ends"), [(0, 0), (3, 0), (1, 1), (2, 2), (137, 137)])
@@ -375,17 +375,17 @@ def test_ci_shows_what_a_pull_request_changes(pipeline: Project, tmp_path: Path)
 @pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.xdist_group("docker")
-def test_ci_runs_and_goes_red(project: Project, tmp_path: Path) -> None:
-    """Run the real ci.yml: green for a fresh project, red once something unused is imported."""
+def test_ci_runs_and_goes_red(installed: Project, tmp_path: Path) -> None:
+    """Run the real ci.yml: green for a fresh installed, red once something unused is imported."""
     need_engine()
     image = os.environ.get("ACT_IMAGE")
     if not image or not shutil.which("act"):
         pytest.skip("act is not installed, or ACT_IMAGE names no image for its runner")
     clone = tmp_path / "clone"
-    project.run("git", "clone", "--quiet", project.path, clone)
-    used = re.findall(r"uses: ([\w-]+/(setup-uv|upload-artifact)@\w+)", actions_text(project))
+    installed.run("git", "clone", "--quiet", installed.path, clone)
+    used = re.findall(r"uses: ([\w-]+/(setup-uv|upload-artifact)@\w+)", actions_text(installed))
     standins = [f"--local-repository={action}={STANDINS / name}" for action, name in {*used}]
-    cache = project.run("uv", "cache", "dir").stdout.strip()
+    cache = installed.run("uv", "cache", "dir").stdout.strip()
 
     def act() -> subprocess.CompletedProcess[str]:
         return execute(
@@ -401,7 +401,7 @@ def test_ci_runs_and_goes_red(project: Project, tmp_path: Path) -> None:
 
     green = act()
     assert green.returncode == 0, green.stdout[-5000:]
-    module = clone / "src" / project.package / "ingest.py"
+    module = clone / "src" / installed.package / "ingest.py"
     module.write_text(f"import json\n{module.read_text('utf-8')}", "utf-8")
     red = act()
     assert red.returncode == 1
