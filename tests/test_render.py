@@ -216,7 +216,7 @@ def test_the_tester_s_git_settings_do_not_matter(bake: Bake, tmp_path: Path) -> 
     )
     env = {"GIT_CONFIG_GLOBAL": str(config), "GIT_CONFIG_NOSYSTEM": "1"}
     project = bake(author="Zoë 東京", email="zoe@example.com", env=env)
-    assert "Left out: the" not in project.said
+    assert "Left out: the" not in installed.said
     assert git(project, "log", "--format=%an <%ae>") == "Zoë 東京 <zoe@example.com>"
     assert "README.md" in git(project, "ls-files")
     assert not (project.path / "hook-ran").exists()
@@ -275,7 +275,7 @@ def test_offline_the_project_is_complete(bake: Bake, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_lock_file_is_in_the_first_commit(installed: Project) -> None:
-    assert "Left out" not in project.said
+    assert "Left out" not in installed.said
     assert git(installed, "ls-files", "uv.lock") == "uv.lock"
     assert git(installed, "rev-list", "--count", "HEAD") == "1"
     assert git(installed, "status", "--porcelain") == ""

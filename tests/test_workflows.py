@@ -376,7 +376,7 @@ def test_ci_shows_what_a_pull_request_changes(pipeline: Project, tmp_path: Path)
 @pytest.mark.docker
 @pytest.mark.xdist_group("docker")
 def test_ci_runs_and_goes_red(installed: Project, tmp_path: Path) -> None:
-    """Run the real ci.yml: green for a fresh installed, red once something unused is imported."""
+    """Run the real ci.yml: green for a fresh project, red once something unused is imported."""
     need_engine()
     image = os.environ.get("ACT_IMAGE")
     if not image or not shutil.which("act"):
