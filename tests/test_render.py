@@ -216,7 +216,7 @@ def test_the_tester_s_git_settings_do_not_matter(bake: Bake, tmp_path: Path) -> 
     )
     env = {"GIT_CONFIG_GLOBAL": str(config), "GIT_CONFIG_NOSYSTEM": "1"}
     project = bake(author="Zoë 東京", email="zoe@example.com", env=env)
-    assert "Left out: the" not in installed.said
+    assert "Left out: the" not in project.said
     assert git(project, "log", "--format=%an <%ae>") == "Zoë 東京 <zoe@example.com>"
     assert "README.md" in git(project, "ls-files")
     assert not (project.path / "hook-ran").exists()
