@@ -36,6 +36,8 @@ def running(
             if process.poll() is not None:
                 pytest.fail(f"{' '.join(command)}: exit {process.returncode}")
             time.sleep(0.1)
+        else:
+            pytest.fail(f"{' '.join(command)}: not ready within a minute")
         yield
     finally:
         process.send_signal(end)
@@ -62,6 +64,13 @@ class Postgres:
         self.stack.enter_context(
             running(self.port, *command, end=signal.SIGINT, cwd=self.folder, **self.who)
         )
+        # It accepts connections a little before it lets anybody in.
+        asked = "pg_isready", "--quiet", "--host", "127.0.0.1", "--port", str(self.port)
+        for _ in range(600):
+            if subprocess.run(asked).returncode == 0:
+                return
+            time.sleep(0.1)
+        pytest.fail("PostgreSQL does not start")
 
     def stop(self) -> None:
         """End it, whoever is connected."""
@@ -70,7 +79,7 @@ class Postgres:
 
 @contextmanager
 def restartable_postgres() -> Iterator[Postgres]:
-    for program in ("initdb", "postgres"):
+    for program in ("initdb", "pg_isready", "postgres"):
         need_program(program, "postgresql")
     with tempfile.TemporaryDirectory() as name:
         server = Postgres(Path(name))

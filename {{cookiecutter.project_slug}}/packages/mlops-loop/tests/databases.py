@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psycopg
 import pytest
 
 GIVEN = os.environ.get("PREDICTION_LOG_TEST_URL", "")
@@ -49,8 +50,9 @@ class Postgres:
         where = "-D", self.data, "-p", str(self.port), "-k", "", "-c", "listen_addresses=127.0.0.1"
         quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen((shutil.which("postgres"), *where), **quiet, **self.options)
-        for _ in range(600):
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+        address = self.url.replace("+psycopg", "")
+        for _ in range(600):  # the port is open a little before anybody is let in
+            with suppress(psycopg.OperationalError), psycopg.connect(address, connect_timeout=2):
                 return
             time.sleep(0.1)
         pytest.fail("PostgreSQL does not start")
