@@ -288,3 +288,19 @@ def test_memory_stays_flat_over_many_requests(served: Project, requests: int) ->
     print(f"{before:.0f} MB after {first:,} requests, {after:.0f} MB after {requests:,} more")
     assert dict(load.codes) == {200: requests}
     assert after - before < 20
+
+
+FLAT = Path(__file__).parent / "data/flat-bundle"  # made before 1.0.0; less its plots and samples
+
+
+def test_a_bundle_of_the_layout_before_is_served(served: Project) -> None:
+    """Its columns are all sent by the client, and it knows neither a version nor check rows."""
+    example = json.loads((FLAT / "bundle.json").read_text("utf-8"))["example"]
+    port = free_port()
+    with server(served, port, BUNDLE=str(FLAT)):
+        answer = httpx.post(f"http://127.0.0.1:{port}/v1/predict", json={"rows": [example]}).json()
+    assert answer["model_version"] == "1"
+    (prediction,) = answer["predictions"]
+    assert prediction["label"] == "on_time"
+    # What the server of that time answered.
+    assert prediction["probabilities"]["late"] == pytest.approx(0.2782887816429138, abs=1e-6)
