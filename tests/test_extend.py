@@ -124,19 +124,12 @@ def test_a_step_that_onnx_cannot_express(project: Project) -> None:
     assert gates["parity"]["passed"]
 
 
-def test_a_derived_feature(project: Project) -> None:
-    follow(project, "A derived feature")
-    manifest = json.loads(bundle(project))
-    assert "gustiness" not in manifest["example"]
+def test_a_derived_feature_a_metric_and_a_gate(project: Project) -> None:
+    follow(project, "A derived feature", "A metric", "A gate")
+    assert "gustiness" not in json.loads(bundle(project))["example"]
     assert "| gustiness |" in bundle(project, "card.md")
     importance = project.path / "reports/plots/importance.csv"
     assert "gustiness," in importance.read_text("utf-8")
-    _, gates = promote(project)
-    assert gates["server"]["passed"]
-
-
-def test_a_metric_and_a_gate(project: Project) -> None:
-    follow(project, "A metric", "A gate")
     found = metrics(project)
     name = "precision_at_top"
     assert found["test"][name] > found["baseline"][name]
@@ -148,6 +141,7 @@ def test_a_metric_and_a_gate(project: Project) -> None:
         keys = {key for (key,) in database.execute("SELECT key FROM metrics")}
     assert f"test.{name}" in keys
     _, gates = promote(project)
+    assert gates["server"]["passed"]
     assert gates["top"]["passed"] is True
     assert gates["top"]["number"] == pytest.approx(gates["top"]["value"], rel=1)
 
@@ -176,17 +170,14 @@ def test_a_metric_and_a_gate(project: Project) -> None:
     assert "project.py: gates: top returned True: return a GateResult" in wrong.stderr
 
 
-def test_a_second_source(project: Project) -> None:
-    follow(project, "A second source")
-    assert "altitude" in json.loads(bundle(project))["example"]
+def test_a_second_source_and_a_dropped_column(project: Project) -> None:
+    follow(project, "A second source", "Dropping a column")
+    example = json.loads(bundle(project))["example"]
+    assert "altitude" in example
+    assert "dew_point" not in example
     assert "| altitude |" in bundle(project, "card.md")
-    project.uv("pytest", "-q", timeout=1200)
-
-
-def test_dropping_a_column(project: Project) -> None:
-    follow(project, "Dropping a column")
-    assert "dew_point" not in json.loads(bundle(project))["example"]
     _, gates = promote(project)
     assert gates["champion"]["measure"].startswith("gain in")
     assert gates["champion"]["value"] is not None
     assert gates["labels"]["value"] is not None
+    project.uv("pytest", "-q", timeout=1200)
