@@ -211,6 +211,7 @@ def compare(
     peers = [replace(peer, connections=connections) for peer in peers]
     servers, runs = [*ours(package, work), *peers], list[dict[str, Any]]()
     for number in range(rounds + 1):
+        servers.reverse()  # so that none always follows the same one
         for server in [server for server in servers if server.name not in absent]:
             print(f"round {number} of {rounds}: {server.name}", file=sys.stderr, flush=True)
             try:
