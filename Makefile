@@ -32,7 +32,7 @@ WORKERS ?= 2
 test: $(UV) ## Run the tests: renders projects and drives them through their own commands
 	uv run pytest -n $(WORKERS) --dist loadgroup -m "not rare"
 
-test-all: $(UV) ## Run every test, also what is slow and rarely broken, such as the whole year
+test-all: $(UV) ## Run every test, also what is slow and rarely broken, such as the showcase
 	uv run pytest -n $(WORKERS) --dist loadgroup
 
 test-fast: $(UV) ## Run the tests of rendering, hooks and linting only (under 90 s)

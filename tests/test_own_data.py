@@ -93,13 +93,13 @@ class Table:
 # A label of seven is wrong, and there are 180 rows to learn from: 100 trees are too sure.
 ODD = Table("odd.csv", "label", "binary-classification", refused="calibration")
 TABLES = [
-    Table("cancer.csv", "diagnosis", "binary-classification"),
     Table("seattle-weather.csv", "temp_max", "regression", ("--timestamp", "date")),
     ODD,
     *(
         pytest.param(table, marks=pytest.mark.rare)
         for table in (
             Table("penguins.csv", "species", "multiclass-classification"),
+            Table("cancer.csv", "diagnosis", "binary-classification"),
             Table("diabetes.csv.gz", "target", "regression"),
             Table("digits.jsonl", "target", "multiclass-classification"),
             Table("randhie.csv", "mdvis", "regression"),

@@ -82,6 +82,7 @@ def year(installed: Project, tmp_path_factory: pytest.TempPathFactory) -> Year:
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_two_months_show_what_the_year_does(fast: Year) -> None:
     assert list(fast.months) == ["2013-05", "2013-06"]
     assert "NOT CAUGHT" not in fast.incidents
@@ -92,6 +93,7 @@ def test_two_months_show_what_the_year_does(fast: Year) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_progress_is_printed_where_the_output_is_no_terminal(fast: Year) -> None:
     lines = [line for line in fast.said.splitlines() if line.startswith("year: ")]
     assert "training the first model" in lines[1]
@@ -99,6 +101,7 @@ def test_progress_is_printed_where_the_output_is_no_terminal(fast: Year) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_the_project_itself_is_left_alone(fast: Year) -> None:
     project = fast.project
     assert project.run("git", "status", "--porcelain", "params.yaml", "src").stdout == ""
@@ -108,11 +111,13 @@ def test_the_project_itself_is_left_alone(fast: Year) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_no_request_is_dropped_while_models_change(fast: Year) -> None:
     check_requests(fast, at_least=1)
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_the_page_opens_offline(fast: Year) -> None:
     check_page(fast)
 
@@ -171,6 +176,7 @@ def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=str)
 def test_stopped_it_stops_its_server_and_runs_alone(fast: Year, stop: int) -> None:

@@ -29,7 +29,10 @@ def test_the_project_of_each_task_is_clean(bake: Bake, task: str) -> None:
 
 
 OTHERS = [task for task in QUESTIONS["task"] if task != "binary-classification"]
-TOGETHER = [pytest.param(task, marks=pytest.mark.xdist_group(task)) for task in OTHERS]
+# Rare, as test_own_data.py and the package's tests train models of each task, on smaller tables.
+TOGETHER = [
+    pytest.param(task, marks=[pytest.mark.xdist_group(task), pytest.mark.rare]) for task in OTHERS
+]
 
 
 @pytest.fixture(scope="module", params=TOGETHER)
