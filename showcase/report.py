@@ -199,14 +199,18 @@ def about(story: Story) -> str:
     )
 
 
-def links(base: str) -> Markup:
-    found = {
+def links(folder: Path, base: str) -> Markup:
+    """Return links to those reports that there are: in two months there may be no retraining."""
+    reports = {
         "reports/monitor/index.html": "What the monitor found in each month",
         "faults/reports/monitor/index.html": "in the incidents",
         "reports/retrain/summary.md": "the last retraining",
         "alerts.jsonl": "the alerts",
     }
-    return Markup(", ".join(link(f"{base}/{path}", text) for path, text in found.items()))
+    found = [
+        link(f"{base}/{path}", text) for path, text in reports.items() if (folder / path).exists()
+    ]
+    return Markup(", ".join(found))
 
 
 def write(story: Story, page: Path, folder: Path) -> None:
@@ -221,6 +225,6 @@ def write(story: Story, page: Path, folder: Path) -> None:
         *naive_section(story),
         *swap_section(story),
         "<h2>Look further</h2>",
-        f"<p>{links(base)}.</p>",
+        f"<p>{links(folder, base)}.</p>",
     ]
     write_page(page, "Flights of 2013, month by month", parts)

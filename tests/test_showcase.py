@@ -19,6 +19,7 @@ from test_docs import README, same, steps
 from showcase.documents import Bundle
 from showcase.evaluation import Evaluation
 from showcase.fault_injection import shift_to_utc
+from showcase.report import links
 from showcase.windows import windows_before
 
 # The year takes long: only one of several workers runs it.
@@ -159,6 +160,12 @@ def test_each_task_is_measured_by_the_metric_of_its_gates() -> None:
     truth = regression.truth(pd.Series([2, 8]))
     assert regression.measure(truth, scores) == 2
     assert regression.calibration_error(truth, scores) == pytest.approx(0.4)
+
+
+def test_only_reports_that_exist_are_linked(tmp_path: Path) -> None:
+    assert links(tmp_path, "..") == ""
+    (tmp_path / "alerts.jsonl").touch()
+    assert re.findall('href="(.*?)"', links(tmp_path, "..")) == ["../alerts.jsonl"]
 
 
 def test_it_imports_nothing_of_the_project() -> None:
