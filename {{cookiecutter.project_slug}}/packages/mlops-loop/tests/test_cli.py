@@ -29,11 +29,21 @@ def test_help_lists_the_verbs_and_each_has_an_example() -> None:
         assert not {"flight", "late.csv", "2013"} & set(example.split())
 
 
-def test_the_command_and_the_server_load_nothing_heavy() -> None:
-    code = "import sys, mlops_loop.cli.app, mlops_loop.serving.app; print(*sys.modules)"
+def modules_after(*imports: str) -> set[str]:
+    """Return what is loaded after some modules of the loop, in a process of its own."""
+    code = f"import sys, {', '.join(f'mlops_loop.{name}' for name in imports)}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = done.stdout
-    assert not {"mlflow", "pandas", "sklearn", "evidently", "dvc", "pyarrow"} & set(loaded.split())
+    return set(done.stdout.split())
+
+
+def test_the_command_and_the_server_load_nothing_heavy() -> None:
+    heavy = {"mlflow", "pandas", "sklearn", "evidently", "dvc", "pyarrow"}
+    assert not heavy & modules_after("cli.app", "serving.app")
+
+
+def test_moving_the_champion_loads_only_what_it_needs() -> None:
+    heavy = {"skops", "skl2onnx", "matplotlib"}
+    assert not heavy & modules_after("release.promote", "release.rollback", "release.audit_report")
 
 
 ENDS = [
