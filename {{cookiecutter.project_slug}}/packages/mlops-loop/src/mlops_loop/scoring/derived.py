@@ -8,7 +8,7 @@ contract.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ Values = Sequence[Value | datetime] | Array  # of a column; in a list, None is a
 Columns = Mapping[str, Values]
 Score = Callable[[Columns], Floats]  # takes every feature of the contract
 EPOCH = datetime(1970, 1, 1).toordinal()
+NAT = np.iinfo(np.int64).min
 FEW = 32  # rows up to which Python compares numbers faster than NumPy
 
 
@@ -69,12 +70,11 @@ class Inputs(Mapping[str, Array]):
 def as_array(values: Values, column: Column) -> Array:
     """Return a column of rows as `derive` gets it."""
     if column.type == "timestamp":
-        if isinstance(values, np.ndarray) and values.dtype.kind == "M":
+        if isinstance(values, np.ndarray):
             return values.astype("datetime64[s]")
-        if all(type(value) is datetime for value in values):
-            seconds = np.fromiter(map(to_seconds, values), np.int64, len(values))
-            return seconds.view("datetime64[s]")
-        return np.array([without_zone(value) for value in values], dtype="datetime64[s]")
+        times = cast(Sequence[datetime | None], values)
+        seconds = np.fromiter(map(to_seconds, times), np.int64, len(times))
+        return seconds.view("datetime64[s]")
     if column.type == "category":
         texts = values.tolist() if isinstance(values, np.ndarray) else values
         found = np.empty(len(texts), dtype=object)
@@ -84,23 +84,18 @@ def as_array(values: Values, column: Column) -> Array:
     return np.asarray(values, dtype=kind)
 
 
-def to_seconds(value: datetime) -> int:
-    """Return the seconds from 1970 until a time, in UTC if it names a zone.
+def to_seconds(value: datetime | None) -> int:
+    """Return the seconds from 1970 until a time, in UTC if it names a zone; NaT for None.
 
     NumPy takes nine times as long for a list of datetimes: 2.1 against .25 ms for 1,000.
     """
+    if value is None:
+        return NAT
     of_day = value.hour * 3600 + value.minute * 60 + value.second
     seconds = (value.toordinal() - EPOCH) * 86_400 + of_day
     if (offset := value.utcoffset()) is None:
         return seconds
     return seconds - offset // timedelta(seconds=1)
-
-
-def without_zone(value: Value | datetime) -> Value | datetime | np.datetime64:
-    """Return a time in UTC, if it names a zone; NumPy goes beyond Python's first and last year."""
-    if not isinstance(value, datetime) or (offset := value.utcoffset()) is None:
-        return value
-    return np.datetime64(value.replace(tzinfo=None), "s") - np.timedelta64(offset)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 import json
 import re
-import secrets
 import time
 
 from starlette.types import Message, Scope, Send
+
+from mlops_loop.serving.ids import new_request_id
 
 REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 SECURITY_HEADERS = [
@@ -19,7 +20,7 @@ SECURITY_HEADERS = [
 class Exchange:
     def __init__(self, scope: Scope, headers: dict[bytes, bytes], send: Send) -> None:
         given = headers.get(b"x-request-id", b"")
-        self.id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16).encode()
+        self.id = given if REQUEST_ID.fullmatch(given) else new_request_id().encode()
         self.path: str = scope["path"]
         self.send_message = send
         self.started = time.perf_counter()
