@@ -7,7 +7,7 @@ contract.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -25,7 +25,8 @@ Floats = NDArray[np.float64]  # or float32: scores
 Values = Sequence[Value | datetime] | Array  # of a column; in a list, None is a missing value
 Columns = Mapping[str, Values]
 Score = Callable[[Columns], Floats]  # takes every feature of the contract
-EPOCH = datetime(1970, 1, 1).toordinal()
+EPOCH = datetime(1970, 1, 1)
+EPOCH_IN_UTC = datetime(1970, 1, 1, tzinfo=UTC)
 NAT = np.iinfo(np.int64).min
 FEW = 32  # rows up to which Python compares numbers faster than NumPy
 
@@ -91,11 +92,8 @@ def to_seconds(value: datetime | None) -> int:
     """
     if value is None:
         return NAT
-    of_day = value.hour * 3600 + value.minute * 60 + value.second
-    seconds = (value.toordinal() - EPOCH) * 86_400 + of_day
-    if (offset := value.utcoffset()) is None:
-        return seconds
-    return seconds - offset // timedelta(seconds=1)
+    since = value - (EPOCH if value.tzinfo is None else EPOCH_IN_UTC)
+    return since.days * 86_400 + since.seconds
 
 
 @dataclass(frozen=True)

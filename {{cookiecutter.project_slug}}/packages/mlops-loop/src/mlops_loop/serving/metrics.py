@@ -1,17 +1,16 @@
 """Prometheus metrics of the server, added up over its processes."""
 
 import os
-from bisect import bisect_left
 from collections import Counter as Count
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from functools import partial
 from math import nan
 from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
 import msgspec
+import numpy as np
 import prometheus_client as prometheus
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -87,8 +86,8 @@ def count_predictions(
             LABELS.labels(variant, label).inc(count)
     if edges := bundle.manifest.deciles:
         place = schema.classes.index(schema.positive) if schema.positive else 0
-        below = partial(bisect_left, edges)
-        for decile, count in Count(map(below, scores[:, place].tolist())).items():
+        deciles = np.searchsorted(edges, scores[:, place]).tolist()
+        for decile, count in Count(deciles).items():
             SCORES.labels(variant, decile + 1).inc(count)
 
 

@@ -18,7 +18,7 @@ from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.contract.values import Row, Value
 
 LENGTH = Meta(min_length=1, max_length=MAX_ROWS)
-BLANK_COLONS = (b" :", b"\t:", b"\n:", b"\r:")
+BLANKS = b" \t\n\r"  # in JSON
 EXACT = 2**53  # up to here every integer is a float, too
 UNKNOWN = "there is a key that the contract does not know"
 TIME = "is no time in ISO 8601, such as 2024-12-31T23:59:00"
@@ -143,9 +143,9 @@ class Reader:
             raise Invalid(400, "this is not JSON") from None
         columns, absent = self.columns(rows)
         # msgspec does not notice a key that is there twice; Python's json can, but is slower: it
-        # looks only if there are more `":` than keys, or blanks before a colon hide some of them.
+        # looks only if there are more `":` than keys, whatever blanks lie between the two.
         keys = 1 + len(rows) * len(columns) - absent
-        if body.count(b'":') != keys or any(map(body.count, BLANK_COLONS)):
+        if body.translate(None, BLANKS).count(b'":') != keys:
             refuse_repeated(body)
         return Rows(rows, columns)
 
