@@ -56,7 +56,7 @@ def show(origin: Path, fast: bool) -> None:
             story = run(origin, fast)
         except Failure as failure:
             raise Failure(f"{failure}; all output is in {origin / FOLDER}/showcase.log") from None
-    report.write(story, origin / PAGE, origin / FOLDER)
+    report.write(story, origin, PAGE, origin / FOLDER)
     console = Console()
     console.print(report.year_table(story))
     console.print(report.incident_table(story))

@@ -1,14 +1,14 @@
 """The report: the year as one page with charts, and as two tables for the terminal."""
 
-from html import escape
 from os.path import relpath
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.table import Table
 
 from showcase.charts import charts
 from showcase.documents import Alarm, MonitorSummary
-from showcase.page import Cell, Markup, badges, format_value, link, table, write_page
+from showcase.page import formats, page
 from showcase.story import FaultResult, Month, Story, first_day
 
 RESULTS = {"failed": "the retraining failed"}
@@ -39,13 +39,13 @@ def decision(month: Month) -> str:
     return RESULTS.get(found.result, found.result)
 
 
-def why(month: Month) -> str:
+def why(month: Month) -> list[str]:
     """Return what spoke for a retraining, and what against it or against the candidate."""
     if month.retrain is None:
-        return ""
-    reasons = "; ".join(month.retrain.decision.reasons)
-    against = month.retrain.reason
-    return f"for: {reasons}; against: {against}" if reasons and against else reasons or against
+        return []
+    reasons = [f"for: {reason}" for reason in month.retrain.decision.reasons]
+    against = [f"against: {part}" for part in month.retrain.reason.split("; ") if part]
+    return reasons + against
 
 
 def drifted(monitor: MonitorSummary) -> str:
@@ -119,73 +119,53 @@ def incident_table(story: Story) -> Table:
     return found
 
 
-def month_section(story: Story, base: str) -> list[str]:
-    heads = ("month", "rows", "answered by", "columns drifted", story.metric, "frozen")
-    lines: list[list[Cell]] = [
-        [
-            link(f"{base}/{month.monitor.report}", month.name),
-            month.rows,
-            f"version {month.version}",
-            drifted(month.monitor),
-            month.comparison.champion,
-            month.comparison.frozen,
-            badges(month.monitor.verdicts),
-            rules(month.monitor.alarms),
-            decision(month),
-            why(month),
-        ]
-        for month in story.months
-    ]
+class Tile(NamedTuple):
+    """A number that tells a part of the story; `kind` is "bad" where it is no good news."""
+
+    value: str
+    label: str
+    kind: str
+
+
+def title(story: Story) -> str:
+    """Return what the page shows: the months after those that the first model learned from."""
+    if len(story.months) > 6:
+        return "One year in production, in seven minutes"
+    return f"{len(story.months)} months in production"
+
+
+def tiles(story: Story) -> list[Tile]:
+    """Return what the year came to, in four numbers."""
+    caught = sum(fault.alarm is not None for fault in story.faults)
+    refused = sum(naive.outcome == "refused" for naive in story.naive)
+    promoted = sum(
+        month.retrain is not None and month.retrain.result == "promoted" for month in story.months
+    )
+    lost = sum(swap.failed for swap in story.swaps)
+    requests = sum(swap.requests for swap in story.swaps)
     return [
-        "<h2>Month by month</h2>",
-        table((*heads, "", "alarms", "decision", "why"), lines),
-        f'<p class="quiet">{SEASON}</p>',
+        Tile(
+            f"{caught} of {len(story.faults)}",
+            "incidents caught in their first window",
+            "" if caught == len(story.faults) else "bad",
+        ),
+        Tile(
+            f"{refused} of {len(story.naive)}",
+            "naive candidates refused by the gates",
+            "" if refused == len(story.naive) else "bad",
+        ),
+        Tile(str(promoted), "retrained models promoted to champion", ""),
+        Tile(
+            f"{lost} of {requests:,}",
+            "requests lost while models changed",
+            "bad" if lost else "",
+        ),
     ]
-
-
-def fault_section(story: Story, base: str) -> list[str]:
-    heads = ("what", "month", "verdict", "alarm", "the same rule on the month as it was", "")
-    lines: list[list[Cell]] = [
-        [
-            fault.what,
-            fault.month,
-            badges(fault.verdicts),
-            fault.alarm.text if fault.alarm else "NOT CAUGHT",
-            undisturbed(story, fault),
-            link(f"{base}/{fault.page}", "report"),
-        ]
-        for fault in story.faults
-    ]
-    return ["<h2>Incidents, each in its first window</h2>", table(heads, lines)]
-
-
-def naive_section(story: Story) -> list[str]:
-    if not story.naive:
-        return []
-    heads = ("month", "naive candidate", "champion", "frozen", "gates", "why")
-    lines: list[list[Cell]] = [
-        [n.month, n.candidate, n.champion, n.frozen, n.outcome, n.reason] for n in story.naive
-    ]
-    return [
-        "<h2>A naive sliding window</h2>",
-        "<p>A candidate that learned from the last three months alone, compared on the newest "
-        "weeks.</p>",
-        table(heads, lines),
-    ]
-
-
-def swap_section(story: Story) -> list[str]:
-    heads = ("what", "requests", "not answered", "versions that answered")
-    lines: list[list[Cell]] = [
-        [swap.what, swap.requests, swap.failed, " then ".join(swap.versions)]
-        for swap in story.swaps
-    ]
-    return ["<h2>Requests during retrainings and changes of the model</h2>", table(heads, lines)]
 
 
 def about(story: Story) -> str:
     found = story.first_metrics.items()
-    values = ", ".join(f"{name} {format_value(value)}" for name, value in found)
+    values = ", ".join(f"{name} {formats.number(value)}" for name, value in found)
     month = f"{first_day(story.first_month - 1):%B}"
     return (
         "Real flights of 2013. The first model that passed the gates was evaluated on the last "
@@ -199,32 +179,46 @@ def about(story: Story) -> str:
     )
 
 
-def links(folder: Path, base: str) -> Markup:
+def links(folder: Path, base: str) -> dict[str, str]:
     """Return links to those reports that there are: in two months there may be no retraining."""
     reports = {
-        "reports/monitor/index.html": "What the monitor found in each month",
-        "faults/reports/monitor/index.html": "in the incidents",
-        "reports/retrain/summary.md": "the last retraining",
-        "alerts.jsonl": "the alerts",
+        "What the monitor found in each month": "reports/monitor/index.html",
+        "in the incidents": "faults/reports/monitor/index.html",
+        "the last retraining": "reports/retrain/summary.html",
+        "the alerts": "alerts.jsonl",
     }
-    found = [
-        link(f"{base}/{path}", text) for path, text in reports.items() if (folder / path).exists()
-    ]
-    return Markup(", ".join(found))
+    return {text: f"{base}/{path}" for text, path in reports.items() if (folder / path).exists()}
 
 
-def write(story: Story, page: Path, folder: Path) -> None:
-    """Write the page of the year; it links to the reports in `folder`."""
-    base = Path(relpath(folder, page.parent)).as_posix()
-    parts = [
-        f"<p><b>What the loop was worth.</b> {escape(worth(story))}.</p>",
-        f"<p>{escape(about(story))}</p>",
-        f"<main>{''.join(charts(story))}</main>",
-        *month_section(story, base),
-        *fault_section(story, base),
-        *naive_section(story),
-        *swap_section(story),
-        "<h2>Look further</h2>",
-        f"<p>{links(folder, base)}.</p>",
-    ]
-    write_page(page, "Flights of 2013, month by month", parts)
+def write(story: Story, root: Path, path: Path, folder: Path) -> None:
+    """Write the page into the project at `root`; it links to the reports in `folder`."""
+    base = Path(relpath(folder, (root / path).parent)).as_posix()
+    text = page.render(
+        "showcase.html",
+        title=title(story),
+        project=root.name,
+        links=page.links(path, root=root),
+        facts=["flights of 2013, real data", f"{first_day(story.first_month):%B} to December"],
+        tiles=tiles(story),
+        worth=worth(story),
+        about=about(story),
+        charts=charts(story),
+        story=story,
+        base=base,
+        months=[
+            (
+                month,
+                drifted(month.monitor),
+                rules(month.monitor.alarms),
+                decision(month),
+                why(month),
+            )
+            for month in story.months
+        ],
+        faults=[(fault, undisturbed(story, fault)) for fault in story.faults],
+        season=SEASON,
+        further=links(folder, base),
+    )
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(text, "utf-8")
+    page.write_overview(root, root.name)

@@ -85,6 +85,7 @@ class Story:
     metric: str
     first_month: int  # that the first model did not know
     first_metrics: dict[str, float]  # on its test window
+    max_calibration_error: float  # beyond which the monitor says decay
     months: tuple[Month, ...]
     faults: tuple[FaultResult, ...]
     naive: tuple[NaiveCandidate, ...]

@@ -196,7 +196,8 @@ def tell(workspace: Workspace, fast: bool, pool: ThreadPoolExecutor, progress: P
     start = train_first(workspace, months[-1])
     months = [month for month in months if month >= start]
     first = workspace.bundle()
-    limits = load_params(folder)["evaluate"]
+    params = load_params(folder)
+    limits = params["evaluate"]
     evaluation = Evaluation(first, limits["calibration_bins"], limits["coverage"])
     lived: list[Lived] = []
     faults: list[Future[FaultResult]] = []
@@ -216,6 +217,7 @@ def tell(workspace: Workspace, fast: bool, pool: ThreadPoolExecutor, progress: P
         metric=evaluation.metric,
         first_month=start,
         first_metrics=first.metrics,
+        max_calibration_error=params["monitor"]["decay"]["max_calibration_error"],
         months=tuple(month.told(compared(world, month.number)) for month in lived),
         faults=tuple(future.result() for future in faults),
         naive=tuple(world.naive),

@@ -1,4 +1,4 @@
-"""The page in a real browser, which finds no network but the server's own address."""
+"""The pages in a real browser, which finds no network but the server's own address."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import Project, copy, serving
+from test_pipeline import held_out, predict
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = (
@@ -141,7 +142,7 @@ def test_the_form_predicts_what_the_api_predicts_and_needs_no_mouse(
     assert shown.splitlines()[0] == expected["label"]
     for name, share in expected["probabilities"].items():
         assert name in shown
-        assert f"{share:.1%}".replace(".0%", "%") in shown
+        assert f"{100 * share:.1f} %".replace(".0 %", " %") in shown
     assert f"of version {asked['model_version']}" in shown
     shoot(page, "answer")
 
@@ -200,7 +201,7 @@ def test_the_state_is_shown_and_a_new_version_is_announced(visit: Any) -> None:
     playwright.expect(page.locator("#state")).to_have_text("Version 1 is ready")
     looks = iter(
         [
-            (200, {"status": "ready", "model_version": "2", "log": {"queue": 12345}, "none": None}),
+            (200, {"status": "ready", "model_version": "2", "log": {"spool_rows": 12345}}),
             (503, {"status": "not ready", "model_version": "1", "refused": "it was <changed>"}),
         ]
     )
@@ -215,7 +216,7 @@ def test_the_state_is_shown_and_a_new_version_is_announced(visit: Any) -> None:
     playwright.expect(page.locator("#state")).to_contain_text(
         "Version 2 is ready. Reload this page"
     )
-    playwright.expect(page.locator("#details")).to_have_text("log queue12,345")
+    playwright.expect(page.locator("#details")).to_have_text("rows that wait on disk12,350")
     next_look()
     playwright.expect(page.locator("#state")).to_have_text("Version 1 is not ready")
     playwright.expect(page.locator("#details")).to_have_text("refusedit was <changed>")
@@ -243,20 +244,47 @@ def test_nothing_is_wider_than_the_screen_and_texts_can_be_read(
     shoot(page, f"{viewport['width']}-{scheme}")
 
 
+@pytest.fixture(scope="module")
+def reported(served: tuple[Project, str]) -> Project:
+    """The project with a monitored window and the summary of a retraining."""
+    project, address = served
+    headers = {"X-API-Key": KEY}
+    predict(address, held_out(project, 600), **headers).raise_for_status()
+    for verb in ("monitor", "retrain"):
+        project.uv(project.slug, verb, check=False)
+    return project
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("viewport", [PHONE, DESK])
-def test_the_status_is_a_click_away_and_can_be_read(
-    visit: Any, viewport: dict[str, int], scheme: str
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_report_fits_the_screen_and_links_to_what_is_there(
+    browser: Any, reported: Project, width: int, scheme: str
 ) -> None:
-    page = visit(viewport=viewport, color_scheme=scheme)
-    page.get_by_role("link", name="Status").click()
-    playwright.expect(page.get_by_role("heading", level=1)).to_have_text("Status: flight-delays")
-    playwright.expect(page.locator("#status")).to_contain_text("Version 1 is ready")
-    assert page.locator("svg").count() == 6
-    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
-    for place in ("a", "h2", "#status p", "dt", "dd", "figcaption", ".now", ".hint", ".plot span"):
-        assert contrast(page, place) >= 4.5, place
-    shoot(page, f"status-{viewport['width']}-{scheme}")
+    build = reported.path / "build"
+    pages = list((reported.path / "reports").rglob("*.html"))
+    pages += [build / "bundle/card.html", build / "champion/card.html"]
+    own = [path for path in pages if path.name != "evidently.html"]  # which has a page of its own
+    assert {path.name for path in own} >= {"evaluation.html", "validation.html", "summary.html"}
+    assert len(own) >= 8
+    viewport = {"width": width, "height": 900}
+    context = browser.new_context(viewport=viewport, color_scheme=scheme, offline=True)
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    for path in own:
+        page.goto(path.as_uri())
+        name = path.relative_to(reported.path).as_posix()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        assert contrast(page, "h1") >= 4.5, name
+        assert contrast(page, ".quiet") >= 4.5, name
+        links = page.locator("a").evaluate_all("all => all.map((a) => a.getAttribute('href'))")
+        assert links, name
+        for link in links:
+            assert (path.parent / link).is_file(), f"{name}: {link}"
+        shoot(page, f"{name.replace('/', '-')}-{width}-{scheme}")
+    context.close()
+    assert not wrong
 
 
 def contrast(page: Any, place: str) -> float:

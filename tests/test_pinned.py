@@ -62,7 +62,8 @@ def test_everything_runs_from_the_wheel(pinned: Project) -> None:
     assert "site-packages" in where
     root = Path(where.strip()).parent
     assert (root / "py.typed").is_file()
-    assert list(root.rglob("*.css"))
+    assert (root / "reporting/templates/base.html").is_file()
+    assert (root / "reporting/templates/style.css").is_file()
     assert list(root.rglob("*.js"))
     assert list((root / "onboarding/infer/blank").glob("*.txt"))
     assert json.loads(pinned.uv("dvc", "status", "--json").stdout) == {}
@@ -73,7 +74,7 @@ def test_everything_runs_from_the_wheel(pinned: Project) -> None:
 
 def test_it_serves(pinned: Project) -> None:
     with serving(pinned, "uv", "run", pinned.slug, "serve") as address:
-        for path in ("/health/ready", "/", "/status"):
+        for path in ("/health/ready", "/"):
             assert httpx.get(address + path, trust_env=False).is_success, path
 
 

@@ -163,16 +163,16 @@ def test_each_task_is_measured_by_the_metric_of_its_gates() -> None:
 
 
 def test_only_reports_that_exist_are_linked(tmp_path: Path) -> None:
-    assert links(tmp_path, "..") == ""
+    assert links(tmp_path, "..") == {}
     (tmp_path / "alerts.jsonl").touch()
-    assert re.findall('href="(.*?)"', links(tmp_path, "..")) == ["../alerts.jsonl"]
+    assert list(links(tmp_path, "..").values()) == ["../alerts.jsonl"]
 
 
-def test_it_imports_nothing_of_the_project() -> None:
-    for path in (TEMPLATE / "showcase").glob("*.py"):
-        assert not re.search(
-            r"^\s*(?:from|import) mlops_loop", path.read_text("utf-8"), re.MULTILINE
-        )
+def test_it_imports_nothing_of_the_project_but_how_its_pages_look() -> None:
+    pattern = re.compile(r"^\s*(?:from|import) (mlops_loop\S*)", re.MULTILINE)
+    folder = TEMPLATE / "showcase"
+    found = {name for path in folder.glob("*.py") for name in pattern.findall(path.read_text())}
+    assert found == {"mlops_loop.reporting"}
 
 
 def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
@@ -257,12 +257,13 @@ def test_every_incident_is_caught_in_its_first_window_and_only_there(year: Year)
 @pytest.mark.rare
 def test_the_gates_refuse_a_naive_window_in_october_and_december(year: Year) -> None:
     section = year.page.read_text("utf-8").partition("A naive sliding window")[2]
-    rows = re.findall(r"<tr><td>(2013-\d\d)</td>(.*?)</tr>", section.partition("<h2>")[0])
+    cells = r"<tr><td[^>]*>(2013-\d\d)</td>(.*?)</tr>"
+    rows = re.findall(cells, section.partition("<h2>")[0], re.DOTALL)
     assert [month for month, _ in rows] == ["2013-10", "2013-12"]
     for _, row in rows:
         naive, champion = map(float, re.findall(r'class="number">([\d.]+)<', row)[:2])
         assert naive < champion
-        assert "<td>refused</td>" in row
+        assert ">refused</span>" in row
         assert "gain in roc_auc" in row
 
 
@@ -312,7 +313,7 @@ def check_requests(year: Year, at_least: int) -> None:
 def check_page(year: Year) -> None:
     """Fail if the page needs a network, or names what is not there."""
     content = year.page.read_text("utf-8")
-    assert content.count("<svg") == 4
+    assert content.count("<svg") == content.count('<div class="tile') - 1 == 4
     assert not re.findall(r'(?:src|href)="http', content)
     for link in re.findall(r'href="([^"#]+)"', content):
         assert (year.page.parent / link).exists(), link

@@ -13,6 +13,7 @@ from conftest import TREE, Project, copy
 
 SOURCE = TREE / "packages/mlops-loop/src"
 PACKAGE = "packages/mlops-loop/src/mlops_loop"
+TEMPLATES = SOURCE / "mlops_loop/reporting/templates"
 STAGES = {
     "ingest": "data.ingest",
     "validate": "data.validate",
@@ -103,12 +104,29 @@ def left_out(stage: str, module: str) -> bool:
     return any(f"{module}.".startswith(f"{entry}.") for entry in listed)
 
 
+def is_page(module: str) -> bool:
+    """Say whether a module is about how a page looks: its hash is in no manifest."""
+    return module.startswith("reporting.") or module.endswith("_page")
+
+
 def sections(stage: str) -> set[str]:
     """Return the modules of the sections of params.yaml that dvc.yaml lists for a stage."""
     text = (TREE / "dvc.yaml").read_text("utf-8")
     found = re.search(rf"^  {stage}:\n.*?^    params: \[(.*?), pyproject", text, re.M | re.S)
     assert found, f"dvc.yaml lists no params for {stage}"
     return {f"base.params.{name.partition('.')[0]}" for name in found[1].split(", ")}
+
+
+def templates(names: set[str]) -> set[Path]:
+    """Return the templates of pages that modules name, and all that those include."""
+    found, waiting = set[Path](), [module_file(f"mlops_loop.{name}") for name in names]
+    while waiting:
+        file = waiting.pop()
+        text = file.read_text("utf-8") if file else ""
+        named = {TEMPLATES / name for name in re.findall(r'"([a-z_]+\.(?:html|md|css))"', text)}
+        waiting += [path for path in named - found if path.is_file()]
+        found |= {path for path in named if path.is_file()}
+    return found
 
 
 def wanted(stage: str) -> list[str]:
@@ -118,9 +136,12 @@ def wanted(stage: str) -> list[str]:
         for made in (stage, *HASHED.get(stage, ()))
         for start in {STAGES[made], *sections(made)}
         for module in closure(start)
-        if not left_out(made, module)
+        if not left_out(made, module) and (made == stage or not is_page(module))
     }
     files = {module_file(f"mlops_loop.{module}") for module in needed}
+    files |= templates(
+        needed - {"reporting.page"}
+    )  # it also writes the overview, which is no output
     code = {file.relative_to(TREE).as_posix() for file in files if file and file.stat().st_size}
     return sorted(path for path in code if not path.endswith("/__init__.py"))
 

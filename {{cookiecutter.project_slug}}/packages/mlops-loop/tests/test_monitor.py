@@ -1,6 +1,7 @@
 """The monitor: each alarm is red on what it is for, and silent where nothing is wrong."""
 
 import json
+import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -440,7 +441,7 @@ def test_the_summary_and_the_pages(learned) -> None:
     assert stored.model_dump(mode="json") == document
     for page in (folder / "index.html", Path(found.report)):
         text = page.read_text(encoding="utf-8")
-        assert "<svg" in text
+        assert ("<svg" in text) == (page == Path(found.report))  # no trend of a single window
         assert 'src="http' not in text
         assert 'href="http' not in text
     assert f"{found.window}/index.html" in (folder / "index.html").read_text(encoding="utf-8")
@@ -460,4 +461,17 @@ def test_the_index_goes_over_all_windows_and_stays_small(learned, monkeypatch) -
     kept = sorted(path.parent.name for path in folder.glob("*/evidently.html"))
     assert kept == sorted(path.name for path in folder.iterdir() if path.is_dir())[-2:]
     assert len(list(folder.glob("evidently-*.js"))) == 1
-    assert (folder / "index.html").read_text(encoding="utf-8").count("/index.html") == 4
+    index = (folder / "index.html").read_text(encoding="utf-8")
+    assert len(re.findall(r'href="[\d-]+/index.html"', index)) == 4
+    for page in folder.glob("*/index.html"):  # none links to what is gone
+        linked = 'href="evidently.html"' in page.read_text(encoding="utf-8")
+        assert linked == (page.parent / "evidently.html").is_file()
+
+
+def test_a_window_in_which_no_rule_looked_is_grey(learned) -> None:
+    log_rows(learned.head(20))
+    found = monitor.monitor(7, END)
+    for page in (Path("reports/monitor/index.html"), Path(found.report)):
+        text = page.read_text(encoding="utf-8")
+        assert '<span class="badge not-judged">not judged</span>' in text
+        assert "nothing to report" not in text

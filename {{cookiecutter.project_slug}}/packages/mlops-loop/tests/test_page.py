@@ -9,6 +9,8 @@ from fastapi.testclient import TestClient
 from mlops_loop.base import files
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Column, load_schema
+from mlops_loop.reporting.formats import percent
+from mlops_loop.reporting.page import TEMPLATES
 from mlops_loop.scoring.bundle import Bundle, open_bundle
 from mlops_loop.serving.app import create_app
 from mlops_loop.serving.pages import model_page
@@ -63,7 +65,12 @@ def column(**facts: Any) -> Column:
 
 
 def control(value: Any = None, **facts: Any) -> list[tuple[str, dict]]:
-    return Reader(model_page.field(0, "name", column(**facts), value)).elements
+    return Reader(shown(model_page.field(0, "name", column(**facts), value))).elements
+
+
+def shown(field: model_page.Field) -> str:
+    """Return a field as the page has it."""
+    return TEMPLATES.get_template("parts.html").module.field(field)
 
 
 def test_the_page_has_a_labelled_input_for_each_feature_with_the_example_in_it(bundle) -> None:
@@ -78,7 +85,7 @@ def test_the_page_has_a_labelled_input_for_each_feature_with_the_example_in_it(b
         feature, name = load_schema().inputs[made["data-name"]], made["data-name"]
         assert ("required" in made) != feature.nullable
         if feature.type in ("number", "integer") and name in example:
-            assert float(made["value"]) == example[name]
+            assert float(made["value"]) == float(f"{example[name]:.4g}")
             assert [made.get("min"), made.get("max")] == [
                 None if limit is None else model_page.plain(limit)
                 for limit in (feature.minimum, feature.maximum)
@@ -149,16 +156,14 @@ def test_nothing_that_a_contract_says_becomes_part_of_the_page(project) -> None:
     assert len(found.all("img")) == len(usual.all("img"))
     told = " ".join(found.texts)
     assert told.count(HOSTILE) >= 2 + len(schema.inputs)  # name, description and each hint
-    field = model_page.field(0, HOSTILE, column(type="category", categories=[HOSTILE]), HOSTILE)
-    made = Reader(field)
+    made = Reader(
+        shown(model_page.field(0, HOSTILE, column(type="category", categories=[HOSTILE]), HOSTILE))
+    )
     assert made.all("select")[0]["data-name"] == HOSTILE
     assert json.loads(made.all("option")[0]["value"]) == HOSTILE
     assert [text for text in made.texts if text.strip()] == [HOSTILE, HOSTILE]
-    made = Reader(
-        model_page.field(
-            0, "a", column(type="category", categories=[HOSTILE], allow_unknown=True), HOSTILE
-        )
-    )
+    open_column = column(type="category", categories=[HOSTILE], allow_unknown=True)
+    made = Reader(shown(model_page.field(0, "a", open_column, HOSTILE)))
     assert (made.all("input")[0]["value"], made.all("option")) == (HOSTILE, [{"value": HOSTILE}])
 
 
@@ -179,7 +184,8 @@ def test_the_page_asks_nobody_else_and_runs_its_own_script_only(bundle) -> None:
         for made in found.all("script", "link", "img", "a")
     ]
     assert not [link for link in links if re.match(outside, link)]
-    assert not re.search(r"url\(|@import", model_page.STYLE)
+    (style,) = re.findall(r"<style>(.*?)</style>", answer.text, re.DOTALL)
+    assert not re.search(r"url\(|@import", style)
     for made in found.all("a"):
         if not made["href"].startswith("#"):
             assert client.get(f"/{made['href']}").status_code == 200
@@ -217,7 +223,7 @@ def test_the_rule_of_an_answer_is_told(bundle) -> None:
     threshold = bundle.manifest.threshold
     told = model_page.rule(bundle.schema, bundle.operating_point)
     assert (
-        (f"{threshold:.1%}" in told)
+        (percent(threshold) in told)
         if threshold is not None
         else ("interval" in told) != bool(bundle.schema.classes)
     )

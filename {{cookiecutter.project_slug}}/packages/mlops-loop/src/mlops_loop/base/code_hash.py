@@ -3,6 +3,7 @@
 Line endings, comments and blank lines do not count: they change no model.
 """
 
+import re
 import tokenize
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
@@ -13,6 +14,8 @@ from pathlib import Path
 import yaml
 
 from mlops_loop.base.files import DVC, MODEL
+
+PAGES = re.compile(r"/mlops_loop/(reporting/|.*_page\.py$)")  # how they look makes no model
 
 
 def code() -> dict[str, str]:
@@ -25,7 +28,7 @@ def code() -> dict[str, str]:
     sources = [
         Path(path)
         for path in dependencies(MODEL.as_posix())
-        if path.startswith(("src/", "packages/")) and "/mlops_loop/reporting/" not in path
+        if path.startswith(("src/", "packages/")) and not PAGES.search(path)
     ]
     found = {file for path in sources for file in (path.rglob("*.py") if path.is_dir() else [path])}
     hashes = {file.as_posix(): source_hash(file) for file in sorted(found) if file.is_file()}

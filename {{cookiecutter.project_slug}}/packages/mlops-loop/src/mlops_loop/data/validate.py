@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from textwrap import shorten
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -14,7 +13,7 @@ from mlops_loop.base.files import ACCEPTED, RAW, REPORTS
 from mlops_loop.base.params.params_file import load_params
 from mlops_loop.base.params.split import SplitParams
 from mlops_loop.contract.schema import Schema, load_schema
-from mlops_loop.data import tables
+from mlops_loop.data import tables, validation_page
 from mlops_loop.data.cast import check_rows
 from mlops_loop.data.check import Check
 from mlops_loop.data.data_checks import Distribution, column_distribution
@@ -28,10 +27,8 @@ from mlops_loop.data.table_checks import (
     repeats,
     shifts,
 )
-from mlops_loop.reporting import page
 
 SAMPLE = 100_000  # rows from which leaks and shifts are measured
-SHOWN = ("column", "rule", "expected", "allowed", "score", "failed_rows", "examples", "passed")
 
 
 class Accepted(BaseModel, frozen=True):
@@ -76,22 +73,12 @@ def accept(schema: Schema, sample: pd.DataFrame, rows: int) -> None:
     files.write_text(ACCEPTED, "{\n" + about + " {\n" + lines + "\n}\n}\n")
 
 
-def write_reports(checks: list[Check], summary: str, rows: int) -> None:
-    folder = REPORTS / "data"
+def write_reports(checks: list[Check], rows: int) -> None:
     results = [found.as_json() for found in checks]
     passed = all(found.passed for found in checks)
-    files.write_json(
-        folder / "validation.json", {"passed": passed, "rows": rows, "checks": results}
-    )
-    listed = pd.DataFrame(results)[list(SHOWN)]
-    for name in ("expected", "examples"):
-        listed[name] = listed[name].map(lambda value: shorten(str(value)[1:-1], 200))
-    listed["allowed"] = listed["allowed"].map("{:.2%}".format).replace("0.00%", "")
-    listed["passed"] = listed["passed"].map({True: "yes", False: "no"})
-    listed.columns = [name.replace("_", " ") for name in listed]
-    notes = f"<p>{summary}. Distributions are compared with the data that was accepted last.</p>"
-    table = listed.to_html(index=False, na_rep="")
-    page.write_page(folder / "validation.html", "Data validation", notes, table)
+    report = {"passed": passed, "rows": rows, "checks": results}
+    files.write_json(REPORTS / "data/validation.json", report)
+    validation_page.write(checks, rows)
 
 
 def main() -> None:
@@ -102,7 +89,7 @@ def main() -> None:
     checks = check(schema, params.split, sample, last_accepted(schema))
     failed = [found for found in checks if not found.passed]
     summary = f"{len(checks) - len(failed)} of {len(checks)} checks passed on {rows:,} rows"
-    write_reports(checks, summary, rows)
+    write_reports(checks, rows)
     if failed:
         where = f"the data breaks schema.yaml: {summary}; see {REPORTS}/data/validation.html"
         if any("max_shift" in found.expected for found in failed):

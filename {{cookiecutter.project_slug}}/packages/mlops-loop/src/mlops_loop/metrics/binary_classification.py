@@ -215,8 +215,12 @@ def plots(
     fit = CalibrationDisplay.from_predictions(
         truth, positive, n_bins=params.calibration_bins, strategy="quantile", name="model"
     )
-    actual = np.where(truth, name, f"not {name}")
-    called = np.where(positive >= point.threshold, name, f"not {name}")
+    other = next(each for each in schema.classes if each != name)
+    actual = np.where(truth, name, other)
+    called = np.where(positive >= point.threshold, name, other)
+    roc.ax_.set(xlabel="false positive rate", ylabel=f"share of {name} that is found")
+    recall.ax_.set(xlabel=f"recall of {name}", ylabel=f"precision of {name}")
+    fit.ax_.set(xlabel=f"predicted P({name})", ylabel=f"observed share of {name}")
     return {
         "roc": (roc.figure_, thin(false_positive_rate=roc.fpr, true_positive_rate=roc.tpr)),
         "precision_recall": (
@@ -238,6 +242,11 @@ def confusion(actual: Names, called: Names, rotation: int = 0) -> tuple["Figure"
         values_format=",",
         xticks_rotation=rotation,
     )
+    counts = shown.confusion_matrix
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    for place, text in np.ndenumerate(shown.text_):
+        text.set_text(f"{counts[place]:,}\n{shares[place]:.0%} of the row")
+    shown.ax_.set(xlabel="predicted", ylabel="actual")
     return shown.figure_, pd.DataFrame({"actual": actual, "predicted": called})
 
 

@@ -223,7 +223,8 @@ def compare(
         preset = DataDriftPreset(
             columns=named,
             per_column_threshold={name: limits[name] for name in named},
-            drift_share=min(1, drift_columns / len(named)),  # for the headline of its report
+            # For the headline of its report, which shows all digits; never above the real share.
+            drift_share=min(1, int(10_000 * drift_columns / len(named)) / 10_000),
             **METHODS,
         )
         data = (Dataset.from_pandas(table[named], data_definition=defined) for table in tables)

@@ -186,9 +186,10 @@ def drift_alarms(columns: dict[str, ColumnDrift], min_columns: int) -> list[Alar
             continue
         text = f"{name} has no value at all here or in the reference"
         if column.score is not None:
+            unit = " standard deviations" if "wasserstein" in column.method.lower() else ""
             text = (
-                f"{name} is {column.score:.3g} from the reference; "
-                f"normal variation is within {column.threshold:.3g}"
+                f"column {name} moved {column.score:.2g}{unit} from the reference; "
+                f"usual is at most {column.threshold:.2g}"
             )
         alarms.append(Rule("drift", name).alarm(column.score, column.threshold, text))
     return alarms if len(alarms) >= min_columns else []

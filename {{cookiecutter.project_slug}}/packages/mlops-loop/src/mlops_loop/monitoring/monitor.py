@@ -70,7 +70,9 @@ def monitor(days: float | None = None, until: datetime | None = None) -> WindowS
         window_page.write(tmp_path, FOLDER, summary, bundle.schema, findings.report)
     files.write_json(LATEST, summary.model_dump(mode="json"))
     store(engine, summary)
-    index_page.write(FOLDER, stored_summaries(engine, settings), bundle.schema)
+    index_page.write(
+        FOLDER, stored_summaries(engine, settings), bundle.schema, bundle.manifest.metrics
+    )
     return summary
 
 

@@ -16,6 +16,7 @@ from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.files import BUNDLE
 from mlops_loop.base.settings import Settings, load_settings
 from mlops_loop.release import audit, registry
+from mlops_loop.reporting.page import write_overview
 from mlops_loop.scoring.bundle import PROMOTION, open_bundle
 from mlops_loop.tracking.session import experiment_name, session
 from mlops_loop.training.card.promotion import PromotionRecord, finish
@@ -126,6 +127,7 @@ def install_version(version: ModelVersion, target: Path) -> None:
             completed = promotion.model_copy(update={"files": finish(tmp_path, promotion)})
             document = completed.model_dump(mode="json", exclude_unset=True)
             files.write_json(tmp_path / PROMOTION, document)
+        write_overview()
 
 
 def holds(target: Path, promotion: PromotionRecord) -> bool:

@@ -1,84 +1,107 @@
-"""Markdown: texts and values that are shown as they are, tables, and charts of Mermaid.
+"""Markdown, from templates as the pages are: all that they show is shown as it is.
 
-GitHub and GitLab draw the charts.
+GitHub and GitLab draw the charts of Mermaid.
 """
 
 import re
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-import numpy as np
-import pandas as pd
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from mlops_loop.reporting import page
+
+Row = Sequence[object]
 
 
-def plain(text: object) -> str:
+class Markdown(str):
+    """A text that is Markdown already."""
+
+    __slots__ = ()
+
+
+def plain(text: object) -> Markdown:
     """Return a text so that Markdown shows it as it is: no markup, link or HTML in it counts."""
+    if isinstance(text, Markdown):
+        return text
     special = r"[\\`*\[\]<&|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"  # not the _ within a name
-    return re.sub(special, r"\\\g<0>", " ".join(str(text).split()))
+    return Markdown(re.sub(special, r"\\\g<0>", " ".join(str(text).split())))
 
 
-def paragraph(text: object) -> str:
+def paragraph(text: object) -> Markdown:
     """Return a text as `plain` does, to begin a line with: no heading, list or quotation."""
-    return re.sub(r"^(\d*)([-+=#>.)])", r"\1\\\2", plain(text))
+    return Markdown(re.sub(r"^(\d*)([-+=#>.)])", r"\1\\\2", plain(text)))
 
 
-def code(text: object) -> str:
+def code(text: object) -> Markdown:
     """Return a text that may stand between backticks."""
-    return " ".join(str(text).split()).replace("`", "'")
+    return Markdown(" ".join(str(text).split()).replace("`", "'"))
 
 
-def table(frame: pd.DataFrame, digits: int = 4) -> str:
-    """Return a table as Markdown; fractions are rounded to `digits`."""
-    right = [frame[name].map(is_number).all() for name in frame]
-    lines = [[plain(name) for name in frame], ["---:" if number else "---" for number in right]]
-    lines += [[cell(value, digits) for value in row] for row in frame.itertuples(index=False)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
-
-
-def cell(value: object, digits: int) -> str:
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        counted = value.is_integer() and abs(value) > 1  # not a share of 1.000
-        return "" if np.isnan(value) else f"{value:,.0f}" if counted else f"{value:,.{digits}f}"
-    return f"{value:,}" if isinstance(value, int | np.integer) else plain(value)
-
-
-def format_number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
-
-
-def text_table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+def table(heads: Sequence[str], rows: Iterable[Row]) -> Markdown:
+    shown = list(rows)
+    right = [all(page.is_figure(row[place]) for row in shown) for place in range(len(heads))]
+    lines: list[list[str]] = [
+        list(map(plain, heads)),
+        ["---:" if number else "---" for number in right],
+    ]
+    for row in shown:
+        lines.append(["" if value is None else plain(page.cell(value)) for value in row])
+    return Markdown("\n".join("| " + " | ".join(line) + " |" for line in lines))
 
 
 def line_chart(
-    title: str,
-    axis: str,
-    labels: list[str],
-    lines: list[list[float]],
-    span: tuple[float, float] | None = None,
-) -> str:
-    """Return a chart; its y axis holds all values with some room, if no `span` is given."""
-    low, high = span or padded_span(lines)
+    title: str, axis: str, labels: Sequence[str], lines: Sequence[Sequence[float]]
+) -> Markdown:
+    """Return a chart; its y axis holds all values with some room."""
+    low = min(map(min, lines))
+    high = max(map(max, lines))
+    room = 0.1 * (high - low) or 0.1 * abs(high) or 0.1
     quoted = ", ".join(f'"{label}"' for label in labels)
     parts = [
         "```mermaid",
         "xychart-beta",
         f'    title "{title}"',
         f"    x-axis [{quoted}]",
-        f'    y-axis "{axis}" {format_number(low)} --> {format_number(high)}',
-        *(f"    line [{', '.join(map(format_number, values))}]" for values in lines),
+        f'    y-axis "{axis}" {low - room:.4g} --> {high + room:.4g}',
+        *(f"    line [{', '.join(f'{value:.4g}' for value in values)}]" for values in lines),
         "```",
     ]
-    return "\n".join(parts)
+    return Markdown("\n".join(parts))
 
 
-def padded_span(lines: list[list[float]]) -> tuple[float, float]:
-    low = min(map(min, lines))
-    high = max(map(max, lines))
-    room = 0.1 * (high - low) or 0.1 * abs(high) or 0.1
-    return low - room, high + room
+TEMPLATES = page.environment(autoescape=False, finalize=plain)
+TEMPLATES.filters |= {"code": code, "markdown": Markdown, "paragraph": paragraph}
+TEMPLATES.globals["table"] = table
+
+
+def render(template: str, **values: object) -> str:
+    text = TEMPLATES.get_template(template).render(values)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def to_html(markdown: str, folder: Path = Path()) -> Markup:
+    """Return Markdown as HTML; its pictures, in plots/ of `folder`, are embedded."""
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = reader.parse(markdown)
+    for image in [
+        part for token in tokens for part in token.children or () if part.type == "image"
+    ]:
+        image.attrs["src"] = embedded(str(image.attrs["src"]), folder)
+    html = reader.renderer.render(tokens, reader.options, {})
+    html = html.replace("<table>", '<div class="scroll"><table>')
+    return Markup(html.replace("</table>", "</table></div>"))  # noqa: S704 - texts are escaped
+
+
+def title(markdown: str) -> str:
+    """Return the first heading, without what `plain` put there."""
+    return re.sub(r"\\(.)", r"\1", markdown.partition("\n")[0].removeprefix("# "))
+
+
+def embedded(source: str, folder: Path) -> str:
+    """Return a picture as a data URL; nothing for any other source."""
+    if not re.fullmatch(r"plots/[\w-]+\.png", source):
+        return ""
+    return f"data:image/png;base64,{b64encode((folder / source).read_bytes()).decode()}"

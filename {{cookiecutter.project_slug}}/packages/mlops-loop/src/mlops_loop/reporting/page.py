@@ -1,73 +1,123 @@
-"""Pages: HTML that needs nothing else to be shown."""
+"""Pages: Jinja templates on one base, in HTML that needs nothing else to be shown.
 
-from collections.abc import Callable, Iterable, Sequence
-from html import escape
+The server renders its page with it: nothing here imports pandas or Matplotlib.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
-from mlops_loop.base.files import write_text
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-Cell = str | float | bool | None
-STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto;
-  padding: 0 1rem }
-table { border-collapse: collapse; border: 0; margin: 1rem 0 } img { max-width: 49% }
-th, td { padding: .3rem .8rem; border: 0; border-bottom: 1px solid #d9e2ec; text-align: left }
-td:nth-child(2) { white-space: nowrap }"""
-CHART_STYLE = """:root { color-scheme: light } body { color: #1f2328; background: #fff }
-main { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem 2rem }
-figure { margin: 0 } svg { max-width: 100%; height: auto }
-h2 { margin: 2rem 0 .5rem; font-size: 1.2rem }
-.badge { border-radius: 1em; color: #fff; padding: .1em .7em; font-size: .85em; margin-right: .3em }
-.scroll { overflow-x: auto }
-td a, .badge { white-space: nowrap } .quiet { color: #59636e } tr.alarm td { background: #fff1e5 }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
-@media (max-width: 40rem) { main { grid-template-columns: 1fr } }"""
+from mlops_loop.base import files
+from mlops_loop.base.files import BUNDLE, REPORTS
+from mlops_loop.base.project import current_project
+from mlops_loop.reporting.formats import NONE, as_cells, day, interval, moment, number, percent
 
-
-class Markup(str):
-    """Text that is HTML already: it is not escaped."""
-
-    __slots__ = ()
-
-
-def write_page(path: Path, title: str, *parts: str, style: str = "") -> None:
-    """Write an HTML page that needs nothing else to be shown; `parts` are HTML themselves."""
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}\n{style}</style>'
-    page = "\n".join((f"<h1>{escape(title)}</h1>", *parts))
-    write_text(
-        path, f'<!doctype html><html lang="en"><head>{head}</head><body>{page}</body></html>'
-    )
+FIGURE = re.compile(r"[<>=]* ?-?[\d,.]+( %| × 10.+)?|–")
+OVERVIEW = REPORTS / "index.html"
+PAGES = {  # what people look at, in the order of the loop
+    "Data": REPORTS / "data/validation.html",
+    "Evaluation": REPORTS / "evaluation.html",
+    "Candidate": BUNDLE / "card.html",
+    "Champion": Path("build/champion/card.html"),
+    "Monitor": REPORTS / "monitor/index.html",
+    "Retraining": REPORTS / "retrain/summary.html",
+    "Showcase": REPORTS / "showcase.html",
+}
+ABOUT = {
+    "Data": "each rule of the contract, and whether the data meets it",
+    "Evaluation": "the candidate on the test window, against the naive baseline",
+    "Candidate": "model card of the newest candidate, before the gates",
+    "Champion": "model card of the served version: results, limits, gates, lineage",
+    "Monitor": "drift, data quality and decay in the prediction log",
+    "Retraining": "what the last retraining decided, and why",
+    "Showcase": "one year in production",
+}
 
 
-def format_value(value: Cell) -> str:
-    """Return a value in few digits; a dash for none."""
+def cell(value: object) -> object:
+    """Return a value as a table shows it."""
     if value is None:
-        return "-"
+        return NONE
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else value
+    return number(value) if isinstance(value, int | float) else value
 
 
-def table(
-    heads: Sequence[str],
-    rows: Iterable[Sequence[Cell]],
-    is_marked: Callable[[int], bool] | None = None,
-) -> str:
-    """Return an HTML table; rows that are marked, by their number, stand out."""
-    lines = []
-    for number, row in enumerate(rows):
-        mark = ' class="alarm"' if is_marked and is_marked(number) else ""
-        lines.append(f"<tr{mark}>{''.join(map(table_cell, row))}</tr>")
-    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
-    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def table_cell(value: Cell) -> str:
-    kind = ' class="number"' if isinstance(value, int | float) else ""
-    text = format_value(value)
-    return f"<td{kind}>{text if isinstance(value, Markup) else escape(text)}</td>"
+def is_figure(value: object) -> bool:
+    """Return whether a value is shown as a number, such as 22.1 %."""
+    return is_number(value) or (isinstance(value, str) and bool(FIGURE.fullmatch(value)))
 
 
-def badge(text: str, colour: str) -> str:
-    return f'<span class="badge" style="background:{colour}">{escape(text)}</span>'
+def environment(
+    autoescape: bool = True, finalize: Callable[[object], object] | None = None
+) -> Environment:
+    found = Environment(
+        loader=PackageLoader("mlops_loop.reporting"),
+        autoescape=autoescape,  # noqa: S701 - Markdown has an escape of its own, `finalize`
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    formats = {"cell": cell, "day": day, "interval": interval, "moment": moment}
+    found.filters |= {**formats, "number": number, "percent": percent}
+    found.globals["as_cells"] = as_cells
+    found.tests["figure"] = is_figure
+    return found
+
+
+TEMPLATES = environment()
+
+
+def render(template: str, **values: object) -> str:
+    return TEMPLATES.get_template(template).render(values)
+
+
+def compose(page: Path, template: str, names: Iterable[str] = PAGES, **values: object) -> str:
+    """Return a page's text, with links to the overview and to those of the pages that exist.
+
+    A stage of the pipeline names the pages that surely do: what it writes must be the same each
+    time. `page` is where the page will be.
+    """
+    given = {"project": current_project().name, "facts": [], "links": links(page, names)}
+    return render(template, **(given | values))
+
+
+def links(page: Path, names: Iterable[str] = PAGES, root: Path = Path()) -> dict[str, str]:
+    found = {"Overview": OVERVIEW}
+    found |= {name: PAGES[name] for name in names if (root / PAGES[name]).is_file()}
+    return {name: relative(path, page) for name, path in found.items() if path != page}
+
+
+def relative(path: Path, page: Path) -> str:
+    """Return the link from a page to another; both are paths in the project."""
+    return Path(os.path.relpath(path, page.parent)).as_posix()
+
+
+def write_overview(root: Path = Path(), project: str = "") -> None:
+    """Write reports/index.html, which links to all pages that there are."""
+    there = {name: path for name, path in PAGES.items() if (root / path).is_file()}
+    pages = [
+        (name, relative(path, OVERVIEW), ABOUT[name], modified(root / path))
+        for name, path in there.items()
+    ]
+    project = project or current_project().name
+    text = render("overview.html", project=project, facts=[], links={}, pages=pages)
+    files.write_text(root / OVERVIEW, text)
+
+
+def without_part(text: str, name: str) -> str:
+    """Return a page without the part between the comments of this name."""
+    return re.sub(rf"<!-- {name} -->.*?<!-- /{name} -->", "", text, flags=re.DOTALL)
+
+
+def modified(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)

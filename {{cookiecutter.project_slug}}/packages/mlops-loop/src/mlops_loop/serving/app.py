@@ -15,7 +15,7 @@ from fastapi_offline import FastAPIOffline  # /docs without a network
 
 from mlops_loop.base.project import current_project
 from mlops_loop.base.settings import Settings, load_settings
-from mlops_loop.serving import metrics
+from mlops_loop.serving import metrics, monitor_metrics
 from mlops_loop.serving.hot_reload import watch
 from mlops_loop.serving.http.auth import ApiKeys
 from mlops_loop.serving.http.middleware import Handler, Middleware
@@ -23,7 +23,6 @@ from mlops_loop.serving.http.rate_limit import RateLimiter
 from mlops_loop.serving.http.telemetry import tracing_options
 from mlops_loop.serving.open_inference import routes as open_inference
 from mlops_loop.serving.openapi import document
-from mlops_loop.serving.pages.recorder import Recorder
 from mlops_loop.serving.routes import health, model, outcomes, pages, predictions
 from mlops_loop.serving.routes.errors import (
     add_error_handlers,
@@ -33,6 +32,7 @@ from mlops_loop.serving.routes.errors import (
 from mlops_loop.serving.service import Service
 
 GAUGE_SECONDS = 1.0  # between two updates of the gauges
+MONITOR_SECONDS = 30.0  # between two reads of what the monitor found
 LOGGER = logging.getLogger("uvicorn.error")
 
 
@@ -41,10 +41,9 @@ def create_app() -> FastAPI:
     settings = load_settings()
     service = Service(settings)
     keys = ApiKeys(settings)
-    recorder = Recorder(service)
     app: FastAPI = FastAPIOffline(
         title=current_project().name,
-        lifespan=lifespan(service, recorder),
+        lifespan=lifespan(service),
         redoc_url=None,
         telemetry=tracing_options(),
     )
@@ -52,15 +51,12 @@ def create_app() -> FastAPI:
     handle_invalid = invalid_request(service)
     add_error_handlers(app, handle_invalid)
     predict = predictions.predict_handler(service)
-    for router in (
-        predictions.router(predict),
-        outcomes.router(service),
-        open_inference.router(service),
-        model.router(service),
-        health.router(service),
-        pages.router(service, recorder, keys.required),
-    ):
-        app.include_router(router)
+    app.include_router(predictions.router(predict), tags=["predictions"])
+    app.include_router(outcomes.router(service), tags=["predictions"])
+    app.include_router(open_inference.router(service))
+    app.include_router(model.router(service), tags=["model"])
+    app.include_router(health.router(service), tags=["health"])
+    app.include_router(pages.router(service, keys.required))
     rate_limited = settings.rate_limit > 0
     app.openapi = lambda: document(app, service.model, keys.required, rate_limited)  # type: ignore[method-assign]
     add_middleware(app, settings, keys, with_error_handlers(predict, handle_invalid))
@@ -83,22 +79,22 @@ def add_middleware(app: FastAPI, settings: Settings, keys: ApiKeys, predict: Han
     )
 
 
-def lifespan(
-    service: Service, recorder: Recorder
-) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def run(_: FastAPI) -> AsyncIterator[None]:
         service.writer.start()
-        recorder.start()
         reload_now, stop_watching = watch(list(service.followers.values()))
         with suppress(ValueError, AttributeError):  # not in the main thread, or on Windows
             signal.signal(signal.SIGHUP, lambda *_: reload_now())
-        gauges = asyncio.create_task(update_gauges(service))
+        tasks = [
+            asyncio.create_task(update_gauges(service)),
+            asyncio.create_task(update_monitor_gauges(service)),
+        ]
         gc.freeze()  # what exists by now stays: the collector need not visit it again
         yield
-        gauges.cancel()
+        for task in tasks:
+            task.cancel()
         stop_watching()
-        recorder.stop()
         await asyncio.to_thread(service.writer.close)
 
     return run
@@ -112,3 +108,13 @@ async def update_gauges(service: Service) -> None:
         except Exception:  # of whatever kind: the next update may work
             LOGGER.exception("the gauges could not be updated")
         await asyncio.sleep(GAUGE_SECONDS)
+
+
+async def update_monitor_gauges(service: Service) -> None:
+    """Keep what `monitor` found last among the metrics."""
+    while True:
+        try:
+            await asyncio.to_thread(monitor_metrics.refresh, service)
+        except Exception:  # of whatever kind: the next update may work
+            LOGGER.exception("the monitor's gauges could not be updated")
+        await asyncio.sleep(MONITOR_SECONDS)

@@ -6,11 +6,13 @@ Each process of the server reads it from the prediction log: the last one to do 
 from math import nan
 
 from prometheus_client import Gauge
+from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.contract.schema import Schema
-from mlops_loop.prediction_log.monitoring_windows import Bounds, MonitoringWindow
+from mlops_loop.prediction_log.monitoring_windows import Bounds, MonitoringWindow, read_windows
 from mlops_loop.prediction_log.window_summary import VERDICTS, ColumnDrift
 from mlops_loop.serving.metrics import NEWEST
+from mlops_loop.serving.service import Service
 
 RUN = Gauge(
     "monitor_last_run_timestamp_seconds",
@@ -45,6 +47,17 @@ COVERAGE = Gauge(
 WINDOW_ROWS = Gauge("monitor_rows", "Predictions in the newest window", multiprocess_mode=NEWEST)
 NOT_COMPARED = ColumnDrift()
 SEEN: dict[str, set[str]] = {}  # metrics, and which of BOUNDS some window had
+
+
+def refresh(service: Service) -> None:
+    """Set the gauges to the newest window; while the database is away, they stay as they are."""
+    model = service.settings.mlflow_experiment_name
+    try:
+        windows = read_windows(service.writer.engine, model, 1)
+    except SQLAlchemyError:  # the writer has logged it
+        return
+    if windows:
+        set_window(windows[-1], service.model.bundle.schema)
 
 
 def set_window(window: MonitoringWindow, schema: Schema) -> None:

@@ -16,6 +16,10 @@ from mlops_loop.serving.loaded_model import LoadedModel
 from mlops_loop.serving.row_schema import row_schema, rows_schema
 
 JSON = "application/json"
+ELSEWHERE = (
+    "Besides: `/v2` speaks the Open Inference Protocol, `/metrics` is for Prometheus, and "
+    "[the first page](./) has a form and the model card."
+)
 ERROR_SCHEMA: JsonSchema = {"type": "object", "properties": {"detail": {}}, "required": ["detail"]}
 API_KEY = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
 BODY_ERRORS = {
@@ -81,7 +85,7 @@ def document(
     found = get_openapi(
         title=current_project().name,
         version=model.bundle.version,
-        description=model.bundle.schema.description,
+        description=f"{model.bundle.schema.description}\n\n{ELSEWHERE}",
         routes=app.routes,
     )
     components = found.setdefault("components", {})

@@ -1,6 +1,5 @@
 """Evaluate: the model on the test window, against a naive baseline, by slice and group."""
 
-from base64 import b64encode
 from dataclasses import dataclass
 
 import matplotlib
@@ -17,7 +16,6 @@ from mlops_loop.base.files import (
     METRICS,
     MODEL,
     PLOTS,
-    REPORTS,
     SLICES,
     TEST,
     TRAIN,
@@ -32,15 +30,15 @@ from mlops_loop.data import tables
 from mlops_loop.metrics import bootstrap, fairness, tasks
 from mlops_loop.metrics.groups import group_values
 from mlops_loop.metrics.own_metrics import measure
-from mlops_loop.metrics.values import Metrics, Plots, Scores, Truth
-from mlops_loop.reporting import page
+from mlops_loop.metrics.values import Metrics, Scores, Truth
 from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.skops_model import load, scores
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import session
-from mlops_loop.training import explain
+from mlops_loop.training import evaluation_page, explain
 from mlops_loop.training.behaviour.check import as_table, check
 from mlops_loop.training.behaviour.declaration import load_behaviour
+from mlops_loop.training.evaluation_page import Evaluation
 
 
 @dataclass(frozen=True)
@@ -82,19 +80,6 @@ def behaviour_of(
         return scores(model, rows, schema)
 
     return as_table(check(declared, table, predict, schema, rows, operating_point))
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate` finds: the evidence that the model card shows."""
-
-    windows: dict[str, Metrics]  # test, baseline and validation
-    operating_point: OperatingPoint
-    intervals: dict[str, tuple[float, float]]
-    slices: pd.DataFrame
-    groups: pd.DataFrame
-    behaviour: pd.DataFrame
-    plots: Plots
 
 
 def measure_windows(
@@ -145,23 +130,18 @@ def evaluate(model: Pipeline, windows: Windows, schema: Schema, params: Params) 
 
 def write_reports(found: Evaluation, schema: Schema) -> None:
     """Write metrics, tables, plots and the page of an evaluation."""
-    measured = pd.DataFrame(found.windows).T.astype({"rows": int})
-    parts = [measured.to_html(float_format="{:.4f}".format)]
     listed = {SLICES: found.slices, FAIRNESS: found.groups, BEHAVED: found.behaviour}
     for path, table in listed.items():
         files.write_text(path, table.to_csv(index=False))
-        if len(table):
-            parts.append(table.to_html(index=False, float_format="{:.3f}".format))
     with files.writing(PLOTS) as folder:
         folder.mkdir()
         for name, (figure, table) in found.plots.items():
             table.to_csv(folder / f"{name}.csv", index=False)
             figure.savefig(folder / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
-            picture = b64encode((folder / f"{name}.png").read_bytes()).decode()
-            parts.append(f'<img alt="{name}" src="data:image/png;base64,{picture}">')
-    page.write_page(REPORTS / "evaluation.html", "Evaluation", *parts)
     files.write_json(INTERVALS, found.intervals)
-    files.write_json(METRICS, found.windows | found.operating_point.as_json(schema))
+    measured = found.windows | found.operating_point.as_json(schema)
+    files.write_json(METRICS, measured)
+    evaluation_page.write(found, schema)
 
 
 def main() -> None:

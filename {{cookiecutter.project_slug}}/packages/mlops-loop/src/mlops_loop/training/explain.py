@@ -1,5 +1,7 @@
 """Explain: which features the model uses, and how its predictions go with them."""
 
+from textwrap import wrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -147,17 +149,22 @@ def curves(found: pd.DataFrame, schema: Schema) -> Figure:
         if discrete:
             axis.tick_params("x", rotation=90 if len(part) > 4 else 0)
     for axis in axes[: len(names) : columns]:
-        axis.set_ylabel(
-            label(f"mean {schema.target}") if not schema.classes else "mean probability"
-        )
+        axis.set_ylabel(label(mean_of(schema)))
     if len(names) and found["class"].nunique() > 1:
         axes[0].legend(fontsize="small")
     return figure
 
 
+def mean_of(schema: Schema) -> str:
+    """Return what the curves are the mean of."""
+    if schema.positive:
+        return f"mean P({schema.positive})"
+    return "mean probability" if schema.classes else f"mean {schema.target}"
+
+
 def label(text: str) -> str:
-    """Return a text as matplotlib shall show it: short, and a $ is no formula."""
-    return (text if len(text) <= 36 else text[:35] + "…").replace("$", r"\$")
+    """Return a text as matplotlib shall show it: in short lines, and a $ is no formula."""
+    return "\n".join(wrap(text, 36, max_lines=2, placeholder=" …")).replace("$", r"\$")
 
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:

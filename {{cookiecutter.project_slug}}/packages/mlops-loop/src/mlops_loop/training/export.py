@@ -36,7 +36,7 @@ from mlops_loop.contract.values import Value
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.values import Floats, Predictions, Scores
-from mlops_loop.reporting.markdown_page import page
+from mlops_loop.reporting import page
 from mlops_loop.scoring import self_check
 from mlops_loop.scoring.bundle import (
     HELD_OUT,
@@ -52,6 +52,7 @@ from mlops_loop.scoring.promotion import PromotionFacts
 from mlops_loop.scoring.scorer import Scorer, load_scorer, open_scorer
 from mlops_loop.scoring.skops_model import columns, load, scores
 from mlops_loop.training.card.compose import Evidence, Subject, card
+from mlops_loop.training.card.promotion import card_page
 
 INPUTS = SCHEMA, BEHAVIOUR, TRAIN, TEST, MODEL
 SECTIONS = {"ingest", "split", "train", "evaluate", "export"}  # of params.yaml: make the bundle
@@ -151,7 +152,7 @@ def write_card(
     about = Subject(schema, params, estimator)
     text = card(about, found, [picture.stem for picture in pictures], hashes)
     (folder / "card.md").write_text(text, encoding="utf-8")
-    (folder / "card.html").write_text(page(text, folder), encoding="utf-8")
+    (folder / "card.html").write_text(card_page(text, folder), encoding="utf-8")
 
 
 def write_check_rows(folder: Path, made: Manifest, schema: Schema, params: Params) -> None:
@@ -226,4 +227,5 @@ def main() -> None:
             raise Refusal(
                 f"the exported model differs from the trained one by {found:.2g}; {allowed}"
             )
+    page.write_overview()
     print(f"export: {BUNDLE}, within {found:.1e} of the trained model on {len(test):,} rows")

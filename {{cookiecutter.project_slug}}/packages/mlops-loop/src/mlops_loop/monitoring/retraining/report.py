@@ -1,11 +1,12 @@
-"""Report: what a retraining decided and what came of it, as Markdown for a pull request."""
+"""Report: what a retraining decided and what came of it, as Markdown for a pull request.
+
+The text is `retraining.md` among the templates of `reporting`.
+"""
 
 from datetime import datetime
 
 from mlops_loop.base import files
-from mlops_loop.base.files import BUNDLE, PARAMS
 from mlops_loop.base.project import current_project
-from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.monitoring.retraining.decision import recent_runs
 from mlops_loop.monitoring.retraining.summary import (
     FOLDER,
@@ -13,7 +14,10 @@ from mlops_loop.monitoring.retraining.summary import (
     WindowTrend,
     write_json,
 )
-from mlops_loop.reporting.markdown import format_number, line_chart, text_table
+from mlops_loop.reporting import markdown, page
+from mlops_loop.reporting.formats import number
+from mlops_loop.reporting.markdown import Markdown, Row, line_chart, to_html
+from mlops_loop.training.card.promotion import gate_rows
 
 HEADLINES = {
     "promoted": "version {version} is the new champion",
@@ -22,57 +26,44 @@ HEADLINES = {
     "failed": "it failed",
     "declined": "no retraining was needed, or allowed",
 }
-GATE_WORDS = {True: "passed", False: "**REFUSED**", None: "not judged"}
+FEWEST = 3  # points of a chart
 
 
 def write(summary: RetrainingSummary) -> None:
-    """Write reports/retrain/summary.json and summary.md."""
+    """Write summary.json, summary.md and summary.html in reports/retrain.
+
+    The page has no charts: those are on the monitor's page, to which it links.
+    """
     write_json(summary)
-    files.write_text(FOLDER / "summary.md", markdown(summary))
+    files.write_text(FOLDER / "summary.md", text(summary, charts(summary)))
+    path = page.PAGES["Retraining"]
+    body = to_html(text(summary, []))
+    html = page.compose(path, "document.html", title="Retraining", body=body)
+    files.write_text(path, html)
+    page.write_overview()
     print(f"summary: {FOLDER}/summary.md")
 
 
-def markdown(summary: RetrainingSummary) -> str:
+def text(summary: RetrainingSummary, drawn: list[Markdown]) -> str:
     """Return why, on what, how good, what the gates say, and how to undo it."""
-    headline = HEADLINES[summary.result].format(version=summary.version)
-    grounds = [f"- for: {text}" for text in summary.decision.reasons]
-    grounds += [f"- against: {text}" for text in summary.decision.against]
-    parts = [
-        f"# Retraining of {summary.model} until {summary.until}: {headline}",
-        outcome(summary),
-        "## Why",
-        "\n".join(grounds) or "Nothing asks for it.",
-        evidence_table(summary),
-    ]
-    if summary.parts:
-        rows = [
-            [name, part.first or "", part.last or "", f"{part.rows:,}"]
-            for name, part in summary.parts.items()
-        ]
-        parts += ["## Windows", text_table(["window", "first", "last", "rows"], rows)]
-    if summary.metrics:
-        parts += ["## On the newest labelled window", metrics_table(summary.metrics)]
-    if summary.gates:
-        parts += ["## Gates", gates_table(summary.gates)]
-    if plots := charts(summary.monitor, summary.metric):
-        parts += ["## What the monitor found", *plots]
-    if summary.version:
-        parts += ["## Lineage", lineage_table(summary)]
-    return "\n\n".join([*filter(None, parts), "## Next steps", advice(summary)]) + "\n"
+    return markdown.render(
+        "retraining.md",
+        project=current_project().name,
+        headline=HEADLINES[summary.result].format(version=summary.version),
+        summary=summary,
+        found=summary.evidence,
+        evidence=evidence(summary),
+        windows=[
+            [name, part.first or "", part.last or "", part.rows]
+            for name, part in (summary.parts or {}).items()
+        ],
+        metrics=metrics(summary.metrics or {}),
+        gates=gate_rows(summary.gates or ()),
+        charts=drawn,
+    )
 
 
-def outcome(summary: RetrainingSummary) -> str:
-    before = summary.before or summary.evidence.champion
-    former = f"version {before}" if before else "none"
-    if summary.result == "promoted":
-        return f"It passed every gate that was asked. The champion before was {former}."
-    if summary.result == "nothing new":
-        same = "code, data and parameters give the same bundle"
-        return f"The champion stays {former}: {same}."
-    return f"The champion stays {former}. {summary.reason}".strip()
-
-
-def evidence_table(summary: RetrainingSummary) -> str:
+def evidence(summary: RetrainingSummary) -> list[Row]:
     """Return what was found, beside the limits in params.yaml."""
     found = summary.evidence
     limits = summary.limits
@@ -85,7 +76,7 @@ def evidence_table(summary: RetrainingSummary) -> str:
     last = found.retrained[-1] if found.retrained else None
     recent = recent_runs(found, limits.budget.days)
     budget = f"at most {limits.budget.runs} in {limits.budget.days} days"
-    lines = [
+    return [
         ["alarms of decay since", str(len(found.decay)), "any"],
         ["labelled rows since", rows + newest, f"{limits.new_rows:,}"],
         ["last trained on data until", ago(found.trained_through), f"{limits.every_days} days"],
@@ -94,80 +85,33 @@ def evidence_table(summary: RetrainingSummary) -> str:
         ["last retraining", ago(last), f"wait {limits.cooldown_days} days"],
         ["retrainings of late", str(recent), budget],
     ]
-    return text_table(["evidence", "found", "limit"], lines)
 
 
-def metrics_table(measured: dict[str, dict[str, float | None]]) -> str:
-    names = [
-        name
-        for name in measured["candidate"]
-        if name in measured["naive baseline"] and name != "rows"
+def metrics(measured: dict[str, dict[str, float | None]]) -> list[Row]:
+    baseline = measured.get("naive baseline", {})
+    names = [name for name in measured.get("candidate", {}) if name in baseline and name != "rows"]
+    return [[name, *(number(values.get(name)) for values in measured.values())] for name in names]
+
+
+def charts(summary: RetrainingSummary) -> list[Markdown]:
+    """Return the charts that GitHub and GitLab draw."""
+    title = f"{summary.metric} in each window, beside that of the version's test window"
+    drift = "share of columns that drifted, which is no decay"
+    found = [
+        trend(summary.monitor, title, summary.metric, "value", "reference"),
+        trend(summary.monitor, drift, "share", "drift_share"),
     ]
+    return [chart for chart in found if chart]
+
+
+def trend(windows: list[WindowTrend], title: str, axis: str, *fields: str) -> Markdown | None:
+    """Return the chart of some fields of the windows that have them; None for too few."""
     rows = [
-        [name, *(format_number(metrics.get(name)) for metrics in measured.values())]
-        for name in names
-    ]
-    return text_table(["metric", *measured], rows)
-
-
-def gates_table(gates: list[GateResult]) -> str:
-    rows = []
-    for gate in gates:
-        name = f"**{gate.gate}**" if gate.passed is False else gate.gate
-        value = format_number(gate.value)
-        rows.append([name, gate.measure, value, gate.limit, GATE_WORDS[gate.passed]])
-    return text_table(["gate", "what", "value", "limit", "verdict"], rows)
-
-
-def charts(windows: list[WindowTrend], metric: str) -> list[str]:
-    """Return two charts over the windows."""
-    found = []
-    measured = [
-        (f"{window.end:%Y-%m-%d}", window.value, window.reference)
+        (f"{window.end:%Y-%m-%d}", *(getattr(window, name) for name in fields))
         for window in windows
-        if window.value is not None and window.reference is not None
     ]
-    if measured:
-        days, values, references = (list(column) for column in zip(*measured, strict=True))
-        title = f"{metric} in each window, beside that of the version's test window"
-        found.append(line_chart(title, metric, days, [values, references]))
-    shares = [
-        (f"{window.end:%Y-%m-%d}", window.drift_share)
-        for window in windows
-        if window.drift_share is not None
-    ]
-    if shares:
-        title = "share of columns that drifted, which is no decay"
-        days, values = (list(column) for column in zip(*shares, strict=True))
-        found.append(line_chart(title, "share", days, [values], span=(0, 1)))
-    return found
-
-
-def lineage_table(summary: RetrainingSummary) -> str:
-    facts = {
-        "version": summary.version,
-        "git commit": summary.git_commit or "none: it was made outside of git",
-        "dvc.lock, SHA-256": summary.dvc_lock or "none",
-        "bundle.json, SHA-256": summary.bundle_sha256,
-        **{f"{name}, SHA-256": value for name, value in (summary.data_sha256 or {}).items()},
-    }
-    return text_table(["what", "which"], [[name, f"`{value}`"] for name, value in facts.items()])
-
-
-def advice(summary: RetrainingSummary) -> str:
-    """Return what to do next, or how to undo what was done."""
-    command = f"uv run {current_project().name}"
-    undo = f"`git restore {PARAMS} dvc.lock reports` puts the former windows back"
-    forced = f"`{command} retrain --force --reason '...'`"
-    return {
-        "promoted": f"Commit {PARAMS}, dvc.lock and reports/, so that a commit holds what the "
-        f"version was made from. Should it turn out bad, `{command} rollback --reason '...'` "
-        "makes the former champion champion again; running servers follow.",
-        "refused": f"The candidate is in {BUNDLE}, and in the registry as a challenger. {undo}. "
-        "If the gate `labels` refused: are the window's labels right? If not, correct them at the "
-        "source. If they are, and the world did change so much, a person decides: "
-        f"`gates.labels: null` in {PARAMS}, then `{command} promote`.",
-        "nothing new": f"Nothing. {undo}.",
-        "failed": f"Mend what is named above, then run {forced}.",
-        "declined": f"Nothing. To retrain all the same: {forced}.",
-    }[summary.result]
+    known = [row for row in rows if None not in row]
+    if len(known) < FEWEST:
+        return None
+    days, *lines = (list(column) for column in zip(*known, strict=True))
+    return line_chart(title, axis, days, lines)

@@ -12,7 +12,6 @@ OPEN_PATHS = {
     "/docs/oauth2-redirect",
     "/openapi.json",
     "/metrics",
-    "/status",
     "/v2",
 }
 OPEN_PREFIXES = ("/health/", "/v2/health/", "/static-offline-docs/")

@@ -1,1 +1,1 @@
-"""Pages for people: the first page with its form and card, and the status page with its charts."""
+"""The first page: form, state and model card."""

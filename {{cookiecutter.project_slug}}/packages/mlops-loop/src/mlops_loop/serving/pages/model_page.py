@@ -2,18 +2,21 @@
 
 import json
 import re
-from html import escape
+from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
 
+from markupsafe import Markup
+
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Column, Schema
-from mlops_loop.contract.values import Row, Value
+from mlops_loop.contract.values import Value
+from mlops_loop.reporting.formats import percent
+from mlops_loop.reporting.page import render
 from mlops_loop.scoring.bundle import Bundle
 from mlops_loop.scoring.operating_point import OperatingPoint
 
 SCRIPT = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
-STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 # Nothing runs but page.js, which talks to this server only; no other site may frame the page.
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; "
@@ -23,97 +26,75 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # the next model has another page
 }
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}</title><link rel="icon" href="data:,"><style>{style}</style>
-<script src="page.js" defer></script></head>
-<body>
-<header>
-<h1>{name}</h1>
-<p>{description}</p>
-<nav><a href="#card">Model card</a>
-<a href="status">Status</a><a href="docs">API documentation</a>{facts}</nav>
-</header>
-<main>
-<section id="status" aria-label="Status" data-version="{version}">
-<p role="status"><span class="dot"></span><span id="state">Version {version}</span></p>
-<dl id="details"></dl>
-</section>
-<form id="form" aria-labelledby="try" novalidate autocomplete="off">
-<h2 id="try">Predict {target}</h2>
-<p id="no-script">The form needs JavaScript; the model card below and the API do not.</p>
-<div class="fields">{fields}</div>
-<div class="send">
-<div class="field" id="with-key"{hidden}><label for="key">API key</label>
-<input type="password" id="key" aria-describedby="key-hint key-error">
-<p class="hint" id="key-hint">Sent with your predictions, and kept nowhere.</p>
-<p class="error" id="key-error"></p></div>
-<button disabled>Predict</button>
-<div id="answer" role="status" tabindex="-1" data-unit="{unit}"></div>
-<p class="hint">{rule}</p>
-</div>
-</form>
-<article id="card">{card}</article>
-</main>
-</body></html>
-"""
-FIELD = """
-<div class="field"><label for="{id}">{name}</label>
-{control}
-<p class="hint" id="{id}-hint">{hint}</p><p class="error" id="{id}-error"></p></div>"""
-NO_CARD = "<p>This model has no card: it is from an older version.</p>"
+NO_CARD = Markup("<p>This model has no card: it is from an older version.</p>")
+Attributes = dict[str, str | None]  # of an element; those that are None are left out
 
 
-def attributes(**values: Value) -> str:
-    """Return HTML attributes; those that are None are left out."""
-    given = {
-        name.replace("_", "-"): str(value) for name, value in values.items() if value is not None
+@dataclass(frozen=True)
+class Field:
+    """The labelled input of a feature. Options, of a select, are pairs of text and JSON."""
+
+    name: str
+    hint: str
+    attributes: Attributes
+    options: list[tuple[str, str]] | None = None
+    chosen: str = ""
+    known: tuple[str, ...] = ()  # proposed where any text is allowed
+
+    @property
+    def id(self) -> str:
+        return str(self.attributes["id"])
+
+
+def field(place: int, name: str, column: Column, value: Value) -> Field:
+    """Return the input of a feature, filled in with a value (None leaves it empty)."""
+    about: Attributes = {
+        "id": f"f{place}",
+        "data-name": name,
+        "aria-describedby": f"f{place}-hint f{place}-error",
+        "required": None if column.nullable else "",
     }
-    return "".join(f' {name}="{escape(value)}"' for name, value in given.items())
-
-
-def plain(number: Value) -> str | None:
-    """Return a number as text that gives it back, 5.0 as 5."""
-    return None if number is None else repr(number).removesuffix(".0")
-
-
-def options(choices: Row, chosen: Value, empty: bool) -> str:
-    """Return the options of a select, whose values are JSON; `empty` adds one for no value."""
-    found = ['<option value="">(none)</option>'] if empty else []
-    for text, value in choices.items():
-        mark = " selected" if value == chosen else ""
-        found.append(f"<option{attributes(value=json.dumps(value))}{mark}>{escape(text)}</option>")
-    return "".join(found)
-
-
-def control(column: Column, value: Value, about: dict[str, str]) -> str:
-    """Return the input or select for one value; `about` holds its attributes."""
+    hints = [column.description, span(column), "may be empty" if column.nullable else ""]
+    hint = " · ".join(filter(None, hints))
     if column.type in ("number", "integer"):
-        low = column.minimum
-        high = column.maximum
-        if column.type == "integer":
-            low = low if low is None else ceil(low)
-            high = high if high is None else floor(high)
-        kept = attributes(min=plain(low), max=plain(high), value=plain(value))
-        step = "any" if column.type == "number" else "1"
-        return f'<input type="number" step="{step}"{kept}{attributes(**about)}>'
+        return Field(name, hint, about | number_input(column, value))
     if column.type == "timestamp":
-        shown = attributes(value=str(value)[:19] if value else None, **about)
-        return f'<input type="datetime-local" step="1"{shown}>'
-    if column.allow_unknown:  # any text is allowed: what is known is only proposed
-        known = "".join(
-            f"<option{attributes(value=text)}></option>" for text in column.categories or ()
-        )
-        names = f"{about['id']}-known"
-        shown = attributes(list=names, value=value, **about)
-        return f'<input type="text"{shown}><datalist id="{names}">{known}</datalist>'
-    choices: Row = {text: text for text in column.categories or ()} or {
-        "yes": True,
-        "no": False,
+        moment = str(value)[:19] if value else None
+        return Field(name, hint, about | {"type": "datetime-local", "step": "1", "value": moment})
+    known = column.categories or ()
+    if column.allow_unknown:
+        text: Attributes = {"type": "text", "list": f"f{place}-known", "value": plain(value)}
+        return Field(name, hint, about | text, known=known)
+    choices: list[tuple[str, Value]] = [(text, text) for text in known]
+    choices = choices or [("yes", True), ("no", False)]
+    options = [(text, json.dumps(choice)) for text, choice in choices]
+    if column.nullable or value is None:
+        options.insert(0, ("(none)", ""))
+    return Field(name, hint, about, options, "" if value is None else json.dumps(value))
+
+
+def number_input(column: Column, value: Value) -> Attributes:
+    low = column.minimum
+    high = column.maximum
+    if column.type == "integer":
+        low = None if low is None else ceil(low)
+        high = None if high is None else floor(high)
+    elif isinstance(value, float):
+        value = float(f"{value:.4g}")  # an example need not be exact
+    return {
+        "type": "number",
+        "step": "any" if column.type == "number" else "1",
+        "min": plain(low),
+        "max": plain(high),
+        "value": plain(value),
     }
-    inside = options(choices, value, column.nullable or value is None)
-    return f"<select{attributes(**about)}>{inside}</select>"
+
+
+def plain(value: Value) -> str | None:
+    """Return a value as text, and a number so that it gives it back: 5.0 as 5."""
+    if value is None or isinstance(value, str):
+        return value
+    return repr(value).removesuffix(".0")
 
 
 def span(column: Column) -> str:
@@ -127,42 +108,27 @@ def span(column: Column) -> str:
     return f"in {column.unit}" if column.unit else ""
 
 
-def field(place: int, name: str, column: Column, value: Value) -> str:
-    """Return the labelled input of a feature, filled in with a value (None leaves it empty)."""
-    about = {
-        "id": f"f{place}",
-        "data_name": name,
-        "aria_describedby": f"f{place}-hint f{place}-error",
-    }
-    if not column.nullable:
-        about["required"] = ""
-    hints = [column.description, span(column), "may be empty" if column.nullable else ""]
-    return FIELD.format(
-        id=about["id"],
-        name=escape(name),
-        control=control(column, value, about),
-        hint=escape(" · ".join(hint for hint in hints if hint)),
-    )
-
-
 def rule(schema: Schema, point: OperatingPoint) -> str:
     """Return how an answer is to be read, where that does not go without saying."""
     if schema.task == "binary-classification":
-        return f"{schema.positive} is answered from a probability of {point.threshold:.1%} on."
-    return (
-        "The interval is made to hold the truth as often as the card says."
-        if not schema.classes
-        else ""
-    )
+        threshold = percent(point.threshold)
+        return f"{schema.positive} is answered from a probability of {threshold} on: the mark."
+    if schema.classes:
+        return ""
+    return "The interval is made to hold the truth as often as the card says."
 
 
-def card(bundle: Bundle) -> str:
-    """Return the body of the bundle's card, its headings one level below the page's title."""
+def card(bundle: Bundle) -> Markup:
+    """Return the bundle's own card, its headings one level below the page's title."""
     file = bundle.folder / "card.html"
     if not file.is_file():
         return NO_CARD
-    body = re.sub(r"^.*<body>|</body>.*$", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
-    return re.sub(r"(</?h)([1-5])>", lambda tag: f"{tag[1]}{int(tag[2]) + 1}>", body)
+    text = file.read_text(encoding="utf-8")
+    # A bundle of version 1.0.0 has the card in the body, without a head.
+    found = re.search(r"<article>(.*)</article>", text, re.DOTALL)
+    found = found or re.search(r"<body>(.*)</body>", text, re.DOTALL)
+    body = found[1] if found else ""
+    return Markup(re.sub(r"(</?h)([1-5])>", lambda tag: f"{tag[1]}{int(tag[2]) + 1}>", body))  # noqa: S704
 
 
 def html(bundle: Bundle, keyed: bool) -> str:
@@ -172,19 +138,22 @@ def html(bundle: Bundle, keyed: bool) -> str:
     """
     schema = bundle.schema
     example = bundle.manifest.example
-    inputs = enumerate(schema.inputs.items())
-    return PAGE.format(
-        style=STYLE,
-        name=escape(current_project().name),
-        description=escape(schema.description),
-        facts="" if keyed else '<a href="v1/model">Facts of this model</a>',
-        version=escape(bundle.version),
-        target=escape(schema.target),
-        unit=escape(schema.columns[schema.target].unit or ""),
-        fields="".join(
-            field(place, name, column, example.get(name)) for place, (name, column) in inputs
-        ),
-        hidden="" if keyed else " hidden",
-        rule=escape(rule(schema, bundle.operating_point)),
+    facts = {} if keyed else {"Facts of this model": "v1/model"}
+    return render(
+        "model.html",
+        title=current_project().name,
+        project="",
+        links={"Model card": "#card", "API documentation": "docs"} | facts,
+        facts=[schema.description],
+        version=bundle.version,
+        keyed=keyed,
+        schema=schema,
+        unit=schema.columns[schema.target].unit or "",
+        fields=[
+            field(place, name, column, example.get(name))
+            for place, (name, column) in enumerate(schema.inputs.items())
+        ],
+        threshold=bundle.operating_point.threshold,
+        rule=rule(schema, bundle.operating_point),
         card=card(bundle),
     )

@@ -8,8 +8,9 @@ const answer = find("answer"), key = find("key");
 // By data-name: a feature's name as `name` could hide one of the form's own properties.
 const fields = [...document.querySelectorAll("[data-name]")];
 const format = (options) => new Intl.NumberFormat("en", options).format;
-const number = format({ maximumSignificantDigits: 6 });
-const percent = format({ style: "percent", maximumFractionDigits: 1 });
+const number = format({ maximumSignificantDigits: 4 });
+const hundredths = format({ maximumFractionDigits: 1 });
+const percent = (share) => `${hundredths(100 * share)} %`;
 
 // Texts are set as text, never as HTML: what the server says cannot become part of the page.
 function element(tag, text = "", kind = "") {
@@ -38,8 +39,14 @@ function show(...parts) {
 
 function bar([name, share]) {
   const line = element("li"), track = element("span", "", "track"), full = element("span", "", "full");
-  full.style.width = percent(share);
+  full.style.width = `${100 * share}%`;
   track.append(full);
+  if (name === answer.dataset.positive) { // from where on this class is the answer
+    const threshold = element("span", "", "mark");
+    threshold.style.left = `${100 * answer.dataset.threshold}%`;
+    threshold.title = `answered from ${percent(answer.dataset.threshold)} on`;
+    track.append(threshold);
+  }
   line.append(element("span", name), element("span", percent(share), "share"), track);
   return line;
 }
@@ -124,14 +131,13 @@ form.addEventListener("submit", async (event) => {
   button.disabled = false;
 });
 
-// Return [name, value] of everything in an object that is not null; of objects in it, too.
-function flat(found, before = "") {
-  return Object.entries(found).flatMap(([name, value]) => {
-    if (value === null || value === "") return [];
-    const words = `${before}${name.replaceAll("_", " ")}`;
-    if (typeof value === "object") return flat(value, `${words} `);
-    return [[words, typeof value === "number" ? number(value) : String(value)]];
-  });
+// Return [name, value] of what is wrong although predictions are answered.
+function troubles({ refused = {}, log = {} }) {
+  const found = typeof refused === "string" ? [["refused", refused]]
+    : Object.entries(refused).map(([variant, reason]) => [`newer ${variant} refused`, reason]);
+  if (log.answers === false) found.push(["prediction log", "unreachable: predictions wait on disk"]);
+  if (log.spool_rows > 0) found.push(["rows that wait on disk", number(log.spool_rows)]);
+  return found;
 }
 
 function showState(kind, text, more = []) {
@@ -148,8 +154,9 @@ async function look() {
     const other = version && version !== find("status").dataset.version;
     const news = other ? ". Reload this page: its form and card are of another version" : "";
     const state = status || (response.ok ? "ready" : "not ready");
-    const good = response.ok && !other && !more.refused;
-    showState(good ? "good" : "poor", `Version ${version} is ${state}${news}`, flat(more));
+    const wrong = troubles(more);
+    const good = response.ok && !other && !wrong.length;
+    showState(good ? "good" : "poor", `Version ${version} is ${state}${news}`, wrong);
   } catch {
     showState("bad", "The server cannot be reached");
   }

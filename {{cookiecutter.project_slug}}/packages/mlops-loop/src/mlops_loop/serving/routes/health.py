@@ -25,12 +25,13 @@ class Readiness(BaseModel, frozen=True):
 def router(service: Service) -> APIRouter:
     endpoints = APIRouter()
 
-    @endpoints.get("/health/live")
+    @endpoints.get("/health/live", summary="Whether the process runs")
     async def live() -> dict[str, str]:
         return {"status": "live"}
 
     @endpoints.get(
         "/health/ready",
+        summary="Whether predictions are answered",
         responses={503: {**error_response()}},
         response_model_exclude_none=True,
     )

@@ -28,7 +28,11 @@ class ModelDescription(BaseModel, frozen=True):
 def router(service: Service) -> APIRouter:
     endpoints = APIRouter()
 
-    @endpoints.get("/v1/model", response_model_exclude_unset=True)
+    @endpoints.get(
+        "/v1/model",
+        response_model_exclude_unset=True,
+        summary="Which model answers, and how good it is",
+    )
     async def model() -> ModelDescription:
         """Return the served version, its metrics on its test window, and its promotion."""
         bundle = service.model.bundle

@@ -18,7 +18,9 @@ def router(service: Service) -> APIRouter:
     endpoints = APIRouter()
     documented = json_operation("Outcomes", "Recorded")
 
-    @endpoints.post("/v1/outcomes", openapi_extra={**documented}, summary="Outcomes")
+    @endpoints.post(
+        "/v1/outcomes", openapi_extra={**documented}, summary="Record what really happened"
+    )
     async def outcomes(request: Request) -> Response:
         """Record what really happened. A later value of a prediction replaces the earlier one."""
         pairs = read_outcomes(await read_json(request), service.model.bundle.schema)

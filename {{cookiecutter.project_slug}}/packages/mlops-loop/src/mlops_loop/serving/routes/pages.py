@@ -1,24 +1,19 @@
-"""GET / and /status: pages for people."""
+"""GET /: the page for people."""
 
 from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 
-from mlops_loop.serving.pages import model_page, status_page
-from mlops_loop.serving.pages.recorder import Recorder
+from mlops_loop.serving.pages import model_page
 from mlops_loop.serving.service import Service
 
 
-def router(service: Service, recorder: Recorder, keys_required: bool) -> APIRouter:
+def router(service: Service, keys_required: bool) -> APIRouter:
     endpoints = APIRouter(include_in_schema=False)
 
     @endpoints.get("/", response_class=HTMLResponse)
     async def first_page() -> HTMLResponse:
         page = model_page.html(service.model.bundle, keys_required)
         return HTMLResponse(page, headers=model_page.HEADERS)
-
-    @endpoints.get("/status", response_class=HTMLResponse)
-    def status() -> HTMLResponse:
-        return HTMLResponse(status_page.html(service, recorder), headers=model_page.HEADERS)
 
     @endpoints.get("/page.js")
     async def script() -> Response:

@@ -44,5 +44,7 @@ def to_json(answer: Answer) -> bytes:
 def router(handler: Handler) -> APIRouter:
     endpoints = APIRouter()
     documented = json_operation("Rows", "Answer")
-    endpoints.post("/v1/predict", openapi_extra={**documented}, summary="Predict")(handler)
+    endpoints.post(
+        "/v1/predict", openapi_extra={**documented}, summary="Predict rows and log each prediction"
+    )(handler)
     return endpoints

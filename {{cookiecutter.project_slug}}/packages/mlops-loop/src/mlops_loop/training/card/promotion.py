@@ -3,12 +3,11 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import pandas as pd
-
 from mlops_loop.base import files
 from mlops_loop.metrics.gate_result import GateResult
-from mlops_loop.reporting.markdown import table
-from mlops_loop.reporting.markdown_page import page
+from mlops_loop.reporting import page
+from mlops_loop.reporting.formats import moment, number, percent
+from mlops_loop.reporting.markdown import Row, table, title, to_html
 from mlops_loop.scoring.bundle import CARDS
 from mlops_loop.scoring.promotion import PromotionFacts
 
@@ -26,6 +25,7 @@ FACTS = {
     "MLflow run": "run_id",
 }
 RESULTS = {True: "passed", False: "refused", None: "not judged"}
+ORDER = (False, True, None)  # failures first
 
 
 class PromotionRecord(PromotionFacts, frozen=True):
@@ -37,10 +37,13 @@ class PromotionRecord(PromotionFacts, frozen=True):
 def complete(markdown: str, promotion: PromotionRecord) -> str:
     """Return the card with the gates' results, who promoted it and when, and its lineage."""
     values = promotion.model_dump()
+    if promotion.promoted_at:
+        values["promoted_at"] = moment(promotion.promoted_at)
     known = [(name, str(values[key])) for name, key in FACTS.items() if values[key]]
-    parts = [table(pd.DataFrame(known, columns=["what", "value"]))]
+    parts: list[str] = [table(["what", "value"], known)]
     if promotion.gates:
-        parts.append(table(gate_table(promotion.gates)))
+        heads = ["gate", "measure", "value", "limit", "result"]
+        parts.append(table(heads, gate_rows(promotion.gates)))
     before, marker, after = markdown.rpartition(NOT_YET)  # the last one: a contract may quote it
     if not marker:
         before = f"{markdown.rstrip()}\n\n## Promotion\n\n"
@@ -48,23 +51,36 @@ def complete(markdown: str, promotion: PromotionRecord) -> str:
     return before + "\n\n".join(parts) + after
 
 
-def gate_table(results: Iterable[GateResult]) -> pd.DataFrame:
-    rows = [
-        (
-            result.gate,
-            result.measure,
-            "" if result.value is None else f"{result.value:.4g}",
-            result.limit,
-            RESULTS[result.passed],
-        )
-        for result in results
-    ]
-    return pd.DataFrame(rows, columns=["gate", "measure", "value", "limit", "result"])
+def gate_rows(gates: Iterable[GateResult]) -> list[Row]:
+    """Return the gates as rows, what they refuse first."""
+    return [gate_row(gate) for gate in sorted(gates, key=lambda gate: ORDER.index(gate.passed))]
+
+
+def gate_row(gate: GateResult) -> Row:
+    """Return a gate as a row: shares as per cents, and limits in words as people write them."""
+    format_value = percent if gate.measure.startswith("share ") else number
+    value = "" if gate.value is None else format_value(gate.value)
+    limit = gate.limit
+    if gate.relation and gate.number is not None:
+        limit = f"{gate.relation} {format_value(gate.number)}"
+    return gate.gate, gate.measure, value, limit, RESULTS[gate.passed]
+
+
+def card_page(markdown: str, folder: Path, version: str = "") -> str:
+    """Return the card as a page; its pictures are in plots/ of `folder`."""
+    return page.compose(
+        files.BUNDLE / "card.html",
+        "document.html",
+        names=(),
+        title=title(markdown),
+        facts=[f"version {version}" if version else "candidate, not promoted"],
+        body=to_html(markdown, folder),
+    )
 
 
 def finish(folder: Path, promotion: PromotionRecord) -> dict[str, str]:
     """Complete the card in a bundle's folder; return the new hashes of its files."""
     markdown = complete((folder / "card.md").read_text(encoding="utf-8"), promotion)
     files.write_text(folder / "card.md", markdown)
-    files.write_text(folder / "card.html", page(markdown, folder))
+    files.write_text(folder / "card.html", card_page(markdown, folder, promotion.version))
     return {name: files.sha256(folder / name) for name in sorted(CARDS)}
