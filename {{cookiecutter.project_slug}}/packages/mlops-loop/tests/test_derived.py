@@ -411,6 +411,7 @@ from mlops_loop.base.files import BUNDLE
 example = json.loads((BUNDLE / "bundle.json").read_text())["example"]
 with TestClient(create_app(), "http://127.0.0.1") as client:
     client.post("/v1/predict", json={"rows": [example]}).raise_for_status()
+    client.get("/").raise_for_status()
     print(json.dumps(sorted(sys.modules)))
 """
 
@@ -421,6 +422,7 @@ def test_a_live_server_loads_the_features_and_no_training_library(project) -> No
     )
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
     assert not {"mlflow", "pandas", "sklearn", "pyarrow", "skops", "optuna"} & loaded
+    assert not {"matplotlib", "markdown_it"} & loaded  # its page comes from templates alone
     mine = project_module("derive")
     assert mine is None or mine in loaded
     assert project_module("model") not in loaded

@@ -86,9 +86,10 @@ def one_slice(
     measured = quality(np.ones(len(rows)))
     found = resample(quality, days(candidate.table.iloc[rows], schema), RESAMPLES)
     best = found[task.SLICE_METRIC].quantile(0.975)
-    metric = f"{task.SLICE_METRIC} {measured[task.SLICE_METRIC]:.4g}, at best"
+    value = f"measured {measured[task.SLICE_METRIC]:.4g}"
+    metric = f"{task.SLICE_METRIC}, upper end of its interval ({value})"
     lag = task.slice_gap(whole, pd.DataFrame([measured])).iloc[0]
-    gap = f"{task.SLICE_GAP} {lag:.4g}, at best"
+    gap = f"{task.SLICE_GAP}, lower end of its interval (measured {lag:.4g})"
     least = task.slice_gap(whole, found).quantile(0.025)
     floor = compare(gate, metric, best, ">", limits.floor)
     return floor, compare(gate, gap, least, "<=", limits.max_gap)
@@ -147,7 +148,7 @@ def protected_column(candidate: Candidate, name: str, limits: FairnessGate) -> l
     if not schema.classes:
         about = {"error": ("difference of mae, as a share of it", limits.max_error_difference)}
     return [
-        compare(gate, f"{what} {measured[key]:.4g}, at best", lows[key], "<=", limit)
+        compare(gate, f"{what}, lower end (measured {measured[key]:.4g})", lows[key], "<=", limit)
         for key, (what, limit) in about.items()
     ]
 
