@@ -38,7 +38,8 @@ def write(summary: RetrainingSummary) -> None:
     files.write_text(FOLDER / "summary.md", text(summary, charts(summary)))
     path = page.PAGES["Retraining"]
     body = to_html(text(summary, []))
-    html = page.compose(path, "document.html", title="Retraining", body=body)
+    facts = [f"until {summary.until}", summary.result]
+    html = page.compose(path, "document.html", title="Retraining", facts=facts, body=body)
     files.write_text(path, html)
     page.write_overview()
     print(f"summary: {FOLDER}/summary.md")
