@@ -14,7 +14,7 @@ def fit(sample: Sample, rows: int) -> Pipeline:
     """Fit a new pipeline on some rows of the training window."""
     table = sample.train.head(rows)
     return build(sample.schema, sample.params.train).fit(
-        sample.inputs(table), table[sample.schema.target].to_numpy()
+        sample.inputs(table), sample.target(table)
     )
 
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GATE_METRICS = {"roc_auc": True}
+# Both: a model may order rows well, and promise worse than a constant does.
+BASELINE_METRICS = GATE_METRICS | {"log_loss": False}
+OF_LABELS = ("precision", "recall", "f1")  # of the label that clients get, at the threshold
 SLICE_LIMITS = {"floor": 0.5, "max_gap": 0.1}  # of the ROC AUC
 SLICE_METRIC = "roc_auc"
 SLICE_GAP = "roc_auc below the whole's"
@@ -95,12 +98,17 @@ def measure(
     truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema, params: EvaluateParams
 ) -> Metrics:
     positive = predictions(scores, schema)
+    called = positive >= point.threshold
+    label = metrics.precision_recall_fscore_support(
+        truth, called, average="binary", zero_division=0
+    )
     return {
         "roc_auc": float(metrics.roc_auc_score(truth, positive)),
         "average_precision": float(metrics.average_precision_score(truth, positive)),
         "brier": float(metrics.brier_score_loss(truth, positive)),
         "log_loss": loss(truth, scores, schema),
         "calibration_error": calibration_error(truth, positive, params.calibration_bins),
+        **dict(zip(OF_LABELS, map(float, label[:3]), strict=True)),
         "positive_rate": float(truth.mean()),
         "rows": len(truth),
     }

@@ -1,130 +1,143 @@
-"""Fairness: how the model treats the groups of the contract's `protected` columns."""
+"""Fairness: how the model treats the groups of the contract's `protected` columns.
 
-from collections.abc import Callable, Mapping
-from functools import partial
+The numbers are those of fairlearn's MetricFrame, and so are their intervals: it resamples rows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from fairlearn import metrics
-from numpy.typing import NDArray
+from fairlearn.metrics import MetricFrame, count, mean_prediction
 from sklearn.metrics import mean_absolute_error
 
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import binary_classification, multiclass_classification
 from mlops_loop.metrics.groups import group_values
-from mlops_loop.metrics.values import Metrics, Scores, Truth, Weighted, Weights
+from mlops_loop.metrics.values import Scores, Truth
 from mlops_loop.scoring.operating_point import OperatingPoint
 
-Measure = Callable[[Truth, Truth], float]  # of truths and answers
+RESAMPLES = 100
+
+
+def selection_rate(truth: Truth, called: Truth) -> float:
+    return float(np.mean(called))
+
+
+def true_positive_rate(truth: Truth, called: Truth) -> float:
+    """Return the share of positives that are called so; NaN, not fairlearn's 0, of none."""
+    return float(np.mean(called[truth == 1])) if (truth == 1).any() else float("nan")
+
+
+def false_positive_rate(truth: Truth, called: Truth) -> float:
+    return true_positive_rate(1 - truth, called)
+
+
 RATES = {
-    "selection_rate": partial(metrics.selection_rate, pos_label=1),
-    "true_positive_rate": partial(metrics.true_positive_rate, pos_label=1),
-    "false_positive_rate": partial(metrics.false_positive_rate, pos_label=1),
+    "selection_rate": selection_rate,
+    "true_positive_rate": true_positive_rate,
+    "false_positive_rate": false_positive_rate,
 }
-ERRORS = {"mean_prediction": metrics.mean_prediction, "mae": mean_absolute_error}
+ERRORS = {"mean_prediction": mean_prediction, "mae": mean_absolute_error}
 
 
-def groups(
-    table: pd.DataFrame,
-    truth: Truth,
-    scores: Scores,
-    point: OperatingPoint,
-    schema: Schema,
-    minimum: int,
-) -> pd.DataFrame:
-    """Return how each group of at least `minimum` rows fares, for each protected column.
+@dataclass(frozen=True)
+class Judged:
+    """Answers to rows, of which the protected columns tell the groups."""
+
+    table: pd.DataFrame
+    truth: Truth
+    scores: Scores
+    point: OperatingPoint
+    schema: Schema
+    minimum: int  # rows of a group that is judged
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest difference between groups, and the lower end of its 95 % interval."""
+
+    value: float
+    low: float
+
+
+def groups(judged: Judged) -> pd.DataFrame:
+    """Return how each group with enough rows fares, for each protected column.
 
     Columns: column, group, rows; of a classification selection_rate, true_positive_rate and
     false_positive_rate, of a multiclass one for each `class` against the others; of a regression
     mean_prediction and mae. A rate that a group has no row for is NaN. No row if nothing is
     protected.
     """
-    found = []
-    for name in schema.protected:
-        members = group_values(table[name]).astype(str).to_numpy()
-        for facts, actual, answered in answers(truth, scores, point, schema):
-            frame = by_group(actual, answered, members, RATES if schema.classes else ERRORS)
-            frame = frame[frame["rows"] >= minimum].reset_index(names="group")
-            found.append(frame.assign(column=name, **facts))
-    head = [
-        "column",
-        "group",
-        *(["class"] if schema.classes and not schema.positive else []),
-        "rows",
+    schema = judged.schema
+    several = ["class"] if schema.classes and not schema.positive else []
+    columns = ["column", "group", *several, "rows", *(RATES if schema.classes else ERRORS)]
+    found = [
+        frame.by_group.astype(float).reset_index(names="group").assign(column=name, **facts)
+        for name in schema.protected
+        for facts, frame in frames(judged, name)
     ]
-    columns = [*head, *(RATES if schema.classes else ERRORS)]
-    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+    if not found:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(found, ignore_index=True).astype({"rows": int})[columns]
 
 
-def differences(
-    table: pd.DataFrame,
-    name: str,
-    truth: Truth,
-    scores: Scores,
-    point: OperatingPoint,
-    schema: Schema,
-    minimum: int,
-) -> Weighted:
-    """Return the function of row weights that gives the largest differences between groups.
+def differences(judged: Judged, name: str) -> dict[str, Difference]:
+    """Return the largest differences between the groups of a column, of each kind.
 
     `selection`: of selection rates; `error`: of true or of false positive rates, or for a
     regression of mean absolute errors, as a share of that of all rows.
     """
-    codes, _ = pd.factorize(group_values(table[name]).astype(str))
-    judged = np.flatnonzero(np.bincount(codes) >= minimum)
-    each = answers(truth, scores, point, schema)
-
-    def share(part: Truth, of: Truth) -> float:
-        rates = (np.bincount(codes, part * of) / np.bincount(codes, of))[judged]
-        apart: float = np.fmax.reduce(rates) - np.fmin.reduce(
-            rates
-        )  # a group without such rows is left out
-        return apart
-
-    def weighted(weights: Weights) -> Metrics:
-        if not schema.classes:
-            errors = np.abs(scores[:, 0] - truth)
-            return {"error": share(errors, weights) / ((errors * weights).sum() / weights.sum())}
-        wrong = [
-            share(said, among)
-            for _, is_it, said in each
-            for among in (np.where(is_it, weights, 0), np.where(is_it, 0, weights))
-        ]
-        return {"selection": max(share(said, weights) for _, _, said in each), "error": max(wrong)}
-
-    return weighted
+    values, lows = [], []
+    for _, frame in frames(judged, name, n_boot=RESAMPLES, ci_quantiles=[0.025], random_state=0):
+        scale = 1 if judged.schema.classes else frame.overall["mae"]
+        values.append(frame.difference() / scale)
+        lows.append(frame.difference_ci()[0] / scale)
+    value, low = (pd.DataFrame(part).max() for part in (values, lows))
+    kinds = {
+        "selection": ["selection_rate"],
+        "error": ["true_positive_rate", "false_positive_rate"],
+    }
+    if not judged.schema.classes:
+        kinds = {"error": ["mae"]}
+    return {kind: Difference(value[of].max(), low[of].max()) for kind, of in kinds.items()}
 
 
-def answers(
-    truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema
-) -> list[tuple[dict[str, str], Truth, Truth]]:
-    """Return truths and answers, shape (rows,); of a multiclass task for each class."""
-    if not schema.classes:
-        return [({}, truth, scores[:, 0])]
-    if schema.positive:
-        called = binary_classification.predictions(scores, schema) >= point.threshold
-        return [({}, truth.astype(int), called.astype(int))]
-    predicted = multiclass_classification.predictions(scores, schema)
-    names = enumerate(schema.classes)
-    return [
-        ({"class": name}, (truth == code).astype(int), (predicted == name).astype(int))
-        for code, name in names
-    ]
-
-
-def by_group(
-    actual: Truth, answered: Truth, members: NDArray[np.object_], measures: Mapping[str, Measure]
-) -> pd.DataFrame:
-    """Return the measures of each group, with its rows."""
-    counts = {"rows": metrics.count, "actual": lambda truth, _: truth.sum()}
-    frame = metrics.MetricFrame(
-        metrics={**counts, **measures}, y_true=actual, y_pred=answered, sensitive_features=members
-    )
-    found: pd.DataFrame = frame.by_group.astype(float).astype({"rows": int})
-    # Of a group without any positive row fairlearn says that none of them was found.
-    if "true_positive_rate" in found:
-        found["true_positive_rate"] = found["true_positive_rate"].where(found["actual"] > 0)
-        found["false_positive_rate"] = found["false_positive_rate"].where(
-            found["actual"] < found["rows"]
+def frames(
+    judged: Judged, name: str, **bootstrap: int | list[float]
+) -> Iterator[tuple[dict[str, str], MetricFrame]]:
+    """Yield the groups of a column with enough rows; of a multiclass task for each class."""
+    members = group_values(judged.table[name]).astype(str)
+    enough = members.map(members.value_counts()).to_numpy() >= judged.minimum
+    if not enough.any():
+        return
+    for facts, truth, answers in answered(judged):
+        yield (
+            facts,
+            MetricFrame(
+                metrics={"rows": count, **(RATES if judged.schema.classes else ERRORS)},
+                y_true=truth[enough],
+                y_pred=answers[enough],
+                sensitive_features=members[enough].to_numpy(),
+                **bootstrap,
+            ),
         )
-    return found
+
+
+def answered(judged: Judged) -> Iterator[tuple[dict[str, str], Truth, Truth]]:
+    """Yield truths and answers, shape (rows,); of a multiclass task for each class."""
+    schema = judged.schema
+    if not schema.classes:
+        yield {}, judged.truth, judged.scores[:, 0]
+    elif schema.positive:
+        positive = binary_classification.predictions(judged.scores, schema)
+        called = positive >= judged.point.threshold
+        yield {}, judged.truth.astype(int), called.astype(int)
+    else:
+        predicted = multiclass_classification.predictions(judged.scores, schema)
+        for code, name in enumerate(schema.classes):
+            yield (
+                {"class": name},
+                (judged.truth == code).astype(int),
+                (predicted == name).astype(int),
+            )

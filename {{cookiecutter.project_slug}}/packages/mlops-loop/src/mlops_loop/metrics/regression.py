@@ -23,6 +23,7 @@ from mlops_loop.metrics.values import (
 from mlops_loop.scoring.operating_point import OperatingPoint
 
 GATE_METRICS = {"mae": False}
+BASELINE_METRICS = GATE_METRICS
 SLICE_LIMITS = {
     "floor": 0,
     "max_gap": 1.0,

@@ -32,7 +32,11 @@ class Task(Protocol):
 
     @property
     def GATE_METRICS(self) -> Mapping[str, bool]:  # noqa: N802
-        """The metrics that gates compare, and whether more is better; the first one decides."""
+        """What models are compared by, and whether more is better; the first one decides."""
+
+    @property
+    def BASELINE_METRICS(self) -> Mapping[str, bool]:  # noqa: N802
+        """The metrics in which a candidate must beat the naive baseline, likewise."""
 
     @property
     def SLICE_LIMITS(self) -> Mapping[str, float]:  # noqa: N802

@@ -29,7 +29,8 @@ from mlops_loop.base.params.params_file import Params, load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
-from mlops_loop.metrics import bootstrap, fairness, tasks
+from mlops_loop.metrics import bootstrap, tasks
+from mlops_loop.metrics.fairness import Judged, groups
 from mlops_loop.metrics.groups import group_values
 from mlops_loop.metrics.own_metrics import measure
 from mlops_loop.metrics.values import Metrics, Plots, Scores, Truth
@@ -137,7 +138,7 @@ def evaluate(model: Pipeline, windows: Windows, schema: Schema, params: Params) 
         point,
         bootstrap.intervals(test, truth, scored, point, schema),
         slices(test, truth, scored, schema, limits.min_slice_rows),
-        fairness.groups(test, truth, scored, point, schema, limits.min_slice_rows),
+        groups(Judged(test, truth, scored, point, schema, limits.min_slice_rows)),
         behaviour,
         plots,
     )
@@ -180,7 +181,7 @@ def main() -> None:
         for name, value in runs.flat(found.windows).items():
             client.log_metric(run_id, name, value)
         client.log_artifacts(run_id, str(PLOTS), "evaluation")
-    for name in tasks.of(schema).GATE_METRICS:
+    for name in tasks.of(schema).BASELINE_METRICS:
         value = found.windows["test"][name]
         usual = found.windows["baseline"][name]
         interval = found.intervals.get(name)

@@ -54,6 +54,7 @@ prediction goes with the features that matter most. Both tell what the model doe
 what.
 
 {explanations}
+{candidates}
 ## Limits
 
 {limits}
@@ -82,6 +83,7 @@ class Evidence:
     slices: pd.DataFrame
     groups: pd.DataFrame
     behaviour: pd.DataFrame
+    candidates: pd.DataFrame  # that `train.model: auto` compared
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def card(about: Subject, found: Evidence, plots: list[str], hashes: dict[str, st
         behaviour=sections.behaved(found.behaviour),
         metric=next(iter(task.GATE_METRICS)),
         explanations=sections.pictures([name for name in EXPLAINED if name in plots]),
+        candidates=sections.candidates(found.candidates),
         limits="\n".join(f"- {limit}" for limit in limits(about, found)),
         lineage=lineage(about.estimator, hashes),
         not_yet=NOT_YET,

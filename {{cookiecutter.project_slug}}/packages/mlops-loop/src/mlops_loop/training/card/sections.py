@@ -117,5 +117,13 @@ def behaved(found: pd.DataFrame) -> str:
     return f"### Behaviour\n\n{text}\n\n{table(found, 3)}\n"
 
 
+def candidates(compared: pd.DataFrame) -> str:
+    """Return the section on the choice of the estimator; nothing where params.yaml names it."""
+    if not len(compared):
+        return ""
+    text = "By cross-validation on the training window; less is better, and the best is in use."
+    return f"## Choice of the estimator\n\n{text}\n\n{table(compared)}\n"
+
+
 def pictures(names: list[str]) -> str:
     return "\n".join(f"![{name}](plots/{name}.png)" for name in names) + "\n"
