@@ -29,7 +29,7 @@ from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.predictions import labels
 
-from .conftest import change, run_stages
+from .conftest import ROOT, change, run_stages
 
 SIDE = "side of the test"  # a made-up column: a row is on side a or b
 
@@ -98,7 +98,8 @@ def test_weighted_metrics_are_the_metrics_and_weights_count_rows(candidate) -> N
         )
 
 
-def test_days_are_resampled_as_a_whole_and_rows_where_there_are_none() -> None:
+def test_days_are_resampled_as_a_whole_and_rows_where_there_are_none(monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
     times = pd.date_range("2024-01-01 06:00", periods=500, freq="7h")
     table, untimed = (
         pd.DataFrame({"when": times}),
@@ -311,7 +312,7 @@ def test_groups_that_fare_differently_are_refused(candidate) -> None:
 def test_differences_are_those_of_fairlearn(candidate) -> None:
     sided = with_side(candidate, protected=True)
     judged = judged_rows(sided)
-    found = differences(judged, SIDE)
+    found = differences(judged, SIDE)(np.ones(len(judged.truth)))
     if sided.schema.classes:
         pairs = [(actual, called) for _, actual, called in answered(judged)]
         measures = demographic_parity_difference, equalized_odds_difference
@@ -322,9 +323,7 @@ def test_differences_are_those_of_fairlearn(candidate) -> None:
     else:
         errors = pd.Series(np.abs(sided.truth - sided.scores[:, 0]))
         expected = [np.ptp(errors.groupby(sided.table[SIDE].to_numpy()).mean()) / errors.mean()]
-    assert [line.value for line in found.values()] == pytest.approx(expected)
-    assert all(line.low <= line.value for line in found.values())
-    assert differences(judged, SIDE) == found
+    assert list(found.values()) == pytest.approx(expected)
 
 
 def test_a_leaky_split_is_refused(candidate) -> None:

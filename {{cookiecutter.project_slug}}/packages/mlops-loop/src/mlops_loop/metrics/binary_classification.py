@@ -1,6 +1,6 @@
 """Binary classification: the probability of the positive class, and a threshold for calling it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -28,16 +28,16 @@ from mlops_loop.scoring.operating_point import OperatingPoint
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-GATE_METRICS = {"roc_auc": True}
+GATE_METRICS: Mapping[str, bool] = {"roc_auc": True}
 # Both: a model may order rows well, and promise worse than a constant does.
-BASELINE_METRICS = GATE_METRICS | {"log_loss": False}
+BASELINE_METRICS: Mapping[str, bool] = {"roc_auc": True, "log_loss": False}
 OF_LABELS = ("precision", "recall", "f1")  # of the label that clients get, at the threshold
-SLICE_LIMITS = {"floor": 0.5, "max_gap": 0.1}  # of the ROC AUC
+SLICE_LIMITS: Mapping[str, float] = {"floor": 0.5, "max_gap": 0.1}  # of the ROC AUC
 SLICE_METRIC = "roc_auc"
 SLICE_GAP = "roc_auc below the whole's"
 MISCALIBRATION = "calibration_error"
 OBJECTIVE = "log_loss"
-PREDICTION_KIND: Literal["numerical"] = "numerical"
+PREDICTION_KIND: Literal["numerical", "categorical"] = "numerical"
 ROC = plot("ROC", "false_positive_rate", "true_positive_rate", "roc")
 CALIBRATION = plot("Calibration", "predicted", "observed", "calibration")
 CONFUSION = plot("Confusion", "predicted", "actual", "confusion", "confusion")

@@ -1,7 +1,4 @@
-"""Fairness: how the model treats the groups of the contract's `protected` columns.
-
-The numbers are those of fairlearn's MetricFrame, and so are their intervals: it resamples rows.
-"""
+"""Fairness: how the model treats the groups of the contract's `protected` columns, by fairlearn."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,11 +10,10 @@ from sklearn.metrics import mean_absolute_error
 
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import binary_classification, multiclass_classification
+from mlops_loop.metrics.binary_classification import average
 from mlops_loop.metrics.groups import group_values
-from mlops_loop.metrics.values import Scores, Truth
+from mlops_loop.metrics.values import Metrics, Scores, Truth, Weighted, Weights
 from mlops_loop.scoring.operating_point import OperatingPoint
-
-RESAMPLES = 100
 
 
 def selection_rate(truth: Truth, called: Truth) -> float:
@@ -53,14 +49,6 @@ class Judged:
     minimum: int  # rows of a group that is judged
 
 
-@dataclass(frozen=True)
-class Difference:
-    """The largest difference between groups, and the lower end of its 95 % interval."""
-
-    value: float
-    low: float
-
-
 def groups(judged: Judged) -> pd.DataFrame:
     """Return how each group with enough rows fares, for each protected column.
 
@@ -72,56 +60,60 @@ def groups(judged: Judged) -> pd.DataFrame:
     schema = judged.schema
     several = ["class"] if schema.classes and not schema.positive else []
     columns = ["column", "group", *several, "rows", *(RATES if schema.classes else ERRORS)]
-    found = [
-        frame.by_group.astype(float).reset_index(names="group").assign(column=name, **facts)
-        for name in schema.protected
-        for facts, frame in frames(judged, name)
-    ]
+    found = [part for name in schema.protected for part in by_group(judged, name)]
     if not found:
         return pd.DataFrame(columns=columns)
-    return pd.concat(found, ignore_index=True).astype({"rows": int})[columns]
+    every = pd.concat(found).astype({"rows": int})
+    return every.loc[every["rows"] >= judged.minimum, columns].reset_index(drop=True)
 
 
-def differences(judged: Judged, name: str) -> dict[str, Difference]:
-    """Return the largest differences between the groups of a column, of each kind.
+def differences(judged: Judged, name: str) -> Weighted:
+    """Return the function of row weights that gives the largest differences between groups.
 
     `selection`: of selection rates; `error`: of true or of false positive rates, or for a
     regression of mean absolute errors, as a share of that of all rows.
     """
-    values, lows = [], []
-    for _, frame in frames(judged, name, n_boot=RESAMPLES, ci_quantiles=[0.025], random_state=0):
-        scale = 1 if judged.schema.classes else frame.overall["mae"]
-        values.append(frame.difference() / scale)
-        lows.append(frame.difference_ci()[0] / scale)
-    value, low = (pd.DataFrame(part).max() for part in (values, lows))
-    kinds = {
-        "selection": ["selection_rate"],
-        "error": ["true_positive_rate", "false_positive_rate"],
-    }
-    if not judged.schema.classes:
-        kinds = {"error": ["mae"]}
-    return {kind: Difference(value[of].max(), low[of].max()) for kind, of in kinds.items()}
+    # By hand, for the bootstrap: of 82,609 rows in two groups a resample takes 5 ms of CPU, and in
+    # MetricFrame's own bootstrap 1.4 s, which would be minutes for each column.
+    codes, _ = pd.factorize(group_values(judged.table[name]).astype(str))
+    enough = np.flatnonzero(np.bincount(codes) >= judged.minimum)
+    answers = [(truth, called) for _, truth, called in answered(judged)]
+
+    def apart(part: Truth, of: Weights) -> float:
+        rates = (np.bincount(codes, part * of) / np.bincount(codes, of))[enough]
+        # A group without such rows is left out.
+        difference: float = np.fmax.reduce(rates) - np.fmin.reduce(rates)
+        return difference
+
+    def weighted(weights: Weights) -> Metrics:
+        if not judged.schema.classes:
+            errors = np.abs(judged.scores[:, 0] - judged.truth)
+            return {"error": apart(errors, weights) / average(errors, weights)}
+        wrong = [
+            apart(called, weights * (truth == actual))
+            for truth, called in answers
+            for actual in (1, 0)
+        ]
+        return {
+            "selection": max(apart(called, weights) for _, called in answers),
+            "error": max(wrong),
+        }
+
+    return weighted
 
 
-def frames(
-    judged: Judged, name: str, **bootstrap: int | list[float]
-) -> Iterator[tuple[dict[str, str], MetricFrame]]:
-    """Yield the groups of a column with enough rows; of a multiclass task for each class."""
-    members = group_values(judged.table[name]).astype(str)
-    enough = members.map(members.value_counts()).to_numpy() >= judged.minimum
-    if not enough.any():
-        return
-    for facts, truth, answers in answered(judged):
-        yield (
-            facts,
-            MetricFrame(
-                metrics={"rows": count, **(RATES if judged.schema.classes else ERRORS)},
-                y_true=truth[enough],
-                y_pred=answers[enough],
-                sensitive_features=members[enough].to_numpy(),
-                **bootstrap,
-            ),
+def by_group(judged: Judged, name: str) -> Iterator[pd.DataFrame]:
+    """Yield how each group of a column fares; of a multiclass task for each class."""
+    members = group_values(judged.table[name]).astype(str).to_numpy()
+    measures = RATES if judged.schema.classes else ERRORS
+    for facts, truth, called in answered(judged):
+        frame = MetricFrame(
+            metrics={"rows": count, **measures},
+            y_true=truth,
+            y_pred=called,
+            sensitive_features=members,
         )
+        yield frame.by_group.astype(float).reset_index(names="group").assign(column=name, **facts)
 
 
 def answered(judged: Judged) -> Iterator[tuple[dict[str, str], Truth, Truth]]:

@@ -1,6 +1,6 @@
 """Multiclass classification: a probability for each class; the likeliest is the answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -39,12 +39,12 @@ from mlops_loop.metrics.values import (
 from mlops_loop.scoring.operating_point import OperatingPoint
 
 # Not accuracy: where one class is common, always naming it is hard to beat.
-GATE_METRICS = {"log_loss": False, "macro_roc_auc": True}
-BASELINE_METRICS = GATE_METRICS
-SLICE_LIMITS = {"floor": 0.5, "max_gap": 0.1}  # of the mean ROC AUC
+GATE_METRICS: Mapping[str, bool] = {"log_loss": False, "macro_roc_auc": True}
+BASELINE_METRICS: Mapping[str, bool] = GATE_METRICS
+SLICE_LIMITS: Mapping[str, float] = {"floor": 0.5, "max_gap": 0.1}  # of the mean ROC AUC
 SLICE_METRIC = "macro_roc_auc"
 SLICE_GAP = "macro_roc_auc below the whole's"
-PREDICTION_KIND: Literal["categorical"] = "categorical"
+PREDICTION_KIND: Literal["numerical", "categorical"] = "categorical"
 PLOTS = [ROC, CALIBRATION, CONFUSION]
 ANSWER_TEXT = "It answers with a probability for each class, and names the likeliest."
 

@@ -19,8 +19,8 @@ ADVICE = {
     "anybody trusts this model",
     "parity": "set `export.format: skops` in params.yaml, or train again: `uv run dvc repro -f`",
     "size": "try a smaller model (fewer trees), or a smaller `export.reference_rows`",
-    "baseline": f"try {SIMPLER}, more rows, or columns that tell more of the target; little "
-    "signal is a finding, too",
+    "baseline": "the features tell little of the target, or the model learned noise: try more rows "
+    f"or other columns, or {SIMPLER}",
     "champion": "keep the champion, or give the next candidate something new: newer rows, a "
     "feature, `uv run {slug} tune`",
     "slices": "look at these rows in reports/slices.csv: they need more rows or a feature of "
