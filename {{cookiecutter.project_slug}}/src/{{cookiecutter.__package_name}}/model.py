@@ -62,12 +62,8 @@ REGRESSORS = {
         HistGradientBoostingRegressor, early_stopping=False, loss="absolute_error"
     ),
     "lightgbm": partial(optional, "lightgbm", "LGBMRegressor", objective="mae", **LIGHTGBM),
-    "xgboost": partial(
-        optional, "xgboost", "XGBRegressor", objective="reg:absoluteerror", **SIZES
-    ),
-    "catboost": partial(
-        optional, "catboost", "CatBoostRegressor", loss_function="MAE", **CATBOOST
-    ),
+    "xgboost": partial(optional, "xgboost", "XGBRegressor", objective="reg:absoluteerror", **SIZES),
+    "catboost": partial(optional, "catboost", "CatBoostRegressor", loss_function="MAE", **CATBOOST),
 }
 # What needs numbers of one scale, and what learns from missing values.
 LINEAR = ("logistic_regression", "ridge", "shrunk_logistic_regression", "shrunk_ridge")
