@@ -116,6 +116,24 @@ def test_another_estimator(project: Project) -> None:
     assert gates["parity"]["passed"]
 
 
+def test_estimators_of_other_libraries(project: Project) -> None:
+    """In groups that the project declares; the package's own tests train and export each."""
+    params = project.path / "params.yaml"
+    text = params.read_text("utf-8").replace("model: gradient_boosting", "model: lightgbm")
+    params.write_text(text, "utf-8")
+    missing = project.uv("dvc", "repro", "train", check=False, timeout=1200)
+    assert "lightgbm is not installed: uv sync --group lightgbm" in missing.stderr
+    groups = [part for name in ("lightgbm", "xgboost", "catboost") for part in ("--group", name)]
+    project.run("uv", "sync", "--inexact", "--all-packages", "--group", "dev", *groups)
+    project.uv("dvc", "repro", timeout=1200)
+    assert json.loads(bundle(project))["estimator"]["name"] == "LGBMClassifier"
+    assert (project.path / "build/bundle/model.onnx").is_file()
+    _, gates = promote(project)
+    assert gates["parity"]["passed"]
+    found = project.uv("pytest", "-q", "packages/mlops-loop/tests/test_estimators.py", timeout=1200)
+    assert "skipped" not in found.stdout
+
+
 def test_a_step_that_onnx_cannot_express(project: Project) -> None:
     follow(project, "A step that ONNX cannot express")
     assert (project.path / "build/bundle/model.skops").is_file()

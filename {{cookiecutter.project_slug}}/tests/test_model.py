@@ -13,9 +13,7 @@ from {{ cookiecutter.__package_name }}.model import build, search_space
 def fit(sample: Sample, rows: int) -> Pipeline:
     """Fit a new pipeline on some rows of the training window."""
     table = sample.train.head(rows)
-    return build(sample.schema, sample.params.train).fit(
-        sample.inputs(table), table[sample.schema.target].to_numpy()
-    )
+    return build(sample.schema, sample.params.train).fit(sample.inputs(table), sample.target(table))
 
 
 def test_it_has_learned_something(sample: Sample) -> None:

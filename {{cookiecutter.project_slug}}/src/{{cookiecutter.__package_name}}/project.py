@@ -7,6 +7,7 @@ PROJECT = mlops_loop.Project(
     reader="{{ cookiecutter.__package_name }}.ingest:read",
     derive="{{ cookiecutter.__package_name }}.features:derive",
     model="{{ cookiecutter.__package_name }}.model:build",
+    candidates="{{ cookiecutter.__package_name }}.model:candidates",
     search_space="{{ cookiecutter.__package_name }}.model:search_space",
     trusted_types="{{ cookiecutter.__package_name }}.model:TRUSTED_TYPES",
 )

@@ -19,16 +19,17 @@ from mlops_loop.base.params.params_file import load_params
 from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics.bootstrap import days, intervals, resample
-from mlops_loop.metrics.fairness import answers, differences, groups
+from mlops_loop.metrics.fairness import Judged, answered, differences, groups
 from mlops_loop.metrics.gate_result import GateResult, compare
-from mlops_loop.metrics.tasks import of
+from mlops_loop.metrics.tasks import deciding_metric, of
 from mlops_loop.release.candidate import Champion, open_candidate
-from mlops_loop.release.gates import champion, leakage, own_gates, quality, run
+from mlops_loop.release.gates import advice, champion, leakage, own_gates, quality, run
 from mlops_loop.release.gates import files as file_gates
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.predictions import labels
 
-from .conftest import change, run_stages
+from .conftest import ROOT, change, run_stages
 
 SIDE = "side of the test"  # a made-up column: a row is on side a or b
 
@@ -56,6 +57,11 @@ def with_side(candidate, sides=("a", "b"), minimum=1, **facts):
     params = candidate.params.model_copy(update={"min_slice_rows": minimum})
     table = candidate.table.assign(**{SIDE: drawn})
     return with_schema(candidate, alone, table=table, params=params)
+
+
+def judged_rows(candidate):
+    given = candidate.truth, candidate.scores, candidate.operating_point, candidate.schema
+    return Judged(candidate.table, *given, minimum=1)
 
 
 def turned_round(scores, schema):
@@ -92,7 +98,8 @@ def test_weighted_metrics_are_the_metrics_and_weights_count_rows(candidate) -> N
         )
 
 
-def test_days_are_resampled_as_a_whole_and_rows_where_there_are_none() -> None:
+def test_days_are_resampled_as_a_whole_and_rows_where_there_are_none(monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
     times = pd.date_range("2024-01-01 06:00", periods=500, freq="7h")
     table, untimed = (
         pd.DataFrame({"when": times}),
@@ -118,12 +125,55 @@ def test_intervals_are_around_the_metrics_and_repeat(candidate) -> None:
 
 
 def test_no_better_than_the_naive_baseline_is_refused(candidate) -> None:
-    limits, names = load_params().gates.baseline, of(candidate.schema).GATE_METRICS
+    limits, names = load_params().gates.baseline, of(candidate.schema).BASELINE_METRICS
     found = quality.baseline(replace(candidate, metrics=candidate.baseline), limits)
     assert refused(found) == ["baseline"] * len(names)
     lost = replace(candidate, metrics=dict.fromkeys(names, float("nan")))
     (nan, *_) = quality.baseline(lost, limits)
     assert (nan.value, nan.passed) == (None, False)
+
+
+def test_a_champion_is_not_worse_than_a_constant_in_log_loss(candidate) -> None:
+    """Rows in a good order, with probabilities that are far too sure, are refused."""
+    if not candidate.schema.positive:
+        assert "log_loss" in of(candidate.schema).GATE_METRICS or not candidate.schema.classes
+        return
+    place = candidate.schema.classes.index(candidate.schema.positive)
+    sure = np.column_stack([candidate.scores[:, place] ** 9] * 2)
+    sure[:, 1 - place] = 1 - sure[:, place]
+    given = candidate.operating_point, candidate.schema, candidate.params
+    measured = of(candidate.schema).measure(candidate.truth, sure, *given)
+    found = quality.baseline(
+        replace(candidate, scores=sure, metrics=measured), load_params().gates.baseline
+    )
+    assert [(line.measure, line.passed) for line in found] == [
+        ("roc_auc", True),
+        ("log_loss", False),
+    ]
+
+
+def test_the_label_that_clients_get_is_measured(candidate) -> None:
+    schema, metrics = candidate.schema, candidate.metrics
+    if not schema.classes:
+        return
+    called = np.array([labels(candidate.scores, schema, candidate.operating_point)]).ravel()
+    actual = candidate.table[schema.target].to_numpy()
+    judged = [schema.positive] if schema.positive else schema.classes
+    recalls = [(called[actual == name] == name).mean() for name in judged]
+    name = "recall" if schema.positive else "macro_recall"
+    assert metrics[name] == pytest.approx(np.mean(recalls))
+    assert {name.replace("recall", other) for other in ("precision", "f1")} <= set(metrics)
+
+
+def test_every_gate_that_refuses_says_what_to_try() -> None:
+    for gate in (*run.GATES, "server", "latency"):
+        refusal = GateResult(gate, "value", 1, "< 1", passed=False)
+        assert advice.advice(refusal)
+        assert advice.advice(replace(refusal, gate=f"{gate}: a")) == advice.advice(refusal)
+        assert advice.advice(replace(refusal, passed=True)) is None
+    twice = [GateResult("slices: a=1", "roc_auc", passed=False)] * 2
+    assert len(advice.advices([*twice, GateResult("size", "off")])) == 1
+    assert advice.advices([GateResult("mine", "rows", passed=False)]) == []
 
 
 def test_labels_of_which_the_champion_knows_nothing_are_refused(candidate) -> None:
@@ -249,21 +299,22 @@ def test_groups_that_fare_differently_are_refused(candidate) -> None:
     assert refused(found) == [f"fairness: {SIDE}"] * len(found)
     table = table.copy()
     table.loc[on_a, SIDE] = None
-    listed = groups(table, truth, unfair, point, schema, 1)
+    judged = Judged(table, truth, unfair, point, schema, 1)
+    listed = groups(judged)
     assert set(listed["group"]) == {"missing", "b"}
-    assert len(groups(table, truth, unfair, point, schema, len(table))) == 0
+    assert len(groups(replace(judged, minimum=len(table)))) == 0
     alone = replace(sided, table=table[~on_a], truth=truth[~on_a], scores=scores[~on_a])
     (one,) = quality.fairness(alone, limits)
     assert one.passed is None
-    assert list(groups(table, truth, scores, point, load_schema(), 1)) == list(listed)
+    assert list(groups(replace(judged, schema=load_schema()))) == list(listed)
 
 
 def test_differences_are_those_of_fairlearn(candidate) -> None:
     sided = with_side(candidate, protected=True)
-    given = sided.truth, sided.scores, sided.operating_point, sided.schema
-    apart = differences(sided.table, SIDE, *given, 1)
+    judged = judged_rows(sided)
+    found = differences(judged, SIDE)(np.ones(len(judged.truth)))
     if sided.schema.classes:
-        pairs = [(actual, called) for _, actual, called in answers(*given)]
+        pairs = [(actual, called) for _, actual, called in answered(judged)]
         measures = demographic_parity_difference, equalized_odds_difference
         expected = [
             max(measure(*pair, sensitive_features=sided.table[SIDE]) for pair in pairs)
@@ -272,7 +323,7 @@ def test_differences_are_those_of_fairlearn(candidate) -> None:
     else:
         errors = pd.Series(np.abs(sided.truth - sided.scores[:, 0]))
         expected = [np.ptp(errors.groupby(sided.table[SIDE].to_numpy()).mean()) / errors.mean()]
-    assert list(apart(np.ones(len(sided.truth))).values()) == pytest.approx(expected)
+    assert list(found.values()) == pytest.approx(expected)
 
 
 def test_a_leaky_split_is_refused(candidate) -> None:
@@ -289,6 +340,33 @@ def test_a_leaky_split_is_refused(candidate) -> None:
     for path, table in ((files.TRAIN, train), (files.TEST, test)):
         tables.write_table(path, table.assign(**{name: table[schema.target]}))
     assert f"leakage: {name}" in refused(leakage.leakage(candidate, limits))
+
+
+@pytest.mark.parametrize("rows", [40, 240, 5000])
+def test_a_feature_that_orders_the_target_is_a_leak_at_any_size(rows) -> None:
+    order, draws = pd.Series(range(rows)), np.random.default_rng(0)
+    classes = pd.Series(np.where(order < rows / 3, "a", "b"))
+    for target in (classes, classes.where(order < rows / 2, "c"), order * 3.0):
+        for values in (order, -order, order.where(order % 5 > 0)):
+            assert leakage.orders(values, target, features=10)
+        assert not leakage.orders(pd.Series(draws.normal(size=rows)), target, features=10)
+        nearly = order.where(order != 1, rows)
+        assert not leakage.orders(nearly, target, features=10)
+    assert not leakage.orders(order, pd.Series(["a"] * rows), features=10)
+    # With one positive row, one feature in ten or so has it at an end by chance.
+    assert not leakage.orders(order, classes.where(order == 0, "b"), features=10)
+
+
+def test_a_first_model_that_is_perfect_asks_a_question(candidate) -> None:
+    name, more = deciding_metric(candidate.schema)
+    assert leakage.perfect_model(candidate) == []
+    perfect = replace(candidate, metrics=candidate.metrics | {name: float(more)})
+    (found,) = leakage.perfect_model(perfect)
+    assert found.passed is None
+    assert found.measure.endswith("?")
+    assert advice.advices([found])
+    served = Champion(candidate.bundle, candidate.scores)
+    assert leakage.perfect_model(replace(perfect, champion=served)) == []
 
 
 def test_a_training_window_that_reaches_into_the_test_is_refused(candidate) -> None:

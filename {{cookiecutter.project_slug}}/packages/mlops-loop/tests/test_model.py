@@ -8,7 +8,6 @@ from threadpoolctl import threadpool_limits
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.params.params_file import load_params
-from mlops_loop.base.project import required
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics.tasks import of
@@ -16,22 +15,23 @@ from mlops_loop.scoring import skops_model as model
 from mlops_loop.scoring.bundle import CARDS, MANIFEST, PROMOTION, open_bundle
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.training import explain, export, train
+from mlops_loop.training.fit import build, fit, target
+from mlops_loop.training.to_onnx import to_onnx
 
 from .conftest import change, run_stages
 
 
 def estimators(schema: Schema) -> list[str]:
-    """Return the names that `train.model` may have, as the project's model.py lists them."""
-    build = required("model")
-    return list(build.__globals__["CLASSIFIERS" if schema.classes else "REGRESSORS"])
+    """Return a boosted and a linear estimator of the project's model.py."""
+    return ["gradient_boosting", "logistic_regression" if schema.classes else "ridge"]
 
 
 def test_equal_training_gives_equal_bytes(project) -> None:
     table, schema = tables.read_table(files.TRAIN), load_schema()
     for name in ("a", "b"):
-        fitted = train.fit(table, schema, load_params().train)
+        fitted = fit(table, schema, load_params().train)
         model.save(fitted, project / f"{name}.skops")
-        (project / f"{name}.onnx").write_bytes(export.to_onnx(fitted, schema))
+        (project / f"{name}.onnx").write_bytes(to_onnx(fitted, schema))
     for kind in ("skops", "onnx"):
         assert files.sha256(project / f"a.{kind}") == files.sha256(project / f"b.{kind}")
 
@@ -53,9 +53,8 @@ def test_the_bundle_scores_as_the_model_does_gaps_and_unseen_categories_too(proj
 
 def test_thresholds_are_float32_and_no_prediction_changes_by_it(project) -> None:
     table, schema, params = tables.read_table(files.TRAIN), load_schema(), load_params().train
-    fitted = train.fit(table, schema, params)
-    target = table[schema.target].to_numpy(dtype=object if schema.classes else float)
-    exact = train.build(schema, params).fit(model.inputs(table, schema), target)
+    fitted = fit(table, schema, params)
+    exact = build(schema, params).fit(model.inputs(table, schema), target(table, schema))
     for group in fitted[-1]._predictors:
         for tree in group:
             held = tree.nodes["num_threshold"]

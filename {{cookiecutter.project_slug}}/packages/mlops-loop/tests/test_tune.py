@@ -12,8 +12,8 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.params.params_file import load_params
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
-from mlops_loop.training import tune
-from mlops_loop.training.train import build
+from mlops_loop.training import cross_validation, tune
+from mlops_loop.training.fit import build
 
 from .conftest import ROOT, change
 
@@ -177,8 +177,8 @@ def test_folds_are_judged_by_later_rows_or_by_random_ones(task, timestamp) -> No
     if schema.classes:
         rows["target"] = np.resize(schema.classes, len(rows))
     schema = schema.model_copy(update={"timestamp": timestamp})
-    parts = tune.folds(rows, schema, seed=0)
-    assert len(parts) == tune.FOLDS
+    parts = cross_validation.folds(rows, schema, seed=0)
+    assert len(parts) == cross_validation.FOLDS
     for train, held in parts:
         assert not set(train) & set(held)
         times = rows["time"].to_numpy()
@@ -206,7 +206,9 @@ def test_a_classification_is_tuned_too(folder) -> None:
     change(files.PARAMS, "train", "logistic_regression", C=0.001)
     tune.tune(2)
     schema, params, rows = load_schema(), load_params().train, tables.read_table(files.TRAIN)
-    after = tune.loss(rows, tune.folds(rows, schema, params.seed), schema, params)
+    after = cross_validation.loss(
+        rows, cross_validation.folds(rows, schema, params.seed), schema, params
+    )
     assert params.logistic_regression["C"] > 0.001
     assert after == min(loss for loss, _ in history()) < history()[0][0]
 

@@ -28,6 +28,7 @@ from mlops_loop.data import ingest, tables
 from mlops_loop.data.cast import check_rows
 from mlops_loop.data.derived import checked, with_derived
 from mlops_loop.scoring import skops_model
+from mlops_loop.training.fit import target
 
 STAGES = (
     *("data.validate", "data.split"),
@@ -51,6 +52,10 @@ class Sample:
     def inputs(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return the columns that the model is given; derives those that the table lacks."""
         return skops_model.inputs(with_derived(table, self.schema), self.schema)
+
+    def target(self, table: pd.DataFrame) -> NDArray[np.int64 | np.float64]:
+        """Return what the model learns: values, or the number of each row's class."""
+        return target(table, self.schema)
 
     def scores(self, table: pd.DataFrame) -> NDArray[np.float64]:
         """Return the model's probabilities, one column a class; of a regression its values."""
@@ -96,7 +101,9 @@ def run_on_sample(plugged_in: project.Project, folder: Path, rows: int = 5000) -
             *windows.values(),
             skops_model.load(files.MODEL),
         )
-        return Sample(folder, schema, params, *found)
+        chosen = files.read_json(files.COMPARISON)["chosen"]  # where params.yaml says `auto`
+        train = params.train.model_copy(update={"model": chosen})
+        return Sample(folder, schema, params.model_copy(update={"train": train}), *found)
 
 
 def sample(table: pd.DataFrame, schema: Schema, rows: int) -> pd.DataFrame:

@@ -27,6 +27,7 @@ BUNDLE = Path("build/bundle")
 REPORTS = Path("reports")
 BATCH = 100_000  # rows that are read or written at a time
 ACCEPTED = REPORTS / "data" / "accepted.json"  # how the data was distributed that passed last
+COMPARISON = REPORTS / "comparison.json"  # of the estimators that `train.model: auto` tried
 METRICS = REPORTS / "metrics.json"
 INTERVALS = REPORTS / "intervals.json"
 PLOTS = REPORTS / "plots"

@@ -25,6 +25,7 @@ SIGNATURES = {  # what each function is called with
     "reader": ("schema", "params"),
     "derive": ("columns",),
     "model": ("schema", "params"),
+    "candidates": ("schema",),
     "search_space": ("trial", "name"),
     "metrics": ("truth", "scores", "schema"),
     "gates": ("candidate",),
@@ -38,6 +39,7 @@ class Project:
     reader         `read(schema, params)` yields Arrow tables of the source's rows
     derive         `derive(columns)` gets NumPy columns of the contract, and returns new ones
     model          `build(schema, params)` returns the unfitted scikit-learn pipeline
+    candidates     `candidates(schema)` returns the names that `train.model: auto` compares
     search_space   `search_space(trial, name)` returns parameters that `tune` tries
     trusted_types  names of the types that a model file may hold, beyond those that skops trusts
     metrics        own metrics by name: `metric(truth, scores, schema)` returns a number
@@ -48,6 +50,7 @@ class Project:
     model: str
     reader: str | None = None
     derive: str | None = None
+    candidates: str | None = None
     search_space: str | None = None
     trusted_types: str | None = None
     metrics: dict[str, str] = field(default_factory=dict)

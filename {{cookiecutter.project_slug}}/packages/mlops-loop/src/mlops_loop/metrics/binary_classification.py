@@ -1,6 +1,6 @@
 """Binary classification: the probability of the positive class, and a threshold for calling it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -28,13 +28,16 @@ from mlops_loop.scoring.operating_point import OperatingPoint
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-GATE_METRICS = {"roc_auc": True}
-SLICE_LIMITS = {"floor": 0.5, "max_gap": 0.1}  # of the ROC AUC
+GATE_METRICS: Mapping[str, bool] = {"roc_auc": True}
+# Both: a model may order rows well, and promise worse than a constant does.
+BASELINE_METRICS: Mapping[str, bool] = {"roc_auc": True, "log_loss": False}
+OF_LABELS = ("precision", "recall", "f1")  # of the label that clients get, at the threshold
+SLICE_LIMITS: Mapping[str, float] = {"floor": 0.5, "max_gap": 0.1}  # of the ROC AUC
 SLICE_METRIC = "roc_auc"
 SLICE_GAP = "roc_auc below the whole's"
 MISCALIBRATION = "calibration_error"
 OBJECTIVE = "log_loss"
-PREDICTION_KIND: Literal["numerical"] = "numerical"
+PREDICTION_KIND: Literal["numerical", "categorical"] = "numerical"
 ROC = plot("ROC", "false_positive_rate", "true_positive_rate", "roc")
 CALIBRATION = plot("Calibration", "predicted", "observed", "calibration")
 CONFUSION = plot("Confusion", "predicted", "actual", "confusion", "confusion")
@@ -95,12 +98,17 @@ def measure(
     truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema, params: EvaluateParams
 ) -> Metrics:
     positive = predictions(scores, schema)
+    called = positive >= point.threshold
+    label = metrics.precision_recall_fscore_support(
+        truth, called, average="binary", zero_division=0
+    )
     return {
         "roc_auc": float(metrics.roc_auc_score(truth, positive)),
         "average_precision": float(metrics.average_precision_score(truth, positive)),
         "brier": float(metrics.brier_score_loss(truth, positive)),
         "log_loss": loss(truth, scores, schema),
         "calibration_error": calibration_error(truth, positive, params.calibration_bins),
+        **dict(zip(OF_LABELS, map(float, label[:3]), strict=True)),
         "positive_rate": float(truth.mean()),
         "rows": len(truth),
     }

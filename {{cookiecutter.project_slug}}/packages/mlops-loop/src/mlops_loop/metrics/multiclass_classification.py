@@ -1,6 +1,6 @@
 """Multiclass classification: a probability for each class; the likeliest is the answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics.binary_classification import (
     CALIBRATION,
     CONFUSION,
+    OF_LABELS,
     ROC,
     average,
     calibration_error,
@@ -38,11 +39,12 @@ from mlops_loop.metrics.values import (
 from mlops_loop.scoring.operating_point import OperatingPoint
 
 # Not accuracy: where one class is common, always naming it is hard to beat.
-GATE_METRICS = {"log_loss": False, "macro_roc_auc": True}
-SLICE_LIMITS = {"floor": 0.5, "max_gap": 0.1}  # of the mean ROC AUC
+GATE_METRICS: Mapping[str, bool] = {"log_loss": False, "macro_roc_auc": True}
+BASELINE_METRICS: Mapping[str, bool] = GATE_METRICS
+SLICE_LIMITS: Mapping[str, float] = {"floor": 0.5, "max_gap": 0.1}  # of the mean ROC AUC
 SLICE_METRIC = "macro_roc_auc"
 SLICE_GAP = "macro_roc_auc below the whole's"
-PREDICTION_KIND: Literal["categorical"] = "categorical"
+PREDICTION_KIND: Literal["numerical", "categorical"] = "categorical"
 PLOTS = [ROC, CALIBRATION, CONFUSION]
 ANSWER_TEXT = "It answers with a probability for each class, and names the likeliest."
 
@@ -87,11 +89,12 @@ def measure(
     truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema, params: EvaluateParams
 ) -> Metrics:
     called = scores.argmax(axis=1)
+    label = metrics.precision_recall_fscore_support(truth, called, average="macro", zero_division=0)
     return {
         "log_loss": loss(truth, scores, schema),
         "macro_roc_auc": macro_roc_auc(truth, scores),
         "accuracy": float(metrics.accuracy_score(truth, called)),
-        "macro_f1": float(metrics.f1_score(truth, called, average="macro", zero_division=0)),
+        **{f"macro_{name}": float(value) for name, value in zip(OF_LABELS, label, strict=False)},
         "calibration_error": miscalibration(truth, scores, point, schema, params),
         "rows": len(truth),
     }

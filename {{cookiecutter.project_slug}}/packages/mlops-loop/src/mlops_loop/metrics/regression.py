@@ -1,5 +1,6 @@
 """Regression: a value, and an interval around it that holds the truth as often as was asked for."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -22,8 +23,9 @@ from mlops_loop.metrics.values import (
 )
 from mlops_loop.scoring.operating_point import OperatingPoint
 
-GATE_METRICS = {"mae": False}
-SLICE_LIMITS = {
+GATE_METRICS: Mapping[str, bool] = {"mae": False}
+BASELINE_METRICS: Mapping[str, bool] = GATE_METRICS
+SLICE_LIMITS: Mapping[str, float] = {
     "floor": 0,
     "max_gap": 1.0,
 }  # of the D2 score; of the error, as a share of the whole's
@@ -31,7 +33,7 @@ SLICE_METRIC = "d2"
 SLICE_GAP = "mae above the whole's, as a share"
 MISCALIBRATION = "coverage, difference from what was asked"
 OBJECTIVE = "mae"
-PREDICTION_KIND: Literal["numerical"] = "numerical"
+PREDICTION_KIND: Literal["numerical", "categorical"] = "numerical"
 PLOTS = [
     plot("Actual and predicted", "predicted", "actual", "actual", "scatter"),
     plot("Errors", "error", "rows", "errors"),

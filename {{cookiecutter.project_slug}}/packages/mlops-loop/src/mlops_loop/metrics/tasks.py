@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 import pandas as pd
 
-from mlops_loop.base.params.evaluate import EvaluateParams
+from mlops_loop.base.params.evaluate import EvaluateParams as Params
 from mlops_loop.contract.schema import Schema
 from mlops_loop.contract.task import Task as Name
 from mlops_loop.metrics import binary_classification, multiclass_classification, regression
@@ -24,47 +24,23 @@ from mlops_loop.metrics.values import (
     Truth,
     Weighted,
 )
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.operating_point import OperatingPoint as Point
 
 
 class Task(Protocol):
     """What the rest of the loop asks of a kind of prediction."""
 
-    @property
-    def GATE_METRICS(self) -> Mapping[str, bool]:  # noqa: N802
-        """The metrics that gates compare, and whether more is better; the first one decides."""
-
-    @property
-    def SLICE_LIMITS(self) -> Mapping[str, float]:  # noqa: N802
-        """The limits of slices that `schema infer` writes into params.yaml."""
-
-    @property
-    def SLICE_METRIC(self) -> str:  # noqa: N802
-        """The metric that a slice is held to, from `slice_quality`."""
-
-    @property
-    def SLICE_GAP(self) -> str:  # noqa: N802
-        """What `slice_gap` measures, in a few words."""
-
-    @property
-    def MISCALIBRATION(self) -> str:  # noqa: N802
-        """What `miscalibration` measures."""
-
-    @property
-    def OBJECTIVE(self) -> str:  # noqa: N802
-        """The metric that `tune` minimises, computed by `loss`."""
-
-    @property
-    def PREDICTION_KIND(self) -> Literal["numerical", "categorical"]:  # noqa: N802
-        """What kind of column the monitor sees in `predictions`."""
-
-    @property
-    def PLOTS(self) -> list[PlotOptions]:  # noqa: N802
-        """What dvc.yaml plots."""
-
-    @property
-    def ANSWER_TEXT(self) -> str:  # noqa: N802
-        """A sentence for the model card."""
+    # What models are compared by, and whether more is better; the first one decides.
+    GATE_METRICS: Mapping[str, bool]
+    BASELINE_METRICS: Mapping[str, bool]  # in which a candidate must beat the naive baseline
+    SLICE_LIMITS: Mapping[str, float]  # that `schema infer` writes into params.yaml
+    SLICE_METRIC: str  # that a slice is held to, from `slice_quality`
+    SLICE_GAP: str  # what `slice_gap` measures, in a few words
+    MISCALIBRATION: str  # what `miscalibration` measures
+    OBJECTIVE: str  # the metric that `tune` minimises, computed by `loss`
+    PREDICTION_KIND: Literal["numerical", "categorical"]  # of column, for the monitor
+    PLOTS: list[PlotOptions]  # what dvc.yaml plots
+    ANSWER_TEXT: str  # a sentence for the model card
 
     def truth(self, table: pd.DataFrame, schema: Schema) -> Truth:
         """Return the target of each row."""
@@ -75,25 +51,20 @@ class Task(Protocol):
         """Return naive scores: what was usual in training, for each value of a column or at all."""
 
     def choose_operating_point(
-        self, truth: Truth, scores: Scores, schema: Schema, params: EvaluateParams
-    ) -> OperatingPoint:
+        self, truth: Truth, scores: Scores, schema: Schema, params: Params
+    ) -> Point:
         """Return what turns scores into answers."""
 
     def loss(self, truth: Truth, scores: Scores, schema: Schema) -> float:
         """Return the metric OBJECTIVE."""
 
     def measure(
-        self,
-        truth: Truth,
-        scores: Scores,
-        point: OperatingPoint,
-        schema: Schema,
-        params: EvaluateParams,
+        self, truth: Truth, scores: Scores, point: Point, schema: Schema, params: Params
     ) -> Metrics:
         """Return the metrics of scores."""
 
     def weighted_metrics(
-        self, truth: Truth, scores: Scores, point: OperatingPoint, schema: Schema
+        self, truth: Truth, scores: Scores, point: Point, schema: Schema
     ) -> Weighted:
         """Return the function that gives some of the metrics under weights, to be resampled."""
 
@@ -107,12 +78,7 @@ class Task(Protocol):
         """Return the few metrics that reports show of a slice."""
 
     def miscalibration(
-        self,
-        truth: Truth,
-        scores: Scores,
-        point: OperatingPoint,
-        schema: Schema,
-        params: EvaluateParams,
+        self, truth: Truth, scores: Scores, point: Point, schema: Schema, params: Params
     ) -> float:
         """Return how far the model's promises are from what is observed."""
 
@@ -120,19 +86,14 @@ class Task(Protocol):
         self,
         draws: np.random.Generator,
         scores: Scores,
-        point: OperatingPoint,
+        point: Point,
         schema: Schema,
-        params: EvaluateParams,
+        params: Params,
     ) -> Truth:
         """Return a truth for each row as if the model's promises were right."""
 
     def plots(
-        self,
-        truth: Truth,
-        scores: Scores,
-        point: OperatingPoint,
-        schema: Schema,
-        params: EvaluateParams,
+        self, truth: Truth, scores: Scores, point: Point, schema: Schema, params: Params
     ) -> Plots:
         """Return pictures, and the tables behind them."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,11 @@ def columns(table: pd.DataFrame, schema: Schema) -> Arrays:
 
 def scores(model: Pipeline, table: pd.DataFrame, schema: Schema) -> Floats:
     """Return probabilities, shape (rows, classes), or for a regression values, shape (rows, 1)."""
-    rows = inputs(table, schema)
+    return predict(model, inputs(table, schema), schema)
+
+
+def predict(model: Pipeline, rows: pd.DataFrame, schema: Schema) -> Floats:
+    """Return the scores of rows as `inputs` gives them."""
     found = model.predict_proba(rows) if schema.classes else model.predict(rows).reshape(-1, 1)
     return np.asarray(found)
 
@@ -48,7 +53,7 @@ def scores(model: Pipeline, table: pd.DataFrame, schema: Schema) -> Floats:
 def save(model: Pipeline, path: Path) -> None:
     """Write the model as skops, so that equal models give equal bytes.
 
-    skops names objects by their memory address and stamps the time; we number them instead.
+    skops names objects by their memory address or by chance, and stamps the time; we number them.
     """
     import skops.io  # here, because it takes a second to load
 
@@ -56,14 +61,14 @@ def save(model: Pipeline, path: Path) -> None:
         model[-1]._bin_mapper.n_threads = 1  # a trace of the machine that matters for speed only
     source = zipfile.ZipFile(io.BytesIO(skops.io.dumps(model)))
     text = source.read("schema.json").decode()
-    address = re.compile(r'(?<="__id__": )\d+|(?<=")\d+(?=\.npy")')
+    address = re.compile(r'(?<="__id__": )\d+|(?<=")\d+(?=\.npy")|(?<=")[0-9a-f-]{36}(?=\.bin")')
     numbers = {old: str(new) for new, old in enumerate(dict.fromkeys(address.findall(text)))}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
         text = address.sub(lambda found: numbers[found[0]], text)
         target.writestr(zipfile.ZipInfo("schema.json"), text)
-        for old, new in numbers.items():
-            if f"{old}.npy" in source.namelist():
-                target.writestr(zipfile.ZipInfo(f"{new}.npy"), source.read(f"{old}.npy"))
+        for (old, new), kind in product(numbers.items(), ("npy", "bin")):
+            if f"{old}.{kind}" in source.namelist():
+                target.writestr(zipfile.ZipInfo(f"{new}.{kind}"), source.read(f"{old}.{kind}"))
 
 
 def load(path: Path) -> Pipeline:

@@ -22,12 +22,12 @@ from mlops_loop.base.files import (
     VALIDATION,
 )
 from mlops_loop.base.params.evaluate import EvaluateParams
-from mlops_loop.base.params.gates import BehaviourGate
 from mlops_loop.base.params.params_file import Params, load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
-from mlops_loop.metrics import bootstrap, fairness, tasks
+from mlops_loop.metrics import bootstrap, tasks
+from mlops_loop.metrics.fairness import Judged, groups
 from mlops_loop.metrics.groups import group_values
 from mlops_loop.metrics.own_metrics import measure
 from mlops_loop.metrics.values import Metrics, Scores, Truth
@@ -65,21 +65,6 @@ def slices(
     return pd.DataFrame(found or {"column": [], "value": [], "rows": []})
 
 
-def behaviour_of(
-    model: Pipeline,
-    table: pd.DataFrame,
-    operating_point: OperatingPoint,
-    schema: Schema,
-    gate: BehaviourGate | None,
-) -> pd.DataFrame:
-    """Return how the tests of behaviour.yaml came out, on as many rows as the gate says."""
-    declared = load_behaviour(schema)
-    rows = gate.rows if gate else len(table)
-
-    def predict(rows: pd.DataFrame) -> Scores:
-        return scores(model, rows, schema)
-
-    return as_table(check(declared, table, predict, schema, rows, operating_point))
 
 
 def measure_windows(
@@ -112,8 +97,16 @@ def evaluate(model: Pipeline, windows: Windows, schema: Schema, params: Params) 
     truth = tasks.of(schema).truth(test, schema)
     scored = scores(model, test, schema)
     plots = tasks.of(schema).plots(truth, scored, point, schema, limits)
+    gate = params.gates.behaviour
     with threadpool_limits(1):  # many small predictions: threads would wait for each other
-        behaviour = behaviour_of(model, test, point, schema, params.gates.behaviour)
+        behaviour = check(
+            load_behaviour(schema),
+            test,
+            lambda rows: scores(model, rows, schema),
+            schema,
+            gate.rows if gate else len(test),
+            point,
+        )
         important = explain.importance(model, test, truth, point, schema)
         plots["importance"] = explain.bars(important, schema), important
         plots["dependence"] = explain.dependence(model, test, list(important["feature"]), schema)
@@ -122,8 +115,8 @@ def evaluate(model: Pipeline, windows: Windows, schema: Schema, params: Params) 
         point,
         bootstrap.intervals(test, truth, scored, point, schema),
         slices(test, truth, scored, schema, limits.min_slice_rows),
-        fairness.groups(test, truth, scored, point, schema, limits.min_slice_rows),
-        behaviour,
+        groups(Judged(test, truth, scored, point, schema, limits.min_slice_rows)),
+        as_table(behaviour),
         plots,
     )
 
@@ -160,7 +153,7 @@ def main() -> None:
         for name, value in runs.flat(found.windows).items():
             client.log_metric(run_id, name, value)
         client.log_artifacts(run_id, str(PLOTS), "evaluation")
-    for name in tasks.of(schema).GATE_METRICS:
+    for name in tasks.of(schema).BASELINE_METRICS:
         value = found.windows["test"][name]
         usual = found.windows["baseline"][name]
         interval = found.intervals.get(name)

@@ -5,17 +5,20 @@ from textwrap import wrap
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from sklearn.inspection import partial_dependence, permutation_importance
 from sklearn.pipeline import Pipeline
 
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.contract.values import Value
+from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
-from mlops_loop.metrics.values import Scores, Truth
+from mlops_loop.metrics.values import Floats, Truth
 from mlops_loop.scoring.operating_point import OperatingPoint
-from mlops_loop.scoring.skops_model import scores
+from mlops_loop.scoring.skops_model import inputs, predict
 
 ROWS = 3000  # of the test window, at most
 CELLS = 10**9  # to predict from, at most: what takes seconds
+REPEATS = 5  # shuffles of a feature
 SHOWN = 6  # features in the plot of dependence
 POINTS = 20  # values of a number in it, at most
 CATEGORIES = 12
@@ -27,45 +30,43 @@ def importance(
     truth: Truth,
     operating_point: OperatingPoint,
     schema: Schema,
-    repeats: int = 5,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Return by how much the deciding metric gets worse when a feature is shuffled.
 
-    Columns: feature, importance (mean of `repeats` shuffles, in the deciding metric's units) and
-    spread (their standard deviation); the largest first. Features that tell the same share their
-    importance. Source: Fisher, Rudin and Dominici, All Models are Wrong, but Many are Useful, 2019.
+    Columns: feature, importance (mean of the shuffles, in the deciding metric's units) and spread
+    (their standard deviation); the largest first. Features that tell the same share their
+    importance.
     """
     task = tasks.of(schema)
     metric, more_is_better = tasks.deciding_metric(schema)
-    generator = np.random.default_rng(seed)
-    rows = max(200, min(ROWS, CELLS // (repeats * len(schema.features) ** 2)))
-    chosen = np.sort(generator.choice(len(table), min(rows, len(table)), replace=False))
-    known = truth[chosen]
-    sample = table.iloc[chosen][list(schema.features)].reset_index(drop=True)
+    rows = max(200, min(ROWS, CELLS // (REPEATS * len(schema.features) ** 2)))
+    chosen = tables.sample_mask(len(table), rows)
 
-    def quality(scored: Scores) -> float:
-        weighted = task.weighted_metrics(known, scored, operating_point, schema)
-        value = weighted(np.ones(len(known)))[metric]
+    def quality(model: Pipeline, rows: pd.DataFrame, known: Truth) -> float:
+        found = task.weighted_metrics(known, predict(model, rows, schema), operating_point, schema)
+        value = found(np.ones(len(known)))[metric]
         return value if more_is_better else -value
 
-    whole = quality(scores(model, sample, schema))
-    found = []
-    repeated = pd.concat([sample] * repeats, ignore_index=True)  # predicted at once: that is faster
-    for name in schema.features:
-        order = np.concatenate([generator.permutation(len(sample)) for _ in range(repeats)])
-        shuffled = repeated.assign(**{name: sample[name].take(order).array})
-        parts = np.split(scores(model, shuffled, schema), repeats)
-        losses = [whole - quality(part) for part in parts]
-        found.append((name, np.mean(losses), np.std(losses, ddof=1)))
-    measured = pd.DataFrame(found, columns=["feature", "importance", "spread"])
-    ranked = measured.sort_values("importance", ascending=False, kind="stable", ignore_index=True)
-    return rounded(ranked)
+    found = permutation_importance(
+        model,
+        inputs(table[chosen], schema),
+        truth[chosen],
+        scoring=quality,
+        n_repeats=REPEATS,
+        random_state=0,
+    )
+    measured = {
+        "feature": list(schema.features),
+        "importance": found.importances_mean,
+        "spread": found.importances_std,
+    }
+    ranked = pd.DataFrame(measured).sort_values("importance", ascending=False, kind="stable")
+    return rounded(ranked.reset_index(drop=True))
 
 
 def bars(important: pd.DataFrame, schema: Schema) -> Figure:
     """Return a figure of the importance of the first twenty features."""
-    metric = next(iter(tasks.of(schema).GATE_METRICS))
+    metric, _ = tasks.deciding_metric(schema)
     top = important.head(20)[::-1]
     figure = Figure(figsize=(6.4, max(2.4, 0.28 * len(top) + 1)), layout="tight")
     axis = figure.subplots()
@@ -80,39 +81,37 @@ def dependence(
     features: list[str],
     schema: Schema,
     rows: int = 500,
-    seed: int = 0,
 ) -> tuple[Figure, pd.DataFrame]:
     """Return figure and table of the mean prediction when all rows get a feature's value.
 
     Columns: feature, value, class (of a classification) and prediction: the mean probability of the
     positive or of each class, or the mean value, in the target's unit. Numbers get their quantiles,
     categories the most frequent ones. Such rows may be unlike any real one where features go
-    together. Source: Friedman, Greedy Function Approximation: A Gradient Boosting Machine, Annals
-    of Statistics 2001.
+    together.
     """
-    sample = table.sample(min(rows, len(table)), random_state=seed)[list(schema.features)]
-    wanted = [schema.positive] if schema.positive else schema.classes or [schema.target]
-    found = []
+    sample = inputs(table[tables.sample_mask(len(table), rows)], schema)
+    found = [pd.DataFrame(columns=["feature", "value", "class", "prediction"])]
     for name in features[:SHOWN]:
         values = grid(table[name], schema.features[name])
         if not len(values):
             continue  # there is none at all in this window
-        every = pd.concat([sample.assign(**{name: value}) for value in values], ignore_index=True)
-        means = scores(model, every, schema).reshape(len(values), len(sample), -1).mean(axis=1)
-        for place, of in enumerate(schema.classes or wanted):
-            if of in wanted:
-                part = {
-                    "feature": name,
-                    "value": values,
-                    "class": of,
-                    "prediction": means[:, place],
-                }
-                found.append(pd.DataFrame(part).astype({"value": object}))
-    columns = ["feature", "value", "class", "prediction"]
-    result = rounded(
-        pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
-    )
+        given = np.array(values, dtype=sample[name].dtype)
+        means = partial_dependence(
+            model, sample, [name], custom_values={name: given}, method="brute"
+        )["average"]
+        for of, mean in by_class(means, schema).items():
+            part = {"feature": name, "value": values, "class": of, "prediction": mean}
+            found.append(pd.DataFrame(part).astype({"value": object}))
+    result = rounded(pd.concat(found[1:] or found, ignore_index=True))
     return curves(result, schema), result if schema.classes else result.drop(columns="class")
+
+
+def by_class(means: Floats, schema: Schema) -> dict[str, Floats]:
+    """Return what scikit-learn averages, by class; of a binary task it is the second one's."""
+    if not schema.positive:
+        return dict(zip(schema.classes or [schema.target], means, strict=True))
+    second = schema.positive == schema.classes[1]
+    return {schema.positive: means[0] if second else 1 - means[0]}
 
 
 def grid(values: pd.Series, column: Column) -> list[Value]:

@@ -12,11 +12,12 @@ from sklearn.pipeline import Pipeline
 
 from mlops_loop.base import files
 from mlops_loop.base.code_hash import code
-from mlops_loop.base.errors import Failure, Refusal
+from mlops_loop.base.errors import Refusal
 from mlops_loop.base.files import (
     BEHAVED,
     BEHAVIOUR,
     BUNDLE,
+    COMPARISON,
     FAIRNESS,
     INTERVALS,
     METRICS,
@@ -51,40 +52,23 @@ from mlops_loop.scoring.manifest import Estimator, Manifest
 from mlops_loop.scoring.promotion import PromotionFacts
 from mlops_loop.scoring.scorer import Scorer, load_scorer, open_scorer
 from mlops_loop.scoring.skops_model import columns, load, scores
+from mlops_loop.training.auto import load_comparison
 from mlops_loop.training.card.compose import Evidence, Subject, card
 from mlops_loop.training.card.promotion import card_page
+from mlops_loop.training.to_onnx import to_onnx
 
 INPUTS = SCHEMA, BEHAVIOUR, TRAIN, TEST, MODEL
 SECTIONS = {"ingest", "split", "train", "evaluate", "export"}  # of params.yaml: make the bundle
 VALIDATED = REPORTS / "data/validation.json"
-EVIDENCE = METRICS, INTERVALS, SLICES, FAIRNESS, BEHAVED, VALIDATED  # and the tables of the plots
-
-
-def to_onnx(model: Pipeline, schema: Schema) -> bytes:
-    """Return the fitted pipeline as an ONNX graph with one input for each feature, in their order.
-
-    The converter replaces what is not a letter or digit in their names; the order stays.
-    """
-    from skl2onnx import convert_sklearn  # here, because `promote` does without
-    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
-
-    text = StringTensorType([None, 1])
-    number = FloatTensorType([None, 1])
-    types = [(name, text if name in schema.categorical else number) for name in schema.features]
-    options = {"zipmap": False} if schema.classes else None  # probabilities as a table
-    try:
-        graph = convert_sklearn(model, schema.name, types, options=options)
-    except Exception as error:  # the converter raises many kinds
-        reason = str(error).strip().partition("\n")[0]
-        name = type(model[-1]).__name__
-        instead = "set `export.format: skops` in params.yaml to serve it through scikit-learn"
-        raise Failure(f"the pipeline of {name} cannot become ONNX; {instead} ({reason})") from None
-    # The converter lists them in the order of a set, which differs from process to process.
-    imports = sorted(graph.opset_import, key=lambda opset: str(opset.domain))
-    del graph.opset_import[:]
-    graph.opset_import.extend(imports)
-    exported: bytes = graph.SerializeToString(deterministic=True)
-    return exported
+EVIDENCE = (
+    COMPARISON,
+    METRICS,
+    INTERVALS,
+    SLICES,
+    FAIRNESS,
+    BEHAVED,
+    VALIDATED,
+)  # and the tables of the plots
 
 
 def write_model(folder: Path, model: Pipeline, schema: Schema, kind: str) -> None:
@@ -148,7 +132,8 @@ def write_card(
     slices = pd.read_csv(SLICES, converters={"value": str})  # a value may be called NA, or 007
     groups = pd.read_csv(FAIRNESS, converters={"group": str})
     measured = files.read_json(METRICS), files.read_json(INTERVALS)
-    found = Evidence(*measured, slices, groups, pd.read_csv(BEHAVED))
+    compared = load_comparison().table
+    found = Evidence(*measured, slices, groups, pd.read_csv(BEHAVED), compared)
     about = Subject(schema, params, estimator)
     text = card(about, found, [picture.stem for picture in pictures], hashes)
     (folder / "card.md").write_text(text, encoding="utf-8")

@@ -5,20 +5,16 @@ import inspect
 import json
 import math
 import time
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import optuna
 import pandas as pd
-from numpy.typing import NDArray
 from optuna.trial import TrialState, create_trial
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
-from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.base import files, project
@@ -26,22 +22,21 @@ from mlops_loop.base.config import edited
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import PARAMS, SCHEMA, TRAIN
 from mlops_loop.base.params.params_file import load_params
-from mlops_loop.base.params.train import Arguments, TrainParams
+from mlops_loop.base.params.train import AUTO, Arguments, TrainParams
 from mlops_loop.base.settings import load_settings
 from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
-from mlops_loop.scoring.skops_model import scores
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import session
-from mlops_loop.training.train import build, fit
+from mlops_loop.training.auto import compare
+from mlops_loop.training.cross_validation import Fold, folds, loss
+from mlops_loop.training.fit import build
 
-FOLDS = 4
 STUDIES = Path("tune.db")  # all that was tried, so that a search goes on where it stopped
 
 Result = tuple[float, Arguments]  # a loss, and what gave it
-Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def model_file() -> Path:
@@ -52,44 +47,6 @@ def model_file() -> Path:
 def search_space(trial: optuna.Trial, name: str) -> Arguments:
     """Return the parameters that the project's `search_space` proposes for a trial."""
     return dict(project.required("search_space")(trial, name))
-
-
-def folds(table: pd.DataFrame, schema: Schema, seed: int) -> list[Fold]:
-    """Return places of rows to learn from and to judge by; the latter are later, if there is a
-    time.
-    """
-    target = table[schema.target]
-    every = np.arange(len(table))
-    try:
-        if schema.timestamp:
-            when = table[schema.timestamp].to_numpy()
-            order = np.argsort(when, kind="stable")
-            parts = [
-                (order[train], order[held]) for train, held in TimeSeriesSplit(FOLDS).split(every)
-            ]
-            parts = [(train[when[train] < when[held].min()], held) for train, held in parts]
-        else:
-            kind = StratifiedKFold if schema.classes else KFold
-            parts = list(kind(FOLDS, shuffle=True, random_state=seed).split(every, target))
-    except ValueError as error:
-        raise Failure(f"{TRAIN} has too few rows to tune on: {error}") from None
-    classes = set(schema.classes)
-    if usable := [part for part in parts if len(part[0]) and classes <= set(target.iloc[part[0]])]:
-        return usable
-    raise Failure(
-        f"{TRAIN} has too few rows to tune on: no fold has every class, or an earlier time"
-    )
-
-
-def loss(table: pd.DataFrame, parts: list[Fold], schema: Schema, params: TrainParams) -> float:
-    """Return the task's loss, on average over the folds."""
-    task = tasks.of(schema)
-    losses = []
-    for train, held in parts:
-        fitted = fit(table.iloc[train], schema, params)
-        rows = table.iloc[held]
-        losses.append(task.loss(task.truth(rows, schema), scores(fitted, rows, schema), schema))
-    return float(np.mean(losses))
 
 
 def open_study(schema: Schema, params: TrainParams, fixed: Arguments) -> optuna.Study:
@@ -156,8 +113,7 @@ class Search:
 
     def measure(self, settings: Arguments, name: str) -> float:
         """Return the loss of some parameters, and log it to MLflow."""
-        with mlflow.start_run(run_name=name, nested=True), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a trial that does not converge has its loss
+        with mlflow.start_run(run_name=name, nested=True):
             mlflow.log_params(settings)
             params = self.params.with_settings(settings)
             value = loss(self.table, self.folds, self.schema, params)
@@ -169,8 +125,12 @@ def open_search() -> Search:
     schema = load_schema()
     params = load_params().train
     table = tables.read_sample(TRAIN, params.max_rows, params.seed)
+    params = compare(table, schema, params).params(params)
     probe = optuna.create_study().ask()
     searched = search_space(probe, params.model)
+    if not searched:
+        what = f"search_space in model.py has nothing to try for {params.model}"
+        raise Failure(f"{what}: name another train.model in {PARAMS}")
     in_use = build(schema, params)[-1].get_params()
     current = params.settings | {key: in_use[key] for key in searched}
     parts = folds(table, schema, params.seed)
@@ -246,10 +206,13 @@ def report(objective: str, name: str, current: Result, results: list[Result]) ->
 def write_settings(name: str, settings: Arguments) -> None:
     """Write the model's parameters to params.yaml; all else in it stays as it is, comments too."""
 
-    def change(document: dict[str, dict[str, Arguments]]) -> None:
-        section = document.setdefault("train", {}).setdefault(name, {})
-        section.update(
-            {key: value for key, value in settings.items() if section.get(key, math.nan) != value}
-        )
+    def change(document: dict[str, dict[str, Arguments | str]]) -> None:
+        train = document.setdefault("train", {})
+        if train.get("model") == AUTO:
+            train["model"] = name
+        section = train.setdefault(name, {})
+        for key, value in settings.items():
+            if isinstance(section, dict) and section.get(key, math.nan) != value:
+                section[key] = value
 
     files.write_text(PARAMS, edited(PARAMS, change))

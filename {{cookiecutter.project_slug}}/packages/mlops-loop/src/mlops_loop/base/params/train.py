@@ -5,13 +5,14 @@ from typing import Self
 from pydantic import BaseModel, Field, JsonValue
 
 Arguments = dict[str, JsonValue]  # of an estimator
+AUTO = "auto"  # the best of the project's candidates, by cross-validation
 
 
 class TrainParams(BaseModel, extra="allow"):
     """How the model is trained. Each further key is a section: the arguments of an estimator."""
 
     __pydantic_extra__: dict[str, Arguments] = Field(init=False)
-    model: str = "gradient_boosting"  # a name that the project's model.py knows
+    model: str = "gradient_boosting"  # a name that the project's model.py knows, or AUTO
     seed: int = Field(default=0, ge=0)
     max_rows: int = Field(default=1_000_000, ge=1)
 

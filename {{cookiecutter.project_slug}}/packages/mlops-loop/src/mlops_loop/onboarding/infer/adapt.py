@@ -13,13 +13,15 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import BEHAVIOUR, DVC, PARAMS, SCHEMA
 from mlops_loop.base.params.ingest import Sql
 from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params.train import AUTO
+from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.values import PlotOptions
 from mlops_loop.onboarding.infer.contract import former_task
 from mlops_loop.training.behaviour.declaration import load_behaviour
 from mlops_loop.training.behaviour.examples import without_tests
-from mlops_loop.training.train import build
+from mlops_loop.training.fit import build
 
 
 class Stage(TypedDict):
@@ -54,7 +56,9 @@ def new_params(source: str | Sql, schema: Schema) -> str:
 
 
 def suitable_model(schema: Schema) -> str:
-    """Return the estimator in use or, if it does not fit the task, the first one that does."""
+    """Return AUTO, or where model.py has no candidates the estimator in use, or one that fits."""
+    if current_project().candidates:
+        return AUTO
     params = load_params().train
     for name in (params.model, *params.sections):
         with suppress(Failure):

@@ -17,7 +17,7 @@ from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import calibration as calibrations
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import days, resample
-from mlops_loop.metrics.fairness import differences, groups
+from mlops_loop.metrics.fairness import Judged, differences
 from mlops_loop.metrics.gate_result import GateResult, compare
 from mlops_loop.metrics.groups import group_values
 from mlops_loop.metrics.values import Metrics
@@ -29,9 +29,9 @@ RESAMPLES = 200  # for what is judged by its interval
 
 
 def baseline(candidate: Candidate, limits: BaselineGate) -> list[GateResult]:
-    """Judge whether each metric of the gates beats the naive baseline."""
+    """Judge whether each of these metrics beats the naive baseline's."""
     found = []
-    for name, more in tasks.of(candidate.schema).GATE_METRICS.items():
+    for name, more in tasks.of(candidate.schema).BASELINE_METRICS.items():
         limit = candidate.baseline[name] + (limits.min_gain if more else -limits.min_gain)
         value = candidate.metrics[name]
         found.append(compare("baseline", name, value, ">" if more else "<", limit))
@@ -131,25 +131,30 @@ def protected_column(candidate: Candidate, name: str, limits: FairnessGate) -> l
     """Judge a protected column by the favourable ends of 95 % bootstrap intervals."""
     schema = candidate.schema
     minimum = candidate.params.min_slice_rows
-    table = candidate.table
     gate = f"fairness: {name}"
-    given = candidate.truth, candidate.scores, candidate.operating_point, schema, minimum
-    every = groups(table, *given)
-    judged = every[every["column"] == name]["group"].nunique()
-    if judged < 2:
-        return [GateResult(gate, f"groups with {minimum} rows: too few to judge", judged)]
-    apart = differences(table, name, *given)
-    measured = apart(np.ones(len(table)))
-    lows = resample(apart, days(table, schema), RESAMPLES).quantile(0.025)
+    judged = Judged(
+        candidate.table,
+        candidate.truth,
+        candidate.scores,
+        candidate.operating_point,
+        schema,
+        minimum,
+    )
+    large = (group_values(candidate.table[name]).value_counts() >= minimum).sum()
+    if large < 2:
+        return [GateResult(gate, f"groups with {minimum} rows: too few to judge", int(large))]
     about = {
         "selection": ("difference of selection rates", limits.max_selection_difference),
         "error": ("difference of true or false positive rates", limits.max_error_difference),
     }
     if not schema.classes:
         about = {"error": ("difference of mae, as a share of it", limits.max_error_difference)}
+    apart = differences(judged, name)
+    measured = apart(np.ones(len(judged.truth)))
+    lows = resample(apart, days(judged.table, schema), RESAMPLES).quantile(0.025)
     return [
-        compare(gate, f"{what}, lower end (measured {measured[key]:.4g})", lows[key], "<=", limit)
-        for key, (what, limit) in about.items()
+        compare(gate, f"{what}, lower end (measured {measured[kind]:.4g})", lows[kind], "<=", limit)
+        for kind, (what, limit) in about.items()
     ]
 
 

@@ -1,7 +1,7 @@
 """How the tests of behaviour.yaml come out on a model."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -94,16 +94,7 @@ def changed(rows: pd.DataFrame, values: Values, schema: Schema) -> pd.DataFrame:
 def as_table(found: list[Outcome]) -> pd.DataFrame:
     """Return the outcomes as reports show them."""
     rows = [
-        [
-            line.test,
-            line.kind,
-            line.rows,
-            line.measure,
-            line.value,
-            f">= {line.limit:g}",
-            line.passed,
-        ]
-        for line in found
+        {**asdict(line), "limit": f">= {line.limit:g}", "passed": line.passed} for line in found
     ]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"value": float, "passed": object})
 

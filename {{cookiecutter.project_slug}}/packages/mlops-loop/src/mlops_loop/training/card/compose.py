@@ -35,6 +35,7 @@ class Evidence:
     slices: pd.DataFrame
     groups: pd.DataFrame
     behaviour: pd.DataFrame
+    candidates: pd.DataFrame  # that `train.model: auto` compared
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def card(about: Subject, found: Evidence, plots: list[str], hashes: dict[str, st
         slices=rows_of(worst_first(found.slices, schema)),
         groups=rows_of(found.groups),
         behaviour=rows_of(found.behaviour),
+        candidates=rows_of(found.candidates),
         metric=tasks.deciding_metric(schema)[0],
         overlap=sections.overlap(),
         rows=formats.number(found.metrics["test"]["rows"]),

@@ -1,0 +1,92 @@
+"""Fit the project's pipeline, so that its exported graph takes the branches that it takes."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
+
+from mlops_loop.base import project
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.params.train import TrainParams
+from mlops_loop.contract.schema import Schema
+from mlops_loop.metrics.values import Floats
+from mlops_loop.scoring.skops_model import inputs
+
+Target = NDArray[np.int64 | np.float64]
+
+
+def build(schema: Schema, params: TrainParams) -> Pipeline:
+    """Return the project's unfitted pipeline."""
+    return project.required("model")(schema, params)
+
+
+def target(table: pd.DataFrame, schema: Schema) -> Target:
+    """Return what the pipeline learns: values, or the number of each row's class.
+
+    Numbers, because not every library takes names; in the order of `schema.classes`.
+    """
+    values = table[schema.target]
+    return np.asarray(
+        pd.Categorical(values, schema.classes).codes if schema.classes else values,
+        dtype="int64" if schema.classes else float,
+    )
+
+
+def fit(table: pd.DataFrame, schema: Schema, params: TrainParams) -> Pipeline:
+    seen = table[schema.target].unique()
+    if missing := [name for name in schema.classes if name not in seen]:
+        raise Failure(
+            f"no row to train on is of the class {missing[0]!r}: see split in params.yaml"
+        )
+    try:
+        model = build(schema, params).fit(inputs(table, schema), target(table, schema))
+    except (TypeError, ValueError) as error:  # such as a parameter that the estimator refuses
+        reason = str(error).splitlines()[0]
+        where = "see train in params.yaml and build in model.py"
+        raise Failure(f"the model cannot be fitted, {where}: {reason}") from None
+    make_repeatable(model[-1])
+    return model
+
+
+def make_repeatable(estimator: BaseEstimator) -> None:
+    """Make equal training give equal bytes, and the exported graph the same branches."""
+    library = type(estimator).__module__.partition(".")[0]
+    round_thresholds(estimator)
+    if library == "lightgbm":
+        round_booster(estimator)
+    if library == "catboost":
+        for name in ("model_guid", "train_finish_time"):
+            estimator.get_metadata()[name] = ""
+
+
+def round_thresholds(estimator: BaseEstimator) -> None:
+    """Round the thresholds of boosted trees down to float32, as the exported graph has them.
+
+    No float32 lies between a threshold and the next float32 below it, so no prediction changes.
+    Rounded to the nearest, as the converters do, some would end up above a value that they were
+    below. XGBoost and CatBoost have float32 themselves; forests are rounded by their converter.
+    """
+    for trees in getattr(estimator, "_predictors", ()):
+        for tree in trees:
+            tree.nodes["num_threshold"] = down(tree.nodes["num_threshold"])
+
+
+def down(thresholds: Floats) -> Floats:
+    """Return the largest float32 that is at most each threshold."""
+    rounded = thresholds.astype("float32")
+    lower = np.nextafter(rounded, np.float32(-np.inf))
+    return np.where(rounded > thresholds, lower, rounded).astype("float64")
+
+
+def round_booster(estimator: BaseEstimator) -> None:
+    """Round the thresholds of a LightGBM model, which it shows and takes as text."""
+    booster = estimator.booster_
+    # Without the sizes of the trees, which are other ones now, it reads them one by one.
+    lines = [x for x in booster.model_to_string().splitlines() if not x.startswith("tree_sizes=")]
+    for place, line in enumerate(lines):
+        key, _, values = line.partition("=")
+        if key == "threshold":
+            rounded = down(np.array(values.split(), dtype=float))
+            lines[place] = f"threshold={' '.join(f'{value:.17g}' for value in rounded)}"
+    booster.model_from_string("\n".join(lines))
