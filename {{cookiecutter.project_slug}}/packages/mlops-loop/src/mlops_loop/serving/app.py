@@ -3,33 +3,29 @@
 import asyncio
 import gc
 import logging
-import os
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from pathlib import Path
 
-from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline  # /docs without a network
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from mlops_loop.base.project import current_project
-from mlops_loop.base.settings import Settings, load_settings
+from mlops_loop.base.settings import load_settings
 from mlops_loop.serving import metrics
 from mlops_loop.serving.hot_reload import watch
 from mlops_loop.serving.http.auth import ApiKeys
-from mlops_loop.serving.http.middleware import Handler, Middleware
+from mlops_loop.serving.http.middleware import Middleware
 from mlops_loop.serving.http.rate_limit import RateLimiter
 from mlops_loop.serving.http.telemetry import tracing_options
 from mlops_loop.serving.open_inference import routes as open_inference
 from mlops_loop.serving.openapi import document
 from mlops_loop.serving.pages.recorder import Recorder
-from mlops_loop.serving.routes import health, model, outcomes, pages, predictions
-from mlops_loop.serving.routes.errors import (
-    add_error_handlers,
-    invalid_request,
-    with_error_handlers,
-)
+from mlops_loop.serving.request_schema import Invalid
+from mlops_loop.serving.routes import api, pages
+from mlops_loop.serving.routes.api import add_documentation
+from mlops_loop.serving.routes.predict import http_error, invalid_request, predict_handler
 from mlops_loop.serving.service import Service
 
 GAUGE_SECONDS = 1.0  # between two updates of the gauges
@@ -42,45 +38,46 @@ def create_app() -> FastAPI:
     service = Service(settings)
     keys = ApiKeys(settings)
     recorder = Recorder(service)
-    app: FastAPI = FastAPIOffline(
+    app = FastAPI(
         title=current_project().name,
         lifespan=lifespan(service, recorder),
+        docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         telemetry=tracing_options(),
     )
     app.state.service = service
-    handle_invalid = invalid_request(service)
-    add_error_handlers(app, handle_invalid)
-    predict = predictions.predict_handler(service)
     for router in (
-        predictions.router(predict),
-        outcomes.router(service),
+        api.router(service),
         open_inference.router(service),
-        model.router(service),
-        health.router(service),
         pages.router(service, recorder, keys.required),
     ):
         app.include_router(router)
-    rate_limited = settings.rate_limit > 0
-    app.openapi = lambda: document(app, service.model, keys.required, rate_limited)  # type: ignore[method-assign]
-    add_middleware(app, settings, keys, with_error_handlers(predict, handle_invalid))
+    add_documentation(app)
+    add_error_handlers(app, service)
+    limiter = None
+    if settings.rate_limit:
+        limiter = RateLimiter(settings.rate_limit, settings.rate_limit_url.get_secret_value())
+    app.openapi = lambda: document(app, service.model, keys.required, limiter is not None)  # type: ignore[method-assign]
+    app.add_middleware(
+        Middleware,
+        predict=predict_handler(service),
+        keys=keys,
+        limiter=limiter,
+        max_bytes=settings.max_body_mb * 2**20,
+        count_rejected=service.writer.count_rejected,
+    )
     return app
 
 
-def add_middleware(app: FastAPI, settings: Settings, keys: ApiKeys, predict: Handler) -> None:
-    # FastAPI's layers cost as much as all the rest of a one-row request, so /v1/predict bypasses
-    # them. Its spans are FastAPI's, so with tracing it does not.
-    direct = {} if tracing_options()["tracing"] else {"/v1/predict": predict}
-    # All processes of `serve --workers` share one folder.
-    folder = Path(os.environ.get(metrics.FOLDER) or tempfile.mkdtemp())
-    app.add_middleware(
-        Middleware,
-        keys=keys,
-        limiter=RateLimiter(settings.rate_limit, folder),
-        max_bytes=settings.max_body_mb * 2**20,
-        direct=direct,
-        count_rejected=app.state.service.writer.count_rejected,
-    )
+def add_error_handlers(app: FastAPI, service: Service) -> None:
+    @app.exception_handler(Invalid)
+    async def invalid(request: Request, error: Invalid) -> JSONResponse:
+        return invalid_request(service, request, error)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        return http_error(request, error)
 
 
 def lifespan(
