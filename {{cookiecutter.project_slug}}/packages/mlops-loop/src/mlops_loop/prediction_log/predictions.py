@@ -24,7 +24,7 @@ INSERT_SQL = {
         "INSERT INTO predictions (id, time, key_name, model_version, variant, paired_with, "
         "output, features, latency_ms) "
         "SELECT :prefix || printf('%04x', key), :time, :key_name, :model_version, :variant, "
-        ":paired || printf('%04x', key), "
+        "CASE WHEN :paired IS NOT NULL THEN :paired || printf('%04x', key) END, "
         "CAST(substr(pair, 1, instr(pair, x'0a') - 1) AS TEXT), "
         "CAST(substr(pair, instr(pair, x'0a') + 1) AS TEXT), :latency_ms "
         "FROM (SELECT key, substr(:rows, value >> 32, value & 0xffffffff) AS pair "
