@@ -11,7 +11,6 @@ medians of seconds, the largest peak of memory, and the ratios.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -25,7 +24,7 @@ from mlops_loop.base.files import TEST
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.prediction_log.connection import open_log
-from mlops_loop.prediction_log.predictions import Entry, insert_predictions
+from mlops_loop.prediction_log.predictions import Entry, insert_predictions, to_lines
 from mlops_loop.prediction_log.tables import OUTCOMES
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.scoring.scorer import open_scorer
@@ -89,12 +88,14 @@ def fill(rows: int) -> None:
     end = datetime.now(UTC)
     for first in range(0, rows, BATCH):
         places = [(first + number) % len(table) for number in range(min(BATCH, rows - first))]
-        pairs = json.dumps([(features[place], outputs[place]) for place in places]).encode()
+        lines = to_lines(
+            [outputs[place] for place in places], [features[place] for place in places]
+        )
         prefix, at = f"{first:028x}", end - timedelta(days=7 * (1 - (first + 1) / (rows + 2)))
         facts = prefix, at, None, bundle.version, "champion", None, 1.0
         ids = [f"{prefix}{number:04x}" for number in range(len(places))]
         with engine.begin() as connection:
-            insert_predictions(connection, [Entry(*facts, pairs)])
+            insert_predictions(connection, [Entry(*facts, lines)])
             outcomes = [
                 {"prediction_id": name, "value": truth[place], "time": end}
                 for name, place in list(zip(ids, places, strict=True))[::2]

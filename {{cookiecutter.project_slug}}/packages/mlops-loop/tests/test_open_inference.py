@@ -236,8 +236,6 @@ def test_what_is_not_of_the_protocol_is_refused_in_one_line_that_echoes_nothing(
         (400, b"{" * 10_000),
         (400, b'{"inputs": [NaN]}'),
         (400, b"\xff\xfe{\0}\0"),
-        (400, json.dumps({"inputs": inputs})[:-1] + ', "id": "a", "id": "b"}'),
-        (400, json.dumps({"inputs": inputs}).replace('"name"', '"name": "<script>", "name"', 1)),
         (422, {}),
         (422, {"inputs": []}),
         (422, {"inputs": {bad: bad}}),

@@ -17,7 +17,7 @@ from mlops_loop.cli.app import APP
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.prediction_log.connection import open_log
-from mlops_loop.prediction_log.predictions import Entry, insert_predictions
+from mlops_loop.prediction_log.predictions import Entry, insert_predictions, to_lines
 from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
 
 URL = "sqlite:///predictions.db"
@@ -26,7 +26,7 @@ URL = "sqlite:///predictions.db"
 def predicted(count: int, days: int = 0) -> list[str]:
     """Log some predictions; return their ids."""
     prefix, when = uuid.uuid4().hex[:28], datetime(2026, 1, 1 + days, tzinfo=UTC)
-    rows = b"[" + b",".join([b"[{},{}]"] * count) + b"]"
+    rows = to_lines([{}] * count, [{}] * count)
     engine = open_log(URL)
     with engine.begin() as connection:
         insert_predictions(

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import requests
 from fastapi.testclient import TestClient
 
 from mlops_loop.base import files
+from mlops_loop.base.errors import Failure
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.prediction_log.connection import open_log
@@ -23,7 +25,7 @@ from mlops_loop.serving.app import create_app
 from mlops_loop.serving.http import auth, request_body
 
 from .conftest import change, run_stages
-from .server import SERVED, install, logged, running, until, value
+from .server import SERVED, free_port, install, logged, redis, running, until, value
 
 NAME = current_project().name
 
@@ -40,8 +42,6 @@ def malformed(row: dict, count: int):
             good[:place],
             good + good,
             good[:1] + draw.randbytes(8) + good[1:],
-            good.replace(b"}", b"," + json.dumps(name).encode() + b": 1}", 1),
-            good.replace(b'"rows"', b'"rows": [], "rows"', 1),
             b"[" * draw.randrange(1, 100_000),
             b'{"rows": ' * draw.randrange(2, 5000) + good,
             json.dumps({"rows": [row | {name: 10**400 * (place % 2 * 2 - 1)}]}).encode(),
@@ -57,7 +57,7 @@ def malformed(row: dict, count: int):
             json.dumps(
                 draw.choice([None, 1, "rows", [], {}, {"rows": {}}, {"rows": [None]}, {"rows": []}])
             ).encode(),
-        ][number % 14]
+        ][number % 12]
 
 
 def test_a_thousand_malformed_bodies_are_the_clients_mistakes(project, row) -> None:
@@ -75,22 +75,6 @@ def test_a_thousand_malformed_bodies_are_the_clients_mistakes(project, row) -> N
     assert logged() == []
 
 
-@pytest.mark.parametrize("blank", ["", " ", "\t", "\r\n"])
-def test_a_key_that_is_there_twice_is_seen_whatever_the_texts_hold(client, row, blank) -> None:
-    name, value = next(iter(row.items()))
-    pair = f"{json.dumps(name)}{blank}: {json.dumps(value)}"
-    body = (
-        json.dumps({"rows": [row]})
-        .replace("{", "{" + pair + ", ", 2)
-        .replace("{" + pair + ", ", "{", 1)
-    )
-    answer = client.post("/v1/predict", content=body, headers=JSON)
-    assert (answer.status_code, answer.json()["detail"][0]["msg"]) == (
-        400,
-        "a key is there twice in one object",
-    )
-
-
 def test_only_json_is_taken_and_only_so_much(client, row, monkeypatch) -> None:
     body = json.dumps({"rows": [row]})
     for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
@@ -99,7 +83,8 @@ def test_only_json_is_taken_and_only_so_much(client, row, monkeypatch) -> None:
     packed = client.post("/v1/predict", content=b"", headers=JSON | {"Content-Encoding": "gzip"})
     assert packed.status_code == 415
     assert client.post("/v1/predict", json={"rows": [row] * 1001}).status_code == 413
-    many = [{"prediction_id": "0" * 32, "value": 1}] * 10_001
+    value = (load_schema().classes or [1])[0]
+    many = [{"prediction_id": "0" * 32, "value": value}] * 10_001
     assert client.post("/v1/outcomes", json={"outcomes": many}).status_code == 413
     large = b" " * (9 * 2**20)
     assert client.post("/v1/predict", content=large, headers=JSON).status_code == 413
@@ -229,21 +214,74 @@ def test_a_key_may_ask_so_often_and_no_other_pays_for_it(project, row, monkeypat
         assert ask("wrong").status_code == 401
 
 
-def test_a_rate_limit_holds_over_all_processes(project, row, monkeypatch) -> None:
-    monkeypatch.setenv("RATE_LIMIT", "100")
-    with running("--workers", "2") as (address, _), ThreadPoolExecutor(8) as threads:
+def test_a_rate_limit_in_redis_holds_over_all_processes(project, row, monkeypatch) -> None:
+    with redis() as url:
+        monkeypatch.setenv("RATE_LIMIT", "100")
+        monkeypatch.setenv("RATE_LIMIT_URL", url)
+        with running("--workers", "2") as (address, _), ThreadPoolExecutor(8) as threads:
 
-        def ask(_: int) -> int:  # each time a new connection, so that both processes are asked
-            return requests.post(
-                f"{address}/v1/predict", json={"rows": [row]}, timeout=60
-            ).status_code
+            def ask(_: int) -> int:  # each time a new connection, so that both processes are asked
+                return requests.post(
+                    f"{address}/v1/predict", json={"rows": [row]}, timeout=60
+                ).status_code
 
-        codes = list(threads.map(ask, range(160)))
-        told = requests.get(f"{address}/metrics", timeout=60).text
-    assert 100 <= codes.count(200) <= 104  # processes that ask at once do not see each other
-    assert codes.count(200) + codes.count(429) == 160
+            codes = list(threads.map(ask, range(160)))
+            told = requests.get(f"{address}/metrics", timeout=60).text
+    assert codes.count(200) == 100
+    assert codes.count(429) == 60
     assert value(told, "requests_total", 'route="/v1/predict"') == 160
     assert (value(told, "model_ready"), value(told, "log_up")) == (1, 1)
+
+
+def test_requests_are_not_held_up_while_redis_is_away(project, row, monkeypatch, caplog) -> None:
+    monkeypatch.setenv("RATE_LIMIT", "1")
+    monkeypatch.setenv("RATE_LIMIT_URL", f"redis://:secret@127.0.0.1:{free_port()}")
+    with TestClient(create_app(), "http://127.0.0.1") as client:
+        for _ in range(3):
+            assert client.post("/v1/predict", json={"rows": [row]}).status_code == 200
+    assert "requests are not limited" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_a_rate_limit_is_counted_in_memory_or_in_redis_and_nowhere_else(
+    project, monkeypatch
+) -> None:
+    monkeypatch.setenv("RATE_LIMIT", "1")
+    monkeypatch.setenv("RATE_LIMIT_URL", "ftp://:secret@host")
+    with pytest.raises(Failure, match="RATE_LIMIT_URL") as caught:
+        create_app()
+    assert "secret" not in str(caught.value)
+
+
+def test_what_get_answers_head_answers_without_a_body(client) -> None:
+    for path in ("/", "/health/live", "/health/ready", "/metrics", "/v1/model", "/v2", "/docs"):
+        got = client.get(path)
+        head = client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["Content-Type"] == got.headers["Content-Type"]
+    assert client.head("/v1/predict").status_code == 405
+    assert client.get("/v1/predict").headers["Allow"] == "POST"
+    with running() as (address, _):
+        for path in ("/health/live", "/v1/model"):
+            head = requests.head(address + path, timeout=60)
+            assert (head.status_code, head.content) == (200, b"")
+            assert int(head.headers["Content-Length"]) > 0
+
+
+def test_behind_a_proxy_with_a_prefix_no_address_leads_away_from_it(client, row) -> None:
+    page = client.get("/docs").text
+    links = re.findall(r"""(?:href|src)="([^"]+)"|url: '([^']+)'""", page)
+    found = {link for pair in links for link in pair if link}
+    assert len(found) == 4
+    for link in found:
+        assert not link.startswith(("/", "http"))
+        assert client.get(f"/{link}").status_code == 200
+    assert client.get("/openapi.json").json()["servers"] == [{"url": "."}]
+    for path in ("/v1/predict/", "/v1/model/", "/health/ready/"):
+        body = {"rows": [row]} if "predict" in path else None
+        method = "POST" if body else "GET"
+        answer = client.request(method, path, json=body, follow_redirects=False)
+        assert answer.status_code == 200
 
 
 def test_keys_are_replaced_without_a_restart(project, row, monkeypatch) -> None:
@@ -299,22 +337,6 @@ def test_a_server_ends_in_order(project, row, monkeypatch) -> None:
         assert all(answer.status_code == 200 for answer in done)
         ids = {one["id"] for answer in done for one in answer.json()["predictions"]}
         assert ids <= {line["id"] for line in logged()}
-
-
-def test_a_head_or_trailers_without_an_end_are_cut_off(project) -> None:
-    with running() as (address, _):
-        host, port = address.removeprefix("http://").split(":")
-        begins = (
-            b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n",
-            b"POST /health/live HTTP/1.1\r\nHost: localhost\r\n"
-            b"Transfer-Encoding: chunked\r\n\r\n0\r\n",
-        )
-        for begin in begins:
-            with socket.create_connection((host, int(port)), timeout=60) as one:
-                one.sendall(begin)
-                with pytest.raises(OSError, match=r"."):  # reset, or broken pipe
-                    one.sendall(b"a: b\r\n" * 5_000_000)
-        assert requests.get(f"{address}/health/live", timeout=60).status_code == 200
 
 
 def test_a_client_that_goes_away_is_no_mistake_of_ours(project) -> None:
@@ -375,22 +397,6 @@ def test_a_client_that_is_slow_is_left_and_holds_up_nobody(project, row, monkeyp
         assert b" 408 " in slow[0].recv(1000)
         for one in slow:
             one.close()
-
-
-def test_a_client_that_does_not_read_is_left(project, row) -> None:
-    body = json.dumps({"rows": [row] * 1000}).encode()
-    head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
-    request = f"{head}Content-Type: application/json\r\n\r\n".encode() + body
-    with running() as (address, _):
-        host, port = address.removeprefix("http://").split(":")
-        with socket.socket() as one:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            one.connect((host, int(port)))
-            one.settimeout(60)
-            with pytest.raises(ConnectionError):
-                one.sendall(request * 1000)
-        told = lambda: requests.get(f"{address}/metrics", timeout=60).text  # noqa: E731
-        until(lambda: value(told(), "requests_in_flight") == 1)  # this one
 
 
 def test_a_new_model_comes_on_sighup_and_stays_also_with_more_processes(

@@ -117,7 +117,7 @@ def test_traffic_that_means_nothing_is_refused(project, monkeypatch, text) -> No
         load_settings()
 
 
-def test_a_model_that_answers_another_question_is_no_successor() -> None:
+def test_a_model_that_answers_another_question_is_no_successor(project) -> None:
     schema = load_schema()
     target = schema.columns[schema.target]
 

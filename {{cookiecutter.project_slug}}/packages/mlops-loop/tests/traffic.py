@@ -4,7 +4,6 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
@@ -17,7 +16,7 @@ from mlops_loop.monitoring.labelled_rows import logged_scores
 from mlops_loop.monitoring.performance import similar_errors
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.ground_truth import Recorded, record_ground_truth
-from mlops_loop.prediction_log.predictions import Entry, insert_predictions
+from mlops_loop.prediction_log.predictions import Entry, insert_predictions, to_lines
 from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
 from mlops_loop.release.smoke_test.run import as_json
 from mlops_loop.scoring.bundle import open_bundle
@@ -43,13 +42,12 @@ def log_rows(
     )
     with database.begin() as connection:
         for first in range(0, len(rows), REQUEST):
-            pairs = list(
-                zip(rows[first : first + REQUEST], outputs[first : first + REQUEST], strict=True)
-            )
+            answered = outputs[first : first + REQUEST]
             prefix, at = uuid.uuid4().hex[:28], end - timedelta(days=days * (1 - first / len(rows)))
             facts = prefix, at, None, version or bundle.version, "champion", None, 1.0
-            insert_predictions(connection, [Entry(*facts, msgspec.json.encode(pairs))])
-            found += [(f"{prefix}{place:04x}", output) for place, (_, output) in enumerate(pairs)]
+            lines = to_lines(answered, rows[first : first + REQUEST])
+            insert_predictions(connection, [Entry(*facts, lines)])
+            found += [(f"{prefix}{place:04x}", output) for place, output in enumerate(answered)]
     return pd.DataFrame(found, columns=["id", "output"])
 
 

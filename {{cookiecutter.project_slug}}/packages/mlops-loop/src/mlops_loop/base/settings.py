@@ -36,6 +36,7 @@ class Settings(BaseSettings, env_file=".env", extra="forbid"):
     api_keys: SecretStr = SecretStr("")  # name:key,name:key
     api_keys_file: str = ""  # name:key on each line; read again when it changes
     rate_limit: int = Field(default=0, ge=0)  # requests a minute of each key; 0 is no limit
+    rate_limit_url: SecretStr = SecretStr("memory://")  # where it is counted; redis:// is shared
     max_body_mb: int = Field(default=8, ge=1)
     pii_key: SecretStr = Field(  # hashes `pii` columns in the prediction log
         default=SecretStr(""), validation_alias=AliasChoices("pii_key", "sensitive_key")

@@ -1,18 +1,33 @@
 """Connections to the prediction log's database, with time limits, and what its errors mean."""
 
+import os
+import socket
 import sqlite3
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DataError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from mlops_loop.base.errors import Failure, redacted
 from mlops_loop.prediction_log.tables import create_missing
 
+if TYPE_CHECKING:
+    import psycopg
+
 STATEMENT_SECONDS = 300  # until a statement that reads many rows is cancelled
 SQLITE_LOCK_SECONDS = 10  # until a statement that waits for SQLite's lock fails
+CONNECT_SECONDS = 5  # until a connection to PostgreSQL, or waiting for a lock of its, fails
+NETWORK = {
+    "connect_timeout": CONNECT_SECONDS,
+    "keepalives_idle": CONNECT_SECONDS,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 2000 * CONNECT_SECONDS,
+}
 
 
 def open_log(url: str, statement_seconds: float = STATEMENT_SECONDS) -> sa.Engine:
@@ -32,19 +47,53 @@ def open_log(url: str, statement_seconds: float = STATEMENT_SECONDS) -> sa.Engin
 def connect(url: str, statement_seconds: float = STATEMENT_SECONDS) -> sa.Engine:
     """Return an engine on the database of the predictions, in which the audit log is too.
 
-    It connects when it is used. Raises Failure for a wrong URL or a missing driver.
+    It connects when it is used. Raises Failure for a wrong URL, another database than SQLite and
+    PostgreSQL, or a missing driver.
     """
     try:
-        engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
-    except (SQLAlchemyError, ImportError) as error:
+        database = sa.make_url(url).get_backend_name()
+        if database not in ("sqlite", "postgresql"):
+            raise ValueError(f"{database}: it must be sqlite or postgresql+psycopg")
+        options = NETWORK if database == "postgresql" else {}
+        engine = sa.create_engine(
+            url, pool_pre_ping=True, hide_parameters=True, connect_args=options
+        )
+    except (SQLAlchemyError, ImportError, ValueError) as error:
         raise unusable(error) from None
-    if engine.dialect.name == "sqlite":
+    if database == "sqlite":
         sa.event.listen(engine, "connect", set_up_sqlite)
-    elif engine.dialect.driver == "psycopg":
-        from mlops_loop.prediction_log.postgres import set_timeouts  # loads the driver
-
-        set_timeouts(engine, statement_seconds)
+    else:
+        sa.event.listen(engine, "connect", postgres_setup(statement_seconds))
     return engine
+
+
+def postgres_setup(
+    statement_seconds: float,
+) -> Callable[["psycopg.Connection", ConnectionPoolEntry], None]:
+    """Return what lets the server cancel statements, and read all times in UTC."""
+    limits = {
+        "statement_timeout": statement_seconds,
+        "lock_timeout": min(CONNECT_SECONDS, statement_seconds),
+    }
+
+    def set_up(connection: "psycopg.Connection", _: ConnectionPoolEntry) -> None:
+        for name, seconds in limits.items():
+            connection.execute(f"SET {name} = {round(seconds * 1000)}")
+        connection.execute("SET TIME ZONE 'UTC'")
+        connection.commit()
+
+    return set_up
+
+
+def cut_off(connection: sa.Connection) -> None:
+    """End a statement that waits for a PostgreSQL which hangs; another thread may do so.
+
+    Keep-alives do not see that: its machine's kernel goes on acknowledging packets.
+    """
+    if connection.dialect.name == "postgresql":
+        driver = cast("psycopg.Connection", connection.connection.driver_connection)
+        with suppress(OSError), socket.socket(fileno=os.dup(driver.fileno())) as copy:
+            copy.shutdown(socket.SHUT_RDWR)
 
 
 def set_up_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
@@ -85,8 +134,6 @@ def error_summary(error: Exception) -> str:
 
 def is_data_error(error: Exception) -> bool:
     """Return whether the data is to blame, and not the database or the way to it."""
-    if isinstance(error, OperationalError) and isinstance(error.orig, sqlite3.Error):
-        return "malformed JSON" in str(error.orig)
     return isinstance(error, DataError | IntegrityError | ValueError | TypeError)
 
 

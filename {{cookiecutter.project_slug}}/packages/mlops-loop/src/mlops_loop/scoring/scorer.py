@@ -44,9 +44,8 @@ def onnx_scores(bundle: Bundle) -> Score:
         feed = {}
         for name, given in zip(features, inputs, strict=True):
             values = columns[name]
-            text = name in categorical
-            if text:
-                gaps = (isinstance(values, list) or name in derived) and None in list(values)
+            if name in categorical:
+                gaps = (not isinstance(values, np.ndarray) or name in derived) and None in values
                 array = np.array(
                     [value or "" for value in values] if gaps else values, dtype=object
                 )

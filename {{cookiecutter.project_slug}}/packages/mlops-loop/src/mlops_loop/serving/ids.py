@@ -9,8 +9,10 @@ import time
 from hashlib import sha256
 from random import Random
 
+from mlops_loop.contract.limits import MAX_ROWS
 from mlops_loop.serving.request_schema import Invalid
 
+ROWS = [f"{place:04x}" for place in range(MAX_ROWS)]
 IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,200}")
 RANDOM = Random()  # its own, as the project's code may seed the common one  # noqa: S311
 
@@ -32,3 +34,7 @@ def request_prefix(idempotency_key: str | None, key: str | None, body: bytes) ->
     if not IDEMPOTENCY_KEY.fullmatch(idempotency_key):
         raise Invalid(400, "Idempotency-Key must be 1 to 200 printable ASCII characters")
     return sha256(f"{key or ''}\n{idempotency_key}\n".encode() + body).hexdigest()[:28]
+
+
+def row_ids(prefix: str, rows: int) -> list[str]:
+    return [prefix + row for row in ROWS[:rows]]

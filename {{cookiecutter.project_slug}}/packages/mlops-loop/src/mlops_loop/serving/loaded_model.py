@@ -9,13 +9,14 @@ from mlops_loop.base.errors import Refusal
 from mlops_loop.scoring.bundle import Bundle, open_bundle
 from mlops_loop.scoring.derived import Columns, Floats
 from mlops_loop.scoring.scorer import Scorer, open_scorer
-from mlops_loop.serving.request_schema import Invalid, Reader, Rows
+from mlops_loop.serving.request_schema import Invalid, OutcomeReader, Reader, Rows
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     bundle: Bundle
     reader: Reader
+    outcomes: OutcomeReader
     scorer: Scorer
 
     @property
@@ -42,7 +43,8 @@ def load(folder: Path, secret: bytes = b"") -> LoadedModel:
     Raises Failure if there is none, and Refusal if it cannot be served.
     """
     bundle = open_bundle(folder)
-    served = LoadedModel(bundle, Reader(bundle.schema, secret), open_scorer(bundle))
+    readers = Reader(bundle.schema, secret), OutcomeReader(bundle.schema)
+    served = LoadedModel(bundle, *readers, open_scorer(bundle))
     try:
         served.score(served.reader.read(msgspec.json.encode({"rows": [bundle.manifest.example]})))
     except Exception as error:  # of as many kinds as there are engines

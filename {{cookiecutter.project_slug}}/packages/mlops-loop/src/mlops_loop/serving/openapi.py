@@ -1,5 +1,6 @@
 """The OpenAPI document: the contract's types, and the keys and limits that are in force."""
 
+from math import ceil, floor
 from typing import TypedDict
 
 import msgspec
@@ -9,11 +10,12 @@ from pydantic import JsonValue
 
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.json_schema import JsonSchema
+from mlops_loop.contract.limits import MAX_ROWS
+from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.contract.values import Row
 from mlops_loop.scoring.predictions import AnswerBody, answer_schema, with_ids
-from mlops_loop.serving.ground_truth import ANY_ID, RECORDED, outcomes_schema
-from mlops_loop.serving.http.access import is_open
+from mlops_loop.serving.http.auth import is_open
 from mlops_loop.serving.loaded_model import LoadedModel
-from mlops_loop.serving.row_schema import row_schema, rows_schema
 
 JSON = "application/json"
 ELSEWHERE = (
@@ -21,9 +23,12 @@ ELSEWHERE = (
     "[the first page](./) has a form and the model card."
 )
 ERROR_SCHEMA: JsonSchema = {"type": "object", "properties": {"detail": {}}, "required": ["detail"]}
+ANY_ID = "019a7c3e51d0f4b28c6e9d2a7b150000"  # in examples
+PREDICT = "/v1/predict"
+PREDICT_TEXT = "Score the rows; every prediction is in the log before it is answered."
 API_KEY = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
 BODY_ERRORS = {
-    400: "Not JSON, or a key is there twice",
+    400: "Not JSON",
     408: "The body arrived too slowly",
     413: "Too many bytes or rows",
     415: "Not application/json, or compressed",
@@ -87,7 +92,18 @@ def document(
         version=model.bundle.version,
         description=f"{model.bundle.schema.description}\n\n{ELSEWHERE}",
         routes=app.routes,
+        servers=[{"url": "."}],  # from where this document is: a proxy may add a prefix
     )
+    # The middleware answers it, not a route.
+    predict = {
+        "summary": "Predict rows and log each prediction",
+        "description": PREDICT_TEXT,
+        "operationId": "predict",
+        "tags": ["predictions"],
+    }
+    found["paths"] = {PREDICT: {"post": predict | json_operation("Rows", "Answer")}} | found[
+        "paths"
+    ]
     components = found.setdefault("components", {})
     components.setdefault("schemas", {}).update(schemas(model))
     if keys_required:
@@ -111,10 +127,17 @@ def schemas(model: LoadedModel) -> dict[str, JsonSchema]:
         "Row": row_schema(bundle.schema),
         "Rows": rows_schema(bundle.manifest.example),
         "Answer": {**answer_schema(bundle.schema), "example": example_answer(model)},
-        "Outcomes": outcomes_schema(bundle.schema),
-        "Recorded": RECORDED,
+        **outcome_schemas(model),
         "Error": ERROR_SCHEMA,
     }
+
+
+def outcome_schemas(model: LoadedModel) -> dict[str, JsonSchema]:
+    template = "#/components/schemas/{name}"
+    _, found = msgspec.json.schema_components((model.outcomes.type,), ref_template=template)
+    classes = model.bundle.schema.classes
+    example = {"prediction_id": ANY_ID, "value": classes[0] if classes else 1}
+    return {**found, "Outcomes": {**found["Outcomes"], "example": {"outcomes": [example]}}}
 
 
 def example_answer(model: LoadedModel) -> AnswerBody:
@@ -122,3 +145,57 @@ def example_answer(model: LoadedModel) -> AnswerBody:
     rows = model.reader.from_records([model.bundle.manifest.example])
     predictions = with_ids([ANY_ID], model.score(rows)[0])
     return {"model_version": model.version, "predictions": msgspec.to_builtins(predictions)}
+
+
+def input_schema(column: Column, missing: tuple[str, ...]) -> JsonSchema:
+    """Return the JSON Schema of one value."""
+    text = f"{column.description} ({column.unit})" if column.unit else column.description
+    low, high = column.limits
+    kinds: dict[str, JsonSchema] = {
+        "boolean": {"type": "boolean"},
+        "integer": {"type": "integer", "minimum": ceil(low), "maximum": floor(high)},
+        "number": {"type": "number", "minimum": low, "maximum": high},
+        "category": {"type": "string", "enum": list(column.categories or ())},
+        "timestamp": {"type": "string", "format": "date-time"},
+    }
+    found = kinds[column.type]
+    if column.allow_unknown:
+        text += f" Known are {', '.join(column.categories or ())}; others are taken as unknown."
+        found = {"type": "string"}
+        if not column.nullable:
+            found["not"] = {"enum": list(missing)}
+    if column.nullable:
+        found["type"] = [str(found["type"]), "null"]
+        if "enum" in found:
+            found["enum"].append(None)
+    return {"description": text.strip(), **found}
+
+
+def row_schema(schema: Schema) -> JsonSchema:
+    """Return the JSON Schema of a row."""
+    inputs = schema.inputs.items()
+    return {
+        "type": "object",
+        "title": "Row",
+        "properties": {name: input_schema(column, schema.missing) for name, column in inputs},
+        "required": [name for name, column in inputs if not column.nullable],
+        "additionalProperties": False,
+    }
+
+
+def rows_schema(example: Row) -> JsonSchema:
+    """Return the JSON Schema of a request's body."""
+    rows: JsonSchema = {
+        "type": "array",
+        "items": {"$ref": "#/components/schemas/Row"},
+        "minItems": 1,
+        "maxItems": MAX_ROWS,
+    }
+    return {
+        "type": "object",
+        "title": "Rows",
+        "properties": {"rows": rows},
+        "required": ["rows"],
+        "additionalProperties": False,
+        "example": {"rows": [example]},
+    }

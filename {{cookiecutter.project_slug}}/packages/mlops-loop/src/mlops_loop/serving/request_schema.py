@@ -1,24 +1,24 @@
 """Read requests and check them against the contract, by msgspec types made from it."""
 
 import hmac
-import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from math import ceil, floor
-from operator import attrgetter
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
 from mlops_loop.contract.limits import MAX_ROWS, ODD_NAME
-from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.contract.schema import LARGEST, Column, Schema
 from mlops_loop.contract.values import Row, Value
 
+Outcome = str | int | float | bool
+MAX_OUTCOMES = 10_000  # in one request
+OUTCOME_FIELDS = {name: name for name in ("prediction_id", "value")}
 LENGTH = Meta(min_length=1, max_length=MAX_ROWS)
-BLANKS = b" \t\n\r"  # in JSON
 EXACT = 2**53  # up to here every integer is a float, too
 UNKNOWN = "there is a key that the contract does not know"
 TIME = "is no time in ISO 8601, such as 2024-12-31T23:59:00"
@@ -63,10 +63,6 @@ class Invalid(Exception):
         return [{"loc": self.place, "msg": self.text, "type": "value_error"}]
 
 
-class Repeated(Exception):
-    """A JSON object names a key twice."""
-
-
 def value_type(column: Column) -> Any:
     """Return the type of one value: strict, within the contract's range or categories."""
     low, high = column.limits
@@ -78,53 +74,39 @@ def value_type(column: Column) -> Any:
     known: Any = str if column.allow_unknown else Literal[column.categories]
     kinds: dict[str, Any] = {"category": known, "boolean": bool, "timestamp": datetime}
     kind = kinds.get(column.type, number)
-    return kind | None | UnsetType if column.nullable else kind
+    return kind | None if column.nullable else kind
 
 
 class Rows(NamedTuple):
     """What was asked: the rows, and the same as columns, in which None is a missing value."""
 
     rows: list[msgspec.Struct]
-    columns: dict[str, list[Value | datetime]]
+    columns: dict[str, Sequence[Value | datetime]]
 
 
 class Reader:
     """Reads requests as the contract has them; `secret` hashes its `pii` columns in the log."""
 
     def __init__(self, schema: Schema, secret: bytes = b"") -> None:
+        self.inputs = schema.inputs
         # Columns may have any name, fields may not: the n-th one is f<n>.
-        inputs = {
-            f"f{place}": (name, column)
-            for place, (name, column) in enumerate(schema.inputs.items())
-        }
+        names = {f"f{place}": name for place, name in enumerate(schema.inputs)}
         members: list[Any] = [
-            (field, value_type(column), *([UNSET] if column.nullable else []))
-            for field, (_, column) in inputs.items()
+            (field, value_type(column), *([None] if column.nullable else []))
+            for field, column in zip(names, schema.inputs.values(), strict=True)
         ]
-        names = {field: name for field, (name, _) in inputs.items()}
         # Where a name cannot be a field's, rows are read as mappings, and their keys replaced.
-        self.fields = (
-            {name: field for field, name in names.items()}
-            if any(map(ODD_NAME.search, names.values()))
-            else {}
-        )
-        self.names = (
-            names if self.fields else {name: name for name in names.values()}
-        )  # as errors call them
-        options: Any = {"rename": None if self.fields else names, "kw_only": True}
+        odd = any(map(ODD_NAME.search, names.values()))
+        self.fields = {name: field for field, name in names.items()} if odd else {}
+        # As errors call them.
+        self.names = names if odd else {name: name for name in schema.inputs}
+        options: Any = {"rename": None if odd else names, "kw_only": True}
         options |= {"forbid_unknown_fields": True}
         row: Any = msgspec.defstruct("Row", members, gc=False, **options)
         self.type: Any = Annotated[list[row], LENGTH]
-        kind = Annotated[list[dict[str, Any]], LENGTH] if self.fields else self.type
+        kind = Annotated[list[dict[str, Any]], LENGTH] if odd else self.type
         body = msgspec.defstruct("Rows", [("rows", kind)], forbid_unknown_fields=True)
         self.decoder: Any = msgspec.json.Decoder(body)
-        self.encode = msgspec.json.Encoder().encode
-        self.getters = [
-            (name, attrgetter(field), column.nullable) for field, (name, column) in inputs.items()
-        ]
-        self.open = [
-            (name, column.nullable) for name, column in inputs.values() if column.allow_unknown
-        ]
         self.missing = set(schema.missing)
         self.secret = secret
         self.pii = [name for name, column in schema.inputs.items() if column.pii]
@@ -141,13 +123,7 @@ class Reader:
             raise to_invalid(str(error), names=self.names, others=self.others) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise Invalid(400, "this is not JSON") from None
-        columns, absent = self.columns(rows)
-        # msgspec does not notice a key that is there twice; Python's json can, but is slower: it
-        # looks only if there are more `":` than keys, whatever blanks lie between the two.
-        keys = 1 + len(rows) * len(columns) - absent
-        if body.translate(None, BLANKS).count(b'":') != keys:
-            refuse_repeated(body)
-        return Rows(rows, columns)
+        return Rows(rows, self.columns(rows))
 
     def from_records(self, records: Sequence[Row]) -> Rows:
         """Return the rows of mappings; raise Invalid if they break the contract."""
@@ -155,26 +131,22 @@ class Reader:
             rows = self.to_rows(records)
         except msgspec.ValidationError as error:
             raise to_invalid(str(error), ["rows"], self.names, self.others) from None
-        return Rows(rows, self.columns(rows)[0])
+        return Rows(rows, self.columns(rows))
 
-    def columns(self, rows: list[msgspec.Struct]) -> tuple[dict[str, list[Value | datetime]], int]:
-        """Return the rows as columns, and how many values are absent.
+    def columns(self, rows: list[msgspec.Struct]) -> dict[str, Sequence[Value | datetime]]:
+        """Return the rows as columns.
 
         Where any text is allowed, some stand for a missing value: Invalid where none may be.
         """
-        found = {name: list(map(get, rows)) for name, get, _ in self.getters}
-        absent = 0
-        for name, _, nullable in self.getters:
-            if nullable and (gaps := found[name].count(UNSET)):
-                absent += gaps
-                found[name] = [None if value is UNSET else value for value in found[name]]
-        for name, nullable in self.open:
-            if not self.missing.isdisjoint(found[name]):
-                if not nullable:
+        values = zip(*map(msgspec.structs.astuple, rows), strict=True)
+        found: dict[str, Any] = dict(zip(self.inputs, values, strict=True))
+        for name, column in self.inputs.items():
+            if column.allow_unknown and not self.missing.isdisjoint(found[name]):
+                if not column.nullable:
                     place = next(n for n, value in enumerate(found[name]) if value in self.missing)
                     raise Invalid(422, "is missing", ["rows", place, name])
                 found[name] = [None if value in self.missing else value for value in found[name]]
-        return found, absent
+        return found
 
     def to_rows(self, records: Sequence[Row]) -> list[msgspec.Struct]:
         """Return mappings as structs. Raises msgspec.ValidationError, or Invalid."""
@@ -190,18 +162,17 @@ class Reader:
                     raise Invalid(422, self.others[name], ["rows", place, name])
         return [{self.fields.get(key, ""): value for key, value in row.items()} for row in records]
 
-    def dump(self, rows: list[msgspec.Struct], outputs: list[msgspec.Struct]) -> bytes:
-        """Return [[features, output], ...] as JSON, for the log.
+    def loggable(self, rows: list[msgspec.Struct]) -> Sequence[msgspec.Struct | Row]:
+        """Return rows as the log may have them.
 
         Columns that the contract marks as `pii` are left out or, if there is a secret, hashed.
         """
         if not self.fields and not self.pii:
-            return self.encode(list(zip(rows, outputs, strict=True)))
-        records = [
+            return rows
+        return [
             self.without({self.names.get(key, key): value for key, value in row.items()})
             for row in msgspec.to_builtins(rows)
         ]
-        return self.encode(list(zip(records, outputs, strict=True)))
 
     def without(self, row: dict[str, Value]) -> dict[str, Value]:
         """Return a row as the log may have it."""
@@ -211,18 +182,34 @@ class Reader:
         return row
 
 
-def refuse_repeated(body: bytes) -> None:
-    """Raise Invalid if an object names a key twice: JSON readers disagree on what that means."""
-    try:
-        json.loads(body, object_pairs_hook=once)
-    except Repeated:
-        raise Invalid(400, "a key is there twice in one object") from None
+class OutcomeReader:
+    """Reads ground truth as the contract has it: {"outcomes": [...]}."""
 
+    def __init__(self, schema: Schema) -> None:
+        target = schema.columns[schema.target]
+        whole = 1 if target.type == "integer" else None
+        # A number may lie beyond the contract's range: the world is not bound to it.
+        number: Any = Annotated[float, Meta(ge=-LARGEST, le=LARGEST, multiple_of=whole)]
+        value: Any = Literal[tuple(schema.classes)] if schema.classes else number
+        described = Annotated[value, Meta(description=target.description)]
+        name = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+        fields = [("prediction_id", name), ("value", described)]
+        outcome: Any = msgspec.defstruct("Outcome", fields, forbid_unknown_fields=True)
+        outcomes = Annotated[list[outcome], Meta(min_length=1, max_length=MAX_OUTCOMES)]
+        self.type: Any = msgspec.defstruct(
+            "Outcomes", [("outcomes", outcomes)], forbid_unknown_fields=True
+        )
+        self.decoder: Any = msgspec.json.Decoder(self.type)
 
-def once(pairs: list[tuple[str, object]]) -> None:
-    """Raise Repeated if an object names a key twice."""
-    if len({key for key, _ in pairs}) < len(pairs):
-        raise Repeated
+    def read(self, body: bytes) -> list[tuple[str, Outcome]]:
+        """Return (prediction id, value) pairs. Raises Invalid."""
+        try:
+            outcomes = self.decoder.decode(body).outcomes
+        except msgspec.ValidationError as error:
+            raise to_invalid(str(error), names=OUTCOME_FIELDS) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise Invalid(400, "this is not JSON") from None
+        return [(outcome.prediction_id, outcome.value) for outcome in outcomes]
 
 
 def no_input(name: str, schema: Schema) -> str:

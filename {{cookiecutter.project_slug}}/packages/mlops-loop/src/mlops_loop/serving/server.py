@@ -1,6 +1,5 @@
 """The server's process or processes, from start to orderly shutdown."""
 
-import asyncio
 import os
 import shutil
 import signal
@@ -13,7 +12,6 @@ from typing import Literal, TypedDict
 import uvicorn
 from fastapi import FastAPI
 from pydantic import JsonValue
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
 from mlops_loop.base.errors import Failure
@@ -21,69 +19,6 @@ from mlops_loop.base.errors import Failure
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 # To finish what is in flight; the log has 11 seconds more, and Kubernetes gives 30.
 SHUTDOWN_SECONDS = 15
-CLIENT_SECONDS = 10  # in which a request's head must arrive, and an answer must be read
-HEAD_BYTES = 256 * 1024  # of a request besides its body
-
-
-class Protocol(HttpToolsProtocol):
-    """Uvicorn's HTTP protocol, with limits on slow clients that it lacks.
-
-    It closes connections whose head does not end or arrives too slowly, and those whose client
-    does not read the answer. Uvicorn has options for neither, so this extends its callbacks; a
-    proxy in front, such as nginx, makes it superfluous.
-    """
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.head_bytes = 0  # also trailers, and what separates chunks
-        self.read_timer: asyncio.TimerHandle | None = self.close_later()
-        self.write_timer: asyncio.TimerHandle | None = None
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.head_bytes = 0
-
-    def on_body(self, body: bytes) -> None:
-        super().on_body(body)
-        self.head_bytes -= len(body)
-
-    def data_received(self, data: bytes) -> None:
-        self.head_bytes += len(data)
-        super().data_received(data)
-        if self.head_bytes > HEAD_BYTES:
-            self.transport.close()
-        elif self.is_busy():
-            if self.read_timer:
-                self.read_timer.cancel()
-            self.read_timer = None
-        elif self.read_timer is None:
-            self.read_timer = self.close_later()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self.write_timer = self.loop.call_later(CLIENT_SECONDS, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        if self.write_timer:
-            self.write_timer.cancel()
-        super().resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self.read_timer, self.write_timer):
-            if timer:
-                timer.cancel()
-        super().connection_lost(exc)
-
-    def is_busy(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
-
-    def close_later(self) -> asyncio.TimerHandle:
-        return self.loop.call_later(CLIENT_SECONDS, self.close_if_idle)
-
-    def close_if_idle(self) -> None:
-        self.read_timer = None
-        if not self.is_busy():
-            self.transport.close()
 
 
 class Processes(Multiprocess):
@@ -134,7 +69,6 @@ class UvicornOptions(TypedDict):
     log_config: dict[str, JsonValue]
     ws: Literal["none"]
     server_header: bool
-    http: type[Protocol]
     timeout_graceful_shutdown: int
 
 
@@ -148,7 +82,6 @@ def uvicorn_options(host: str, port: int) -> UvicornOptions:
         "log_config": logging_config(),
         "ws": "none",
         "server_header": False,
-        "http": Protocol,
         "timeout_graceful_shutdown": SHUTDOWN_SECONDS,
     }
 

@@ -16,14 +16,14 @@ from starlette.exceptions import HTTPException
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import Settings
-from mlops_loop.prediction_log.predictions import Entry, read_predictions
+from mlops_loop.prediction_log.predictions import Entry, read_predictions, to_lines
 from mlops_loop.prediction_log.writing.spool import LogFull
 from mlops_loop.prediction_log.writing.writer import EntryRejected, Writer
 from mlops_loop.scoring.derived import DeriveError
 from mlops_loop.scoring.predictions import Output
 from mlops_loop.serving import metrics
 from mlops_loop.serving.hot_reload import Follower
-from mlops_loop.serving.ids import new_prefix, request_prefix
+from mlops_loop.serving.ids import new_prefix, request_prefix, row_ids
 from mlops_loop.serving.loaded_model import LoadedModel
 from mlops_loop.serving.request_schema import Invalid, Rows
 
@@ -86,6 +86,11 @@ class Service:
     def ready(self) -> bool:
         return not self.writer.full
 
+    def check_ready(self) -> None:
+        """Raise HTTPException 503 if predictions are not answered."""
+        if not self.ready:
+            raise HTTPException(503, "the prediction log takes no more", RETRY_AFTER)
+
     def choose(self, body: bytes) -> tuple[LoadedModel, str]:
         """Return the model for a request, and its variant: the same for the same request."""
         share = self.settings.share
@@ -145,10 +150,9 @@ class Service:
             raise HTTPException(500, reason) from None
         milliseconds = (time.perf_counter() - started) * 1000
         metrics.count_predictions(variant, model.bundle, outputs, scores)
-        logged = model.reader.dump(rows.rows, outputs)
+        logged = to_lines(outputs, model.reader.loggable(rows.rows))
         entry = Entry(prefix, now, key, model.version, variant, paired, milliseconds, logged)
-        ids = [f"{prefix}{place:04x}" for place in range(len(outputs))]
-        return Scored(entry, Answer(model.version, ids, outputs))
+        return Scored(entry, Answer(model.version, row_ids(prefix, len(outputs)), outputs))
 
     async def make_durable(self, entry: Entry, idempotency_key: str | None) -> Answer | None:
         """Return when the entry is durable: for a repeated request, with its first answer.

@@ -18,8 +18,9 @@ from filelock import FileLock, Timeout
 from mlops_loop.prediction_log.predictions import Entry
 
 CHUNK = 1 << 20  # bytes that are replayed at a time
-LINE = msgspec.json.Decoder(tuple[Entry, msgspec.Raw])
-ROWS = msgspec.json.Decoder(list[msgspec.Raw])
+LINE = msgspec.json.Decoder(Entry)
+# Of versions before 1.1: [entry, [[features, output], ...]].
+OLD_LINE = msgspec.json.Decoder(tuple[Entry, list[tuple[msgspec.Raw, msgspec.Raw]]])
 
 
 class LogFull(Exception):
@@ -27,22 +28,17 @@ class LogFull(Exception):
 
 
 def to_line(entry: Entry) -> bytes:
-    """Return the entry as a line; raise ValueError if it cannot be one."""
-    rows = entry.rows.replace(b"\n", b" ")  # JSON has line ends between values only
-    return (
-        msgspec.json.encode((msgspec.structs.replace(entry, rows=b"[]"), msgspec.Raw(rows))) + b"\n"
-    )
+    """Return the entry as a line. Raises ValueError for texts that are not Unicode."""
+    return msgspec.json.encode(entry) + b"\n"
 
 
 def from_line(line: bytes) -> Entry:
-    """Return the entry; raise ValueError if the line holds none."""
-    entry, rows = LINE.decode(line)
-    return msgspec.structs.replace(entry, rows=bytes(rows))
-
-
-def count(entry: Entry) -> int:
-    """Return how many rows an entry has; raise ValueError if they are no JSON."""
-    return len(ROWS.decode(entry.rows))
+    """Return the entry. Raises ValueError if the line holds none."""
+    if not line.startswith(b"["):
+        return LINE.decode(line)
+    entry, pairs = OLD_LINE.decode(line)
+    parts = [bytes(part) for features, output in pairs for part in (output, features)]
+    return msgspec.structs.replace(entry, rows=b"".join(part + b"\n" for part in parts))
 
 
 def size(folder: Path) -> int:

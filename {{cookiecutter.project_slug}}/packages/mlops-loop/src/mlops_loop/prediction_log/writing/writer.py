@@ -6,6 +6,7 @@ Another thread tries the database then, and replays the spool.
 
 import asyncio
 import logging
+import math
 import queue
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from mlops_loop.prediction_log.connection import is_wrong_sqlite_path, unusable
+from mlops_loop.prediction_log.connection import cut_off, is_wrong_sqlite_path, unusable
 from mlops_loop.prediction_log.predictions import Entry
 from mlops_loop.prediction_log.tables import create_missing
 from mlops_loop.prediction_log.writing import spool
@@ -30,6 +31,7 @@ QUEUE_BYTES = 64 << 20  # of rows that may wait
 QUEUE_REQUESTS = 10_000  # that may wait
 RETRY_SECONDS = 1  # between two attempts to reach the database
 FLUSH_SECONDS = 5  # between two writes of rejected requests: a `kill -9` may lose so many
+HANGING_SECONDS = 10  # until a transaction is cut off, that PostgreSQL itself did not end
 LOGGER = logging.getLogger("uvicorn.error")
 Waiting = tuple[Entry, asyncio.Future[None]]
 Failures = dict[str, Exception]  # prefix of an entry that is not durable -> why
@@ -63,6 +65,7 @@ class Writer:
         self.replayer = Replayer(self.database, folder, self.ended)
         self.full = False  # whether the spool takes no more while the database is away
         self.transactions = 0
+        self.writing_since = math.inf  # when the transaction that runs began
         self.writing = threading.Thread(target=self.write_queued, daemon=True, name="log")
         self.recovering = threading.Thread(target=self.recover, daemon=True, name="spool")
 
@@ -163,9 +166,12 @@ class Writer:
             try:
                 self.connection = self.connection or self.engine.connect()
                 self.transactions += 1
+                self.writing_since = time.monotonic()
                 rejected = self.database.write(self.connection, entries)
+                self.writing_since = math.inf
                 return {prefix: EntryRejected(reason) for prefix, reason in rejected.items()}
             except Exception as error:
+                self.writing_since = math.inf
                 self.database.mark_unavailable(error)
                 self.drop_connection()
         return self.write_to_spool(entries)
@@ -176,13 +182,10 @@ class Writer:
         failures: Failures = {}
         for entry in entries:
             try:
-                line = spool.to_line(entry)
-                count = spool.count(entry)
+                lines.append(spool.to_line(entry))
+                rows += entry.row_count
             except ValueError as error:  # no database would take it
                 failures[entry.prefix] = EntryRejected(str(error))
-            else:
-                lines.append(line)
-                rows += count
         try:
             self.spool.append(lines, rows)
             self.full = False
@@ -202,6 +205,7 @@ class Writer:
         """Try the database while it is away, replay the spool, and flush counts, until the end."""
         flushed = time.monotonic()
         while True:
+            self.cut_off_hanging()
             try:
                 self.recover_once()
             except Exception as error:
@@ -211,6 +215,12 @@ class Writer:
                 flushed = time.monotonic()
             if self.ended.wait(RETRY_SECONDS):
                 return
+
+    def cut_off_hanging(self) -> None:
+        """End a transaction that takes longer than any limit of the database's own."""
+        connection = self.connection
+        if connection and time.monotonic() - self.writing_since > HANGING_SECONDS:
+            cut_off(connection)
 
     def recover_once(self) -> None:
         if not self.database.available:

@@ -1,20 +1,58 @@
-"""API keys, read again when their file changes: a key is replaced without a restart."""
+"""Who may send a request: API keys, open paths, and without keys only this machine."""
 
 import hmac
 import logging
+import re
 import time
+from collections.abc import Mapping
+from functools import lru_cache
 from hashlib import sha256
+from ipaddress import ip_address
 from pathlib import Path
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import Settings, parse_keys
 
 LOGGER = logging.getLogger("uvicorn.error")
-RELOAD_SECONDS = 1.0  # between two checks of the file
+RELOAD_SECONDS = 1.0  # between two checks of the keys' file
+OPEN_PATHS = {"/", "/page.js", "/docs", "/openapi.json", "/metrics", "/v2"}
+OPEN_PREFIXES = ("/health/", "/v2/health/", "/static-offline-docs/")
+MODEL_READY = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/ready")
+
+
+def is_open(path: str) -> bool:
+    """Return whether a path needs no key: pages, health, metrics, documentation."""
+    if path in OPEN_PATHS or path.startswith(OPEN_PREFIXES):
+        return True
+    return MODEL_READY.fullmatch(path) is not None
+
+
+def is_local(headers: Mapping[bytes, bytes]) -> bool:
+    """Return whether a request names this machine as host, and comes from no other site's page.
+
+    Browsers send what any page tells them to, also to this machine.
+    """
+    host = headers.get(b"host", b"").lower()
+    origin = headers.get(b"origin", b"").lower()
+    return is_loopback(host) and (not origin or origin.partition(b"://")[2] == host)
+
+
+@lru_cache(64)
+def is_loopback(host: bytes) -> bool:
+    name = re.sub(r":\d+$", "", host.decode("latin-1")).strip("[]")
+    if name in ("", "localhost"):
+        return True
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 class ApiKeys:
-    """The keys of API_KEYS, and of the file API_KEYS_FILE: a name:key on each line."""
+    """The keys of API_KEYS, and of the file API_KEYS_FILE: a name:key on each line.
+
+    The file is read again when it changes: a key is replaced without a restart.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.fixed = settings.keys()

@@ -1,69 +1,55 @@
-"""Rate limit: requests per minute of each key, counted over all the server's processes."""
+"""Rate limit: requests per minute of each key, counted in this process or in Redis."""
 
-import mmap
-import os
-import struct
+from __future__ import annotations
+
+import logging
 import time
-from pathlib import Path
-from zlib import crc32
+from math import ceil
+from typing import TYPE_CHECKING
 
-WINDOW = 60  # seconds
-RESCAN_SECONDS = 0.1  # between two looks for the files of new processes
-SLOTS = 1 << 20  # so many that two keys hardly share one; the files are sparse
-SLOT = struct.Struct("qqq")  # window, requests in it, requests in the one before
+from mlops_loop.base.errors import Failure, redacted
+
+if TYPE_CHECKING:
+    from limits.aio.storage import Storage
+
+LOGGER = logging.getLogger("uvicorn.error")
 
 
 class RateLimiter:
-    """Lets each key send `limit` requests in any minute; a limit of 0 is none.
+    """Lets each key send `limit` requests in any minute. While Redis is away, it holds none up."""
 
-    The count of a sliding minute is estimated from two fixed ones, as nginx and others do. Each
-    process has a file in `folder` that it alone writes, and adds up the counts of all files.
-    """
+    def __init__(self, limit: int, url: str) -> None:
+        from limits import RateLimitItemPerMinute  # here, because most servers have no limit
+        from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
-    def __init__(self, limit: int, folder: Path) -> None:
-        self.limit = limit
-        self.folder = folder
-        self.own_file = f"limits-{os.getpid()}"
-        self.files: dict[str, mmap.mmap] = {}
-        self.scanned_at = 0.0
-        if limit:
-            with (folder / self.own_file).open("wb") as file:
-                file.truncate(SLOTS * SLOT.size)
+        self.limiter = SlidingWindowCounterRateLimiter(open_storage(url))
+        self.item = RateLimitItemPerMinute(limit)
 
-    def open_new_files(self) -> None:
-        """Open the files of processes that are new."""
-        self.scanned_at = time.time()
-        for path in self.folder.glob("limits-*"):
-            if path.name not in self.files and path.stat().st_size:
-                with path.open("r+b") as file:
-                    self.files[path.name] = mmap.mmap(file.fileno(), 0)
-
-    def seconds_to_wait(self, key: str) -> int:
+    async def seconds_to_wait(self, key: str) -> int:
         """Count a request of a key; return 0 if it may be answered, or how long it must wait."""
-        if not self.limit:
+        from limits.errors import StorageError
+
+        try:
+            if await self.limiter.hit(self.item, key):
+                return 0
+            window = await self.limiter.get_window_stats(self.item, key)
+        except StorageError as error:
+            LOGGER.error("requests are not limited: %s", redacted(str(error.storage_error)))
             return 0
-        now = time.time()
-        window, elapsed = divmod(now, WINDOW)
-        offset = crc32(key.encode()) % SLOTS * SLOT.size
-        if now - self.scanned_at > RESCAN_SECONDS:
-            self.open_new_files()
-        current = 0
-        before = 0
-        own = (0, 0)
-        for name, file in self.files.items():
-            counts = counts_at(SLOT.unpack_from(file, offset), int(window))
-            current += counts[0]
-            before += counts[1]
-            if name == self.own_file:
-                own = counts
-        if current + before * (1 - elapsed / WINDOW) >= self.limit:
-            return max(1, int(WINDOW - elapsed) if current >= self.limit else 1)
-        SLOT.pack_into(self.files[self.own_file], offset, int(window), own[0] + 1, own[1])
-        return 0
+        return max(1, ceil(window.reset_time - time.time()))
 
 
-def counts_at(slot: tuple[int, int, int], window: int) -> tuple[int, int]:
-    """Return the requests in a window and in the one before."""
-    if slot[0] == window:
-        return slot[1], slot[2]
-    return 0, slot[1] if slot[0] == window - 1 else 0
+def open_storage(url: str) -> Storage:
+    from limits.aio.storage import Storage
+    from limits.errors import ConfigurationError
+    from limits.storage import storage_from_string
+
+    try:
+        storage = storage_from_string(
+            f"async+{url}", implementation="redispy", wrap_exceptions=True
+        )
+    except (ConfigurationError, ValueError) as error:
+        need = "it must be memory://, or redis://host:port with the package redis"
+        raise Failure(f"RATE_LIMIT_URL: {redacted(str(error))}: {need}") from None
+    assert isinstance(storage, Storage)  # noqa: S101 - "async+" says so
+    return storage

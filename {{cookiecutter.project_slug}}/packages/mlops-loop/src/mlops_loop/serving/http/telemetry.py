@@ -3,42 +3,39 @@
 Neither holds clients, keys or rows: paths are those of the routes, exceptions have no texts.
 """
 
-import json
 import logging
 import os
 import traceback
-from datetime import UTC, datetime
 from functools import cache
 
 from fastapi.telemetry import TelemetryConfig
 from pydantic import JsonValue
+from pythonjsonlogger.core import RESERVED_ATTRS, LogData
+from pythonjsonlogger.msgspec import MsgspecFormatter
 
 from mlops_loop.base.errors import redacted
 from mlops_loop.base.project import current_project
 
-# Of a request's log line, besides its message.
-FIELDS = ("request_id", "method", "path", "status", "milliseconds")
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 LOGGER = logging.getLogger(f"{__package__}.requests")
 
 
-class JsonLines(logging.Formatter):
+class JsonLines(MsgspecFormatter):
     """Formats a record as one line of JSON; `time` is UTC."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line: dict[str, str | float] = {
-            "time": at,
-            "level": record.levelname,
-            "logger": record.name,
-        }
-        line["message"] = redacted(record.getMessage())
-        line |= {
-            name: value for name in FIELDS if (value := getattr(record, name, None)) is not None
-        }
-        if record.exc_info and (error := record.exc_info[1]):
-            line["exception"] = format_exception(error)
-        return json.dumps(line)
+    def __init__(self) -> None:
+        super().__init__(
+            ("levelname", "name", "message"),
+            rename_fields={"levelname": "level", "name": "logger", "exc_info": "exception"},
+            reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn's, for terminals
+            timestamp="time",
+        )
+
+    def process_log_record(self, log_data: LogData) -> LogData:
+        return log_data | {"message": redacted(log_data["message"])}
+
+    def formatException(self, ei: object) -> str:  # noqa: N802 - logging's name
+        return format_exception(ei[1]) if isinstance(ei, tuple) and ei[1] else ""
 
 
 def format_exception(error: BaseException) -> str:

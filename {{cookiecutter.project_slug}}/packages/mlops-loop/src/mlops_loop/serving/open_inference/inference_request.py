@@ -1,6 +1,5 @@
 """Read the body of POST /v2/models/NAME/infer: columns of the contract are input tensors."""
 
-from mlops_loop.contract.limits import MAX_ROWS
 from mlops_loop.contract.schema import Schema
 from mlops_loop.contract.values import Row
 from mlops_loop.serving.open_inference.messages import (
@@ -9,6 +8,7 @@ from mlops_loop.serving.open_inference.messages import (
     Input,
     Output,
     Request,
+    count_rows,
     decode,
 )
 from mlops_loop.serving.open_inference.outputs import output_tensors
@@ -64,21 +64,6 @@ def check_name(tensor: Input, place: int, schema: Schema) -> None:
     known = ", ".join(schema.inputs)
     reason = f"inputs[{place}] is not an input of the model: {known}"
     raise Invalid(422, reason, column=NOT_A_COLUMN)
-
-
-def count_rows(request: Request) -> int:
-    """Return how many rows the tensors have: all the same number."""
-    shapes = [tensor.shape for tensor in request.inputs]
-    if any(len(shape) not in (1, 2) or shape[1:] not in ([], [1]) for shape in shapes):
-        raise Invalid(422, "the shape of an input must be [rows] or [rows, 1]")
-    rows = shapes[0][0]
-    if any(shape[0] != rows for shape in shapes):
-        raise Invalid(422, "the inputs differ in their number of rows")
-    if rows < 1:
-        raise Invalid(422, "a request has at least one row")
-    if rows > MAX_ROWS:
-        raise Invalid(413, f"a request has at most {MAX_ROWS} rows")
-    return rows
 
 
 def wanted_outputs(request: Request, known: list[str]) -> tuple[tuple[str, ...], frozenset[str]]:

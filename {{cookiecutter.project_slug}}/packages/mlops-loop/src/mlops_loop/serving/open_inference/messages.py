@@ -1,13 +1,13 @@
-"""The JSON of the protocol's requests, and what a request was understood as."""
+"""The JSON of the protocol's requests: what a request asks for, and its tensors as they came."""
 
-import json
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
 
+from mlops_loop.contract.limits import MAX_ROWS
 from mlops_loop.contract.values import Row
-from mlops_loop.serving.request_schema import Invalid, Repeated, once
+from mlops_loop.serving.request_schema import Invalid
 
 HEADER = "Inference-Header-Content-Length"  # bytes of JSON, after which binary tensors follow
 CONTENT_TYPES = (None, "np", "pd", "str")  # MLServer's: none changes how a tensor is read
@@ -62,26 +62,29 @@ def decode(header: bytes, max_inputs: int) -> Request:
         request = DECODER.decode(header)
         if len(request.inputs) > max_inputs:
             raise Invalid(422, f"the model has {max_inputs} inputs")
-        refuse_repeated_names(header, request)
     except msgspec.ValidationError as error:
         raise Invalid(422, f"the request does not follow this protocol: {error}") from None
-    except (ValueError, RecursionError, Repeated):  # also MsgspecError and UnicodeDecodeError
-        raise Invalid(400, "the body is not valid JSON, with each name once") from None
+    except (ValueError, RecursionError):  # also MsgspecError and UnicodeDecodeError
+        raise Invalid(400, "the body is not valid JSON") from None
     check_content_type(request.parameters, "the request")
     return request
-
-
-def refuse_repeated_names(header: bytes, request: Request) -> None:
-    """Raise Repeated if an object has a name twice, which msgspec does not notice.
-
-    Python's json does, but is slow with the tensors' data: they are taken out before.
-    """
-    for tensor in request.inputs:
-        if len(tensor.data) > 64:
-            header = header.replace(bytes(tensor.data), b"0", 1)
-    json.loads(header, object_pairs_hook=once)
 
 
 def check_content_type(parameters: Parameters, where: str) -> None:
     if (parameters or {}).get("content_type") not in CONTENT_TYPES:
         raise Invalid(422, f"{where}: the content_type must be np, pd or str, if there is one")
+
+
+def count_rows(request: Request) -> int:
+    """Return how many rows the tensors have: all the same number."""
+    shapes = [tensor.shape for tensor in request.inputs]
+    if any(len(shape) not in (1, 2) or shape[1:] not in ([], [1]) for shape in shapes):
+        raise Invalid(422, "the shape of an input must be [rows] or [rows, 1]")
+    rows = shapes[0][0]
+    if any(shape[0] != rows for shape in shapes):
+        raise Invalid(422, "the inputs differ in their number of rows")
+    if rows < 1:
+        raise Invalid(422, "a request has at least one row")
+    if rows > MAX_ROWS:
+        raise Invalid(413, f"a request has at most {MAX_ROWS} rows")
+    return rows

@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import chain
 from typing import NamedTuple
 
 import msgspec
+from pydantic import JsonValue
 
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Schema
@@ -36,31 +35,6 @@ class OutputTensor(msgspec.Struct, omit_defaults=True):
     data: Sequence[Field] | None = None
 
 
-@dataclass(frozen=True)
-class ServerMetadata:
-    name: str
-    version: str
-    extensions: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class TensorMetadata:
-    """A shape's -1 is the number of rows."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ModelMetadata:
-    name: str
-    versions: tuple[str, ...]
-    platform: str
-    inputs: list[TensorMetadata]
-    outputs: list[TensorMetadata]
-
-
 class Response(NamedTuple):
     body: bytes
     headers: dict[str, str]
@@ -75,30 +49,24 @@ def output_tensors(schema: Schema) -> dict[str, Tensor]:
     return tensors | {"prediction_id": Tensor("BYTES")}
 
 
-def server_metadata() -> ServerMetadata:
-    """Return the answer to GET /v2."""
-    name = current_project().name
-    return ServerMetadata(name, version(name), ("binary_tensor_data",))
-
-
-def model_metadata(bundle: Bundle) -> ModelMetadata:
-    """Return the answer to GET /v2/models/NAME."""
-    onnx = "model.onnx" in bundle.manifest.files
-    inputs = [
-        TensorMetadata(name, ACCEPTED[column.type][0], (-1,))
+def model_metadata(bundle: Bundle) -> dict[str, JsonValue]:
+    """Return the answer to GET /v2/models/NAME; a shape's -1 is the number of rows."""
+    inputs: list[JsonValue] = [
+        {"name": name, "datatype": ACCEPTED[column.type][0], "shape": [-1]}
         for name, column in bundle.schema.inputs.items()
     ]
-    outputs = [
-        TensorMetadata(name, tensor.datatype, (-1, *tensor.width))
+    outputs: list[JsonValue] = [
+        {"name": name, "datatype": tensor.datatype, "shape": [-1, *tensor.width]}
         for name, tensor in output_tensors(bundle.schema).items()
     ]
-    return ModelMetadata(
-        name=current_project().name,
-        versions=(bundle.version,),
-        platform="onnxruntime_onnx" if onnx else "sklearn_skops",
-        inputs=inputs,
-        outputs=outputs,
-    )
+    onnx = "model.onnx" in bundle.manifest.files
+    return {
+        "name": current_project().name,
+        "versions": [bundle.version],
+        "platform": "onnxruntime_onnx" if onnx else "sklearn_skops",
+        "inputs": inputs,
+        "outputs": outputs,
+    }
 
 
 def response(

@@ -1,22 +1,19 @@
 """The endpoints of the Open Inference Protocol, V2; the protocol is their documentation."""
 
+from importlib.metadata import version
+
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
+from pydantic import JsonValue
 from starlette.exceptions import HTTPException
 
 from mlops_loop.base.project import current_project
 from mlops_loop.serving.loaded_model import LoadedModel
 from mlops_loop.serving.open_inference.inference_request import read_inference
 from mlops_loop.serving.open_inference.messages import HEADER, Inference, header_length
-from mlops_loop.serving.open_inference.outputs import (
-    ModelMetadata,
-    ServerMetadata,
-    model_metadata,
-    response,
-    server_metadata,
-)
+from mlops_loop.serving.open_inference.outputs import model_metadata, response
 from mlops_loop.serving.request_schema import Invalid, Rows
-from mlops_loop.serving.service import RETRY_AFTER, Scored, Service
+from mlops_loop.serving.service import Scored, Service
 
 # What a page of another site can send without asking.
 FORM_TYPES = ("text/plain", "multipart/form-data", "application/x-www-form-urlencoded")
@@ -33,8 +30,9 @@ def server_router(service: Service) -> APIRouter:
     endpoints = APIRouter(prefix="/v2")
 
     @endpoints.get("")
-    async def server() -> ServerMetadata:
-        return server_metadata()
+    async def server() -> dict[str, JsonValue]:
+        name = current_project().name
+        return {"name": name, "version": version(name), "extensions": ["binary_tensor_data"]}
 
     @endpoints.get("/health/live")
     async def live() -> dict[str, bool]:
@@ -42,7 +40,8 @@ def server_router(service: Service) -> APIRouter:
 
     @endpoints.get("/health/ready")
     async def ready() -> dict[str, bool]:
-        return {"ready": check_ready(service)}
+        service.check_ready()
+        return {"ready": True}
 
     return endpoints
 
@@ -59,11 +58,12 @@ def model_router(service: Service) -> APIRouter:
     @endpoints.get("/models/{name}/ready")
     @endpoints.get("/models/{name}/versions/{version}/ready")
     async def model_ready() -> dict[str, str | bool]:
-        return {"name": current_project().name, "ready": check_ready(service)}
+        service.check_ready()
+        return {"name": current_project().name, "ready": True}
 
     @endpoints.get("/models/{name}")
     @endpoints.get("/models/{name}/versions/{version}")
-    async def model() -> ModelMetadata:
+    async def model() -> dict[str, JsonValue]:
         return model_metadata(service.model.bundle)
 
     @endpoints.post("/models/{name}/infer")
@@ -72,12 +72,6 @@ def model_router(service: Service) -> APIRouter:
         return await answer(service, request, version)
 
     return endpoints
-
-
-def check_ready(service: Service) -> bool:
-    if not service.ready:
-        raise HTTPException(503, "the prediction log takes no more", RETRY_AFTER)
-    return True
 
 
 async def answer(service: Service, request: Request, version: str | None) -> Response:

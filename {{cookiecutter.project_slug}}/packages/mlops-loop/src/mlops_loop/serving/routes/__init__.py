@@ -1,1 +1,1 @@
-"""The endpoints, by subject; `open_inference` and `pages` have their own rooms."""
+"""The endpoints; `open_inference` has a room of its own."""
