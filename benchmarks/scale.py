@@ -1,12 +1,12 @@
-"""Scale: what a table too large for comfort costs, against reading all of it into pandas.
+"""Scale: what a table too large for comfort costs, against DuckDB itself or pandas.
 
 Run in a rendered project, in its environment (`make bench` does that last); it replaces the
 contract:
 
-    python scale.py PACKAGE [--rows 1000000] [--rounds 3]
+    python scale.py PACKAGE [--rows 1000000] [--columns 15] [--rounds 3] [--steps infer,ingest]
 
 Each step runs in a process of its own, in turn with what one would write instead, on the same made
-table of 15 columns. Printed are the medians of seconds, the largest peak of memory, and the ratios.
+table. Printed are the medians of seconds, the largest peak of memory, and the ratios.
 """
 
 import argparse
@@ -23,15 +23,18 @@ from measured import use
 
 STEPS = ("infer", "ingest", "validate", "split", "score")
 INSTEAD = {
-    "infer": "read_csv and describe",
-    "ingest": "read_csv and to_parquet",
+    "infer": "DuckDB's SUMMARIZE of the CSV file",
+    "ingest": "DuckDB's COPY of the CSV file to Parquet",
     "validate": "the same Great Expectations suite on the whole DataFrame",
     "split": "read_parquet, three masks, to_parquet",
     "score": "read_parquet and the fitted pipeline's predict_proba",
 }
 PLAIN = {
-    "infer": "pd.read_csv('table.csv').describe(include='all')",
-    "ingest": "pd.read_csv('table.csv', parse_dates=['when']).to_parquet('plain.parquet')",
+    "infer": "import duckdb; duckdb.connect().execute(\"SUMMARIZE FROM 'table.csv'\").fetchall()",
+    "ingest": """
+import duckdb
+duckdb.connect().execute("COPY (FROM 'table.csv') TO 'plain.parquet'")
+""",
     "validate": """
 import great_expectations as gx
 from mlops_loop.contract.schema import load_schema
@@ -75,11 +78,11 @@ print(json.dumps([done.returncode, seconds, peak, done.stderr[-500:]]))
 """
 
 
-def table(rows: int, path: Path) -> None:
-    """Write a table of a time, a label, nine numbers, two with gaps, and four categories."""
+def table(rows: int, columns: int, path: Path) -> None:
+    """Write a table of a time, a label, four categories, and else numbers, two with gaps."""
     for start in range(0, rows, 500_000):
         size, random = min(500_000, rows - start), np.random.default_rng(start)
-        numbers = {f"n{place}": random.normal(size=size).round(4) for place in range(9)}
+        numbers = {f"n{place}": random.normal(size=size).round(4) for place in range(columns - 6)}
         for name in ("n7", "n8"):
             numbers[name][random.random(size) < 0.1] = np.nan
         kinds = {f"c{n}": random.choice([f"v{x}" for x in range(5**n)], size) for n in (1, 2)}
@@ -89,6 +92,10 @@ def table(rows: int, path: Path) -> None:
         when = pd.date_range("2020-01-01", periods=size, freq="s") + pd.Timedelta(seconds=start)
         part = pd.DataFrame({"when": when, "label": label, **numbers, **kinds})
         part.to_csv(path, mode="a" if start else "w", header=not start, index=False)
+
+
+def imports(step: str) -> str:
+    return "" if step in ("infer", "ingest") else "import pandas as pd\n"
 
 
 def run(*command: str) -> tuple[float, float]:
@@ -105,20 +112,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("package")
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--columns", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", default=",".join(STEPS))
     given = parser.parse_args()
     project = str(Path(sys.executable).with_name(use(given.package)))
     started = time.perf_counter()
-    table(given.rows, Path("table.csv"))
-    print(f"{given.rows:,} rows x 15 columns made in {time.perf_counter() - started:.0f} s\n")
+    table(given.rows, given.columns, Path("table.csv"))
+    made = time.perf_counter() - started
+    print(f"{given.rows:,} rows x {given.columns} columns made in {made:.0f} s\n")
     print("| step | seconds | MiB | instead | seconds | MiB | ratio of seconds | of MiB |")
     print("|---|---|---|---|---|---|---|---|")
-    for step in STEPS:
+    for step in given.steps.split(","):
         ours = [project, *OURS.get(step, [step])]
         if step == "score":  # needs a model
             for name in ("train", "evaluate", "export"):
                 run(project, name)
-        plain = [sys.executable, "-c", "import pandas as pd\n" + PLAIN[step]]
+        plain = [sys.executable, "-c", imports(step) + PLAIN[step]]
         rounds = [(run(*ours), run(*plain)) for _ in range(given.rounds)]
         (mine, my_peak), (other, other_peak) = (
             (statistics.median(s for s, _ in side), max(peak for _, peak in side))

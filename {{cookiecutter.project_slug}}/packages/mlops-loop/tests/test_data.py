@@ -2,6 +2,7 @@ from datetime import datetime
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from mlops_loop.base import files
@@ -275,8 +276,23 @@ def test_a_window_that_cannot_be_learnt_from_or_judged_on_is_said(project) -> No
 
 
 def test_hashes_are_equal_where_rows_are() -> None:
-    whole = pd.DataFrame({"number": [1, 2], "text": ["a", None], "truth": [True, False]})
-    part = pd.DataFrame({"number": [1.0, None], "text": ["a", "b"], "truth": [True, None]})
-    first, other = data_checks.hashes(whole, whole), data_checks.hashes(part, whole)
-    assert first[0] == other[0]
-    assert len({*first, *other}) == 3
+    columns = {"number": [1.0, None, 1.0], "text": ["a", "b", "a"], "truth": [True, None, True]}
+    first, other, again = data_checks.hashes(pa.table(columns), columns)
+    assert first == again != other
+
+
+@pytest.mark.parametrize("rows", [20, 60, 480])
+def test_a_number_that_orders_the_target_tells_it_at_any_size(rows) -> None:
+    random = np.random.default_rng(0)
+    place = np.sort(random.choice(rows * 50, rows, replace=False))
+    labels = np.where(np.arange(rows) < rows * 0.55, "no", "yes")
+    noise = random.normal(size=rows)
+    table = pd.DataFrame({"place": place, "noise": noise, "late": labels}).sample(frac=1)
+    found = data_checks.leaks(table, ["place", "noise"], "late", False)
+    assert found["place"] == 1
+    assert found["noise"] < 0.9
+    curved = table.assign(late=np.exp(table["place"] / table["place"].max()))
+    assert data_checks.leaks(curved, ["place"], "late", True) == {"place": 1}
+    # By chance: one positive row of many is the largest in some column.
+    lucky = pd.DataFrame({"x": np.arange(rows), "late": ["no"] * (rows - 1) + ["yes"]})
+    assert not data_checks.orders(data_checks.codes(lucky["x"]), lucky["late"].to_numpy(), False)

@@ -126,7 +126,6 @@ def test_every_kind_of_column_is_told(form) -> None:
     assert columns["colour"].categories == ("1e3", "2013-01-01", "no", "red")
     assert columns["colour"].nullable
     assert (columns["skewed"].allow_unknown, len(columns["skewed"].categories or ())) == (True, 50)
-    assert schema.missing == ("", "N/A")
     assert (columns["gaps"].nullable, columns["number"].nullable) == (True, False)
     assert (schema.name, schema.task, schema.positive) == ("my", "binary-classification", "yes")
     assert (schema.unique, schema.min_rows, schema.timestamp) == (("key",), ROWS // 2, "when")
@@ -361,7 +360,10 @@ BAD = {  # name of the file, its content, and what is said
         b"x,y\n" + b"1,2\n" * 99 + b"1,2,3\n",
         "line 101: 3 fields, but the header has 2",
     ),
-    "latin.csv": (b"x,y\n" + b"1,2\n" * 99 + b"caf\xe9,2\n", "line 101: byte 0xe9 is not UTF-8"),
+    "latin.csv": (
+        b"x,y\n" + b"1,2\n" * 99 + b"caf\xe9,2\n",
+        "line 101: not UTF-8: save the file as UTF-8, as `iconv",
+    ),
     "utf16.csv": (CSV.decode().encode("utf-16"), "is not text"),
     "image.csv": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0", "is not text"),
     "absent.csv": (b"x,yy\n" + b"1,2\n" * 99, "no column 'y'; did you mean 'yy'"),

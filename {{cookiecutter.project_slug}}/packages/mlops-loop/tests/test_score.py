@@ -14,8 +14,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
@@ -23,13 +21,9 @@ from mlops_loop.base.project import command as project_command
 from mlops_loop.batch.score import score
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
-from mlops_loop.data.cast import cast_if_valid, check_rows
 from mlops_loop.scoring.bundle import MANIFEST, read_document, write_manifest
 from mlops_loop.scoring.manifest import Manifest
 
-from .contract import invalid_rows, valid_rows
-
-ANY = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = 4 * files.BATCH
 
 
@@ -51,29 +45,6 @@ def spoilt(schema: Schema) -> tuple[str, str]:
         if not column.nullable:
             return name, ""
     pytest.skip("the contract allows any row")
-
-
-@ANY
-@given(data=st.data())
-def test_the_quick_check_says_what_the_thorough_one_says(project, data) -> None:
-    schema = load_schema()
-    rows = data.draw(st.lists(valid_rows(schema) | invalid_rows(schema), min_size=1, max_size=4))
-    try:
-        found = pa.Table.from_pylist([dict.fromkeys(schema.inputs) | row for row in rows])
-    except (pa.ArrowException, UnicodeError, OverflowError):
-        return  # no table, of any file, can hold such rows
-    if data.draw(st.booleans()):  # as a CSV file has them
-        found = pa.table({name: found[name].cast(pa.string()) for name in found.column_names})
-    typed, (frame, reasons) = (
-        cast_if_valid(found, schema.inputs),
-        check_rows(found.to_pandas(), schema.inputs),
-    )
-    assert (typed is not None) == (reasons == "").all()
-    if typed is not None:
-        for name, column in schema.inputs.items():
-            kept = column.type in ("category", "timestamp")
-            values = frame[name] if kept else frame[name].astype("float64")
-            assert typed[name].to_pandas().astype(values.dtype).equals(values)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])

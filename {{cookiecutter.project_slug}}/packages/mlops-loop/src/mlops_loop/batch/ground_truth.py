@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -15,7 +16,7 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import writing
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Column, Schema
-from mlops_loop.data.cast import check_rows
+from mlops_loop.data.cast import check_table
 from mlops_loop.data.source.read import batches
 from mlops_loop.prediction_log.connection import open_log, unusable
 from mlops_loop.prediction_log.ground_truth import record_ground_truth
@@ -43,9 +44,11 @@ def divide(table: pa.Table, schema: Schema) -> tuple[pd.DataFrame, pd.DataFrame]
         "prediction_id": Column.model_validate({"type": "id", "role": "id"}),
         "value": schema.columns[schema.target].model_copy(update=changes),
     }
-    rows = table.select(NAMES).to_pandas()
-    typed, reasons = check_rows(rows, columns)
-    return typed[reasons == ""], rows.assign(reason=reasons)[reasons != ""]
+    rows = table.select(NAMES)
+    typed, reasons = check_table(rows, columns)
+    good = pc.equal(reasons, "")
+    rejected = rows.append_column("reason", reasons).filter(pc.invert(good))
+    return typed.filter(good).to_pandas(), rejected.to_pandas()
 
 
 def record(engine: sa.Engine, rows: pd.DataFrame) -> tuple[list[int], list[list[object]]]:

@@ -1,14 +1,15 @@
 """Predict the rows of an Arrow table; a row that breaks the contract has a reason instead."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import Schema
-from mlops_loop.data.cast import cast_if_valid, check_rows
+from mlops_loop.data.cast import check_table
 from mlops_loop.scoring.bundle import Bundle
 from mlops_loop.scoring.derived import Arrays, Breach
 from mlops_loop.scoring.operating_point import OperatingPoint
@@ -16,6 +17,7 @@ from mlops_loop.scoring.predictions import labels
 from mlops_loop.scoring.scorer import Scorer
 
 REASON = "reason"
+OTHERWISE = " of the model"  # after a name that a column of the table has
 
 
 def inputs(typed: pa.Table, schema: Schema) -> Arrays:
@@ -69,13 +71,11 @@ def predict(table: pa.Table, scorer: Scorer, bundle: Bundle) -> pa.Table:
         raise Failure(f"the column {min(needed)!r} is missing, and schema.yaml does not let it be")
     gap = pa.nulls(len(table))
     given = pa.table({name: gap if name in absent else table[name] for name in schema.inputs})
-    why = np.full(len(table), "", dtype=object)
-    if (typed := cast_if_valid(given, schema.inputs)) is None:
-        frame, found = check_rows(given.to_pandas(), schema.inputs)
-        why = found.to_numpy(dtype=object)
-        typed = pa.Table.from_pandas(frame[why == ""], preserve_index=False)
-    scored = np.flatnonzero(why == "")
-    scores, breaches = score_typed(typed, scorer, schema)
+    typed, reasons = check_table(given, schema.inputs)
+    good = pc.equal(reasons, "")
+    scores, breaches = score_typed(typed.filter(good), scorer, schema)
+    why = reasons.to_numpy(zero_copy_only=False).copy()
+    scored = np.flatnonzero(good.to_numpy(zero_copy_only=False))
     for row, name, reason in breaches:
         why[scored[row]] = why[scored[row]] or f"{name} {reason}"
     answered = answers(scores, schema, bundle.operating_point)
@@ -84,9 +84,17 @@ def predict(table: pa.Table, scorer: Scorer, bundle: Bundle) -> pa.Table:
         place[scored] = np.arange(len(scored))
         answered = answered.take(pa.array(place, mask=bad))
     answered = answered.append_column(REASON, pa.array(why, pa.string(), mask=~bad))
-    if twice := set(answered.column_names) & set(table.column_names):
-        raise Failure(f"the column {min(twice)!r} is there already: rename it")
-    return answered
+    return answered.rename_columns(free_names(answered.column_names, table.column_names))
+
+
+def free_names(names: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """Return names for the answers that no column of the table has: `reason of the model`."""
+    free = list[str]()
+    for name in names:
+        while name in taken or name in free:
+            name += OTHERWISE
+        free.append(name)
+    return free
 
 
 def score_typed(
@@ -104,14 +112,15 @@ def score_typed(
 
 def divide(table: pa.Table, answered: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Return the rows with their answers, and those that were rejected with the reasons."""
-    good = answered[REASON].is_null()
+    reason = answered.column_names[-1]
+    good = answered[reason].is_null()
     scored = table
     for name in answered.column_names[:-1]:
         scored = scored.append_column(name, answered[name])
-    rejected = table.append_column(REASON, answered[REASON])
-    if answered[REASON].null_count == len(table):
+    rejected = table.append_column(reason, answered[reason])
+    if answered[reason].null_count == len(table):
         return scored, rejected.slice(0, 0)
-    return scored.filter(good), rejected.filter(answered[REASON].is_valid())
+    return scored.filter(good), rejected.filter(answered[reason].is_valid())
 
 
 def flat(table: pa.Table) -> pa.Table:

@@ -5,10 +5,7 @@ all is whole: a run that was stopped is taken up where it was, unless the input 
 another one.
 """
 
-import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from hashlib import sha256
@@ -26,49 +23,25 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.params.ingest import format_source
 from mlops_loop.base.settings import load_settings
 from mlops_loop.batch import checkpoints, storage
-from mlops_loop.batch.predict import divide, flat, predict
+from mlops_loop.batch.predict import OTHERWISE, divide, flat, predict
 from mlops_loop.batch.targets import output_names, refuse_overwriting
+from mlops_loop.data.engine import ahead
 from mlops_loop.data.source.read import batches, local
 from mlops_loop.data.source.remote import first_line
 from mlops_loop.scoring.bundle import Bundle, open_bundle
 from mlops_loop.scoring.scorer import Scorer, open_scorer
 
 WRITERS = {".parquet": pyarrow.parquet.ParquetWriter, ".csv": pyarrow.csv.CSVWriter}
-THREADS = min(4, os.cpu_count() or 1)  # that score; more would wait for the one that writes
-
-
-def ahead(
-    tables: Iterator[pa.Table], work: Callable[[int, pa.Table], pa.Table]
-) -> Generator[tuple[pa.Table, pa.Table]]:
-    """Yield each table and what `work` makes of its number and itself, in order; threads do both
-    ahead.
-    """
-    pool = ThreadPoolExecutor(THREADS + 1)
-    waiting = deque[tuple[pa.Table, Future[pa.Table]]]()
-    try:
-        number = 0
-        reading = pool.submit(next, tables, None)
-        while (table := reading.result()) is not None:
-            reading = pool.submit(next, tables, None)
-            waiting.append((table, pool.submit(work, number, table)))
-            number += 1
-            if len(waiting) > THREADS:
-                first, answered = waiting.popleft()
-                yield first, answered.result()
-        while waiting:
-            first, answered = waiting.popleft()
-            yield first, answered.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def write(
     pairs: Iterator[tuple[pa.Table, pa.Table]], good: Path, bad: Path, bar: Callable[[int], None]
-) -> list[int]:
+) -> tuple[list[int], list[str]]:
     """Write tables with their answers to two files: rows scored, and rows rejected. Return their
-    numbers.
+    numbers, and the names that answers have because the usual ones are columns of the table.
     """
     kind = WRITERS[good.suffix]
+    renamed = list[str]()
     writers: list[pa.parquet.ParquetWriter | pa.csv.CSVWriter] = []
     rows = [0, 0]
     with ExitStack() as open_files:
@@ -77,13 +50,14 @@ def write(
             if not writers:
                 both = zip((good, bad), tables, strict=True)
                 writers = [open_files.enter_context(kind(path, part.schema)) for path, part in both]
+                renamed = [name for name in answered.column_names if name.endswith(OTHERWISE)]
             for number, (writer, part) in enumerate(zip(writers, tables, strict=True)):
                 writer.write_table(part)
                 rows[number] += part.num_rows
             bar(table.num_rows)
     checkpoints.settle(good)
     checkpoints.settle(bad)
-    return rows
+    return rows, renamed
 
 
 class Scored(NamedTuple):
@@ -137,21 +111,27 @@ def score_file(
         task = bar.add_task(name, total=total)
         tables = batches(source, bundle.schema.missing, path)
         try:
-            with closing(ahead(tables, scoring(job, scorer, bundle))) as pairs:
-                rows = write(pairs, good, bad, lambda rows: bar.advance(task, rows))
+            with closing(ahead(enumerate(tables), scoring(job, scorer, bundle))) as pairs:
+                rows, renamed = write(pairs, good, bad, lambda rows: bar.advance(task, rows))
         except (pa.ArrowException, UnicodeDecodeError) as error:
             what = f"cannot be scored to a {job.suffix} file: {first_line(error)}"
             raise Failure(f"{format_source(source)} {what}") from None
+        if renamed:
+            what = f"{name}: the table has the usual names of answers, which are in"
+            bar.console.print(what, ", ".join(map(repr, renamed)), markup=False, soft_wrap=True)
         files.write_json(counted, rows)
         for part in job.parts:
             part.unlink()
     return Scored(rows, good, bad)
 
 
-def scoring(job: Job, scorer: Scorer, bundle: Bundle) -> Callable[[int, pa.Table], pa.Table]:
-    """Return the function that scores a part, or reads its checkpoint."""
+def scoring(
+    job: Job, scorer: Scorer, bundle: Bundle
+) -> Callable[[tuple[int, pa.Table]], tuple[pa.Table, pa.Table]]:
+    """Return the function that scores a numbered part, or reads its checkpoint."""
 
-    def work(number: int, table: pa.Table) -> pa.Table:
+    def work(numbered: tuple[int, pa.Table]) -> tuple[pa.Table, pa.Table]:
+        number, table = numbered
         part = job.path(f"-{number}.arrow")
         if (answered := checkpoints.read(part, len(table))) is None:
             try:
@@ -159,7 +139,7 @@ def scoring(job: Job, scorer: Scorer, bundle: Bundle) -> Callable[[int, pa.Table
             except Failure as failure:
                 raise Failure(f"{format_source(job.source)}: {failure}") from None
             checkpoints.write(part, answered)
-        return answered
+        return table, answered
 
     return work
 
@@ -194,11 +174,12 @@ def score(source: str, target: str | Path) -> Outcome:
         }
         rejected = {name: result.rejected for name, result in made.items()}
         scored = {name: result.scored for name, result in made.items()}
-        # The rejects first: where the predictions are, they are too.
-        for paths, there in ((rejected, rejects), (scored, target)):
+        good, bad = (sum(result.rows[number] for result in made.values()) for number in (0, 1))
+        # The rejects first: where the predictions are, they are too. Nothing replaces a good output
+        # if no row was scored.
+        for paths, there in ((rejected, rejects), (scored, target))[: 2 if good else 1]:
             if found is None:
                 storage.publish_file(paths[place.name], there)
             else:
                 storage.publish_folder(paths, there)
-    good, bad = (sum(result.rows[number] for result in made.values()) for number in (0, 1))
     return Outcome(good, bad, rejects)

@@ -1,6 +1,7 @@
 """The command line: every verb. Heavy libraries are imported by the verb that needs them."""
 
 import sys
+from io import TextIOWrapper
 
 import typer
 from typer.models import CommandInfo
@@ -25,6 +26,9 @@ from mlops_loop.cli.groups import APP, LOG, PANELS, SCHEMA
 def run(project: Project) -> None:
     """Run the verb that the command line names; the process ends with its exit code."""
     use(project)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name that it cannot show must not end a verb
+            stream.reconfigure(errors="replace")
     app = named(project.name)
     with reported(" ".join(sys.argv[1:2])):  # to the pipeline run whose stage this verb is
         run_verb(lambda: app(prog_name=project.name))

@@ -35,6 +35,7 @@ MEANING = (
     "type",
     "unit",
     "format",
+    "decimal",
     "minimum",
     "maximum",
     "categories",

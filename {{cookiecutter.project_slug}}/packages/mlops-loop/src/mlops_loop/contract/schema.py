@@ -36,7 +36,8 @@ class Column(BaseModel, extra="forbid"):
     derived: bool = False  # whether `derive` in features.py computes it
     description: str = ""
     unit: str | None = None
-    format: str | None = None  # of a timestamp, as strptime takes it; by default ISO 8601
+    format: str | None = None  # of a time: strptime's, `epoch s|ms|us|ns`, `excel`; else ISO 8601
+    decimal: Literal[".", ","] = "."  # of numbers in texts, such as a CSV file has
     minimum: float | None = Field(None, allow_inf_nan=False)
     maximum: float | None = Field(None, allow_inf_nan=False)
     categories: tuple[str, ...] | None = Field(None, min_length=1)

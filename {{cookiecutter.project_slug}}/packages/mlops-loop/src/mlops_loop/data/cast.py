@@ -1,16 +1,22 @@
 """Cast rows to the contract's types, and report for each row what breaks the contract.
 
-The API checks a request with pydantic types made from the same contract
-(serving/request_schema.py); a property-based test holds the two against each other.
+Each rule is an SQL expression on a column, for DuckDB. The API checks a request with pydantic types
+made from the same contract (serving/request_schema.py); a property-based test holds the two against
+each other.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from mlops_loop.base.files import BATCH
 from mlops_loop.contract.schema import Column
+from mlops_loop.data import engine
+from mlops_loop.data.engine import number, text, texts
 
 ARROW = {
     "number": pa.float64(),
@@ -20,47 +26,47 @@ ARROW = {
     "id": pa.string(),
     "timestamp": pa.timestamp("us"),  # UTC where the source names a time zone
 }
-SPELLED = {  # how every text begins that Arrow can read
-    "number": r"^[-+]?(\.?[0-9]|nan|inf)",
-    "integer": r"^[-+]?(\.?[0-9]|nan)",
-    "boolean": r"^[01tf]",
+SQL = {
+    **{"number": "DOUBLE", "integer": "BIGINT", "boolean": "BOOLEAN", "category": "VARCHAR"},
+    **{"id": "VARCHAR", "timestamp": "TIMESTAMP"},
 }
-MISFIT = (
-    ValueError,
-    TypeError,
-    OverflowError,
-    NotImplementedError,
-)  # all that Arrow raises are among them
+# Texts that programs write for a missing value, whatever the column is,
+CERTAIN = (
+    *(r"\N", "<NA>", "NaN", "nan", "NAN", "-nan", "NaT", "NULL", "Null", "null", "(null)"),
+    *("#N/A", "#N/A N/A", "#NA", "#DIV/0!", "#REF!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!"),
+    *("N/A", "n/a", "<null>", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "#BEZUG!", "#NV"),
+)
+# and those that are words or signs of their own in some columns.
+STAND_INS = (*CERTAIN, "NA", "na", "None", "none", "?", "-", "--", "---", ".", "..", "")
+NO_DATES = ("0000-00-00", "0000-00-00 00:00:00")
+SPACES = r"chr(9) || chr(10) || chr(13) || chr(32) || chr(160) || chr(8239) || chr(65279)"
+DECIMAL_COMMA = r"[-+]?(\d{1,3}(\.\d{3})+|\d+)?(,\d+)?([eE][-+]?\d+)?"
+ZONED = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)? ?(Z|[-+]\d\d(:?\d\d)?)"
+SPELLED = r"[-+]?(0|[1-9]\d*)(\.\d*)?"
+ISO = r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?"
+COMPACT = ("%Y%m%d", "%Y%m%dT%H%M%S", "%Y%m%dT%H%M%SZ", "%Y-%m", "%Y/%m/%d", "%Y-%m-%dT%H")
+PLAIN = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")  # a number that is no code, such as 007
+SINCE_1970 = {"epoch s": "1000000", "epoch ms": "1000", "epoch us": "1", "epoch ns": "0.001"}
+EXCEL = "excel"  # days since 1899-12-30
 
 
-def cast(values: pa.Array | pa.ChunkedArray, column: Column) -> pa.Array | pa.ChunkedArray:
-    """Return the values in the contract's type; raises one of MISFIT where a value does not fit.
-
-    A text is read as the number, time or truth value that it spells; a number is never taken for a
-    truth value, or the other way round.
-    """
-    kind = values.type
-    wanted = ARROW[column.type]
+def kind_of(kind: pa.DataType) -> str:
+    """Return what SQL does with a type: text, number, float, boolean, time, nothing or other."""
     if pa.types.is_dictionary(kind):
-        values = values.cast(kind.value_type)
-        kind = kind.value_type
-    if pa.types.is_null(kind) or kind == wanted:
-        return values.cast(wanted)
-    texts = is_text(kind) or wanted == pa.string()
-    if pa.types.is_boolean(kind) != (column.type == "boolean") and not texts:
-        raise pa.ArrowInvalid(f"{kind} where the contract says {column.type}")
-    if column.type == "timestamp":
-        return to_time(values, column)
-    if pa.types.is_floating(kind) and column.type == "integer":
-        values = pc.if_else(pc.is_nan(values), None, values)
-    if is_text(kind) and wanted != pa.string():
-        values = pc.utf8_trim_whitespace(values)
-    if is_text(kind) and column.type == "integer":
-        try:
-            return values.cast(wanted)
-        except pa.ArrowInvalid:
-            return values.cast(pa.float64()).cast(wanted)  # 5.0 is whole too
-    return values.cast(wanted, safe=column.type != "number")  # the largest integers are rounded
+        return kind_of(kind.value_type)
+    kinds = {
+        "nothing": pa.types.is_null,
+        "boolean": pa.types.is_boolean,
+        "float": pa.types.is_floating,
+    }
+    for name, fits in kinds.items():
+        if fits(kind):
+            return name
+    if is_text(kind):
+        return "text"
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return "time"
+    return "number" if pa.types.is_integer(kind) or pa.types.is_decimal(kind) else "other"
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -69,14 +75,229 @@ def is_text(kind: pa.DataType) -> bool:
     )
 
 
-def to_time(values: pa.Array | pa.ChunkedArray, column: Column, errors: str = "raise") -> pa.Array:
-    """Return texts, dates or times as times without a zone: UTC where they name one."""
-    if pa.types.is_date(values.type) or pa.types.is_timestamp(values.type):
-        naive = values.cast(pa.timestamp("us", getattr(values.type, "tz", None)), safe=False)
-        return naive.cast(pa.timestamp("us"))
-    texts = values.cast(pa.string()).to_pandas()
-    times = pd.to_datetime(texts, format=column.format or "ISO8601", utc=True, errors=errors)
-    return pa.array(times.dt.tz_localize(None), pa.timestamp("us"))
+def trimmed(value: str) -> str:
+    return f"trim({value}, {SPACES})"
+
+
+def number_in(value: str, decimal: str = ".") -> str:
+    """Return the number that a text spells; NULL if it spells none, or only to DuckDB: 1_000."""
+    if decimal == ",":
+        point = f"replace(replace({trimmed(value)}, '.', ''), ',', '.')"
+        fits = f"regexp_full_match({trimmed(value)}, {text(DECIMAL_COMMA)})"
+        return f"CASE WHEN {fits} THEN TRY_CAST({point} AS DOUBLE) END"
+    quick = f"TRY_CAST({value} AS DOUBLE)"
+    found = f"coalesce({quick}, TRY_CAST({trimmed(value)} AS DOUBLE))"
+    return f"CASE WHEN contains({value}, '_') OR isnan({quick}) THEN NULL ELSE {found} END"
+
+
+def whole(value: str, double: str) -> str:
+    """Return a value as an integer; NULL if its number, `double`, has decimals."""
+    exact = f"coalesce(TRY_CAST({value} AS BIGINT), TRY_CAST({double} AS BIGINT))"
+    return f"CASE WHEN {double} = floor({double}) THEN {exact} END"
+
+
+def as_text(value: str, kind: str) -> str:
+    """Return a value as a text: 1.0 as 1, like a whole number of another type."""
+    if kind != "float":
+        return f"CAST({value} AS VARCHAR)"
+    short = f"CAST(TRY_CAST({value} AS HUGEINT) AS VARCHAR)"
+    exact = f"{value} = floor({value}) AND abs({value}) < 1e15"
+    return f"CASE WHEN isnan({value}) THEN NULL WHEN {exact} THEN {short} ELSE {value}::VARCHAR END"
+
+
+def time_in(value: str, kind: str, form: str | None) -> str:
+    """Return the time of a value in a format: UTC where it names a zone."""
+    if kind == "time":
+        return f"CAST(TRY_CAST({value} AS TIMESTAMPTZ) AS TIMESTAMP)"
+    if form in SINCE_1970 or form == EXCEL:
+        amount = number_in(value) if kind == "text" else f"TRY_CAST({value} AS DOUBLE)"
+        if form == EXCEL:
+            days = f"to_microseconds(TRY_CAST({amount} * 86400000000 AS BIGINT))"
+            return f"TIMESTAMP '1899-12-30' + {days}"
+        return f"make_timestamp(TRY_CAST({amount} * {SINCE_1970[str(form)]} AS BIGINT))"
+    value = trimmed(as_text(value, kind))
+    if form:
+        found = f"CAST(try_strptime({value}, {text(form)}) AS TIMESTAMP)"
+        # To DuckDB the year 24 is in the first century, and fits %Y.
+        return f"CASE WHEN {found} >= TIMESTAMP '1000-01-01' THEN {found} END"
+    naive = f"regexp_full_match({value}, {text(ISO + 'Z?')})"
+    zoned = f"regexp_full_match({value}, {text(ZONED)})"
+    compact = f"try_strptime({value}, [{', '.join(map(text, COMPACT))}])"
+    return (
+        f"CASE WHEN {naive} THEN TRY_CAST({value} AS TIMESTAMP) "
+        f"WHEN {zoned} THEN CAST(TRY_CAST({value} AS TIMESTAMPTZ) AS TIMESTAMP) "
+        f"ELSE CAST({compact} AS TIMESTAMP) END"
+    )
+
+
+def canonical(value: str) -> str:
+    """Return a number's shortest spelling, such as 1 for 1.0; another text stays as it is."""
+    if not PLAIN.fullmatch(value):
+        return value
+    short = value.rstrip("0").rstrip(".") if "." in value else value
+    return "0" if short == "-0" else short
+
+
+def spelled_alike(value: str, categories: tuple[str, ...] | None) -> str:
+    """Return a text in the contract's spelling, where all categories are numbers or truth values.
+
+    CSV files hold 1, 1.0 or 1.00 for the same class, depending on the program and its gaps.
+    """
+    if not categories:
+        return value
+    if {name.lower() for name in categories} == {"true", "false"} and len(categories) == 2:
+        arms = [f"WHEN {text(name.lower())} THEN {text(name)}" for name in categories]
+        return f"CASE lower({value}) {' '.join(arms)} ELSE {value} END"
+    short = {canonical(name): name for name in categories}
+    if len(short) < len(categories) or not all(PLAIN.fullmatch(name) for name in categories):
+        return value
+    plain = f"regexp_full_match({value}, {text(SPELLED)})"
+    found = f"rtrim(rtrim({value}, '0'), '.')"
+    found = f"ltrim(CASE WHEN contains({value}, '.') THEN {found} ELSE {value} END, '+')"
+    arms = [f"WHEN {text(key)} THEN {text(name)}" for key, name in short.items()]
+    return f"CASE WHEN {plain} THEN CASE {found} {' '.join(arms)} ELSE {value} END ELSE {value} END"
+
+
+def typed(value: str, kind: str, column: Column) -> str:
+    """Return a value in the contract's type; NULL where it is missing or does not fit.
+
+    A text is read as the number, time or truth value that it spells; a number is never taken for a
+    truth value, or the other way round.
+    """
+    if kind == "nothing" or (kind == "other" and column.role != "ignored"):
+        return f"CAST(NULL AS {SQL[column.type]})"
+    if column.type in ("category", "id"):
+        found = as_text(value, kind)
+        found = spelled_alike(found, column.categories)
+        return without_stand_ins(found, column) if kind == "text" else found
+    if column.type == "timestamp":
+        return time_in(value, kind, column.format)
+    if column.type == "boolean":
+        if kind == "text":
+            arms = "WHEN 'true' THEN true WHEN '1' THEN true WHEN 'false' THEN false WHEN '0' "
+            return f"CASE lower({trimmed(value)}) {arms} THEN false END"
+        return value if kind == "boolean" else "CAST(NULL AS BOOLEAN)"
+    if kind in ("boolean", "time"):
+        return f"CAST(NULL AS {SQL[column.type]})"
+    double = number_in(value, column.decimal) if kind == "text" else f"{value}::DOUBLE"
+    if column.type == "integer":
+        return whole(value if column.decimal == "." else double, double)
+    return f"CASE WHEN isnan({double}) THEN NULL ELSE {double} END" if kind == "float" else double
+
+
+def without_stand_ins(value: str, column: Column) -> str:
+    """Return a text, or NULL where it stands for a missing value: never if it is a category."""
+    if column.type != "category" or column.role == "ignored":
+        return value
+    known = column.categories or ()
+    texts_of = STAND_INS if column.role == "target" else (*CERTAIN, "")
+    stands = [""] if column.allow_unknown else [name for name in texts_of if name not in known]
+    return f"CASE WHEN {value} IN {texts(stands)} THEN NULL ELSE {value} END"
+
+
+def given(value: str, kind: str, column: Column) -> str:
+    """Return whether there is a value where `typed` has none."""
+    if kind == "nothing":
+        return "false"
+    if kind == "float":
+        return f"({value} IS NOT NULL AND NOT isnan({value}))"
+    if kind != "text" or column.type == "id":
+        return f"({value} IS NOT NULL)"
+    stands = STAND_INS + (NO_DATES if column.type == "timestamp" else ())
+    missing = f"coalesce({trimmed(value)} IN {texts(stands)}, true)"
+    return f"(NOT {missing})"
+
+
+def cast_sql(schema: pa.Schema, columns: Mapping[str, Column], also: str = "") -> str:
+    """Return the query for `columns` of `rows` as t0, t1, ...; m0, m1, ...: whether one misfits."""
+    parts = []
+    for place, (name, column) in enumerate(columns.items()):
+        if name not in schema.names:
+            parts += [f"CAST(NULL AS {SQL[column.type]}) AS t{place}", f"false AS m{place}"]
+            continue
+        value = f"c{schema.names.index(name)}"
+        kind = kind_of(schema.field(name).type)
+        found = typed(value, kind, column)
+        parts.append(f"{found} AS t{place}")
+        parts.append(f"(t{place} IS NULL AND {given(value, kind, column)}) AS m{place}")
+    return f"SELECT {', '.join(parts)}{also} FROM rows"
+
+
+def misfits_sql(field: pa.Field, column: Column) -> str:
+    """Return the query for the values of a column, `c0` of `rows`, that are not of its type."""
+    kind = kind_of(field.type)
+    found = f"({typed('c0', kind, column)}) IS NULL AND {given('c0', kind, column)}"
+    return f"SELECT c0 FROM rows WHERE {found}"
+
+
+def rules(place: int, name: str, column: Column) -> Iterator[tuple[str, str]]:
+    """Give what each value must not be, as SQL on t0, t1, ..., and the reason it then gets."""
+    yield f"m{place}", f"{name} is not of type {column.type}"
+    if not column.nullable:
+        yield f"t{place} IS NULL", f"{name} is missing"
+    if column.type in ("number", "integer"):
+        low, high = map(number, column.limits)
+        yield f"t{place} < {low} OR t{place} > {high}", f"{name} is out of range"
+    if column.categories is not None and not column.allow_unknown:
+        known = texts(column.categories)
+        yield f"t{place} NOT IN {known}", f"{name} is not one of the categories"
+
+
+def check_table(table: pa.Table, columns: Mapping[str, Column]) -> tuple[pa.Table, pa.Array]:
+    """Return the columns in their types, and what breaks the contract in each row ("" if nothing).
+
+    Values that do not fit their type come out as missing ones; a column that the table lacks is
+    not among those returned.
+    """
+    arms = []
+    for place, (name, column) in enumerate(columns.items()):
+        if name not in table.column_names:
+            arms.append(f"WHEN true THEN {text(f'{name}: missing')}")
+            continue
+        arms += [f"WHEN {rule} THEN {text(reason)}" for rule, reason in rules(place, name, column)]
+    reason = f"CASE {' '.join(arms)} ELSE '' END" if arms else "''"
+    places = [place for place, name in enumerate(columns) if name in table.column_names]
+    shown = ", ".join([*(f"t{place}" for place in places), f"{reason} AS reason"])
+    found = engine.run(table, f"SELECT {shown} FROM ({cast_sql(table.schema, columns)})")
+    names = [name for name in columns if name in table.column_names]
+    return found.drop_columns(["reason"]).rename_columns(names), found["reason"].combine_chunks()
+
+
+def check_rows(
+    table: pd.DataFrame, columns: Mapping[str, Column]
+) -> tuple[pd.DataFrame, pd.Series]:
+    """Do what `check_table` does for a DataFrame, whose index both have."""
+    present = [name for name in columns if name in table]
+    if not present:
+        reasons = [f"{next(iter(columns))}: missing" if columns else ""] * len(table)
+        return pd.DataFrame(index=table.index), pd.Series(reasons, table.index, dtype=object)
+    arrays = [to_arrow(table[name], columns[name]) for name in present]
+    found, reasons = check_table(pa.table(arrays, present), columns)
+    frame = found.to_pandas().set_axis(table.index)
+    return frame, pd.Series(reasons.to_numpy(zero_copy_only=False), table.index, dtype=object)
+
+
+def to_arrow(values: pd.Series, column: Column) -> pa.Array:
+    """Return a column of pandas; of values of several types each as the text that it spells."""
+    try:
+        return pa.array(values, from_pandas=True)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+        pass
+    return pa.array([spelled(value, column) for value in values], pa.string())
+
+
+def spelled(value: object, column: Column) -> str | None:
+    """Return a value as a text that `typed` reads as it would the value itself."""
+    scalar = isinstance(value, str | int | float | np.generic | None)
+    if scalar and (value is None or value is pd.NaT or value != value):
+        return None
+    truth = isinstance(value, bool | np.bool_)
+    if not scalar or (column.type == "boolean" and not isinstance(value, str) and not truth):
+        return f"no {column.type}"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    readable = str(value).lower() if truth else str(value)
+    return readable.encode("utf-8", "replace").decode()
 
 
 def latest_now() -> pd.Timestamp:
@@ -84,134 +305,46 @@ def latest_now() -> pd.Timestamp:
     return pd.Timestamp.now("UTC").tz_localize(None) + pd.Timedelta(hours=14)
 
 
-def cast_table(
-    table: pa.Table, columns: Mapping[str, Column], as_text: set[str] | None = None
-) -> pa.Table:
-    """Return those of `columns` that the table has, in the contract's types and order.
+class Misfit(Exception):
+    """A column turned out not to fit its type after rows of it had been given."""
 
-    A column that does not fit its type is kept as text, for `validate` to report, and its name is
-    added to `as_text`; a column named there is not tried again.
+
+def cast_tables(
+    tables: Iterator[pa.Table], columns: Mapping[str, Column], as_text: set[str]
+) -> Iterator[pa.Table]:
+    """Give those of `columns` that the tables have, in the contract's types and order, BATCH rows
+    at a time.
+
+    A column that does not fit its type is kept as text, for `validate` to report: raises Misfit
+    once its name is added to `as_text`, for the caller to begin again.
     """
-    as_text = set() if as_text is None else as_text
-    found = {}
-    for name, column in columns.items():
-        if name in table.column_names:
-            values = table.column(name)
-            if name not in as_text:
-                try:
-                    found[name] = cast(values, column)
-                    continue
-                except MISFIT:
-                    as_text.add(name)
-            found[name] = to_text(values)
-    return pa.table(found)
 
-
-def to_text(values: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    try:
-        return values.cast(pa.string())
-    except MISFIT:  # lists and the like
-        return pa.array(
-            [None if value is None else str(value) for value in values.to_pylist()], pa.string()
+    def work(table: pa.Table) -> pa.Table:
+        present = {name: column for name, column in columns.items() if name in table.column_names}
+        if not present:
+            return pa.table({})
+        wanted = {name: LOOSE if name in as_text else column for name, column in present.items()}
+        return engine.run(table, cast_sql(table.schema, wanted)).rename_columns(
+            [part for name in present for part in (name, f"misfits {name}")]
         )
 
-
-def cast_if_valid(table: pa.Table, columns: Mapping[str, Column]) -> pa.Table | None:
-    """Return the columns in their types, or None if any row may break the contract: `check_rows`
-    reports which.
-
-    Quick, because no row is looked at on its own. `table` must have all of `columns`.
-    """
-    typed = {}
-    for name, column in columns.items():
-        try:
-            typed[name] = cast(table.column(name), column)
-        except MISFIT:
-            return None
-        if not is_valid(table.column(name), typed[name], column):
-            return None
-    return pa.table(typed)
-
-
-def is_valid(given: pa.ChunkedArray, typed: pa.Array | pa.ChunkedArray, column: Column) -> bool:
-    """Return whether all values of a column keep the contract, before and after they came into its
-    type.
-    """
-    gaps = [pc.sum(pc.is_null(values, nan_is_null=True)).as_py() or 0 for values in (given, typed)]
-    if gaps[0] != gaps[1] or (gaps[0] and not column.nullable):
-        return False
-    if column.type in ("number", "integer"):
-        low, high = column.limits
-        found = pc.min_max(typed).as_py()
-        return found["min"] is None or bool(low <= found["min"] and found["max"] <= high)
-    if column.categories is not None and not column.allow_unknown:
-        return set(pc.unique(typed).to_pylist()) <= {*column.categories, None}
-    return True
-
-
-def check_rows(
-    table: pd.DataFrame, columns: Mapping[str, Column]
-) -> tuple[pd.DataFrame, pd.Series]:
-    """Return the columns in their types, and what breaks the contract in each row ("" if nothing).
-
-    Values that do not fit their type come out as missing ones.
-    """
-    typed = {}
-    reasons = pd.Series("", index=table.index, dtype=object)
-    for name, column in columns.items():
-        if name not in table:
-            reasons[:] = reasons.where(reasons != "", f"{name}: missing")
-            continue
-        missing = table[name].isna()
-        values = typed[name] = cast_series(table[name], column)
-        wrong = {f"is not of type {column.type}": values.isna() & ~missing}
-        if not column.nullable:
-            wrong["is missing"] = missing
-        if column.type in ("number", "integer"):
-            low, high = column.limits
-            wrong["is out of range"] = (values < low) | (values > high)
-        if column.categories is not None and not column.allow_unknown:
-            wrong["is not one of the categories"] = values.notna() & ~values.isin(column.categories)
-        for reason, rows in wrong.items():
-            if rows.any():
-                reasons = reasons.where((reasons != "") | ~rows, f"{name} {reason}")
-    return pd.DataFrame(typed, index=table.index), reasons
-
-
-def cast_series(values: pd.Series, column: Column) -> pd.Series:
-    """Return the values in the contract's type, missing where one does not fit."""
-    try:
-        array = pa.array(values, from_pandas=True)
-    except MISFIT:  # of several types: each on its own
-        array = pa.concat_arrays([cast_value(value, column) for value in values])
-    else:
-        array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-        if is_text(array.type) and column.type in SPELLED:  # quickly away with what cannot fit
-            trimmed = pc.utf8_trim_whitespace(array)
-            hopeful = pc.match_substring_regex(trimmed, SPELLED[column.type], ignore_case=True)
-            array = pc.if_else(hopeful, array, pa.scalar(None, array.type))
-        array = cast_or_null(array, column)
-    return array.to_pandas().set_axis(values.index)
-
-
-def cast_value(value: object, column: Column) -> pa.Array:
-    try:
-        return cast(pa.array([value], from_pandas=True), column)
-    except MISFIT:
-        return pa.nulls(1, ARROW[column.type])
-
-
-def cast_or_null(values: pa.Array, column: Column) -> pa.Array:
-    """Return the values in the contract's type, null where one does not fit."""
-    try:
-        return cast(values, column)
-    except MISFIT:
-        if is_text(values.type) and column.type == "timestamp":
-            return to_time(values, column, "coerce")
-        if len(values) == 1:
-            return pa.nulls(1, ARROW[column.type])
-    # Halves, until what does not fit is alone: fast where it is rare.
-    half = len(values) // 2
-    return pa.concat_arrays(
-        [cast_or_null(values[:half], column), cast_or_null(values[half:], column)]
+    slices = (
+        table.slice(start, BATCH)
+        for table in tables
+        for start in range(0, max(1, table.num_rows), BATCH)
     )
+    with closing(engine.ahead(slices, work)) as parts:
+        for found in parts:
+            names = found.column_names[::2]
+            misfits = [
+                name
+                for place, name in enumerate(names)
+                if name not in as_text and found.column(2 * place + 1).to_numpy().any()
+            ]
+            if misfits:
+                as_text.update(misfits)
+                raise Misfit
+            yield found.select(range(0, 2 * len(names), 2))
+
+
+LOOSE = Column(role="ignored", type="category")

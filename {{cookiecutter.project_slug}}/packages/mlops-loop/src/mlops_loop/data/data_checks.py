@@ -2,17 +2,21 @@
 
 from collections.abc import Iterable
 from itertools import pairwise
+from math import factorial, lgamma, log
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from mlops_loop.contract.schema import LARGEST
+from mlops_loop.data import engine
 
 SEED = 0
 LEAK_ROWS = 20_000  # half to learn from, half to measure on
+UNLIKELY = 1e4  # one chance in so many is none
 FEWEST = 100  # with fewer rows, a good feature would look like a leak by chance
 KEPT = 1_000  # categories in a profile; the others are counted together
 Hashes = NDArray[np.uint64]  # of rows, shape (rows,)
@@ -31,33 +35,13 @@ class Distribution(BaseModel, frozen=True):
     shares: list[float] = []
 
 
-def hashes(table: pd.DataFrame, names: Iterable[str]) -> Hashes:
+def hashes(table: pa.Table, names: Iterable[str]) -> Hashes:
     """Return a number for each row, shape (rows,) uint64: equal rows have equal ones, nulls
     included.
     """
-    comparable = {str(place): bits(table[name]) for place, name in enumerate(names)}
-    found: Hashes = pd.util.hash_pandas_object(pd.DataFrame(comparable), index=False).to_numpy()
-    return found
-
-
-def bits(values: pd.Series) -> pd.Series:
-    """Return texts as they are and all else as int64, so that 5 and 5.0 are equal.
-
-    A part of a table may hold integers as integers, and another one, with a gap, as floats.
-    """
-    if pd.api.types.is_datetime64_any_dtype(values):
-        return values.astype("datetime64[us]").astype("int64").reset_index(drop=True)
-    if values.dtype == object and pd.api.types.infer_dtype(values, skipna=True) == "boolean":
-        values = values.astype("float64")
-    if not pd.api.types.is_numeric_dtype(values):
-        return values.astype("str").reset_index(drop=True)
-    if pd.api.types.is_integer_dtype(values) and not values.hasnans:
-        return values.astype("int64").reset_index(drop=True)
-    numbers = values.to_numpy("float64", na_value=np.nan)
-    whole = (numbers == np.floor(numbers)) & (np.abs(numbers) < 2**53)
-    return pd.Series(
-        np.where(whole, np.where(whole, numbers, 0).astype("int64"), numbers.view("int64"))
-    )
+    places = [f"c{table.column_names.index(name)}" for name in names]
+    found = engine.run(table, f"SELECT hash({', '.join(places)}) AS h FROM rows")
+    return np.asarray(found["h"].to_numpy(), dtype=np.uint64)
 
 
 def repeated(rows: Hashes) -> NDArray[np.bool_]:
@@ -84,7 +68,41 @@ def leaks(
     score = r_squared if regression else balanced_accuracy
     if len(table) < FEWEST:
         score = same_number if regression else same_class
-    return {name: max(0.0, score(codes(table[name]), truth)) for name in features if name in table}
+    found = {}
+    for name in [name for name in features if name in table]:
+        inputs = codes(table[name])
+        ordered = pd.api.types.is_numeric_dtype(table[name]) and orders(inputs, truth, regression)
+        found[name] = 1.0 if ordered else max(0.0, score(inputs, truth))
+    return found
+
+
+def orders(
+    inputs: NDArray[np.float64], truth: NDArray[np.object_ | np.float64], regression: bool
+) -> bool:
+    """Return whether a number orders the target perfectly, and hardly by chance.
+
+    Then each class has a range of its own, or the target only rises, or falls, with the number. A
+    tree that learns from half of a small table may miss the border.
+    """
+    order = np.lexsort((inputs[:, 0], inputs[:, 1]))
+    numbers = inputs[order, 0]
+    places = truth[order] if regression else pd.factorize(truth[order])[0]
+    counts = np.unique(places, return_counts=True)[1]
+    # How many orders of the target there are, as a logarithm: each as likely by chance.
+    orders_of_all = lgamma(len(places) + 1) - sum(lgamma(count + 1) for count in counts)
+    if orders_of_all < log(UNLIKELY * (2 if regression else factorial(min(len(counts), 20)))):
+        return False
+    if regression:
+        tied = pd.Series(places).groupby(numbers).nunique()
+        return bool(tied.max() == 1) and (is_sorted(places) or is_sorted(-places))
+    borders = np.diff(places) != 0
+    return int(borders.sum()) == len(counts) - 1 and bool(
+        (np.diff(inputs[order], axis=0)[borders] != 0).any(axis=1).all()
+    )
+
+
+def is_sorted(values: NDArray[np.object_ | np.float64]) -> bool:
+    return bool((np.diff(values.astype(np.float64)) >= 0).all())
 
 
 def codes(values: pd.Series) -> NDArray[np.float64]:

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import Column, Schema
@@ -64,6 +66,19 @@ def checked(
         if not reasons.iloc[place]:
             reasons.iloc[place] = f"{name} {reason}"
     return typed.join(to_frame(deriver, typed[good])), reasons
+
+
+def checked_table(
+    typed: pa.Table, reasons: pa.Array, schema: Schema
+) -> tuple[pa.Table, NDArray[np.object_]]:
+    """Do what `checked` does for what `check_table` returns."""
+    broken = reasons.to_numpy(zero_copy_only=False)
+    if not schema.derived:
+        return typed, broken
+    frame, found = checked(typed.to_pandas(), pd.Series(broken, dtype=object), schema)
+    for name in schema.derived:
+        typed = typed.append_column(name, pa.array(frame[name], from_pandas=True))
+    return typed, found.to_numpy()
 
 
 def refuse_impure(table: pd.DataFrame, schema: Schema) -> None:

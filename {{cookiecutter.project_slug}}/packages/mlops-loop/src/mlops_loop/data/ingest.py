@@ -1,6 +1,6 @@
 """Ingest: read the source and keep the columns of the contract, in the window asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,9 +11,9 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import RAW
 from mlops_loop.base.params.ingest import IngestParams, format_source
 from mlops_loop.base.params.params_file import load_params
-from mlops_loop.contract.schema import Schema, load_schema
+from mlops_loop.contract.schema import Column, Schema, load_schema
 from mlops_loop.data import tables
-from mlops_loop.data.cast import cast_table
+from mlops_loop.data.cast import Misfit, cast_tables
 from mlops_loop.data.source.read import batches
 
 
@@ -23,33 +23,41 @@ def read(schema: Schema, params: IngestParams) -> Iterator[pa.Table]:
     yield from reader(schema, params) if reader else batches(params.source, schema.missing)
 
 
-def select(table: pa.Table, schema: Schema, params: IngestParams, as_text: set[str]) -> pa.Table:
-    """Return the contract's columns of the rows in the window.
+def selected(
+    schema: Schema, params: IngestParams, as_text: set[str], columns: Mapping[str, Column]
+) -> Iterator[pa.Table]:
+    """Give columns of the contract, of the rows in the window.
 
     What does not fit the contract - columns that are missing, values of another type, rows without
-    a time - is left for `validate` to report.
+    a time - is left for `validate` to report. Raises Misfit as `cast_tables` does.
     """
-    table = cast_table(table, schema.source, as_text)
     time = schema.timestamp
-    if time is None or time not in table.column_names or time in as_text:
-        return table
-    inside = pc.is_null(table[time])
-    after = pc.greater_equal(table[time], params.start) if params.start else True
-    before = pc.less(table[time], params.end) if params.end else True
-    return table.filter(pc.fill_null(pc.or_(inside, pc.and_(after, before)), True))
+    for table in cast_tables(read(schema, params), columns, as_text):
+        if time is None or time not in table.column_names or time in as_text:
+            yield table
+            continue
+        inside = pc.is_null(table[time])
+        after = pc.greater_equal(table[time], params.start) if params.start else True
+        before = pc.less(table[time], params.end) if params.end else True
+        yield table.filter(pc.fill_null(pc.or_(inside, pc.and_(after, before)), True))
 
 
-class Misfit(Exception):
-    """A column turned out not to fit its type after rows of it had been written."""
-
-
-def selected(schema: Schema, params: IngestParams, as_text: set[str]) -> Iterator[pa.Table]:
-    for number, table in enumerate(read(schema, params)):
-        known = len(as_text)
-        chosen = select(table, schema, params, as_text)
-        if number and len(as_text) > known:
-            raise Misfit
-        yield chosen
+def labels(schema: Schema, params: IngestParams) -> Iterator[pa.Table]:
+    """Give target and timestamp of the rows in the window; raise a Failure if they do not fit."""
+    columns = {name: schema.columns[name] for name in (schema.timestamp, schema.target) if name}
+    as_text: set[str] = set()
+    absent = set[str]()
+    try:
+        for table in selected(schema, params, as_text, columns):
+            absent = set(columns) - set(table.column_names)
+            if absent:
+                break
+            yield table
+    except Misfit:
+        absent = as_text
+    if absent:
+        source = format_source(params.source)
+        raise Failure(f"{source} has no column {min(absent)!r} that fits schema.yaml")
 
 
 def store(schema: Schema, params: IngestParams, path: Path = RAW) -> tuple[int, int]:
@@ -58,7 +66,9 @@ def store(schema: Schema, params: IngestParams, path: Path = RAW) -> tuple[int, 
     while True:
         try:
             with files.writing(path) as tmp_path:
-                rows, columns = tables.write_tables(tmp_path, selected(schema, params, as_text))
+                rows, columns = tables.write_tables(
+                    tmp_path, selected(schema, params, as_text, schema.source)
+                )
                 if not columns:
                     raise Failure(
                         f"{format_source(params.source)} has none of the columns in schema.yaml"

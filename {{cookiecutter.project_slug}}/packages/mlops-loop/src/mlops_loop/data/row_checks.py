@@ -8,17 +8,19 @@ import great_expectations as gx
 import great_expectations.expectations as gxe
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import track
 
 from mlops_loop.base.files import RAW
 from mlops_loop.contract.schema import LARGEST, Column, Schema
-from mlops_loop.data import data_checks
-from mlops_loop.data.cast import check_rows, latest_now
+from mlops_loop.data import data_checks, engine
+from mlops_loop.data.cast import check_table, latest_now, misfits_sql
 from mlops_loop.data.check import EXAMPLES, Check, record
 from mlops_loop.data.data_checks import Hashes
-from mlops_loop.data.derived import checked
+from mlops_loop.data.derived import checked_table
 
 CHUNK = 500_000  # rows that are checked at a time,
 CELLS = 10_000_000  # or as many as hold so many values
@@ -52,7 +54,7 @@ def expectations(schema: Schema, present: list[str]) -> list[gxe.Expectation]:
     return rules
 
 
-def chunks() -> Iterator[pd.DataFrame]:
+def chunks() -> Iterator[pa.Table]:
     """Give the rows of data/raw.parquet, some at a time."""
     file = pq.ParquetFile(RAW)
     rows = min(CHUNK, CELLS // file.metadata.num_columns)
@@ -60,9 +62,9 @@ def chunks() -> Iterator[pd.DataFrame]:
     hidden = count < 2 or not sys.stderr.isatty()
     console = Console(stderr=True)
     for batch in track(file.iter_batches(rows), "rows", count, console=console, disable=hidden):
-        yield batch.to_pandas()
+        yield pa.table(batch)
     if not count:
-        yield file.schema_arrow.empty_table().to_pandas()
+        yield file.schema_arrow.empty_table()
 
 
 class Arguments(TypedDict, total=False):
@@ -112,13 +114,17 @@ def as_check(outcome: Outcome, rows: int) -> Check:
     return record(given["column"], rule, failed, rows, examples, expected=expected, allowed=allowed)
 
 
-def check_type(name: str, column: Column, given: pd.Series, typed: pd.Series) -> Check:
+def check_type(name: str, column: Column, given: pa.Table, typed: pa.Table) -> Check:
     """Return the check that all values are of the contract's type."""
-    wrong = given[typed.isna() & given.notna()]
+    rows = len(given)
+    kind = given.schema.field(name).type
     rule = f"column values to be of type {column.type}"
-    examples = wrong.unique()[:EXAMPLES]
     allowed = round(1 - column.mostly, 9)
-    return record(name, rule, len(wrong), len(given), examples, allowed=allowed)
+    if typed[name].null_count == given[name].null_count and not pa.types.is_floating(kind):
+        return record(name, rule, 0, rows, allowed=allowed)
+    wrong = engine.run(given.select([name]), misfits_sql(given.schema.field(name), column))
+    examples = wrong["c0"].unique().slice(0, EXAMPLES).to_pylist()
+    return record(name, rule, len(wrong), rows, examples, allowed=allowed)
 
 
 class Suite:
@@ -144,9 +150,11 @@ def scan(schema: Schema, present: list[str]) -> tuple[list[Check], dict[str, Has
     hashes: dict[str, list[Hashes]] = {key: [] for key in keys}
     sums: dict[tuple[str, str], Check] = {}
     for given in chunks():
-        typed, reasons = check_rows(given, schema.source)
-        broken = int((reasons != "").sum())  # rows from which nothing is derived
-        typed, _ = checked(typed, reasons, schema)
+        typed, reasons = check_table(given, schema.source)
+        broken = (
+            pc.sum(pc.not_equal(reasons, "")).as_py() or 0
+        )  # rows from which nothing is derived
+        typed, _ = checked_table(typed, reasons, schema)
         for found in chunk_checks(schema, present, suite, given, typed, broken):
             place = (found.column, found.rule)
             sums[place] = sums[place].plus(found) if place in sums else found
@@ -159,17 +167,17 @@ def chunk_checks(
     schema: Schema,
     present: list[str],
     suite: Suite,
-    given: pd.DataFrame,
-    typed: pd.DataFrame,
+    given: pa.Table,
+    typed: pa.Table,
     broken: int,
 ) -> Iterator[Check]:
     """Give the checks of some rows; a value of another type is not counted as a missing one too."""
     types = {
-        name: check_type(name, schema.used[name], given[name], typed[name])
+        name: check_type(name, schema.used[name], given, typed)
         for name in present
-        if name in given
+        if name in given.column_names
     }
-    for found in suite.checks(typed):
+    for found in suite.checks(typed.to_pandas()):
         if found.rule == NOT_NULL:  # as which a misfit comes out of `check_rows`
             misfits = types.get(found.column)
             yield found.less(misfits.failed_rows if misfits else broken)

@@ -18,8 +18,8 @@ from mlops_loop.base.files import RAW, TEST, TRAIN, VALIDATION
 from mlops_loop.base.params.params_file import load_params
 from mlops_loop.base.params.split import SplitParams
 from mlops_loop.contract.schema import Schema, load_schema
-from mlops_loop.data.cast import cast_series, cast_table, check_rows
-from mlops_loop.data.derived import checked
+from mlops_loop.data.cast import ARROW, check_table
+from mlops_loop.data.derived import checked_table
 
 SPLITS = {"training": TRAIN, "validation": VALIDATION, "test": TEST}
 Places = NDArray[np.int8]  # in SPLITS, of each row
@@ -38,8 +38,9 @@ def assign(schema: Schema, params: SplitParams) -> Places:
     name = schema.timestamp or schema.target
     if name not in pq.read_schema(RAW).names:
         raise Failure(f"{RAW} lacks the column {name!r}: run `uv run dvc repro`")
-    values = cast_series(pq.ParquetFile(RAW).read([name])[name].to_pandas(), schema.columns[name])
-    return split_rows(values, schema, params)
+    given = pq.ParquetFile(RAW).read([name])
+    typed, _ = check_table(given, {name: schema.columns[name]})
+    return split_rows(typed[name].to_pandas(), schema, params)
 
 
 def split_rows(values: pd.Series, schema: Schema, params: SplitParams) -> Places:
@@ -107,17 +108,15 @@ def check(counts: list[Counter[str]], schema: Schema) -> None:
             raise Failure(f"{seen}{' and not two classes' if schema.classes else ''}: {HINT}")
 
 
-def kept(batch: pa.RecordBatch, schema: Schema) -> tuple[NDArray[np.bool_], pd.DataFrame]:
+def kept(batch: pa.RecordBatch, schema: Schema) -> tuple[NDArray[np.bool_], pa.Table]:
     """Return which rows keep the contract and have target and time, and the rows with what is
     derived.
 
     Booleans, shape (rows,), and a table in the contract's types.
     """
     needed = [name for name in (schema.target, schema.timestamp) if name]
-    typed, reasons = checked(*check_rows(batch.to_pandas(), schema.source), schema)
-    good: NDArray[np.bool_] = (
-        (reasons == "") & typed[needed].notna().all(axis="columns")
-    ).to_numpy()
+    typed, reasons = checked_table(*check_table(pa.table(batch), schema.source), schema)
+    good = (reasons == "") & ~np.any([typed[name].is_null() for name in needed], axis=0)
     return good, typed
 
 
@@ -132,15 +131,16 @@ def split(schema: Schema, params: SplitParams) -> tuple[list[int], int]:
     start = 0
     with ExitStack() as stack:
         paths = [stack.enter_context(files.writing(path)) for path in SPLITS.values()]
-        empty = pq.read_schema(RAW).empty_table()
-        shape = cast_table(beside(empty, empty.to_pandas(), schema), schema.used).schema
+        shape = pa.schema([(name, ARROW[column.type]) for name, column in schema.used.items()])
         writers = [stack.enter_context(pq.ParquetWriter(path, shape)) for path in paths]
         for batch in pq.ParquetFile(RAW).iter_batches(files.BATCH):
             good, typed = kept(batch, schema)
-            table = beside(pa.table(batch), typed, schema)
+            if absent := [name for name in shape.names if name not in typed.column_names]:
+                raise Failure(f"{RAW} lacks the column {absent[0]!r}: run `uv run dvc repro`")
+            table = typed.select(shape.names).cast(shape)
             inside = splits[start : start + len(batch)]
             for number, writer in enumerate(writers):
-                part = cast_table(table.filter(pa.array(good & (inside == number))), schema.used)
+                part = table.filter(pa.array(good & (inside == number)))
                 if part.num_rows:
                     writer.write_table(part, row_group_size=files.BATCH)
                     labels = (
@@ -150,13 +150,6 @@ def split(schema: Schema, params: SplitParams) -> tuple[list[int], int]:
             start += len(batch)
         check(counts, schema)
     return [count.total() for count in counts], start - sum(count.total() for count in counts)
-
-
-def beside(table: pa.Table, typed: pd.DataFrame, schema: Schema) -> pa.Table:
-    """Return the table with the derived columns that `typed` has for its rows."""
-    for name in schema.derived:
-        table = table.append_column(name, pa.array(typed.get(name, []), from_pandas=True))
-    return table
 
 
 def main() -> None:

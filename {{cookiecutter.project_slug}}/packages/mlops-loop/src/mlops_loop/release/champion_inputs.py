@@ -16,7 +16,8 @@ from mlops_loop.base.files import RAW, TEST
 from mlops_loop.base.params.params_file import Params
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.data import split, tables
-from mlops_loop.data.ingest import Misfit, selected
+from mlops_loop.data.cast import Misfit
+from mlops_loop.data.ingest import selected
 
 
 def with_champion_inputs(
@@ -52,7 +53,7 @@ def read_again(lacking: dict[str, Column], schema: Schema, params: Params) -> pd
     as_text = set[str]()
     parts = list[pa.Table]()
     try:
-        for table in selected(wider, params.ingest, as_text):
+        for table in selected(wider, params.ingest, as_text, wider.source):
             if gone := [name for name in kept if name not in table.column_names or name in as_text]:
                 needs = f"the champion predicts from {gone[0]!r}, of type {kept[gone[0]].type}"
                 raise Failure(f"{needs}: put it back into the source until it is not compared")

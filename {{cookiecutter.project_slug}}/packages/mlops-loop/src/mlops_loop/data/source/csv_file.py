@@ -1,91 +1,182 @@
-"""CSV files: guess the delimiter, read all as text, and name the line of a mistake."""
+"""CSV files: find delimiter and header, read all as text by DuckDB, name the line of a mistake."""
 
 import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
-import pyarrow.csv
 
 from mlops_loop.base.errors import Failure
+from mlops_loop.base.files import BATCH
+from mlops_loop.data import engine
 from mlops_loop.data.source.remote import first_line
 from mlops_loop.data.source.rows import BLOCK, MAX_COLUMNS, check_names
 
 HEAD = 1 << 20  # bytes in which a CSV file's header and delimiter are looked for
 DELIMITERS = ",;\t|"
+LINES = 10  # that tell the delimiter
+EXCEL_LINE = re.compile(r'"?sep=(.)"?')
+NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?")
+MISTAKES = {
+    "INVALID ENCODING": "not UTF-8: save the file as UTF-8, as `iconv -f cp1252 -t utf-8` does",
+    "UNQUOTED VALUE": "a quotation mark is not closed, or one is inside a text: correct the line",
+    "LINE SIZE OVER MAXIMUM": "longer than a line may be: is a quotation mark not closed?",
+}
 csv.field_size_limit(BLOCK)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    delimiter: str
+    header: list[str]
+    skipped: int  # lines before the header
 
 
 def read_csv(path: Path, name: str, missing: Sequence[str]) -> Iterator[pa.Table]:
     """Give all columns as texts. A first column without a name, as pandas writes it, is called
-    `index`.
+    `index`; another one is left out if it holds nothing.
     """
-    delimiter, header = dialect(path, name)
-    names = ["index" if header[0] == "" and "index" not in header else header[0], *header[1:]]
-    check_names(names, name)
-    parse = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    convert = pa.csv.ConvertOptions(
-        column_types=dict.fromkeys(header, pa.string()),
-        null_values=list(missing),
-        strings_can_be_null=True,
-    )
+    dialect = find_dialect(path, name)
+    names = named(dialect.header)
+    kept = [place for place, column in enumerate(names) if column]
+    check_names([names[place] for place in kept], name)
+    nameless = [place for place, column in enumerate(names) if not column]
+    with engine.connect(threads=1) as connection:
+        try:
+            reader = connection.sql(scan(path, dialect, missing)).to_arrow_reader(BATCH)
+            for batch in reader:
+                table = pa.Table.from_batches([batch])
+                for place in nameless:
+                    if table.column(place).null_count < len(table):
+                        raise Failure(f"{name}: column {place + 1} has no name: give it one")
+                yield table.select(kept).rename_columns([names[place] for place in kept])
+        except (duckdb.Error, pa.ArrowException) as error:
+            what = f"cannot be read, it may be cut off or broken: {first_line(error)}"
+            if line := other_line_end(path):
+                what = f"line {line:,}: ends in another way than line 1: run `dos2unix` on the file"
+            raise Failure(f"{name}{',' if line else ''} {what}") from None
+        refuse_mistakes(connection, name, dialect)
+
+
+def other_line_end(path: Path) -> int:
+    """Return the first line that ends in LF where line 1 ends in CR LF, or vice versa; 0 if none.
+
+    DuckDB reads such files only if it may also take rows with too many fields.
+    """
     try:
-        with pa.input_stream(path, buffer_size=BLOCK) as stream:
-            for batch in pa.csv.open_csv(
-                stream, pa.csv.ReadOptions(block_size=BLOCK), parse, convert
-            ):
-                yield pa.Table.from_batches([batch]).rename_columns(names)
-    except pa.ArrowInvalid as error:
-        raise mistake(path, name, delimiter, len(header), error) from None
+        with pa.input_stream(path) as stream, io.BufferedReader(stream) as lines:
+            first = next(lines).endswith(b"\r\n")
+            found = (n for n, line in enumerate(lines, 2) if line.endswith(b"\r\n") != first)
+            return next(found, 0)
+    except OSError:
+        return 0
 
 
-def dialect(path: Path, name: str) -> tuple[str, list[str]]:
-    """Return a CSV file's delimiter, with which its first rows have most columns, and its
-    header.
+def named(header: list[str]) -> list[str]:
+    return ["index" if header[0] == "" and "index" not in header else header[0], *header[1:]]
+
+
+def scan(path: Path, dialect: Dialect, missing: Sequence[str]) -> str:
+    """Return the query for all rows of a CSV file: every column as text, c0, c1, ..."""
+    types = ", ".join(f"c{place}: 'VARCHAR'" for place in range(len(dialect.header)))
+    nulls = ", ".join(map(engine.text, dict.fromkeys(["", *missing])))
+    # Files with few columns and long texts are read as well.
+    options = f"max_line_size={BLOCK}, buffer_size={2 * BLOCK}, skip={dialect.skipped}"
+    return (
+        f"SELECT * FROM read_csv({engine.text(glob_free(path))}, auto_detect=false, header=true, "
+        f"delim={engine.text(dialect.delimiter)}, quote='\"', escape='\"', comment='', "
+        f"columns={{{types}}}, nullstr=[{nulls}], {options}, "
+        f"store_rejects=true, rejects_limit=1)"
+    )
+
+
+def glob_free(path: Path) -> str:
+    """Return a path in which DuckDB sees no pattern: [1] would be one."""
+    return re.sub(r"([*?\[])", r"[\1]", str(path))
+
+
+def refuse_mistakes(connection: duckdb.DuckDBPyConnection, name: str, dialect: Dialect) -> None:
+    """Raise Failure for the first row that was left out, as it cannot be read."""
+    asked = "SELECT line, error_type, error_message, csv_line FROM reject_errors ORDER BY line"
+    found = connection.execute(asked).fetchall()
+    if not found:
+        return
+    line, kind, message, content = found[0]
+    what = MISTAKES.get(kind)
+    if what is None:
+        fields = len(next(csv.reader([content or ""], delimiter=dialect.delimiter), []))
+        what = f"{fields} fields, but the header has {len(dialect.header)}: correct the line"
+        if kind not in ("TOO MANY COLUMNS", "MISSING COLUMNS"):
+            what = first_line(ValueError(message))
+    raise Failure(f"{name}, line {line:,}: {what}")
+
+
+def find_dialect(path: Path, name: str) -> Dialect:
+    """Return a CSV file's delimiter, with which its first rows have most columns, and its header.
+
+    DuckDB's own sniffer is not asked: it takes the lines from which all have as many columns as
+    the last for the table, and says nothing of those before.
     """
     with pa.input_stream(path) as stream:
         head = stream.read(HEAD)
     if b"\0" in head:
         raise Failure(f"{name} is not text: is it a CSV file? If so, save it as UTF-8")
     text = head.decode("utf-8-sig", errors="surrogateescape")
-
-    def rows(delimiter: str) -> list[list[str]]:
-        found = [
-            row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row
-        ]
-        return found[:-1][:10] if len(head) == HEAD and len(found) > 1 else found[:10]
-
+    first, _, rest = text.partition("\n")
+    told = EXCEL_LINE.fullmatch(first.strip())
+    text = rest if told else text
+    delimiters = told[1] if told else DELIMITERS
     try:
-        found = {delimiter: rows(delimiter) for delimiter in DELIMITERS}
+        found = {each: rows(text, each, len(head) == HEAD) for each in delimiters}
     except csv.Error as error:
         raise Failure(f"{name} is not a CSV file: {error}") from None
-    if not found[","] or not text.strip():
+    best = max(delimiters, key=lambda each: common(found[each]))
+    if not found[best] or not text.strip():
         raise Failure(f"{name} is empty: a header and rows are needed")
-    best = max(DELIMITERS, key=lambda delimiter: min(map(len, found[delimiter])))
-    if re.search("[\udc80-\udcff]", "".join(found[best][0])):
-        raise Failure(f"{name}, line 1: not UTF-8: save the file as UTF-8")
-    if len(found[best]) == 1 and len(head) < HEAD and len(found[best][0]) <= MAX_COLUMNS:
+    header = found[best][0]
+    if re.search("[\udc80-\udcff]", "".join(header)):
+        raise Failure(f"{name}, line 1: {MISTAKES['INVALID ENCODING']}")
+    if len(found[best]) == 1 and len(head) < HEAD and len(header) <= MAX_COLUMNS:
         raise Failure(f"{name} has no rows: a table with rows is needed")
-    return best, found[best][0]
+    refuse_other_lines(header, found[best][1:], name, 2 if told else 1)
+    blank = len(text) - len(text.lstrip("\r\n"))
+    return Dialect(best, header, bool(told) + text[:blank].count("\n"))
 
 
-def mistake(path: Path, name: str, delimiter: str, columns: int, error: Exception) -> Failure:
-    """Return what is wrong with a CSV file that cannot be parsed, and in which line."""
-    with io.TextIOWrapper(
-        pa.input_stream(path), "utf-8-sig", errors="surrogateescape", newline=""
-    ) as text:
-        reader = csv.reader(text, delimiter=delimiter)
-        try:
-            for row in reader:
-                where = f"{name}, line {reader.line_num:,}"
-                if bad := re.search("[\udc80-\udcff]", "".join(row)):
-                    byte = f"byte 0x{ord(bad[0]) - 0xDC00:x}"
-                    return Failure(f"{where}: {byte} is not UTF-8: save the file as UTF-8")
-                if row and len(row) != columns:
-                    what = f"{len(row)} fields, but the header has {columns}"
-                    return Failure(f"{where}: {what}: correct the line")
-        except csv.Error as wrong:
-            error = wrong
-    return Failure(f"{name} is not a valid CSV file: {first_line(error)}")
+def rows(text: str, delimiter: str, cut: bool) -> list[list[str]]:
+    """Return the first rows of a text, less the last one if it may be cut off."""
+    found = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
+    return found[:-1][:LINES] if cut and len(found) > 1 else found[:LINES]
+
+
+def common(found: list[list[str]]) -> int:
+    """Return how many columns most of the rows have, so that a title's line does not count."""
+    sizes = sorted(map(len, found))
+    return sizes[len(sizes) // 2] if sizes else 0
+
+
+def refuse_other_lines(header: list[str], below: list[list[str]], name: str, line: int) -> None:
+    """Refuse a title above the header, and a table without one."""
+    filled = [cell for cell in header if cell.strip()]
+    if below and len(filled) < 2 < min(map(len, below)):
+        what = f"{len(filled)} name for {common(below)} columns: is it a title above the header?"
+        raise Failure(f"{name}, line {line}: {what} Remove the lines above the header")
+    numbers = [cell for cell in filled if NUMBER.fullmatch(cell.strip())]
+    if len(numbers) * 2 < len(filled) or not numbers or counted(numbers):
+        return
+    what = f"numbers where the columns' names belong, such as {numbers[0]}: put a header above"
+    raise Failure(f"{name}, line {line}: {what}")
+
+
+def counted(numbers: list[str]) -> bool:
+    """Return whether numbers may be names: counted up, as pandas names columns, or years."""
+    if not all(each.isdigit() for each in numbers):
+        return False
+    whole = list(map(int, numbers))
+    steps = {later - earlier for earlier, later in pairwise(whole)}
+    return steps <= {1} or all(1900 <= each <= 2100 for each in whole)

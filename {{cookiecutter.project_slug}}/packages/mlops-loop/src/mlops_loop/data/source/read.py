@@ -65,12 +65,16 @@ def read(source: str, missing: Sequence[str], copy: Path | None) -> Iterator[pa.
             raise Failure(f"{name} is {'a folder: name a file' if found.is_dir() else 'not there'}")
         if not found.stat().st_size:
             raise Failure(f"{name} is empty: a header and rows are needed")
+        before = found.stat()
         try:
             yield from reader(found, name, missing)
         except OSError as error:  # of decompression, mostly
             raise Failure(
                 f"{name} cannot be read, it may be cut off or broken: {first_line(error)}"
             ) from None
+        after = found.stat()
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise Failure(f"{name} changed while it was read: try again when it is written")
 
 
 @contextmanager

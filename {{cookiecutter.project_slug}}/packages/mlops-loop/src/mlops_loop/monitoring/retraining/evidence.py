@@ -7,16 +7,13 @@ from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import JsonValue
 
 from mlops_loop.base import files
 from mlops_loop.base.code_hash import code
-from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import PARAMS, SCHEMA
-from mlops_loop.base.params.ingest import format_source
 from mlops_loop.base.params.params_file import Params
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data import ingest
@@ -97,10 +94,7 @@ def labelled_data(
     window = params.ingest.model_copy(update={"end": until})
     rows = 0
     times: list[datetime] = []
-    as_text: set[str] = set()
-    for table in ingest.read(schema, window):
-        part = ingest.select(table, schema, window, as_text)
-        check_columns(part, schema, as_text, format_source(window.source))
+    for part in ingest.labels(schema, window):
         is_labelled = pc.is_valid(part[schema.target])
         when = part[schema.timestamp]
         when = when.filter(pc.and_(pc.is_valid(when), is_labelled))
@@ -108,13 +102,6 @@ def labelled_data(
         if len(when):
             times += [pc.min(when).as_py(), pc.max(when).as_py()]
     return LabelledData(rows, max(times, default=None), min(times, default=None))
-
-
-def check_columns(table: pa.Table, schema: Schema, as_text: set[str], source: str) -> None:
-    """Raise a Failure if time or target are not there, or do not fit the contract."""
-    for name in (schema.timestamp, schema.target):
-        if name not in table.column_names or name in as_text:
-            raise Failure(f"{source} has no column {name!r} that fits schema.yaml")
 
 
 def decay_alarms(

@@ -4,27 +4,30 @@ import re
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
-import pyarrow as pa
-
 from mlops_loop.contract.schema import LARGEST, Column
-from mlops_loop.data.profile import (
-    FORMATS,
-    WHOLE,
-    ColumnProfile,
-    is_unique,
-    text_counts,
-    time_formats,
-)
+from mlops_loop.data.cast import CERTAIN, PLAIN, canonical, number_in
+from mlops_loop.data.profile import WHOLE, ColumnProfile, Profile, time_formats
 
 MAX_CATEGORIES = 100  # of a text column; of one with more, only the most frequent are named
 FREQUENT = 50  # so many are named,
 SHARE = 0.8  # if they hold this share of the rows
 EMPTY = 0.95  # share of missing values from which on a column is ignored
 NEARLY = 0.98  # share of different texts from which on they are ids
+MOSTLY = 0.5  # share of different whole numbers from which on a name like `order_no` is an id's
+DENSE = 0.1  # share of their range that different whole numbers fill, if they count the rows
 SLACK = 0.1  # of the range, on either side
-ID = re.compile(r"(?i:(^|[\W_])(id|uuid|guid|key|index)$)|[a-z]I[dD]$")
-# As people write numbers: with decimal commas and units.
-NUMERAL = re.compile(r"\s*[-+$€]?\d+([., ]\d+)*\s*[%€$]?")
+FEW = 3  # rows with a text among numbers from which on it is a category of its own, such as 3+
+WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|#")
+ID_WORDS = {"id", "ids", "uuid", "guid", "key", "index", "idx", "rowid", "rownum", "pk", "sk"}
+LAST_WORDS = {"no", "nr", "num", "number", "nummer", "row", "seq", "sequence", "serial", "#"}
+ROW = re.compile(
+    r"(?i)(unnamed: ?\d+|column ?1|x|#|level_\d+|__index_level_\d+__|index|\.\.\.1|v1)"
+)
+TIME_WORDS = {
+    *("date", "time", "day", "datum", "zeit", "tag", "when", "timestamp", "ts", "at", "on", "dt"),
+    *("datetime", "fecha", "epoch", "created", "updated", "modified"),
+}
+YEAR_WORDS = {"year", "yr", "jahr", "annee", "ano"}
 
 
 @dataclass(frozen=True)
@@ -33,72 +36,204 @@ class Proposal:
 
     column: Column
     reason: str
+    loud: bool = False  # whether the user must look at it: it might have been a feature
 
     def with_keys(self, reason: str, **keys: object) -> "Proposal":
         """Return the proposal with other keys of the column, and another reason."""
-        return Proposal(self.column.model_copy(update=keys), reason)
+        return Proposal(self.column.model_copy(update=keys), reason, self.loud)
 
 
-def ignored(kind: str, reason: str) -> Proposal:
-    return Proposal(Column.model_validate({"type": kind, "role": "ignored"}), reason)
+def ignored(kind: str, reason: str, loud: bool = False) -> Proposal:
+    return Proposal(Column.model_validate({"type": kind, "role": "ignored"}), reason, loud)
 
 
 def used(reason: str, **keys: object) -> Proposal:
     return Proposal(Column.model_validate(keys), reason)
 
 
-def propose(name: str, seen: ColumnProfile, sample: pa.ChunkedArray) -> Proposal:
+def propose(seen: ColumnProfile, profile: Profile) -> Proposal:
     """Return the proposal for a column that is neither target nor timestamp."""
     empty = 1 - seen.filled / seen.rows
     if empty >= EMPTY:
         share = "no values" if empty == 1 else f"{empty:.1%} of the values are missing"
         return ignored("category", share)
     if seen.kind == "other":
-        return ignored("category", f"values of type {sample.type} are not supported")
+        return ignored("category", f"values of type {seen.type} are not supported")
     if seen.kind == "time":
-        return time(name)
-    different = None if seen.more else seen.counts.num_rows
-    if different == 1 and not empty:
-        return ignored("category", f"always {next(iter(text_counts(seen)))}")
-    found = propose_number(name, seen) if seen.number else propose_text(name, seen, sample)
-    if empty and found.column.role == "feature":
+        return time(seen.name)
+    if seen.different == 1 and not empty and seen.counts:
+        return ignored("category", f"always {next(iter(seen.counts))}")
+    found = propose_by_values(seen, profile)
+    if found.column.role != "ignored" and gaps(seen, found.column.type):
         return found.with_keys(found.reason, nullable=True)
     return found
 
 
-def time(name: str) -> Proposal:
-    return ignored("timestamp", f"a time: to split by it, give --timestamp {name!r}")
+def gaps(seen: ColumnProfile, kind: str) -> int:
+    """Return how many values are missing: in texts fewer signs stand for that than in numbers."""
+    missing = seen.rows - seen.filled
+    if kind not in ("category", "id"):
+        return missing
+    doubtful = [n for value, n in seen.stand_ins.items() if value.strip() not in CERTAIN]
+    return missing - sum(doubtful)
 
 
-def propose_number(name: str, seen: ColumnProfile) -> Proposal:
+def propose_by_values(seen: ColumnProfile, profile: Profile) -> Proposal:
+    if seen.number:
+        return propose_number(seen, profile)
+    if seen.comma:
+        return propose_comma(seen, profile)
+    if wrong := misspelt(seen):
+        return ignored("category", wrong, loud=True)
+    return propose_text(seen, profile)
+
+
+def time(name: str, written: str = "") -> Proposal:
+    reason = f"a time{written}: to split by it, give --timestamp {name!r}"
+    return ignored("timestamp", reason)
+
+
+def words(name: str) -> list[str]:
+    """Return the words of a name: `order_no`, `orderNo` and `Order No.` have the same."""
+    return [word.lower() for word in WORDS.findall(name)]
+
+
+def propose_number(seen: ColumnProfile, profile: Profile) -> Proposal:
     kind = "integer" if seen.whole else "number"
     largest = max(-seen.low, seen.high)
-    if seen.whole and is_unique(seen) and (ID.search(name) or is_sequence(seen)):
-        reason = "different in each row, and in its name or its order an id"
-        return used(reason, type=kind, role="id")
+    form = numbered_time(seen, profile) if seen.whole and not called_id(seen.name) else ""
+    if form:
+        return time(seen.name, f", written as {form}")
+    if seen.whole and (why := is_id(seen)):
+        big = {"type": "id"} if largest > WHOLE else {"type": kind}
+        return used(why, role="id", **big)
+    if seen.is_index and seen.unique:
+        return used("the file calls it the index of its rows", type=kind, role="id")
     if largest > LARGEST:
         return ignored(kind, f"values as large as {largest:.1e} are beyond float32")
+    if seen.whole and seen.kind == "number" and largest > WHOLE:
+        return ignored("category", "whole numbers beyond 2^53 are codes, and these repeat")
     reason = f"seen: {seen.low:.8g} to {seen.high:.8g}"
-    return used(reason, type=kind, **limits(seen.low, seen.high, seen.whole))
+    found = limits(seen.low, seen.high, seen.whole)
+    if (
+        seen.whole
+        and YEAR_WORDS.intersection(words(seen.name))
+        and 1900 <= seen.low <= seen.high <= 2100
+    ):
+        return used(f"{reason}; a year grows: no maximum", type=kind, minimum=found["minimum"])
+    return used(reason, type=kind, **found)
 
 
-def is_sequence(seen: ColumnProfile) -> bool:
-    return seen.high - seen.low == seen.rows - 1
+def called_id(name: str) -> bool:
+    named = words(name)
+    by_word = ID_WORDS.intersection(named) or LAST_WORDS.intersection(named[-1:])
+    return bool(by_word or ROW.fullmatch(name.strip()))
 
 
-def propose_text(name: str, seen: ColumnProfile, sample: pa.ChunkedArray) -> Proposal:
-    counts = text_counts(seen)
-    values = sample.drop_null()
-    if {text.casefold() for text in counts} == {"true", "false"}:
+def is_id(seen: ColumnProfile) -> str:
+    """Return why whole numbers tell which row it is, and not what it is like; "" if they do not."""
+    spread = seen.high - seen.low + 1
+    largest = max(-seen.low, seen.high)
+    if largest > WHOLE and (seen.kind == "number" or spread < largest):
+        differ = "different in each row" if seen.unique else "mostly different"
+        return f"whole numbers beyond 2^53, {differ}" if seen.different > seen.rows / 2 else ""
+    if ROW.fullmatch(seen.name.strip()) and seen.unique:
+        return "different in each row, and called as programs call a row's number"
+    if seen.is_index and seen.unique:
+        return "the file calls it the index of its rows"
+    if called_id(seen.name) and (seen.unique or seen.different > MOSTLY * seen.filled > 50):
+        return (
+            "different in each row, and an id by its name" if seen.unique else "an id by its name"
+        )
+    if seen.unique and seen.rows >= DENSE * spread:
+        return "different in each row, as if they count the rows"
+    return ""
+
+
+def numbered_time(seen: ColumnProfile, profile: Profile) -> str:
+    """Return the format of times that are written as whole numbers; "" if these are none."""
+    called = TIME_WORDS.intersection(words(seen.name))
+    near = seen.high <= 1.5 * seen.low
+    for form in filter(None, time_formats(profile, seen)):
+        if form in ("excel", "%Y%m") and not (called or "month" in words(seen.name)):
+            continue
+        if called or (seen.different >= 5 and (near or form.startswith("%"))):
+            return form
+    return ""
+
+
+def propose_comma(seen: ColumnProfile, profile: Profile) -> Proposal:
+    low, high = comma_range(seen, profile)
+    reason = f"written with a decimal comma; seen: {low:.8g} to {high:.8g}"
+    return used(reason, type="number", decimal=",", **limits(low, high, False))
+
+
+def comma_range(seen: ColumnProfile, profile: Profile) -> tuple[float, float]:
+    found = number_in(f"c{seen.place}", ",")
+    (row,) = profile.query(
+        f"SELECT min({found}) AS low, max({found}) AS high FROM rows"
+    ).to_pylist()
+    return row["low"], row["high"]
+
+
+def misspelt(seen: ColumnProfile) -> str:
+    """Return what is to be corrected in a column of numbers that are not all plain; "" else.
+
+    Texts that come often among few numbers are categories: 0, 1, 2, 3+.
+    """
+    found = seen.spelling
+    like_numbers = seen.numbers + found.numerals
+    if (
+        seen.kind != "text"
+        or seen.number
+        or seen.coded
+        or not like_numbers
+        or like_numbers < SHARE * seen.filled
+    ):
+        return ""
+    odd = []
+    if found.numerals:
+        how = "with thousands separators" if found.commas == seen.filled else "like"
+        odd.append(
+            f"{found.numerals:,} written {how} {found.numeral!r} (row {found.numeral_row:,})"
+        )
+    if found.others:
+        if not found.numerals and found.others >= FEW * found.kinds and seen.different <= 30:
+            return ""
+        odd.append(f"{found.others:,} like {found.other!r} (row {found.other_row:,})")
+    mend = "write them like 1234.5, leave missing ones empty, and infer again"
+    return f"numbers, but for {' and '.join(odd)}: {mend}"
+
+
+def categories_of(seen: ColumnProfile) -> dict[str, int]:
+    """Return the categories of a column with their counts: numbers and truth values in one
+    spelling, without what programs write for a missing value.
+    """
+    counts = {name: n for name, n in seen.counts.items() if name.strip() not in CERTAIN}
+    lowered = {name.lower() for name in counts}
+    if all(PLAIN.fullmatch(name) for name in counts):
+        spelled = {name: canonical(name) for name in counts}
+    elif lowered <= {"true", "false"}:
+        spelled = {name: name.lower() for name in counts}
+    else:
+        return counts
+    found: dict[str, int] = {}
+    for name, count in counts.items():
+        found[spelled[name]] = found.get(spelled[name], 0) + count
+    return dict(sorted(found.items()))
+
+
+def propose_text(seen: ColumnProfile, profile: Profile) -> Proposal:
+    counts = categories_of(seen)
+    if {name.lower() for name in counts if name not in seen.stand_ins} == {"true", "false"}:
         return used("true and false", type="boolean")
-    if time_formats(values.unique(), FORMATS):
-        return time(name)
-    if is_unique(seen):
+    if any(re.search("[0-9]", name) for name in list(counts)[:5]) and time_formats(profile, seen):
+        return time(seen.name)
+    if seen.unique:
         return used("different in each row", type="id", role="id")
-    if len(values.unique()) >= NEARLY * len(values):
-        nullable = {"nullable": True} if seen.filled < seen.rows else {}
-        return used("different in nearly all rows", type="id", role="id", **nullable)
-    if len(counts) <= MAX_CATEGORIES:
+    if seen.different >= NEARLY * seen.filled:
+        return used("different in nearly all rows", type="id", role="id")
+    if len(counts) <= MAX_CATEGORIES and not seen.more:
         reason = f"{len(counts)} different texts" + ", like 007" * seen.coded
         return used(reason, type="category", categories=list(counts))
     return propose_frequent(seen, counts)
@@ -106,20 +241,16 @@ def propose_text(name: str, seen: ColumnProfile, sample: pa.ChunkedArray) -> Pro
 
 def propose_frequent(seen: ColumnProfile, counts: dict[str, int]) -> Proposal:
     """Return the proposal for many texts: the most frequent ones, if they hold most rows."""
-    frequent = sorted(counts, key=lambda text: -counts[text])[:FREQUENT]
-    share = sum(counts[text] for text in frequent) / seen.rows
+    frequent = sorted(counts, key=lambda name: -counts[name])[:FREQUENT]
+    share = sum(counts[name] for name in frequent) / seen.rows
     reason = f"{number_of(seen)} different texts, {FREQUENT} of which hold {share:.0%} of the rows"
-    numbers = sum(bool(NUMERAL.fullmatch(text)) for text in counts)
-    if numbers >= SHARE * len(counts):
-        reason += ": mostly numbers. Normalise to 1234.5; leave missing cells empty"
-        return ignored("category", reason)
     if share < SHARE:
         return ignored("category", f"{reason}: too many to learn from; group them at the source")
     return used(reason, type="category", categories=sorted(frequent), allow_unknown=True)
 
 
 def number_of(seen: ColumnProfile) -> str:
-    return f"{'over ' * seen.more}{seen.counts.num_rows:,}"
+    return f"{'about ' * (seen.more and seen.number)}{seen.different:,}"
 
 
 def limits(low: float, high: float, whole: bool) -> dict[str, float]:

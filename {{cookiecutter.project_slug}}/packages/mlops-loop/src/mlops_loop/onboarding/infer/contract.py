@@ -35,7 +35,6 @@ def as_yaml(proposal: TableProposal, source: str, shares: Shares | None, head: s
     about |= {"timestamp": proposal.timestamp} if proposal.timestamp else {}
     about |= {"unique": proposal.unique} if proposal.unique else {}
     about |= {"min_rows": proposal.min_rows}
-    about |= {"missing": proposal.missing} if proposal.missing != [""] else {}
     if proposal.max_leakage != MAX_LEAKAGE:
         about["max_leakage"] = proposal.max_leakage
     if shares:

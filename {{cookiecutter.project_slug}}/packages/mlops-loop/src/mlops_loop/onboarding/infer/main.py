@@ -1,11 +1,12 @@
 """`schema infer`: read a table once, propose its contract, and adapt the project to it."""
 
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 from rich.console import Console
+from rich.status import Status
 
 from mlops_loop.base import files
 from mlops_loop.base.config import parse_yaml
@@ -17,8 +18,9 @@ from mlops_loop.base.project import current_project
 from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import Schema
 from mlops_loop.contract.task import Task
-from mlops_loop.data.profile import TableProfile, profile_table
-from mlops_loop.data.source.read import batches, local
+from mlops_loop.data.profile import profiled
+from mlops_loop.data.source.parquet import index_columns
+from mlops_loop.data.source.read import batches
 from mlops_loop.onboarding import git
 from mlops_loop.onboarding.infer.adapt import new_behaviour, new_params, new_pipeline
 from mlops_loop.onboarding.infer.contract import as_yaml, present_head
@@ -41,16 +43,17 @@ def infer(
     name = format_source(source)
     written_source = as_written(source)
     head = present_head()
-    with local_copy(source) as copy, Console(stderr=True).status("reading") as status:
-        known = TableProfile()
-        for known in profile_table(batches(source, copy=copy), target, timestamp):
-            status.update(f"profiling: {known.rows:,} rows")
+    with (
+        Console(stderr=True).status("reading") as status,
+        profiled(watched(batches(source), status), indices(source)) as known,
+    ):
+        status.update("profiling")
         proposal = propose_table(known, name_of(source), target, timestamp, task)
         schema = parse_yaml(as_yaml(proposal, name, None, head), str(SCHEMA), Schema)
         params = new_params(written_source, schema)
         split_params = parse_yaml(params, str(PARAMS), Params).split
         status.update("looking for repeated rows")
-        shares = measure_shares(batches(source, schema.missing, copy), schema, split_params)
+        shares = measure_shares(known, schema, split_params)
     text = as_yaml(proposal, name, shares, head)
     schema = parse_yaml(text, str(SCHEMA), Schema)
     tests, outcome = new_behaviour(schema)
@@ -64,7 +67,7 @@ def infer(
     removal.carry_out()
     if PYPROJECT in removal.written and not locked():
         removal.by_hand.append("pyproject.toml asks for less than before: run `uv lock`")
-    print_report(open_console(), schema, proposal, known.rows, shares, outcome)
+    print_report(open_console(), schema, proposal, known, shares, outcome)
     print_next(written_source, list(written), removal)
 
 
@@ -79,14 +82,19 @@ def refuse_arguments(source: str | Sql, target: str, timestamp: str | None, forc
         raise Failure(f"{target!r} cannot be both target and timestamp")
 
 
-@contextmanager
-def local_copy(source: str | Sql) -> Iterator[Path | None]:
-    """Give the path of a source that is read twice; None for a query."""
-    if isinstance(source, Sql):
-        yield None
-        return
-    with local(source) as copy:
-        yield copy
+def watched(tables: Iterable[pa.Table], status: Status) -> Iterator[pa.Table]:
+    """Give the tables, and show how many rows were read."""
+    rows = 0
+    for table in tables:
+        rows += table.num_rows
+        status.update(f"reading: {rows:,} rows")
+        yield table
+
+
+def indices(source: str | Sql) -> list[str]:
+    """Return the columns that a file on this disk calls the index of its rows, as pandas does."""
+    is_file = isinstance(source, str) and source.endswith(".parquet") and Path(source).is_file()
+    return index_columns(Path(str(source))) if is_file else []
 
 
 def as_written(source: str | Sql) -> str | Sql:

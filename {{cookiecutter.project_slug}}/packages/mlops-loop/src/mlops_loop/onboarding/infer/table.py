@@ -1,27 +1,26 @@
 """Propose the contract of a whole table, and measure the limits that only the whole table shows."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.params.split import SplitParams
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.contract.task import Task
 from mlops_loop.data import data_checks, split
-from mlops_loop.data.cast import cast_table, check_rows, latest_now
+from mlops_loop.data.cast import cast_sql, latest_now
 from mlops_loop.data.profile import (
+    SAMPLE,
     ColumnProfile,
-    TableProfile,
-    is_unique,
-    missing_texts,
-    set_missing,
+    Profile,
+    require_column,
+    time_formats,
+    unreadable_time,
 )
-from mlops_loop.data.source.rows import plain
 from mlops_loop.onboarding.infer.columns import Proposal, propose
 from mlops_loop.onboarding.infer.target import Target, propose_target
 
@@ -40,7 +39,6 @@ class TableProposal:
     timestamp: str | None
     unique: list[str]
     min_rows: int
-    missing: list[str]
     max_leakage: float
     columns: dict[str, Proposal]
 
@@ -58,19 +56,17 @@ class Shares:
 
 
 def propose_table(
-    known: TableProfile, name: str, target: str, timestamp: str | None, task: Task | None
+    known: Profile, name: str, target: str, timestamp: str | None, task: Task | None
 ) -> TableProposal:
     """Return the contract that a table suggests; raise Failure if no model can learn from it."""
     if known.rows < MIN_ROWS:
         raise Failure(f"too few rows to learn from: {known.rows:,}, of at least {MIN_ROWS}")
-    missing = missing_texts(known.profiles)
-    for seen in known.profiles.values():
-        set_missing(seen, missing)
-    refuse_infinite(known.profiles)
-    found = propose_target(target, known.profiles[target], task)
-    sample = plain(known.sample, missing)
-    columns = propose_columns(known, sample, found, target, timestamp)
-    scores = leakage(sample, columns, target, found.task)
+    for column in filter(None, (target, timestamp)):
+        require_column(column, list(known.columns))
+    refuse_infinite(known.columns)
+    found = propose_target(known, target, task)
+    columns = propose_columns(known, found, target, timestamp)
+    scores = leakage(known, columns, target, found.task)
     for key in [key for key, score in scores.items() if score >= MAX_LEAKAGE]:
         columns[key] = leaking(columns[key].column, scores.pop(key))
     refuse_without_features(columns, target)
@@ -82,40 +78,42 @@ def propose_table(
         task=found.task,
         positive=found.positive,
         timestamp=timestamp,
-        unique=keys_of(columns, known.profiles)[:1],
+        unique=keys_of(columns, known.columns)[:1],
         min_rows=max(1, known.rows // 2),
-        missing=missing,
         max_leakage=max(MAX_LEAKAGE, highest),
         columns=columns,
     )
 
 
 def propose_columns(
-    known: TableProfile, sample: pa.Table, found: Target, target: str, timestamp: str | None
+    known: Profile, found: Target, target: str, timestamp: str | None
 ) -> dict[str, Proposal]:
     """Return a proposal for each column, in the table's order."""
     columns = {}
-    for name, seen in known.profiles.items():
+    for name, seen in known.columns.items():
         if name == target:
             columns[name] = found.proposal
         elif name == timestamp:
-            columns[name] = propose_timestamp(name, known)
+            columns[name] = propose_timestamp(seen, known)
         else:
-            columns[name] = propose(name, seen, sample[name])
+            columns[name] = propose(seen, known)
     return columns
 
 
-def propose_timestamp(name: str, known: TableProfile) -> Proposal:
-    seen = known.profiles[name]
+def propose_timestamp(seen: ColumnProfile, known: Profile) -> Proposal:
     if not seen.filled:
-        raise Failure(f"the timestamp {name!r} is empty")
-    form = None if seen.kind == "time" else known.formats[0]
+        raise Failure(f"the timestamp {seen.name!r} is empty")
+    formats = time_formats(known, seen)
+    if not formats:
+        what = f"cannot be read, for example {unreadable_time(known, seen)}"
+        raise Failure(f"the timestamp {seen.name!r} {what}: write it as 2026-12-31 23:59")
+    form = formats[0]
     keys: dict[str, str | bool] = {"type": "timestamp", "role": "timestamp"}
     reason = "a time" if seen.kind == "time" else "written as in ISO 8601"
     if form:
         keys["format"] = form
         reason = f"written as {form}"
-        others = [other for other in known.formats[1:] if other and sorted(other) == sorted(form)]
+        others = [other for other in formats[1:] if other and sorted(other) == sorted(form)]
         if others:
             reason += f" - or as {others[0]}, which all values have, too: correct `format` if so"
     if lost := seen.rows - seen.filled:
@@ -125,17 +123,21 @@ def propose_timestamp(name: str, known: TableProfile) -> Proposal:
 
 
 def leakage(
-    sample: pa.Table, columns: Mapping[str, Proposal], target: str, task: Task
+    known: Profile, columns: Mapping[str, Proposal], target: str, task: Task
 ) -> dict[str, float]:
-    """Return how well each of the features alone tells the target, on the sample."""
+    """Return how well each of the features alone tells the target, on a sample of the rows."""
     used = {
         name: proposal.column
         for name, proposal in columns.items()
         if proposal.column.role in ("feature", "target")
     }
-    typed, _ = check_rows(cast_table(sample, used).to_pandas(), used)
+    shown = ", ".join(f"t{place}" for place in range(len(used)))
+    part = min(1.0, SAMPLE / known.rows)
+    few = f"SELECT * FROM rows WHERE hash(rowid) % 1000000 < {ceil(part * 1e6)}"
+    rows = cast_sql(known.schema, used).removesuffix("rows") + f"({few})"
+    typed = known.query(f"SELECT {shown} FROM ({rows})").rename_columns(list(used))
     features = [name for name in used if name != target]
-    return data_checks.leaks(typed, features, target, task == "regression")
+    return data_checks.leaks(typed.to_pandas(), features, target, task == "regression")
 
 
 def leaking(column: Column, score: float) -> Proposal:
@@ -155,7 +157,7 @@ def refuse_without_features(columns: Mapping[str, Proposal], target: str) -> Non
 def keys_of(columns: Mapping[str, Proposal], profiles: Mapping[str, ColumnProfile]) -> list[str]:
     """Return the ids whose every value is different."""
     ids = [name for name, proposal in columns.items() if proposal.column.role == "id"]
-    return [name for name in ids if is_unique(profiles[name])]
+    return [name for name in ids if profiles[name].unique]
 
 
 def refuse_infinite(profiles: Mapping[str, ColumnProfile]) -> None:
@@ -165,30 +167,25 @@ def refuse_infinite(profiles: Mapping[str, ColumnProfile]) -> None:
             raise Failure(f"the column {name!r} holds {seen.infinite:,} infinite values: {what}")
 
 
-def measure_shares(tables: Iterable[pa.Table], schema: Schema, params: SplitParams) -> Shares:
+def measure_shares(known: Profile, schema: Schema, params: SplitParams) -> Shares:
     """Return the shares of repeated rows of a whole table.
 
     Raises Failure if a class does not occur in the training window, or a time is in the future.
     """
-    rows: list[data_checks.Hashes] = []
-    learnt: list[data_checks.Hashes] = []
-    needed: list[pd.DataFrame] = []
     by = schema.timestamp or schema.target
-    for table in tables:
-        as_text: set[str] = set()
-        typed = cast_table(table, schema.used, as_text).to_pandas()
-        if as_text:
-            raise Failure(f"the column {min(as_text)!r} changed while it was read: try again")
-        rows.append(data_checks.hashes(typed, schema.used))
-        learnt.append(data_checks.hashes(typed, [*schema.features, schema.target]))
-        needed.append(typed[[*{by, schema.target}]])
-    values = pd.concat(needed, ignore_index=True)
+    names = list(schema.used)
+    learnt = [names.index(name) for name in (*schema.features, schema.target)]
+    every = ", ".join(f"t{place}" for place in range(len(names)))
+    shown = [f"hash({every}) AS h", f"hash({', '.join(f't{place}' for place in learnt)}) AS l"]
+    shown += [f"t{names.index(name)} AS v{n}" for n, name in enumerate((by, schema.target))]
+    found = known.query(f"SELECT {', '.join(shown)} FROM ({cast_sql(known.schema, schema.used)})")
+    values = pd.DataFrame({by: found["v0"].to_pandas(), schema.target: found["v1"].to_pandas()})
     places = split.split_rows(values[by], schema, params)
     refuse_future(values, schema)
     refuse_absent_class(values, places, schema)
-    facts = np.concatenate(learnt)
+    facts = found["l"].to_numpy()
     overlap = np.isin(facts[places == 2], facts[places == 0])
-    repeated = data_checks.repeated(np.concatenate(rows))
+    repeated = data_checks.repeated(found["h"].to_numpy())
     return Shares(float(repeated.mean()), float(overlap.mean()))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -56,7 +57,7 @@ def overlap_of_rows(schema: Schema, limits: LeakageGate) -> GateResult:
 
 def row_hashes(path: Path, names: list[str]) -> NDArray[np.uint64]:
     parts = pq.ParquetFile(path).iter_batches(files.BATCH, columns=names)
-    return np.concatenate([data_checks.hashes(part.to_pandas(), names) for part in parts])
+    return np.concatenate([data_checks.hashes(pa.table(part), names) for part in parts])
 
 
 def telling_features(schema: Schema) -> list[GateResult]:
