@@ -65,8 +65,6 @@ def slices(
     return pd.DataFrame(found or {"column": [], "value": [], "rows": []})
 
 
-
-
 def measure_windows(
     model: Pipeline, windows: Windows, schema: Schema, params: EvaluateParams
 ) -> tuple[dict[str, Metrics], OperatingPoint]:
