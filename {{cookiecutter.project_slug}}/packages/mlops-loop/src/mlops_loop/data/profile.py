@@ -1,8 +1,10 @@
 """Profile every column of a table with DuckDB; `schema infer` decides by it."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
@@ -234,18 +236,19 @@ def with_facts(
         return replace(known, filled=filled)
     stands = f"x IS NULL AND {trimmed('v')} IN {texts((*STAND_INS, *NO_DATES))}"
     is_text = known.kind == "text"
-    coded = f"regexp_matches(v, {text(LEADING_ZERO)})" if is_text else "false"
     asked = (
         "SELECT coalesce(sum(n), 0)::BIGINT AS filled,"
         " coalesce(sum(n) FILTER (x IS NOT NULL), 0)::BIGINT AS numbers,"
         " coalesce(bool_and(x = floor(x)), false) AS whole,"
-        f" coalesce(bool_or(x IS NOT NULL AND {coded}), false) AS coded,"
         " coalesce(sum(n) FILTER (isinf(x)), 0)::BIGINT AS infinite,"
         " coalesce(min(x) FILTER (isfinite(x)), 0) AS low,"
         " coalesce(max(x) FILTER (isfinite(x)), 0) AS high"
         f" FROM (SELECT *, {number} AS x FROM {values})"
     )
     found = replace(known, **connection.sql(asked).to_arrow_table().to_pylist()[0])
+    if is_text and found.whole:
+        codes = f"SELECT coalesce(bool_or(regexp_matches(v, {text(LEADING_ZERO)})), false)"
+        found = replace(found, coded=bool(one(connection, f"{codes} FROM {values}")[0]))
     if found.numbers == found.filled or not is_text:
         return found
     asked = f"SELECT v, sum(n)::BIGINT FROM (SELECT *, {number} AS x FROM {values}) WHERE {stands}"
@@ -304,13 +307,29 @@ def time_formats(profile: Profile, known: ColumnProfile) -> list[str | None]:
     value = f"c{known.place}"
     stands = f"coalesce({trimmed(as_text(value, known.kind))} NOT IN {texts(NO_TIMES)}, false)"
     rows = f"SELECT {value} FROM rows WHERE {stands}"
-    for some in (f"SELECT * FROM ({rows}) LIMIT 50", f"SELECT * FROM ({rows}) LIMIT 5000", rows):
+    shown = trimmed(as_text(value, known.kind))
+    first = profile.connection.execute(f"SELECT {shown} FROM ({rows}) LIMIT 5").fetchall()
+    candidates = [form for form in candidates if all(may_fit(form, text) for (text,) in first)]
+    for some in (f"SELECT * FROM ({rows}) LIMIT 5000", rows):
         if not candidates:
             return []
         fits = [f"bool_and({time_in(value, known.kind, form)} IS NOT NULL)" for form in candidates]
         answer = one(profile.connection, f"SELECT {', '.join(fits)} FROM ({some})")
         candidates = [form for form, fine in zip(candidates, answer, strict=True) if fine]
     return candidates
+
+
+def may_fit(form: str | None, value: str) -> bool:
+    """Return whether a text may be a time in a format; to ask DuckDB of all of them takes long."""
+    if form is None or form.startswith(("epoch", "excel")):
+        return True
+    if "%z" in form.lower():
+        return bool(re.search(r"([A-Za-z]|[-+][0-9]{2}:?[0-9]{0,2})$", value))
+    try:
+        datetime.strptime(value, form)
+    except ValueError:
+        return False
+    return True
 
 
 def within(known: ColumnProfile, ends: tuple[int, int]) -> bool:
