@@ -34,7 +34,8 @@ def outcomes(
         str, typer.Argument(metavar="FILE", help="CSV, Parquet or JSON lines; or a URL")
     ],
 ) -> None:
-    """Record ground truth from the columns prediction_id and value; corrections too."""
+    """Record ground truth from the columns prediction_id and value; exit code 3 if none fits."""
+    from mlops_loop.base.errors import Refusal
     from mlops_loop.batch.ground_truth import record_file, sibling
 
     done = record_file(file)
@@ -46,3 +47,6 @@ def outcomes(
         print(f"{done.unknown:,} for predictions that the log does not hold: {where}")
     if done.rejected:
         print(f"{done.rejected:,} break the contract: {sibling(file, 'rejects')}")
+    refused = done.unknown + done.rejected
+    if refused and not done.recorded + done.repeated + done.corrected:
+        raise Refusal(f"nothing was recorded: none of {refused:,} rows could be")

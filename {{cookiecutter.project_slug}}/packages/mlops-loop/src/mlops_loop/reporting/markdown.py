@@ -4,9 +4,12 @@ GitHub and GitLab draw the charts.
 """
 
 import re
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:  # the way back to a former champion needs no pandas
+    import pandas as pd
 
 
 def plain(text: object) -> str:
@@ -25,7 +28,7 @@ def code(text: object) -> str:
     return " ".join(str(text).split()).replace("`", "'")
 
 
-def table(frame: pd.DataFrame, digits: int = 4) -> str:
+def table(frame: "pd.DataFrame", digits: int = 4) -> str:
     """Return a table as Markdown; fractions are rounded to `digits`."""
     right = [frame[name].map(is_number).all() for name in frame]
     lines = [[plain(name) for name in frame], ["---:" if number else "---" for number in right]]

@@ -3,11 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import pandas as pd
-
 from mlops_loop.base import files
 from mlops_loop.metrics.gate_result import GateResult
-from mlops_loop.reporting.markdown import table
+from mlops_loop.reporting.markdown import plain, text_table
 from mlops_loop.reporting.markdown_page import page
 from mlops_loop.scoring.bundle import CARDS
 from mlops_loop.scoring.promotion import PromotionFacts
@@ -38,9 +36,9 @@ def complete(markdown: str, promotion: PromotionRecord) -> str:
     """Return the card with the gates' results, who promoted it and when, and its lineage."""
     values = promotion.model_dump()
     known = [(name, str(values[key])) for name, key in FACTS.items() if values[key]]
-    parts = [table(pd.DataFrame(known, columns=["what", "value"]))]
+    parts = [text_table(["what", "value"], [[plain(name), plain(value)] for name, value in known])]
     if promotion.gates:
-        parts.append(table(gate_table(promotion.gates)))
+        parts.append(gate_table(promotion.gates))
     before, marker, after = markdown.rpartition(NOT_YET)  # the last one: a contract may quote it
     if not marker:
         before = f"{markdown.rstrip()}\n\n## Promotion\n\n"
@@ -48,18 +46,13 @@ def complete(markdown: str, promotion: PromotionRecord) -> str:
     return before + "\n\n".join(parts) + after
 
 
-def gate_table(results: Iterable[GateResult]) -> pd.DataFrame:
-    rows = [
-        (
-            result.gate,
-            result.measure,
-            "" if result.value is None else f"{result.value:.4g}",
-            result.limit,
-            RESULTS[result.passed],
-        )
-        for result in results
-    ]
-    return pd.DataFrame(rows, columns=["gate", "measure", "value", "limit", "result"])
+def gate_table(results: Iterable[GateResult]) -> str:
+    rows = []
+    for result in results:
+        value = "" if result.value is None else f"{result.value:.4g}"
+        cells = (result.gate, result.measure, value, result.limit, RESULTS[result.passed])
+        rows.append([plain(cell) for cell in cells])
+    return text_table(["gate", "measure", "value", "limit", "result"], rows)
 
 
 def finish(folder: Path, promotion: PromotionRecord) -> dict[str, str]:
