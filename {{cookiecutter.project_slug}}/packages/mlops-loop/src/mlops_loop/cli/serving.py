@@ -19,11 +19,13 @@ def serve(
 ) -> None:
     """Serve the champion's bundle over HTTP; the API's documentation is at /docs."""
     from mlops_loop.base.settings import load_settings
-    from mlops_loop.release.audit import why_no_champion
 
-    if not Path(load_settings().bundle).exists():
-        raise Failure(why_no_champion(load_settings()))
-    if host not in LOOPBACK and not load_settings().asks_for_keys:
+    settings = load_settings()
+    if not Path(settings.bundle).exists():
+        from mlops_loop.release.audit import why_no_champion
+
+        raise Failure(why_no_champion(settings))
+    if host not in LOOPBACK and not settings.asks_for_keys:
         raise Failure(f"API_KEYS must be set to serve on {host}: anyone there could call the model")
     from mlops_loop.serving.server import serve
 

@@ -82,22 +82,15 @@ def newest_champion(settings: Settings) -> Bundle:
     """Return the champion; a shared registry may have a newer one, of another machine."""
     folder = Path(settings.bundle)
     if not folder.exists() or not settings.mlflow_tracking_uri.startswith("sqlite:"):
+        from mlops_loop.release.champion import install_champion  # not for a bundle at hand
+
         try:
-            fetch_champion(settings)
+            install_champion(settings)
         except Failure as failure:
             if not folder.exists():
                 raise
             print(f"the champion in {folder} is taken for the newest: {failure}", file=sys.stderr)
     return open_bundle(folder)
-
-
-def fetch_champion(settings: Settings) -> None:
-    """Install the registry's champion; a monitor with a bundle at hand needs no MLflow."""
-    try:
-        from mlops_loop.release.champion import install_champion
-    except ImportError as error:
-        raise Failure(f"the registry needs {error.name}: `uv sync --group train`") from None
-    install_champion(settings)
 
 
 def summarize(

@@ -1,11 +1,11 @@
 """What a promotion adds to the card: version, gates, who promoted it and when."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mlops_loop.base import files
 from mlops_loop.metrics.gate_result import GateResult
-from mlops_loop.reporting.markdown import plain, text_table
+from mlops_loop.reporting.markdown import plain
 from mlops_loop.reporting.markdown_page import page
 from mlops_loop.scoring.bundle import CARDS
 from mlops_loop.scoring.promotion import PromotionFacts
@@ -36,7 +36,7 @@ def complete(markdown: str, promotion: PromotionRecord) -> str:
     """Return the card with the gates' results, who promoted it and when, and its lineage."""
     values = promotion.model_dump()
     known = [(name, str(values[key])) for name, key in FACTS.items() if values[key]]
-    parts = [text_table(["what", "value"], [[plain(name), plain(value)] for name, value in known])]
+    parts = [text_table(("what", "value"), known)]
     if promotion.gates:
         parts.append(gate_table(promotion.gates))
     before, marker, after = markdown.rpartition(NOT_YET)  # the last one: a contract may quote it
@@ -51,8 +51,14 @@ def gate_table(results: Iterable[GateResult]) -> str:
     for result in results:
         value = "" if result.value is None else f"{result.value:.4g}"
         cells = (result.gate, result.measure, value, result.limit, RESULTS[result.passed])
-        rows.append([plain(cell) for cell in cells])
-    return text_table(["gate", "measure", "value", "limit", "result"], rows)
+        rows.append(cells)
+    return text_table(("gate", "measure", "value", "limit", "result"), rows)
+
+
+def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of texts; without pandas, which a rollback would have to load."""
+    lines = [head, ["---"] * len(head), *([plain(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def finish(folder: Path, promotion: PromotionRecord) -> dict[str, str]:
