@@ -26,6 +26,7 @@ ONLY = {
 # What tools leave in the template's folder while one works on it.
 CACHES = {"__pycache__", ".hypothesis", ".import_linter_cache", ".mypy_cache", ".pytest_cache"}
 CACHES |= {".ruff_cache"}
+ROOT_ONLY = ".github", ".pre-commit-config.yaml"
 ANSWERS, CRUFT = ".cookiecutter.json", ".cruft.json"
 COMMIT = 'git add --all && git commit -m "Start from cookiecutter-mlops"'
 
@@ -139,7 +140,9 @@ def commit(answers: dict[str, Any]) -> str | None:
         return f"the git repository, as git is not installed. Later: git init -b main && {COMMIT}"
     inside = run("git", "rev-parse", "--is-inside-work-tree").stdout.strip() == "true"
     if inside and run("git", "check-ignore", "--quiet", ".").returncode:
-        return f"a git repository of its own, as this is inside another. To commit: {COMMIT}"
+        left_out = f"a git repository of its own, as this is inside another. To commit: {COMMIT}"
+        root = f"{' and '.join(ROOT_ONLY)} do not run there, but at a repository's root only"
+        return f"{left_out}\n  {root}: move them, and set working-directory"
 
     # The user's templates, hooks, ignore rules and signing key are for the user's own commits.
     settings = {

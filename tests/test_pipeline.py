@@ -259,8 +259,10 @@ def test_the_serving_environment_is_small_and_serves(pipeline: Project, tmp_path
     assert (found["rows"], found["verdicts"]) == (1000, [])
     assert 'src="http' not in (project.path / found["report"]).read_text("utf-8")
     edit(project, "monitor", min_rows=5000)
-    few = project.uv(project.slug, "monitor").stdout
-    assert "not judged, drift: 1,000 predictions are too few" in few
+    few = project.uv(project.slug, "monitor", check=False)
+    assert few.returncode == 3
+    assert "not judged, drift: 1,000 predictions are too few" in few.stdout
+    assert "refused: not judged: no rule had enough to look at" in few.stderr
 
 
 def test_the_monitor_says_no_and_tells_the_webhook(pipeline: Project, tmp_path: Path) -> None:
@@ -271,7 +273,7 @@ def test_the_monitor_says_no_and_tells_the_webhook(pipeline: Project, tmp_path: 
             assert predict(address, [row] * 500).is_success
     told: list[dict[str, object]] = []
     with listening(told) as hook:
-        judged = project.uv(project.slug, "monitor", check=False, env={"ALERT_WEBHOOK": hook})
+        judged = project.uv(project.slug, "monitor", check=False, env={"ALERT_URLS": hook})
     assert judged.returncode == 3, judged.stderr
     assert re.search(r"refused: drift.*: see reports/monitor/", judged.stderr)
     assert [(found["status"], found["model"]) for found in told] == [("firing", project.slug)]

@@ -238,6 +238,7 @@ def test_no_repository_inside_another(bake: Bake, tmp_path: Path) -> None:
     execute("git", "init", "--quiet", cwd=tmp_path)
     project = bake(into=tmp_path)
     assert "Left out: a git repository of its own, as this is inside another." in project.said
+    assert ".github and .pre-commit-config.yaml do not run there" in project.said
     assert not (project.path / ".git").exists()
     assert files(project.path) - LINKED == in_template() | ADDED
 

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import Settings
-from mlops_loop.monitoring.alerting import alert_state, delivery
-from mlops_loop.monitoring.alerting.alerts import Delivery, notify
+from mlops_loop.monitoring import alert_state, alerts
+from mlops_loop.monitoring.alerts import Delivery, Message, notify, open_service
 from mlops_loop.monitoring.rules import Rule
 from mlops_loop.prediction_log.connection import connect, open_log
 from mlops_loop.prediction_log.window_summary import WindowSummary
@@ -25,6 +25,8 @@ from mlops_loop.prediction_log.window_summary import WindowSummary
 from . import databases
 
 SECRET = "/services/a-secret"
+TRIES = alerts.RETRIES + 1
+UNDELIVERED = "JSON at 127.0.0.1 did not take the message"
 DECAY = "decay: roc_auc", "roc_auc 0.645 (0.637 to 0.653); on the test window it was 0.712"
 NULLS = (
     "quality: nulls in temperature",
@@ -42,6 +44,7 @@ class Receiver(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: list[tuple[int, dict[str, str]]] = []
+        self.paths: list[str] = []
         self.got: list[Any] = []  # the bodies of all requests
         self.taken: list[Any] = []  # of those that were answered with 200
         self.came, self.block = threading.Event(), threading.Event()
@@ -55,6 +58,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.got.append(body)
+        self.server.paths.append(self.path)
         self.server.came.set()
         self.server.block.wait(60)
         status, headers = self.server.answers.pop(0) if self.server.answers else (200, {})
@@ -84,12 +88,8 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(delivery, "PAUSE", 0.01)
-    for name in (
-        "ALERT_WEBHOOK",
-        "ALERT_FORMAT",
-        "ALERT_FILE",
-    ):  # nobody else is told of what is tested
+    monkeypatch.setattr(alerts, "PAUSE", 0.01)
+    for name in ("ALERT_URLS", "ALERT_WEBHOOK", "ALERT_FILE"):  # nobody else is told
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -103,7 +103,7 @@ def engine(folder: Path) -> Iterator[sa.Engine]:
 
 @pytest.fixture
 def settings(receiver: Receiver) -> Settings:
-    return Settings(alert_webhook=receiver.url, alert_file="out/alerts.jsonl")
+    return Settings(alert_urls=receiver.url, alert_file="out/alerts.jsonl")
 
 
 def rule_named(name: str) -> Rule:
@@ -243,42 +243,21 @@ def test_models_do_not_mix(engine: sa.Engine, settings: Settings, receiver: Rece
     assert [message["model"] for message in receiver.got] == ["flights", "another"]
 
 
-@pytest.mark.parametrize(
-    "answers",
-    [
-        [(503, {}), (500, {}), (502, {})],
-        [(429, {"Retry-After": "1"})],
-    ],
-)
-def test_retried(
-    engine: sa.Engine,
-    settings: Settings,
-    receiver: Receiver,
-    answers: list[tuple[int, dict[str, str]]],
-) -> None:
-    receiver.answers = list(answers)
+def test_retried(engine: sa.Engine, settings: Settings, receiver: Receiver) -> None:
+    receiver.answers = [(503, {}), (500, {}), (429, {})]
     assert notify(engine, settings, window(5, DECAY)).undelivered == ""
-    assert len(receiver.got) == len(answers) + 1
+    assert len(receiver.got) == TRIES
     assert len(receiver.taken) == 1
 
 
-def test_it_does_not_wait_as_long_as_it_is_told_to(
-    engine: sa.Engine, settings: Settings, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(delivery, "MAX_RETRY_AFTER", 0.01)
-    receiver.answers = [(429, {"Retry-After": "100000"})] * 2
-    assert notify(engine, settings, window(5, DECAY)).undelivered == ""
-    assert len(receiver.taken) == 1
-
-
-@pytest.mark.parametrize(("status", "tries"), [(503, delivery.TRIES), (404, 1), (302, 1)])
+@pytest.mark.parametrize("status", [503, 404, 302])
 def test_what_could_not_be_delivered_is_told_by_the_next_run(
-    engine: sa.Engine, settings: Settings, receiver: Receiver, status: int, tries: int
+    engine: sa.Engine, settings: Settings, receiver: Receiver, status: int
 ) -> None:
-    receiver.answers = [(status, {"Location": f"{receiver.url}/elsewhere"})] * tries
+    receiver.answers = [(status, {"Location": f"{receiver.url}/elsewhere"})] * TRIES
     first = notify(engine, settings, window(5, DECAY))
-    assert first == Delivery([f"alert: decay: {DECAY[1]}"], f"127.0.0.1 answered {status}")
-    assert len(receiver.got) == tries
+    assert first == Delivery([f"alert: decay: {DECAY[1]}"], UNDELIVERED)
+    assert len(receiver.got) == TRIES
     assert receiver.taken == []
     assert notify(engine, settings, window(5, DECAY, DRIFT)).undelivered == ""
     assert told(receiver.taken) == [[("firing", DECAY[0]), ("firing", DRIFT[0])]]
@@ -288,7 +267,7 @@ def test_what_could_not_be_delivered_is_told_by_the_next_run(
 def test_what_was_over_before_it_was_delivered_is_not_told(
     engine: sa.Engine, settings: Settings, receiver: Receiver
 ) -> None:
-    receiver.answers = [(404, {})]
+    receiver.answers = [(404, {})] * TRIES
     notify(engine, settings, window(5, DECAY))
     assert len(notify(engine, settings, window(6)).lines) == 1
     notify(engine, settings, window(7))
@@ -301,7 +280,7 @@ def test_an_end_that_could_not_be_delivered_is_told_later(
     engine: sa.Engine, settings: Settings, receiver: Receiver
 ) -> None:
     notify(engine, settings, window(5, DECAY))
-    receiver.answers = [(404, {})]
+    receiver.answers = [(404, {})] * TRIES
     notify(engine, settings, window(6))
     assert notify(engine, settings, window(7)).lines == []
     assert told(receiver.taken) == [[("firing", DECAY[0])], [("resolved", DECAY[0])]]
@@ -310,18 +289,58 @@ def test_an_end_that_could_not_be_delivered_is_told_later(
 def test_a_slow_receiver_is_given_up(
     engine: sa.Engine, settings: Settings, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "TIMEOUT", (5, 0.2))
+    monkeypatch.setattr(alerts, "TIMEOUT", 0.2)
     receiver.block.clear()
-    undelivered = notify(engine, settings, window(5, DECAY)).undelivered
-    assert undelivered == "127.0.0.1 cannot be reached (ReadTimeoutError)"
+    assert notify(engine, settings, window(5, DECAY)).undelivered == UNDELIVERED
+
+
+@pytest.mark.parametrize("url", ["nothing://hooks.example/a-secret", "a-secret", "https:///x"])
+def test_an_address_that_is_none(engine: sa.Engine, url: str) -> None:
+    undelivered = notify(engine, Settings(alert_urls=url), window(5, DECAY)).undelivered
+    assert undelivered == "ALERT_URLS holds what is no URL of a service that Apprise knows"
+
+
+def test_every_service_is_told_and_a_setting_of_before_goes_on_working(
+    engine: sa.Engine, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALERT_WEBHOOK", f"{receiver.url}?key=a%20b")
+    notify(engine, Settings(), window(5, DECAY))
+    assert told(receiver.got) == [[("firing", DECAY[0])]]
+    assert receiver.paths == [f"{SECRET}?key=a+b"]
+    two = f"{receiver.url}, {receiver.url.replace('http', 'json')}"
+    notify(engine, Settings(alert_urls=two), window(6))
+    assert told(receiver.got)[1:] == [[("resolved", DECAY[0])]] * 2
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://hooks.example/a-secret", "a-secret", "https://[a-secret", "https:///a-secret"]
+    ("url", "service"),
+    [
+        ("https://hooks.slack.com/services/T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ", "Slack"),
+        ("https://discord.com/api/webhooks/4174216298/JHMHI8qBe7bk2ZwO5U711o3dV_js", "Discord"),
+        ("mailto://user:pass@example.com", "E-Mail"),
+        ("https://hooks.example/x", "JSON"),
+    ],
 )
-def test_an_address_that_is_none(engine: sa.Engine, url: str) -> None:
-    undelivered = notify(engine, Settings(alert_webhook=url), window(5, DECAY)).undelivered
-    assert undelivered == "ALERT_WEBHOOK is not a URL that begins with https:// or http://"
+def test_services_are_known_by_their_own_address(url: str, service: str) -> None:
+    found = open_service(url, a_message())
+    assert found is not None
+    assert found.service_name == service
+
+
+def a_message(*more: tuple[str, str]) -> Message:
+    alarms = [rule_named(rule).alarm(1, 2, text) for rule, text in (DECAY, *more)]
+    found = window(5, *[(alarm.rule, alarm.text) for alarm in alarms])
+    after = alert_state.changed({}, found)
+    return alerts.message(found, list(after.values()))
+
+
+def test_a_message_for_people_is_short() -> None:
+    many = [(f"drift: {number}", "<" * 2000) for number in range(100)]
+    message = a_message(*many)
+    assert message.title == "flights version 2: 101 firing, window 2013-04-01--2013-05-01"
+    assert message.text.startswith(f"firing: {DECAY[0]}: {DECAY[1]}\n")
+    assert "and 81 more\nreport: " in message.text
+    assert len(message.text) < 12_000
 
 
 def test_the_url_is_never_shown(
@@ -330,26 +349,29 @@ def test_the_url_is_never_shown(
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Not by what is returned, nor by urllib3, which logs the path of what it tries again."""
+    """Not by what is returned, nor by Apprise and urllib3, which log where they post to."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     caplog.set_level(logging.DEBUG)
-    receiver.answers = [(503, {})] * delivery.TRIES
+    receiver.answers = [(503, {})] * TRIES
     said = []
     for month, url in enumerate((receiver.url, f"http://user:pass@127.0.0.1:{port}{SECRET}"), 5):
-        settings = Settings(alert_webhook=url)
+        settings = Settings(alert_urls=url)
         said.append(notify(engine, settings, window(month, DECAY)))
         said.append(settings)
-    assert said[2].undelivered == "127.0.0.1 cannot be reached (NewConnectionError)"
+    assert said[2].undelivered == UNDELIVERED
     everything = "".join((*map(repr, said), caplog.text, *capfd.readouterr()))
     assert "secret" not in everything
     assert "pass@" not in everything
-    assert not logging.getLogger("urllib3.connectionpool").disabled
 
 
 def test_json(engine: sa.Engine, settings: Settings, receiver: Receiver) -> None:
     notify(engine, settings, window(5, DECAY))
-    assert receiver.got == [
+    (body,) = receiver.got
+    assert body["title"].startswith("flights version 2: 1 firing")
+    assert DECAY[1] in body["message"]
+    assert body["type"] == "warning"
+    expected = [
         {
             "schema_version": 1,
             "status": "firing",
@@ -374,65 +396,10 @@ def test_json(engine: sa.Engine, settings: Settings, receiver: Receiver) -> None
             ],
         }
     ]
+    assert [{key: body[key] for key in expected[0]}] == expected
 
 
 ODD = "quality: unseen in <!channel>", "a & b < *c* [d](https://e.example) \u2192 \u00e4"
-
-
-def test_slack(engine: sa.Engine, settings: Settings, receiver: Receiver) -> None:
-    settings.alert_format = "slack"
-    notify(engine, settings, window(5, DECAY))
-    notify(engine, settings, window(6, ODD))
-    message = receiver.got[1]
-    assert (
-        message["text"] == "flights version 2: 1 firing, 1 resolved, window 2013-05-01--2013-06-01"
-    )
-    first, firing, resolved, last = message["blocks"]
-    assert first["text"]["text"] == f"*{message['text']}*"
-    assert [block["type"] for block in (firing, resolved, last)] == [
-        "section",
-        "section",
-        "context",
-    ]
-    text = firing["text"]["text"]
-    assert "firing: quality: unseen in &lt;!channel&gt;\na &amp; b &lt; *c*" in text
-    assert "<" not in text
-    assert resolved["text"]["text"].startswith(
-        ":large_green_circle: resolved: decay: roc_auc\nbefore: "
-    )
-
-
-def test_teams(engine: sa.Engine, settings: Settings, receiver: Receiver) -> None:
-    settings.alert_format = "teams"
-    notify(engine, settings, window(5, ODD))
-    (message,) = receiver.got
-    assert message["type"] == "message"
-    (attachment,) = message["attachments"]
-    assert attachment["contentType"] == "application/vnd.microsoft.card.adaptive"
-    card = attachment["content"]
-    assert (card["type"], card["version"]) == ("AdaptiveCard", "1.2")
-    assert {block["type"] for block in card["body"]} == {"RichTextBlock"}
-    texts = [block["inlines"][0]["text"] for block in card["body"]]
-    assert texts[1:3] == [f"firing: {ODD[0]}", ODD[1]]
-
-
-@pytest.mark.parametrize("style", ["slack", "teams"])
-def test_a_message_for_people_stays_within_what_they_take(
-    engine: sa.Engine, settings: Settings, receiver: Receiver, style: Any
-) -> None:
-    """Slack takes 50 blocks of 3,000 letters, Teams 28 KB."""
-    settings.alert_format = style
-    notify(
-        engine, settings, window(5, *((f"drift: {number}", "<" * 2000) for number in range(100)))
-    )
-    (message,) = receiver.got
-    assert "and 80 more" in json.dumps(message)
-    if style == "slack":
-        assert len(message["blocks"]) <= 50
-        assert all(len(block["text"]["text"]) <= 3000 for block in message["blocks"][:-1])
-    else:
-        assert len(json.dumps(message)) < 28_000
-    assert len(lines()) == 100
 
 
 def test_file(engine: sa.Engine) -> None:
@@ -465,7 +432,7 @@ def test_a_webhook_that_is_set_later_hears_of_what_is_open(
 ) -> None:
     assert len(notify(engine, Settings(alert_file=file), window(5, DECAY, DRIFT)).lines) == 2
     assert Path("out").exists() == bool(file)
-    notify(engine, Settings(alert_file=file, alert_webhook=receiver.url), window(6, DECAY))
+    notify(engine, Settings(alert_file=file, alert_urls=receiver.url), window(6, DECAY))
     assert told(receiver.got) == [[("firing", DECAY[0])]]
 
 
@@ -537,11 +504,11 @@ def test_one_that_dies_while_it_tells_is_followed_by_another(
     receiver.block.clear()
     code = f"""if True:
         import sys
-        from mlops_loop.monitoring.alerting.alerts import notify
+        from mlops_loop.monitoring.alerts import notify
         from mlops_loop.prediction_log.connection import open_log
         from mlops_loop.base.settings import Settings
         from mlops_loop.prediction_log.window_summary import WindowSummary
-        settings = Settings(alert_webhook={receiver.url!r}, alert_file="out/alerts.jsonl")
+        settings = Settings(alert_urls={receiver.url!r}, alert_file="out/alerts.jsonl")
         summary = WindowSummary.model_validate_json(sys.stdin.read())
         notify(open_log("sqlite:///predictions.db"), settings, summary)
     """

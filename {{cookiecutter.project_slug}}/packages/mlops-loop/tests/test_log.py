@@ -701,7 +701,9 @@ def test_prune_deletes_old_predictions_with_their_outcomes(url: str, tmp_path: P
 
 def test_prune_makes_a_file_smaller(file: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{file.as_posix()}"
-    audit.append(audit.open_audit(url), "model", "refused", {})  # the audit log is often first
+    audit.append(
+        audit.open_audit(url), "model", "refused", audit.Facts()
+    )  # the audit log is often first
     with writing(url, tmp_path) as writer:
         send(writer, [entry(2000) for _ in range(10)])
     before = file.stat().st_size

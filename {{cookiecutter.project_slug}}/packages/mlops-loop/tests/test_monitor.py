@@ -23,7 +23,8 @@ from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
 from mlops_loop.monitoring import drift, monitor
 from mlops_loop.monitoring.evaluate_window import evaluate
-from mlops_loop.monitoring.monitoring_window import fits, logged_features, read_window
+from mlops_loop.monitoring.evidently_report import evidently_report
+from mlops_loop.monitoring.monitoring_window import contract_check, logged_features, read_window
 from mlops_loop.monitoring.pages import index_page
 from mlops_loop.monitoring.window_store import stored_summaries
 from mlops_loop.prediction_log.connection import open_log
@@ -50,6 +51,7 @@ KEYS = {
         "model_version",
         "rows",
         "sampled",
+        "state",
     ),
     *(
         "requests",
@@ -180,15 +182,20 @@ def test_evidently_measures_what_the_thresholds_are_of(learned) -> None:
     schema, other = load_schema(), learned.tail(ROWS // 3).assign(**{load_schema().prediction: 0.5})
     first = learned.head(ROWS // 3).assign(**{schema.prediction: 0.5})
     numeric = drift.numeric_columns(schema)
-    _, judged = drift.compare(other, first, schema, dict.fromkeys(numeric, 0.1))
-    both = pd.concat([first, other])
-    for name in logged_features(schema):
-        column = drift.encode(both[name], numeric[name])
-        parts = [column.counts(codes)[1:] for codes in np.split(column.codes, [len(first)])]
-        score = judged[name].score
-        if score is not None:
-            assert drift.distance(*parts, column.known) == pytest.approx(score, abs=1e-9), name
-            assert judged[name].drifted == (score >= 0.1)
+    limits = dict.fromkeys(numeric, 0.1)
+    judged = drift.compare(other, first, schema, limits)
+    snapshot = evidently_report(other, first, schema, limits).dict()
+    tests = {test["metric_config"]["params"].get("column"): test for test in snapshot["tests"]}
+    measured = snapshot["metrics"][1:]  # the first counts the drifted columns
+    assert {metric["config"]["column"] for metric in measured} == {
+        name for name, column in judged.items() if column.score is not None
+    }
+    for metric in measured:
+        ours = judged[metric["config"]["column"]]
+        assert ours.method == metric["config"]["method"]
+        assert ours.score == pytest.approx(float(metric["value"]), abs=1e-9)
+        failed = str(tests[metric["config"]["column"]]["status"]).endswith("FAIL")
+        assert ours.drifted == failed
 
 
 def test_drift_is_seen(learned) -> None:
@@ -247,11 +254,15 @@ def test_no_traffic_at_all_is_seen(learned, capsys) -> None:
     assert "quality: 0 rows, usual are 600" in said
 
 
-def test_before_there_is_anything_there_is_nothing_to_report(project, capsys) -> None:
-    monitor.main(7, END)
+def test_where_no_rule_could_look_nothing_is_green(project, capsys) -> None:
+    refuse("contract", "", 3)
+    with pytest.raises(Refusal, match="not judged: no rule had enough to look at"):
+        monitor.main(7, END)
     said = capsys.readouterr().out
     assert "not judged, drift: 0 predictions are too few" in said
-    assert "nothing to report" in said
+    assert "not judged, quality.refused: refused 100% of 3 requests: too few for an alarm" in said
+    assert "nothing to report" not in said
+    assert files.read_json(monitor.LATEST)["state"] == "not judged"
 
 
 # Performance
@@ -339,16 +350,35 @@ def test_answers_to_another_question_are_left_out_and_told(learned) -> None:
     assert rules(found, "quality") == set()
 
 
+def test_rows_and_outcomes_of_a_version_with_another_contract_are_not_counted(learned) -> None:
+    logged = log_rows(learned)
+    old = log_rows(learned.head(FEW), version="of another contract")
+    come_true(old, promised(old))
+    change_of = {"features": {"no feature": 1}}
+    of_old = PREDICTIONS.c.model_version == "of another contract"
+    with engine().begin() as connection:
+        connection.execute(sa.update(PREDICTIONS).where(of_old).values(change_of))
+    found = look()
+    assert (found.rows, found.requests, found.sampled) == (len(logged), ROWS / 50, ROWS)
+    assert (
+        found.versions == {"unpromoted": ROWS, "of another contract": FEW}
+        or len(found.versions) == 2
+    )
+    assert found.performance.labelled == found.performance.coverage == 0
+    assert found.quality.volume.rows == ROWS + FEW  # traffic is traffic
+
+
 def test_what_fits_a_contract(learned) -> None:
     schema, output = load_schema(), log_rows(learned.head(1))["output"][0]
     row = as_json(learned.head(1), schema)[0]
     name, column = next(
         (name, column) for name, column in schema.features.items() if row[name] is not None
     )
-    assert fits(row, output, schema)
-    assert not fits(row | {name: 1 if isinstance(row[name], str) else "text"}, output, schema)
+    fits = contract_check(schema)
+    assert fits(row, output)
+    assert not fits(row | {name: 1 if isinstance(row[name], str) else "text"}, output)
     without = {key: value for key, value in row.items() if key != name}
-    assert fits(without, output, schema) == column.nullable
+    assert fits(without, output) == column.nullable
     optional = schema.model_copy(
         update={
             "columns": {
@@ -357,8 +387,9 @@ def test_what_fits_a_contract(learned) -> None:
             }
         }
     )
-    assert fits({}, output, optional)  # a client that sends nothing is no other contract
-    assert not fits({"no feature": 1}, output, optional)
+    fits = contract_check(optional)
+    assert fits({}, output)  # a client that sends nothing is no other contract
+    assert not fits({"no feature": 1}, output)
 
 
 def test_outcomes_that_do_not_tell_a_metric_leave_its_alert_open(learned) -> None:
@@ -430,7 +461,7 @@ def test_a_sample_is_read_that_is_the_same_each_time_and_on_each_database(
 def test_the_summary_and_the_pages(learned) -> None:
     logged = log_rows(learned)
     come_true(logged, promised(logged))
-    found = monitor.monitor(7, END)
+    found = monitor.monitor(7, END, evidently=True)
     document = found.model_dump(mode="json")
     assert set(document) == KEYS
     folder = Path("reports/monitor")
@@ -455,7 +486,7 @@ def test_the_index_goes_over_all_windows_and_stays_small(learned, monkeypatch) -
     for weeks in range(4):
         log_rows(learned.head(FEW), END - timedelta(weeks=weeks))
     for weeks in reversed(range(4)):
-        monitor.monitor(7, END - timedelta(weeks=weeks))
+        monitor.monitor(7, END - timedelta(weeks=weeks), evidently=True)
     folder = Path("reports/monitor")
     assert len(list(folder.glob("*/summary.json"))) == 4
     kept = sorted(path.parent.name for path in folder.glob("*/evidently.html"))

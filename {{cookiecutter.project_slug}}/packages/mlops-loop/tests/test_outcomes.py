@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from mlops_loop.base import files
-from mlops_loop.base.errors import Failure
+from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.batch.ground_truth import record_file
 from mlops_loop.cli.app import APP
 from mlops_loop.contract.schema import Schema, load_schema
@@ -90,6 +90,10 @@ def test_unknown_and_wrong_outcomes_are_put_beside_the_file(project: Path) -> No
     assert rejects["prediction_id"].tolist() == ids[:2]
     assert rejects["value"].fillna("").tolist() == [wrong, ""]
     assert rejects["reason"].str.startswith("value ").all()
+    write("late.csv", [*ids[:1], strange], [wrong, truths[0]])
+    result = CliRunner().invoke(APP, ["outcomes", "late.csv"])
+    assert isinstance(result.exception, Refusal)
+    assert str(result.exception) == "nothing was recorded: none of 2 rows could be"
     write("late.csv", ids[2:], truths[2:])
     assert record_file("late.csv") == (0, 3, 0, 0, 0)
     assert not list(Path().glob("late.*.csv"))
@@ -144,7 +148,7 @@ def test_prune_of_the_command_line_leaves_the_audit_log_alone(project: Path) -> 
             sa.update(PREDICTIONS).where(PREDICTIONS.c.id.in_(new)).values(time=datetime.now(UTC))
         )
         connection.execute(moved)
-    audit.append(audit.open_audit(URL), "model", "refused", {"time": "2001-01-01"})
+    audit.append(audit.open_audit(URL), "model", "refused", audit.Facts(version="1"))
     result = CliRunner().invoke(APP, ["log", "prune", "--older-than", "1"])
     assert result.exit_code == 0
     assert "3 predictions deleted" in result.output

@@ -84,7 +84,7 @@ def test_an_own_gate_refuses_and_is_in_audit_card_and_json(plugged) -> None:
     assert (gate["passed"], gate["relation"], gate["number"]) == (False, ">=", 1e6)
     assert str(done.exception).startswith("version 1 stays a challenger: enough: thousand rows")
     (line,) = audit.read(audit.open_audit(load_settings().prediction_log_url), experiment_name())
-    assert gate in json.loads(line.text)["gates"]
+    assert gate in line.told["gates"]
     card = Path(load_settings().challenger, "card.md").read_text("utf-8")
     assert "| enough | thousand rows |" in card
     plugged()

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mlops_loop.base import stage_status
+from mlops_loop.base import files, stage_status
 from mlops_loop.base.code_hash import without_comments
 from mlops_loop.base.stage_status import read_statuses, reported
+
+from .conftest import ROOT
 
 
 @pytest.fixture
@@ -51,6 +53,15 @@ def test_without_a_pipeline_run_nothing_is_reported(tmp_path, monkeypatch) -> No
 )
 def test_comments_blank_lines_and_line_endings_are_no_change(source, same) -> None:
     assert (without_comments(source) == without_comments("a = 1\n")) == same
+
+
+def test_a_checkout_with_crlf_is_the_same_contract(tmp_path) -> None:
+    digests = set()
+    for newline in ("\n", "\r\n"):
+        (tmp_path / "schema.yaml").write_text("a: 1\nb: 2\n", newline=newline)
+        digests.add(files.sha256(tmp_path / "schema.yaml"))
+    assert len(digests) == 1
+    assert (ROOT / ".gitattributes").read_text().split() == ["*", "text=auto", "eol=lf"]
 
 
 def test_a_text_that_looks_like_a_comment_stays() -> None:

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -18,11 +19,12 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.cli import release as verbs
 from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.data import tables
-from mlops_loop.release import audit, registry, rollback
+from mlops_loop.release import audit, champion
 from mlops_loop.release import promote as promotions
 from mlops_loop.release.champion_inputs import with_champion_inputs
 from mlops_loop.release.promotion import Promotion
 from mlops_loop.scoring.bundle import open_bundle
+from mlops_loop.tracking.registry import Version, by_number, open_registry
 from mlops_loop.tracking.session import experiment_name, session
 
 from .conftest import SERVER, change, model_file, run_stages, use_registry
@@ -50,6 +52,7 @@ from mlops_loop.base.params.params_file import load_params
 from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.metrics import tasks
 from mlops_loop.release import audit, promote
+from mlops_loop.tracking.registry import EmbeddedRegistry
 tasks.of(load_schema())
 
 def kill_before(number):
@@ -61,11 +64,9 @@ def kill_before(number):
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*given, **named)
         return call
-    client = mlflow.MlflowClient
     for owner, names in (
-        (client, ["set_model_version_tag", "delete_model_version_tag"]),
-        (client, ["set_registered_model_alias", "delete_registered_model_alias"]),
-        (client, ["log_artifact", "log_artifacts"]),
+        (EmbeddedRegistry, ["set_tag", "delete_tag", "set_alias", "delete_alias"]),
+        (mlflow.MlflowClient, ["log_artifact", "log_artifacts"]),
         (mlflow, ["register_model"]), (audit, ["append"]), (Path, ["replace"]),
     ):
         for name in names:
@@ -132,11 +133,12 @@ def promote() -> Promotion:
 
 
 def aliases() -> dict[str, str]:
-    with session(load_settings()) as client:
-        found = {
-            name: registry.by_alias(client, name) for name in ("champion", "previous", "challenger")
-        }
-        return {name: str(version.version) for name, version in found.items() if version}
+    versions = open_registry(load_settings()).versions()
+    return {alias: version.number for version in versions for alias in version.aliases}
+
+
+def version(number: str) -> Version:
+    return by_number(open_registry(load_settings()), number)
 
 
 def lines() -> list[audit.Line]:
@@ -216,19 +218,21 @@ def test_the_better_is_crowned_the_worse_kept_as_challenger_and_all_is_written_d
     assert aliases() == {"champion": "2", "previous": "1", "challenger": "1"}
     assert open_bundle(SERVED).version == "2"
     kept = lines()
-    assert [(line.event, line.version) for line in kept] == [
+    assert [(line.event, line.facts.version) for line in kept] == [
         ("promoted", "1"),
         ("promoted", "2"),
         ("refused", "1"),
     ]
+    refused = version("1")
+    assert refused.tags["refused"] == kept[-1].facts.reason
+    assert json.loads(refused.tags["gates"]) == kept[-1].told["gates"]
     with session(load_settings()) as client:
-        version = registry.by_number(client, "1")
-        assert version.tags["refused"] == kept[-1].reason
-        assert json.loads(version.tags["gates"]) == json.loads(kept[-1].text)["gates"]
-        cards = [file.path for file in client.list_artifacts(version.run_id, "card/version-1")]
+        cards = [file.path for file in client.list_artifacts(refused.run_id, "card/version-1")]
         assert "card/version-1/card.md" in cards
-    facts = json.loads(kept[0].text)
-    assert {"by", "time", "git_commit", "data_sha256", "bundle_sha256"} <= set(facts)
+        # What MLflow itself reads is what was written into its tables.
+        there = client.get_model_version_by_alias(experiment_name(), "challenger")
+        assert (str(there.version), there.tags) == ("1", refused.tags)
+    assert {"git_commit", "data_sha256", "bundle_sha256"} <= set(kept[0].told)
 
 
 def test_an_equal_model_is_no_better(rivals):
@@ -290,8 +294,7 @@ def test_uncommitted_changes_are_said_and_a_later_commit_is_recorded(rivals, cap
         subprocess.run(["git", *identity, *command], check=True, capture_output=True)
 
     def commit_of_1() -> str:
-        with session(load_settings()) as client:
-            return registry.by_number(client, "1").tags["git_commit"]
+        return version("1").tags["git_commit"]
 
     git("init", "--quiet")
     git("add", "params.yaml")
@@ -355,34 +358,36 @@ def test_a_champion_that_takes_a_column_for_something_else_scores_its_own(served
 
 def test_roll_back_there_and_back_again(rivals):
     with pytest.raises(Failure, match="no champion"):
-        rollback.roll_back(None, "")
+        champion.roll_back(None, "")
     use(rivals["mixed"])
     promote()
     with pytest.raises(Failure, match="no champion before"):
-        rollback.roll_back(None, "")
+        champion.roll_back(None, "")
     use(rivals["honest"])
     promote()
-    rollback.roll_back(None, "a bad day")
+    champion.roll_back(None, "a bad day")
     assert aliases() == {"champion": "1", "previous": "2"}
     assert open_bundle(SERVED).version == "1"
     with pytest.raises(Refusal, match=r"version 2 was rolled back: .* a bad day"):
         promote()
     with pytest.raises(Failure, match="version 1 is champion already"):
-        rollback.roll_back("1", "")
+        champion.roll_back("1", "")
     with pytest.raises(Failure, match="no version 7"):
-        rollback.roll_back("7", "")
+        champion.roll_back("7", "")
     with pytest.raises(Failure, match="name a VERSION"):  # version 2 is what was rolled back
-        rollback.roll_back(None, "")
+        champion.roll_back(None, "")
     shutil.rmtree(SERVED)
-    rollback.roll_back("2", "it was not the model")
+    champion.roll_back("2", "it was not the model")
     assert aliases() == {"champion": "2", "previous": "1"}
     assert promote().outcome == "unchanged"
     use(rivals["mixed"])  # which was only left again, not rolled back
     with pytest.raises(Refusal, match="version 1 stays a challenger"):
         promote()
-    rollback.roll_back(None, "again")
+    champion.roll_back(None, "again")
     assert aliases()["champion"] == "1"
-    assert [line.reason for line in lines() if line.event == "returned"] == ["it was not the model"]
+    assert [line.facts.reason for line in lines() if line.event == "returned"] == [
+        "it was not the model"
+    ]
     verbs.audit(as_json=True)
 
 
@@ -393,7 +398,7 @@ def test_only_a_former_champion_is_rolled_back_to(rivals):
     with pytest.raises(Refusal, match="challenger"):
         promote()
     with pytest.raises(Refusal, match="version 2 was never champion"):
-        rollback.roll_back("2", "")
+        champion.roll_back("2", "")
 
 
 def test_an_alias_moved_by_hand_is_moved_back(rivals):
@@ -401,10 +406,10 @@ def test_an_alias_moved_by_hand_is_moved_back(rivals):
     promote()
     use(rivals["honest"])
     promote()
-    rollback.roll_back("1", "")
+    champion.roll_back("1", "")
     with session(load_settings()) as client:
-        version = registry.by_number(client, "2")
-        mlflow.register_model(version.source, experiment_name())
+        source = client.get_model_version(experiment_name(), "2").source
+        mlflow.register_model(source, experiment_name())
         client.set_registered_model_alias(experiment_name(), "champion", "3")
     with pytest.raises(Refusal, match="version 3, but the log has no promotion of it"):
         verbs.audit()
@@ -412,7 +417,7 @@ def test_an_alias_moved_by_hand_is_moved_back(rivals):
         promote()
     assert aliases() == {"champion": "1", "previous": "2"}
     assert lines()[-1].event == "restored"
-    assert "moved to version 3" in lines()[-1].reason
+    assert "moved to version 3" in lines()[-1].facts.reason
     verbs.audit()
 
 
@@ -428,25 +433,17 @@ def test_the_log_of_another_registry_is_not_followed(rivals, monkeypatch):
 
 TAMPER = {
     "changed": (
-        "UPDATE audit SET line = replace(line, 'refused', 'allowed') WHERE number = 2",
-        "line 2 was",
+        "UPDATE audit_log SET event = 'promoted' WHERE number = 2",
+        "line 2 was changed",
     ),
-    "unreadable": (
-        "UPDATE audit SET line = 'no JSON' WHERE number = 3",
-        "line 3 was",
-    ),
-    "renumbered": ("UPDATE audit SET number = 7 WHERE number = 3", "line 3 is missing"),
+    "unreadable": ("UPDATE audit_log SET facts = 'no JSON' WHERE number = 3", "line 3 was"),
+    "renumbered": ("UPDATE audit_log SET number = 7 WHERE number = 3", "line 7 was changed"),
     "forged": (
-        "UPDATE audit SET line = :line, sha256 = :digest WHERE number = 2",
+        "UPDATE audit_log SET by = 'x', sha256 = :digest WHERE number = 2",
         "line 3 does not follow",
     ),
-    "removed": ("DELETE FROM audit WHERE number = 2", "line 2 is missing"),
-    "cut": ("DELETE FROM audit WHERE number = 3", "the line about version 2 is missing"),
-}
-FORBIDDEN = {
-    "update": "UPDATE audit SET number = 9",
-    "delete": "DELETE FROM audit",
-    "replacement": "INSERT OR REPLACE INTO audit SELECT * FROM audit",
+    "removed": ("DELETE FROM audit_log WHERE number = 2", "line 2 is missing"),
+    "cut": ("DELETE FROM audit_log WHERE number = 3", "the line about version 2 is missing"),
 }
 
 
@@ -459,14 +456,9 @@ def test_a_tampered_line_is_found_and_nothing_is_promoted_by_such_a_log(rivals, 
         with pytest.raises(Refusal, match="challenger"):
             promote()
     verbs.audit()
-    forged = json.dumps(json.loads(lines()[1].text) | {"by": "x"})
-    values = {"line": forged, "digest": audit.sha256(forged.encode()).hexdigest()}
+    statement, found = TAMPER[how]
+    values = {"digest": replace(lines()[1], by="x").digest}
     with sqlite3.connect("predictions.db") as database:
-        for trigger, statement in FORBIDDEN.items():
-            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-                database.execute(statement)
-            database.execute(f"DROP TRIGGER audit_no_{trigger}")
-        statement, found = TAMPER[how]
         database.execute(statement, values if ":" in statement else {})
     with pytest.raises(Refusal, match=found):
         verbs.audit()
@@ -511,6 +503,5 @@ def test_of_two_promotions_at_the_same_time_one_wins_and_the_other_says_so(rival
     assert "meanwhile" in Path("driver.log").read_text()
     assert open_bundle(SERVED).version == aliases()["champion"]
     assert events() == ["promoted"]
-    with session(load_settings()) as client:
-        assert len(client.search_model_versions(f"name = '{experiment_name()}'")) == 1
+    assert len(open_registry(load_settings()).versions()) == 1
     verbs.audit()

@@ -33,8 +33,8 @@ from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import WINDOWS
 from mlops_loop.prediction_log.window_summary import Alarm, WindowSummary
 from mlops_loop.release import audit
+from mlops_loop.release.champion import roll_back
 from mlops_loop.release.promote import promote
-from mlops_loop.release.rollback import roll_back
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.scoring.promotion import PromotionFacts
 from mlops_loop.tracking.session import experiment_name
@@ -508,13 +508,14 @@ import sys
 from mlops_loop.release import audit
 from mlops_loop.tracking.session import experiment_name
 log = audit.open_audit("sqlite:///predictions.db")
-audit.append(log, experiment_name(), "retraining", {"until": sys.argv[1]})
+facts = audit.Facts.model_validate({"until": sys.argv[1]})
+audit.append(log, experiment_name(), "retraining", facts)
 """
     append = audit.append
 
     def overtaken(log, model, event, facts, seen=None):
         if event == audit_record.STARTED:
-            subprocess.run([sys.executable, "-c", code, facts["until"]], check=True)
+            subprocess.run([sys.executable, "-c", code, facts.until], check=True)
         return append(log, model, event, facts, seen)
 
     monkeypatch.setattr(audit, "append", overtaken)

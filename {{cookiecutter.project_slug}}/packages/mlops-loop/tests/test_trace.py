@@ -1,4 +1,7 @@
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,36 @@ def test_a_prediction_is_traced_to_everything_behind_it(project, monkeypatch, ca
     use_registry(monkeypatch, project / "elsewhere")
     with pytest.raises(Failure, match=r"does not know version 1 .*MLFLOW_TRACKING_URI"):
         facts(prediction)
+
+
+def test_an_emergency_does_without_the_import_of_mlflow(project, monkeypatch) -> None:
+    change(files.PARAMS, "gates", **SLOW)
+    monkeypatch.setenv("BUNDLE", str(SERVED))
+    promote()
+    prediction = predict()
+    shutil.rmtree(SERVED)  # so that rollback, and whatever finishes it, has to fetch a bundle
+    code = f"""
+import sys
+from contextlib import suppress
+from mlops_loop.base.errors import Failure
+from mlops_loop.release.audit_report import show_audit
+from mlops_loop.release.champion import roll_back
+from mlops_loop.release.trace import trace
+show_audit(20, False)
+with suppress(Failure):
+    roll_back(None, "")
+trace({prediction!r})
+print("modules", *sys.modules)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, umask=0o077)
+    loaded = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    assert "sqlalchemy" in loaded
+    assert not {"mlflow", "pandas", "sklearn", "pyarrow", "onnxruntime"} & loaded
+    assert open_bundle(SERVED).version == "1"
+    # An image or a shared folder is read by other users than the one who rolled back.
+    closed = [path for path in (SERVED, *SERVED.rglob("*")) if not path.stat().st_mode & 0o004]
+    assert closed == []
 
 
 def test_what_no_commit_holds_cannot_be_reproduced(project, monkeypatch) -> None:

@@ -32,7 +32,10 @@ def run(main: Callable[[], object]) -> None:
         print(f"{failure.word}: {failure}", file=sys.stderr)
         sys.exit(failure.code)
     except OSError as error:
-        here = isinstance(error, FileNotFoundError | PermissionError)
-        hint = " - is this the project's folder, and may you write here?" if here else ""
+        hint = ""
+        if isinstance(error, FileNotFoundError):
+            hint = " - is this the project's folder?"
+        elif isinstance(error, PermissionError):
+            hint = " - who owns it, and may this user read and write it?"
         print(f"error: {error}{hint}", file=sys.stderr)
         sys.exit(1)

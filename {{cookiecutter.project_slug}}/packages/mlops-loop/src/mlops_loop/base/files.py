@@ -25,6 +25,7 @@ OUTPUTS = RAW, TRAIN, VALIDATION, TEST
 MODEL = Path("build/model.skops")
 BUNDLE = Path("build/bundle")
 REPORTS = Path("reports")
+TEXTS = (".yaml", ".lock")  # of the project, that git may check out with CRLF
 BATCH = 100_000  # rows that are read or written at a time
 ACCEPTED = REPORTS / "data" / "accepted.json"  # how the data was distributed that passed last
 COMPARISON = REPORTS / "comparison.json"  # of the estimators that `train.model: auto` tried
@@ -49,6 +50,12 @@ def writing(path: Path) -> Iterator[Path]:
         if path.is_dir():
             path.replace(Path(folder) / "old")
         tmp_path.replace(path)
+
+
+def make_readable(folder: Path) -> None:
+    """Let every user read a folder's files, whatever the umask was."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -82,5 +89,8 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file; a checkout with other line endings is the same contract."""
+    if path.suffix in TEXTS:
+        return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,5 +1,6 @@
 """Pipeline: run the stages of dvc.yaml as `dvc repro` does, and show what they say."""
 
+import getpass
 import os
 import signal
 import subprocess
@@ -34,6 +35,7 @@ def run_dvc(variables: dict[str, str]) -> int:
     command = [sys.executable, "-m", "dvc", "repro"]
     # Unbuffered, so that each line shows when it is printed, in a log too.
     env = os.environ | variables | {"PATH": with_scripts(), "PYTHONUNBUFFERED": "1"}
+    env.setdefault("USER", user_name())
     console = Console(highlight=False)
     # In a session of its own, because dvc, the shell and Python must all end when this does.
     with subprocess.Popen(
@@ -58,3 +60,11 @@ def run_dvc(variables: dict[str, str]) -> int:
 def with_scripts() -> str:
     """Return a PATH on which the stages find the project's command, also without activation."""
     return os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+
+
+def user_name() -> str:
+    """Return the user's name; DVC fails for one without, such as a container's."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"

@@ -2,9 +2,9 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings
 
 from mlops_loop.base.errors import Failure
@@ -19,12 +19,19 @@ def default_tracking_uri() -> str:
     return f"sqlite:///{earlier if earlier.is_file() else '.mlflow/mlflow.db'}"
 
 
+def checked_name(name: str) -> str:
+    """Return the name of experiment and model; MLflow takes these two in no model's name."""
+    if found := set(name) & set("/:"):
+        raise ValueError(f"it names the registered model, too, so it may hold no {min(found)}")
+    return name or current_project().name
+
+
 class Settings(BaseSettings, env_file=".env", extra="forbid"):
     mlflow_tracking_uri: str = Field(default_factory=default_tracking_uri)
     # Of the runs, and of the registered model. CI sets it to nothing where it has none.
-    mlflow_experiment_name: Annotated[
-        str, BeforeValidator(lambda name: name or current_project().name)
-    ] = Field(default="", validate_default=True)
+    mlflow_experiment_name: Annotated[str, AfterValidator(checked_name)] = Field(
+        default="", validate_default=True
+    )
     prediction_log_url: str = "sqlite:///predictions.db"
     prediction_spool: str = "spool"  # folder that buffers predictions while the log is down
     prediction_spool_mb: int = Field(default=256, ge=1)
@@ -41,14 +48,19 @@ class Settings(BaseSettings, env_file=".env", extra="forbid"):
     pii_key: SecretStr = Field(  # hashes `pii` columns in the prediction log
         default=SecretStr(""), validation_alias=AliasChoices("pii_key", "sensitive_key")
     )
-    alert_webhook: SecretStr = SecretStr("")  # URL that alerts are posted to
-    alert_format: Literal["json", "slack", "teams"] = "json"  # of what is posted there
+    audit_key: SecretStr = SecretStr("")  # signs the lines of the audit log
+    alert_urls: SecretStr = Field(  # of services that Apprise knows, or of JSON webhooks
+        default=SecretStr(""), validation_alias=AliasChoices("alert_urls", "alert_webhook")
+    )
     alert_file: str = "reports/monitor/alerts.jsonl"
     postgres_password: SecretStr = SecretStr("")  # read by deploy/compose.yaml alone
 
     def keys(self) -> dict[str, str]:
         """Return the API keys as name -> key."""
         return parse_keys(self.api_keys.get_secret_value(), "API_KEYS")
+
+    def alert_targets(self) -> list[str]:
+        return re.split(r"[,\s]+(?=\w+://)", self.alert_urls.get_secret_value().strip())
 
     @property
     def asks_for_keys(self) -> bool:
@@ -79,6 +91,7 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         key = str(error.errors()[0]["loc"][0]).upper()
-        reason = error.errors()[0]["msg"]
-        known = ", ".join(Settings.model_fields).upper()
-        raise Failure(f".env or environment: {key}: {reason}; known are {known}") from None
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        known = "; known are " + ", ".join(Settings.model_fields).upper()
+        hint = "" if key.lower() in Settings.model_fields else known
+        raise Failure(f".env or environment: {key}: {reason}{hint}") from None

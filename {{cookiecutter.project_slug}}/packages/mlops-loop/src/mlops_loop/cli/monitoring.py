@@ -18,11 +18,17 @@ def monitor(
     until: Annotated[
         datetime | None, typer.Option(formats=DATES, help="In UTC. [default: now]")
     ] = None,
+    evidently: Annotated[
+        bool, typer.Option("--evidently", help="Write Evidently's own report, too: seconds more.")
+    ] = False,
 ) -> None:
-    """Check a window of the prediction log; exit code 3 with a verdict: drift, quality or decay."""
+    """Check a window of the prediction log; exit code 3 with a verdict: drift, quality or decay.
+
+    Also where no rule had enough to look at: not judged is not fine.
+    """
     from mlops_loop.monitoring.monitor import main
 
-    main(days, until)
+    main(days, until, evidently)
 
 
 @APP.command(epilog="{example} retrain --until 2026-07-01")

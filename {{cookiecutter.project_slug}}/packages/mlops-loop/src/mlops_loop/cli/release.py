@@ -14,8 +14,8 @@ def promote(
     ] = False,
 ) -> None:
     """Make the bundle champion if it passes every gate; exit code 3 if one refuses it."""
-    from mlops_loop.release.gate_table import print_gates
     from mlops_loop.release.promote import promote
+    from mlops_loop.release.promotion import print_gates
 
     promotion = promote()
     if as_json:
@@ -35,7 +35,7 @@ def rollback(
     reason: Annotated[str, typer.Option(help="For the audit log.")] = "",
 ) -> None:
     """Make a former champion champion again; a running server reloads it."""
-    from mlops_loop.release.rollback import roll_back
+    from mlops_loop.release.champion import roll_back
 
     print(f"version {roll_back(version, reason)} is champion again")
 

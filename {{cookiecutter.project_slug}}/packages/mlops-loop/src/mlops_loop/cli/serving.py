@@ -1,5 +1,6 @@
 """The verb of `serving`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,7 +20,12 @@ def serve(
     """Serve the champion's bundle over HTTP; the API's documentation is at /docs."""
     from mlops_loop.base.settings import load_settings
 
-    if host not in LOOPBACK and not load_settings().asks_for_keys:
+    settings = load_settings()
+    if not Path(settings.bundle).exists():
+        from mlops_loop.release.audit import why_no_champion
+
+        raise Failure(why_no_champion(settings))
+    if host not in LOOPBACK and not settings.asks_for_keys:
         raise Failure(f"API_KEYS must be set to serve on {host}: anyone there could call the model")
     from mlops_loop.serving.server import serve
 

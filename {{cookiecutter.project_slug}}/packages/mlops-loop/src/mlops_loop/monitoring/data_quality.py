@@ -69,20 +69,29 @@ def outside_range(
     return shares
 
 
-def check_rejected(window: MonitoringWindow, max_share: float) -> tuple[RejectedShare, list[Alarm]]:
-    """Return how many requests were rejected and where, and an alarm if they are too many."""
+def check_rejected(
+    window: MonitoringWindow, max_share: float
+) -> tuple[RejectedShare, list[Alarm], str]:
+    """Return how many requests were rejected and where, and an alarm if they are too many.
+
+    The text says why there is none although the share is above the limit.
+    """
     count = sum(window.rejected.values())
-    share = count / max(1, count + window.requests)
+    total = count + window.requests
+    share = count / max(1, total)
     places: dict[str, int] = {}
     for (kind, place), number in sorted(window.rejected.items(), key=lambda item: -item[1]):
         named = place or kind
         places[named] = places.get(named, 0) + number
     found = RejectedShare(requests=count, share=share, limit=max_share, places=places)
-    if count < MIN_REJECTED or share <= max_share:
-        return found, []
+    if share <= max_share:
+        return found, [], ""
+    refused = f"refused {share:.0%} of {total:,} requests"
+    if count < MIN_REJECTED:
+        return found, [], f"{refused}: too few for an alarm"
     most = ", ".join(f"{place} {number:,}" for place, number in list(places.items())[:3])
-    text = f"{share:.1%} of the requests were refused: {most}"
-    return found, [Rule("quality.refused").alarm(share, max_share, text)]
+    alarm = Rule("quality.refused").alarm(share, max_share, f"{refused}: {most}")
+    return found, [alarm], ""
 
 
 def check_volume(window: MonitoringWindow, params: Monitor) -> tuple[Volume, list[Alarm]]:
@@ -90,9 +99,9 @@ def check_volume(window: MonitoringWindow, params: Monitor) -> tuple[Volume, lis
     earlier = [rows for rows in window.earlier if rows >= params.min_rows]
     usual = float(np.median(earlier)) if len(earlier) >= MIN_EARLIER_WINDOWS else None
     factors = params.quality.volume
-    found = Volume(rows=window.rows, usual=usual, limits=factors)
-    if usual is None or factors[0] * usual <= window.rows <= factors[1] * usual:
+    found = Volume(rows=window.traffic, usual=usual, limits=factors)
+    if usual is None or factors[0] * usual <= window.traffic <= factors[1] * usual:
         return found, []
-    text = f"{window.rows:,} rows, usual are {usual:,.0f}"
-    limit = factors[0 if window.rows < usual else 1] * usual
-    return found, [Rule("quality.volume").alarm(window.rows, limit, text)]
+    text = f"{window.traffic:,} rows, usual are {usual:,.0f}"
+    limit = factors[0 if window.traffic < usual else 1] * usual
+    return found, [Rule("quality.volume").alarm(window.traffic, limit, text)]

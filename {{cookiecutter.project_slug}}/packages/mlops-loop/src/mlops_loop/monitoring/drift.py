@@ -1,17 +1,17 @@
 """Drift: how far a window's columns are from the reference, and how far is normal variation.
 
-Evidently measures; the thresholds are calibrated on the reference. Blocks of its own time, as long
-as the window and of as many rows, are compared with the rest of it: that is how far apart windows
-are by weekday, weather and chance. A column has drifted if it is farther. Thresholds are set for
-all columns together, so that no more than the wanted share of such blocks would be called drifted.
+Distances are measured as Evidently does; thresholds are calibrated on the reference. Blocks of its
+own time, as long as the window and of as many rows, are compared with the rest of it: that is how
+far apart windows are by weekday, weather and chance. A column has drifted if it is farther.
+Thresholds are set for all columns together, so that no more than the wanted share of such blocks
+would be called drifted.
 Sources: Ramdas, Garcia Trillos and Cuturi, On Wasserstein two-sample testing, Entropy 2017; Lin,
 Divergence measures based on the Shannon entropy, IEEE Transactions on Information Theory 1991; and
 for thresholds of many tests at once Westfall and Young, Resampling-based multiple testing, 1993.
 """
 
-import warnings
 from dataclasses import dataclass
-from typing import Protocol, TypedDict
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,8 @@ from mlops_loop.metrics.values import Floats
 from mlops_loop.monitoring.monitoring_window import logged_features
 from mlops_loop.prediction_log.window_summary import ColumnDrift
 
-METHODS = {"num_method": "wasserstein", "cat_method": "jensenshannon"}
+WASSERSTEIN = "wasserstein"  # of numbers, normed
+JENSEN_SHANNON = "jensenshannon"  # of categories
 MIN_DEVIATION = 0.001  # standard deviation by which Evidently divides a distance at least
 MAX_BLOCK_ROWS = 5000  # drawn of a block: with more, chance hardly matters
 MIN_BLOCKS = 4  # into which the reference's days are cut at least
@@ -36,35 +37,8 @@ NULLS = "nulls"
 Codes = NDArray[np.int64]  # places of rows or values, or counts
 
 
-class MetricConfig(TypedDict):
-    column: str
-    method: str
-    threshold: float
-
-
-class Metric(TypedDict):
-    value: float
-    config: MetricConfig
-
-
-class TestedMetric(TypedDict):
-    params: dict[str, str]
-
-
-class Test(TypedDict):
-    metric_config: TestedMetric
-    status: object  # an enumeration
-
-
-class Snapshot(TypedDict):
-    """Evidently's report, in what is read of it here."""
-
-    metrics: list[Metric]
-    tests: list[Test]
-
-
 class EvidentlyReport(Protocol):
-    def dict(self) -> Snapshot: ...
+    """Evidently's own report, in what is used of it; only `monitor --evidently` makes one."""
 
     def get_html_str(self, as_iframe: bool) -> str: ...
 
@@ -195,57 +169,35 @@ def numeric_columns(schema: Schema) -> dict[str, bool]:
     return found | {schema.prediction: tasks.of(schema).PREDICTION_KIND == "numerical"}
 
 
+def typed(tables: list[pd.DataFrame], schema: Schema) -> list[pd.DataFrame]:
+    """Return the columns that are compared, as numbers and texts."""
+    numeric = numeric_columns(schema)
+    types = {name: "float64" if number else "str" for name, number in numeric.items()}
+    return [table[list(types)].astype(types) for table in tables]
+
+
 def compare(
-    current: pd.DataFrame,
-    reference: pd.DataFrame,
-    schema: Schema,
-    limits: dict[str, float],
-    drift_columns: int = 1,
-) -> tuple[EvidentlyReport, dict[str, ColumnDrift]]:
-    """Return Evidently's report, and how each column compares.
+    current: pd.DataFrame, reference: pd.DataFrame, schema: Schema, limits: dict[str, float]
+) -> dict[str, ColumnDrift]:
+    """Return how each column compares.
 
     A column without any value, here or in the reference, cannot be compared; it has drifted if it
     had some.
     """
-    with warnings.catch_warnings(action="ignore"):
-        from evidently import DataDefinition, Dataset, Report
-        from evidently.presets import DataDriftPreset
-
-        numeric = numeric_columns(schema)
-        types = {name: "float64" if number else "str" for name, number in numeric.items()}
-        tables = [table[list(types)].astype(types) for table in (current, reference)]
-        filled = [{name for name in types if table[name].notna().any()} for table in tables]
-        named = [name for name in types if name in filled[0] & filled[1]]  # Evidently would guess
-        defined = DataDefinition(
-            numerical_columns=[name for name in named if numeric[name]],
-            categorical_columns=[name for name in named if not numeric[name]],
-        )
-        preset = DataDriftPreset(
-            columns=named,
-            per_column_threshold={name: limits[name] for name in named},
-            # For the headline of its report, which shows all digits; never above the real share.
-            drift_share=min(1, int(10_000 * drift_columns / len(named)) / 10_000),
-            **METHODS,
-        )
-        data = (Dataset.from_pandas(table[named], data_definition=defined) for table in tables)
-        report = Report([preset], include_tests=True).run(*data)
-    empty = {
-        name: ColumnDrift(method="no value at all", drifted=name in filled[1]) for name in types
-    }
-    return report, empty | column_drifts(report.dict())
-
-
-def column_drifts(snapshot: Snapshot) -> dict[str, ColumnDrift]:
-    """Return how each column compares, as Evidently's report says."""
-    # Distances drift above their threshold, p-values below it: only the test's status tells.
-    tests = {test["metric_config"]["params"].get("column"): test for test in snapshot["tests"]}
+    before, now = typed([reference, current], schema)
     found = {}
-    for metric in snapshot["metrics"][1:]:  # the first counts the drifted columns
-        config = metric["config"]
-        found[config["column"]] = ColumnDrift(
-            method=config["method"],
-            score=float(metric["value"]),
-            threshold=float(config["threshold"]),
-            drifted=str(tests[config["column"]]["status"]).endswith("FAIL"),
+    for name, number in numeric_columns(schema).items():
+        column = encode(pd.concat([before[name], now[name]]), number)
+        parts = np.split(column.codes, [len(before)])
+        known, seen = (column.counts(codes)[1:] for codes in parts)
+        if not known.sum() or not seen.sum():
+            found[name] = ColumnDrift(method="no value at all", drifted=bool(known.sum()))
+            continue
+        score = distance(known, seen, column.known)
+        found[name] = ColumnDrift(
+            method=WASSERSTEIN if number else JENSEN_SHANNON,
+            score=score,
+            threshold=limits[name],
+            drifted=score >= limits[name],
         )
     return found

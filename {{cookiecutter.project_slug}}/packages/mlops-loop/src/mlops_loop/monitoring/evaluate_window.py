@@ -14,6 +14,7 @@ from mlops_loop.metrics import tasks
 from mlops_loop.metrics.calibration import held_out_scores
 from mlops_loop.monitoring import data_quality, drift, performance
 from mlops_loop.monitoring.drift import EvidentlyReport
+from mlops_loop.monitoring.evidently_report import evidently_report
 from mlops_loop.monitoring.labelled_rows import LabelledRows
 from mlops_loop.monitoring.monitoring_window import (
     MonitoringWindow,
@@ -48,11 +49,13 @@ class Findings:
     report: EvidentlyReport | None = None
 
 
-def evaluate(window: MonitoringWindow, bundle: Bundle, params: Params) -> Findings:
-    """Return what the window shows of the champion's traffic."""
+def evaluate(
+    window: MonitoringWindow, bundle: Bundle, params: Params, evidently: bool = False
+) -> Findings:
+    """Return what the window shows of the champion's traffic; Evidently's report on request."""
     held_out = tables.read_table(bundle.folder / HELD_OUT)
     traffic = evaluate_traffic(window, params.monitor)
-    inputs = evaluate_inputs(window, held_out, bundle, params)
+    inputs = evaluate_inputs(window, held_out, bundle, params, evidently)
     outcomes = evaluate_outcomes(window, held_out, bundle, params)
     return replace(
         inputs,
@@ -67,9 +70,10 @@ def evaluate(window: MonitoringWindow, bundle: Bundle, params: Params) -> Findin
 
 def evaluate_traffic(window: MonitoringWindow, params: Monitor) -> Findings:
     """Check how many requests were rejected, and how many rows there are."""
-    rejected, alarms = data_quality.check_rejected(window, params.quality.max_refused)
+    limit = params.quality.max_refused
+    rejected, alarms, too_few = data_quality.check_rejected(window, limit)
     volume, unusual = data_quality.check_volume(window, params)
-    not_judged = {}
+    not_judged = {"quality.refused": too_few} if too_few else {}
     if volume.usual is None:
         number = data_quality.MIN_EARLIER_WINDOWS
         not_judged["quality.volume"] = (
@@ -85,7 +89,11 @@ def evaluate_traffic(window: MonitoringWindow, params: Monitor) -> Findings:
 
 
 def evaluate_inputs(
-    window: MonitoringWindow, held_out: pd.DataFrame, bundle: Bundle, params: Params
+    window: MonitoringWindow,
+    held_out: pd.DataFrame,
+    bundle: Bundle,
+    params: Params,
+    evidently: bool,
 ) -> Findings:
     """Check features and predictions: drift, missing values, unknown categories."""
     schema = bundle.schema
@@ -98,7 +106,12 @@ def evaluate_inputs(
     current = features_of(window.answered)[logged_features(schema)]
     known = reference[logged_features(schema)]
     limits = calibrated_limits(window, reference, held_out, schema, monitor)
-    report, columns = compare_with_reference(window, reference, held_out, schema, monitor, limits)
+    compared = with_predictions(window, reference, held_out, schema)
+    distances = limits[drift.DISTANCE].to_dict()
+    columns = drift.compare(*compared, schema, distances)
+    report = None
+    if evidently:
+        report = evidently_report(*compared, schema, distances, monitor.drift_columns)
     max_rise = limits[drift.NULLS]
     nulls, missing = data_quality.check_nulls(current, known, max_rise)
     max_unseen = monitor.quality.max_unseen
@@ -157,15 +170,10 @@ def calibrated_limits(
     return drift.thresholds(quiet, least, params.false_alarms)
 
 
-def compare_with_reference(
-    window: MonitoringWindow,
-    reference: pd.DataFrame,
-    held_out: pd.DataFrame,
-    schema: Schema,
-    params: Monitor,
-    limits: pd.Series,
-) -> tuple[EvidentlyReport, dict[str, ColumnDrift]]:
-    """Return Evidently's report, and how each column compares."""
+def with_predictions(
+    window: MonitoringWindow, reference: pd.DataFrame, held_out: pd.DataFrame, schema: Schema
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the window's features and the reference's, each with predictions."""
     task = tasks.of(schema)
     current = features_of(window.answered)[logged_features(schema)]
     current[schema.prediction] = [
@@ -173,9 +181,7 @@ def compare_with_reference(
     ]
     predicted = predictions_on(held_out, schema)
     sampled = np.random.default_rng(0).choice(predicted, len(reference))
-    against = reference.assign(**{schema.prediction: sampled})
-    distances = limits[drift.DISTANCE].to_dict()
-    return drift.compare(current, against, schema, distances, params.drift_columns)
+    return current, reference.assign(**{schema.prediction: sampled})
 
 
 def drift_alarms(columns: dict[str, ColumnDrift], min_columns: int) -> list[Alarm]:

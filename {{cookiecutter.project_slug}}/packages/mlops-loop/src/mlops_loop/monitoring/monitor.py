@@ -13,22 +13,22 @@ from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.files import REPORTS
 from mlops_loop.base.params.params_file import load_params
 from mlops_loop.base.settings import Settings, load_settings
-from mlops_loop.monitoring.alerting import alerts
+from mlops_loop.monitoring import alerts
 from mlops_loop.monitoring.evaluate_window import Findings, evaluate
 from mlops_loop.monitoring.monitoring_window import MonitoringWindow, read_window, window_name
 from mlops_loop.monitoring.pages import index_page, window_page
 from mlops_loop.monitoring.window_store import store, stored_summaries
 from mlops_loop.prediction_log.connection import open_log
-from mlops_loop.prediction_log.window_summary import VERDICTS, WindowSummary
+from mlops_loop.prediction_log.window_summary import NOT_JUDGED, VERDICTS, WindowSummary
 from mlops_loop.scoring.bundle import HELD_OUT, Bundle, open_bundle
 
 FOLDER = REPORTS / "monitor"
 LATEST = FOLDER / "latest.json"
 
 
-def main(days: float | None = None, until: datetime | None = None) -> None:
-    """Monitor, print and alert; raise a Refusal if there is a verdict."""
-    summary = monitor(days, until)
+def main(days: float | None = None, until: datetime | None = None, evidently: bool = False) -> None:
+    """Monitor, print and alert; raise a Refusal if there is a verdict, or nothing was judged."""
+    summary = monitor(days, until, evidently)
     settings = load_settings()
     delivery = alerts.notify(open_log(settings.prediction_log_url), settings, summary)
     print("\n".join([*format_summary(summary), *delivery.lines]))
@@ -36,13 +36,17 @@ def main(days: float | None = None, until: datetime | None = None) -> None:
         text = "the alert was not delivered, the next run tries again"
         print(f"error: {text}: {delivery.undelivered}", file=sys.stderr)
     if summary.verdicts:
-        raise Refusal(f"{', '.join(summary.verdicts)}: see {summary.report}")
-    print(f"nothing to report: see {summary.report}")
+        raise Refusal(f"{summary.state}: see {summary.report}")
+    if summary.state == NOT_JUDGED:
+        raise Refusal(f"{NOT_JUDGED}: no rule had enough to look at: see {summary.report}")
+    print(f"{summary.state}: see {summary.report}")
     if delivery.undelivered:
         raise Failure('No alerts; sending the "resolved" notification failed, will retry next run')
 
 
-def monitor(days: float | None = None, until: datetime | None = None) -> WindowSummary:
+def monitor(
+    days: float | None = None, until: datetime | None = None, evidently: bool = False
+) -> WindowSummary:
     """Evaluate the last `days` (default: monitor.days) before `until`, UTC, or now.
 
     Writes reports/monitor/<window>/ and the index over all windows.
@@ -62,7 +66,7 @@ def monitor(days: float | None = None, until: datetime | None = None) -> WindowS
     engine = open_log(settings.prediction_log_url)
     max_rows = params.monitor.max_rows
     window = read_window(engine, start, end, bundle.version, bundle.schema, max_rows)
-    findings = evaluate(window, bundle, params)
+    findings = evaluate(window, bundle, params, evidently)
     summary = summarize(window, findings, settings.mlflow_experiment_name, bundle.version)
     with files.writing(FOLDER / summary.window) as tmp_path:
         tmp_path.mkdir()
@@ -80,22 +84,15 @@ def newest_champion(settings: Settings) -> Bundle:
     """Return the champion; a shared registry may have a newer one, of another machine."""
     folder = Path(settings.bundle)
     if not folder.exists() or not settings.mlflow_tracking_uri.startswith("sqlite:"):
+        from mlops_loop.release.champion import install_champion  # not for a bundle at hand
+
         try:
-            fetch_champion(settings)
+            install_champion(settings)
         except Failure as failure:
             if not folder.exists():
                 raise
             print(f"the champion in {folder} is taken for the newest: {failure}", file=sys.stderr)
     return open_bundle(folder)
-
-
-def fetch_champion(settings: Settings) -> None:
-    """Install the registry's champion; a monitor with a bundle at hand needs no MLflow."""
-    try:
-        from mlops_loop.release.champion import install_champion
-    except ImportError as error:
-        raise Failure(f"the registry needs {error.name}: `uv sync --group train`") from None
-    install_champion(settings)
 
 
 def summarize(

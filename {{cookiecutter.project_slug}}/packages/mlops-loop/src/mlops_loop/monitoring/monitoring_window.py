@@ -1,31 +1,32 @@
 """Monitoring window: what the prediction log holds of a span of time.
 
-All of it is counted; a sample of the rows is read.
+All of it is counted, in one pass over its ids; a sample of the rows is read.
 """
 
-import hashlib
-import sqlite3
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+import numpy as np
 import pandas as pd
 import sqlalchemy as sa
+from numpy.typing import NDArray
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.contract.values import Row
 from mlops_loop.data.derived import derive
 from mlops_loop.metrics.values import LoggedAnswer
-from mlops_loop.monitoring.labelled_rows import REQUEST_DIGITS
 from mlops_loop.prediction_log.connection import unusable
 from mlops_loop.prediction_log.rejected_requests import count_rejected
-from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
+from mlops_loop.prediction_log.tables import IDS_PER_STATEMENT, OUTCOMES, PREDICTIONS
 
 EARLIER_WINDOWS = 4  # before this one, that say how many rows are usual
 FEATURE = "feature: "  # before the names of features, which may be anything
+FIRST = "0000"  # the end of the id of a request's first row
+PART = 100_000  # rows of which the ids are in memory at a time
 COLUMNS = PREDICTIONS.c
-JOINED = sa.join(PREDICTIONS, OUTCOMES, OUTCOMES.c.prediction_id == COLUMNS.id)
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,11 @@ class MonitoringWindow:
 
     start: datetime  # UTC
     end: datetime  # UTC, exclusive
-    rows: int
+    traffic: int  # rows, also those of another contract
+    rows: int  # of the versions that answer this contract, as are the next and `known`
     requests: int
-    versions: dict[str, int]  # rows by model version
-    earlier: list[int]  # rows of the windows before this one, the newest first
+    versions: dict[str, int]  # rows by model version, whatever its contract
+    earlier: list[int]  # traffic of the windows before this one, the newest first
     rejected: dict[tuple[str, str], int]  # requests by kind of error, and the column where
     answered: pd.DataFrame
     others: int  # sampled rows of another contract: not in `answered`
@@ -49,40 +51,49 @@ class MonitoringWindow:
     labelled: pd.DataFrame
 
 
+@dataclass
+class Counts:
+    """The number of rows, requests and rows with ground truth, by model version."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
+    known: Counter[str] = field(default_factory=Counter)
+
+
 def read_window(
     engine: sa.Engine, start: datetime, end: datetime, version: str, schema: Schema, max_rows: int
 ) -> MonitoringWindow:
-    """Return the window, without shadows; at most `max_rows` leave the database, always the same.
+    """Return the window, without shadows; at most `max_rows` are read, always the same.
 
     Raises Failure if the log cannot be read.
     """
     inside = between(start, end)
-    columns = (COLUMNS.time, COLUMNS.features, COLUMNS.output)
+    columns = (COLUMNS.time, COLUMNS.features, COLUMNS.output, COLUMNS.model_version)
     truth = (COLUMNS.id.label("answered"), OUTCOMES.c.value, OUTCOMES.c.time.label("recorded"))
-    of_version = inside & (COLUMNS.model_version == version)
     try:
         with engine.connect() as connection:
-            add_md5(connection)
-            versions, requests = count(connection, inside)
-            known = connection.scalar(sa.select(sa.func.count()).select_from(JOINED).where(inside))
-            answered = sample(connection, inside, columns, max_rows)
-            labelled = sample(connection, of_version, (*columns, *truth), max_rows, labelled=True)
+            counts, some, some_labelled = scan(connection, inside, version, max_rows)
+            answered = read_rows(connection, columns, some)
+            labelled = read_rows(connection, (*columns, *truth), some_labelled)
             earlier = count_earlier(connection, start, end)
         rejected = count_rejected(engine, start, end)
     except SQLAlchemyError as error:
         raise unusable(error) from None
     fitting = rows_of_contract(answered, schema)
+    # A version answers one contract, so a sample tells which.
+    same = {version, *fitting["model_version"]}
     return MonitoringWindow(
         start=start,
         end=end,
-        rows=sum(versions.values()),
-        requests=requests,
-        versions=versions,
+        traffic=counts.rows.total(),
+        rows=sum(counts.rows[each] for each in same),
+        requests=sum(counts.requests[each] for each in same),
+        versions=dict(counts.rows),
         earlier=earlier,
         rejected=rejected,
         answered=spread_features(fitting, schema),
         others=len(answered) - len(fitting),
-        known=known or 0,
+        known=sum(counts.known[each] for each in same),
         labelled=spread_features(rows_of_contract(labelled, schema), schema),
     )
 
@@ -91,23 +102,64 @@ def between(start: datetime, end: datetime) -> sa.ColumnElement[bool]:
     return (COLUMNS.time >= start) & (COLUMNS.time < end) & (COLUMNS.variant != "shadow")
 
 
-def add_md5(connection: sa.Connection) -> None:
-    """Give SQLite the function that PostgreSQL has: rows in the order of their hash are random."""
-    driver = connection.connection.driver_connection
-    if isinstance(driver, sqlite3.Connection):
-        driver.create_function("md5", 1, md5, deterministic=True)
+def scan(
+    connection: sa.Connection, inside: sa.ColumnElement[bool], version: str, max_rows: int
+) -> tuple[Counts, list[str], list[str]]:
+    """Count the rows, and return the ids of a sample, and of one of this version's labelled rows.
+
+    A sample has the rows with the lowest hashes of their ids: the same ones on any database.
+    """
+    counts = Counts()
+    answered = labelled = (np.empty(0, object), np.empty(0, np.uint64))
+    for ids, versions, known in id_parts(connection, inside):
+        counts.rows.update(versions)
+        counts.requests.update(versions[[each.endswith(FIRST) for each in ids]])
+        counts.known.update(versions[known])
+        hashes = pd.util.hash_array(ids, categorize=False)
+        answered = lowest(answered, ids, hashes, max_rows)
+        chosen = known & (versions == version)
+        labelled = lowest(labelled, ids[chosen], hashes[chosen], max_rows)
+    return counts, answered[0].tolist(), labelled[0].tolist()
 
 
-def md5(text: str) -> str:
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+Texts = NDArray[np.object_]
+Hashes = NDArray[np.uint64]
 
 
-def count(connection: sa.Connection, inside: sa.ColumnElement[bool]) -> tuple[dict[str, int], int]:
-    """Return the number of rows by model version, and that of the requests."""
-    requests = sa.func.count(sa.distinct(sa.func.substr(COLUMNS.id, 1, REQUEST_DIGITS)))
-    query = sa.select(COLUMNS.model_version, sa.func.count(), requests).where(inside)
-    found = connection.execute(query.group_by(COLUMNS.model_version)).all()
-    return {version: rows for version, rows, _ in found}, sum(each for *_, each in found)
+def id_parts(
+    connection: sa.Connection, inside: sa.ColumnElement[bool]
+) -> Iterator[tuple[Texts, Texts, NDArray[np.bool_]]]:
+    """Yield ids, model versions, and whether the ground truth is known, some rows at a time."""
+    joined = sa.outerjoin(PREDICTIONS, OUTCOMES, OUTCOMES.c.prediction_id == COLUMNS.id)
+    known = OUTCOMES.c.prediction_id.is_not(None)
+    query = sa.select(COLUMNS.id, COLUMNS.model_version, known).select_from(joined).where(inside)
+    for part in connection.execution_options(yield_per=PART).execute(query).partitions():
+        ids, versions, labelled = zip(*part, strict=True)
+        yield np.array(ids, object), np.array(versions, object), np.array(labelled, bool)
+
+
+def lowest(
+    kept: tuple[Texts, Hashes], ids: Texts, hashes: Hashes, most: int
+) -> tuple[Texts, Hashes]:
+    """Return those of lowest hash of what is kept and what is new."""
+    both = np.concatenate([kept[1], hashes])
+    order = np.argsort(both, kind="stable")[:most]
+    return np.concatenate([kept[0], ids])[order], both[order]
+
+
+def read_rows(
+    connection: sa.Connection, columns: Sequence[sa.ColumnElement[object]], ids: list[str]
+) -> pd.DataFrame:
+    """Return columns of the rows with these ids, in order of time."""
+    source = sa.outerjoin(PREDICTIONS, OUTCOMES, OUTCOMES.c.prediction_id == COLUMNS.id)
+    query = sa.select(*columns, COLUMNS.id).select_from(source)
+    rows: list[Sequence[object]] = []
+    for first in range(0, len(ids), IDS_PER_STATEMENT):
+        some = COLUMNS.id.in_(ids[first : first + IDS_PER_STATEMENT])
+        rows += connection.execute(query.where(some)).all()
+    names = [column.name for column in columns]
+    table = pd.DataFrame(rows, columns=[*names, "id"])
+    return table.sort_values(["time", "id"], ignore_index=True)[names]
 
 
 def count_earlier(connection: sa.Connection, start: datetime, end: datetime) -> list[int]:
@@ -120,45 +172,36 @@ def count_earlier(connection: sa.Connection, start: datetime, end: datetime) -> 
     return rows
 
 
-def sample(
-    connection: sa.Connection,
-    wanted: sa.ColumnElement[bool],
-    columns: Sequence[sa.ColumnElement[object]],
-    max_rows: int,
-    *,
-    labelled: bool = False,
-) -> pd.DataFrame:
-    """Return columns of at most `max_rows` rows, in order of time."""
-    source = JOINED if labelled else PREDICTIONS
-    chosen = sa.select(COLUMNS.id).select_from(source).where(wanted)
-    chosen = chosen.order_by(sa.func.md5(COLUMNS.id)).limit(max_rows)
-    query = sa.select(*columns).select_from(source).where(COLUMNS.id.in_(chosen))
-    rows = list(connection.execute(query.order_by(COLUMNS.time, COLUMNS.id)))
-    return pd.DataFrame(rows, columns=[column.name for column in columns])
-
-
 def rows_of_contract(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     """Return the rows that were asked and answered as this contract says, and not as another."""
+    fits = contract_check(schema)
     pairs = zip(rows["features"], rows["output"], strict=True)
-    return rows.loc[[fits(features, output, schema) for features, output in pairs]]
+    return rows.loc[[fits(features, output) for features, output in pairs]]
 
 
-def fits(features: Row, output: LoggedAnswer, schema: Schema) -> bool:
+def contract_check(schema: Schema) -> Callable[[Row, LoggedAnswer], bool]:
     """Return whether features and answer are of the contract, which may have got a nullable one."""
-    if schema.classes:
-        if set(output.get("probabilities", ())) != set(schema.classes):
+    classes = set(schema.classes)
+    inputs = schema.inputs
+    columns = {
+        name: (inputs[name].nullable, inputs[name].type in ("category", "timestamp"))
+        for name in sent_inputs(schema)
+    }
+
+    def fits(features: Row, output: LoggedAnswer) -> bool:
+        if classes and set(output.get("probabilities", ())) != classes:
             return False
-    elif "value" not in output:
-        return False
-    columns = {name: schema.inputs[name] for name in sent_inputs(schema)}
-    if features and not features.keys() & columns.keys():
-        return False
-    for name, column in columns.items():
-        value = features.get(name)
-        is_text = column.type in ("category", "timestamp")
-        if not (column.nullable if value is None else isinstance(value, str) == is_text):
+        if not classes and "value" not in output:
             return False
-    return True
+        if features and not features.keys() & columns.keys():
+            return False
+        for name, (nullable, is_text) in columns.items():
+            value = features.get(name)
+            if not (nullable if value is None else isinstance(value, str) == is_text):
+                return False
+        return True
+
+    return fits
 
 
 def spread_features(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:

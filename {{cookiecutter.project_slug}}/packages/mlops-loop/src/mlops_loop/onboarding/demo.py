@@ -22,8 +22,8 @@ from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.monitoring.monitor import monitor
 from mlops_loop.monitoring.rules import rule_of
-from mlops_loop.release.gate_table import print_gates
 from mlops_loop.release.promote import promote
+from mlops_loop.release.promotion import print_gates
 from mlops_loop.release.smoke_test.server import server
 from mlops_loop.scoring.bundle import open_bundle
 
@@ -39,7 +39,7 @@ class LoadedModel:
     """What was served, and what it answered."""
 
     bundle: Path
-    version: str
+    name: str  # its version, and whether that is champion
     last: dict[str, JsonValue]  # of its predictions
 
     @property
@@ -57,9 +57,9 @@ def demo() -> None:
     seconds = reproduce()
     started = time.monotonic()
     step("promote: the gates compare the candidate, and start the real server with it")
-    bundle = promoted_or_candidate()
+    bundle, name = promoted_or_candidate()
     step(f"serve: {bundle}")
-    served = serve_traffic(bundle)
+    served = LoadedModel(bundle, name, serve_traffic(bundle))
     verdict = "none, as there is no champion"
     report = "none"
     if served.is_champion:
@@ -94,29 +94,33 @@ def say(text: str) -> None:
     open_console().print(escape(text), soft_wrap=True)
 
 
-def promoted_or_candidate() -> Path:
+def promoted_or_candidate() -> tuple[Path, str]:
     """Promote the candidate; return the champion's bundle, or the candidate's if there is none."""
     champion = Path(load_settings().bundle)
+    candidate = "the candidate (refused)"
     try:
         promotion = promote()
+        candidate = f"version {promotion.version} (refused)"
         print_gates(promotion.gates)
         promotion.checked()
-        say(promotion.text)
     except Refusal as refusal:
         say(f"refused: {refusal}")
-        if champion.exists() and open_bundle(champion).schema.target == load_schema().target:
-            say("The present champion goes on serving.")
-        else:
-            say("There is no champion: the demo serves the refused candidate, to show the rest.")
-            return BUNDLE
-    return champion
+    else:
+        say(promotion.text)
+    if (
+        champion.exists()
+        and (served := open_bundle(champion)).schema.target == load_schema().target
+    ):
+        say(f"The champion is version {served.version}.")
+        return champion, f"version {served.version} (champion)"
+    say("There is no champion: the demo serves the refused candidate, to show the rest.")
+    return BUNDLE, candidate
 
 
-def serve_traffic(bundle: Path) -> LoadedModel:
-    """Send held-out rows to a server with the bundle."""
+def serve_traffic(bundle: Path) -> dict[str, JsonValue]:
+    """Send held-out rows to a server with the bundle; return the last answer."""
     with server(bundle, load_settings().prediction_log_url, LOG) as (address, client):
-        version = client.get(f"{address}/v1/model").json()["version"]
-        return LoadedModel(bundle, version, traffic(address, client)[-1])
+        return traffic(address, client)[-1]
 
 
 def traffic(address: str, client: requests.Session) -> list[dict[str, JsonValue]]:
@@ -151,8 +155,7 @@ def results(seconds: dict[str, float], served: LoadedModel) -> Iterator[tuple[st
     for name, value in metrics["test"].items():
         if name != "rows":
             yield f"{name} (naive baseline)", f"{value:.4f} ({metrics['baseline'][name]:.4f})"
-    role = "champion" if served.is_champion else "refused candidate"
-    yield role, f"{current_project().name} version {served.version}"
+    yield "served", f"{current_project().name}: {served.name}"
     for name, value in served.last.items():
         yield f"one prediction: {name}", format_value(value)
 

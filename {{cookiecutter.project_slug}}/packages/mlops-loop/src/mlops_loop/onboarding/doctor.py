@@ -1,12 +1,13 @@
 """Doctor: whether everything that the project needs is there, reachable and writable."""
 
+import getpass
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import metadata
@@ -18,24 +19,27 @@ import sqlalchemy as sa
 from mlops_loop.base.errors import Failure, Refusal, redacted
 from mlops_loop.base.params.ingest import Sql
 from mlops_loop.base.params.params_file import load_params
-from mlops_loop.base.project import current_project
+from mlops_loop.base.project import command, current_project
 from mlops_loop.base.settings import load_settings
 from mlops_loop.onboarding.git import tracked_data
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import PREDICTIONS
-from mlops_loop.release import audit, registry
+from mlops_loop.release import audit
 from mlops_loop.release.audit_report import problems
 from mlops_loop.scoring.bundle import open_bundle
-from mlops_loop.tracking.session import experiment_name, session
+from mlops_loop.tracking.registry import by_alias, open_registry
+from mlops_loop.tracking.session import session
 
 SECONDS = 60  # without an answer, after which a check has failed
 GIBIBYTES = 2  # an environment and a few versions of the data
+STALE = 1  # uv's exit code of a lock file that is out of step; its other failures are 2
+AT_THE_ROOT = (".github", ".pre-commit-config.yaml")  # read at a repository's root only
 
 
 @dataclass(frozen=True)
 class Check:
     name: str
-    state: str  # ok, no, or later: nothing is wrong, it is not there yet or not needed by all
+    state: str  # ok, no, later (not there yet, or not needed by all) or note
     what: str  # what was found and, unless it is ok, how to mend it
 
 
@@ -43,13 +47,30 @@ class Later(Failure):
     """What is missing is not needed yet."""
 
 
-def program(*command: str) -> str:
+class Note(Failure):
+    """Something to know, which need not be mended."""
+
+
+def run(*program: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(program, capture_output=True, text=True, timeout=SECONDS)
+    except FileNotFoundError:
+        raise Failure(f"{program[0]} is not installed") from None
+
+
+def program(*program: str) -> str:
     """Return the last line that a program prints; raise a Failure with its reason if it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    lines = (done.stdout.strip() or done.stderr.strip()).splitlines() or [""]
+    done = run(*program)
     if done.returncode:
-        raise Failure((done.stderr.strip().splitlines() or lines)[-1])
-    return lines[-1]
+        raise Failure(reason(done))
+    return (done.stdout.strip() or done.stderr.strip()).splitlines()[-1]
+
+
+def reason(done: subprocess.CompletedProcess[str]) -> str:
+    """Return a program's own words on why it failed."""
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("error:", "fatal:"))]
+    return (errors or lines[-1:] or [f"it ended with {done.returncode}"])[0]
 
 
 def uv_program() -> str:
@@ -62,17 +83,54 @@ def git() -> str:
     if not shutil.which("git"):
         raise Failure("not installed: see https://git-scm.com")
     version = program("git", "--version")
-    try:
-        program("git", "rev-parse", "--verify", "HEAD")
-    except Failure:
-        raise Failure(
-            "no commit here, and a version is traced to one: git init, git add, git commit"
-        ) from None
+    if run("git", "rev-parse", "--verify", "HEAD").returncode:
+        why = "no commit here, and a version is traced to one"
+        raise Failure(f"{why}: git init, git add, git commit")
+    return version
+
+
+def git_identity() -> str:
+    known = []
     for key, example in {"user.name": "'Your Name'", "user.email": "you@example.com"}.items():
-        if not subprocess.run(["git", "config", key], capture_output=True).stdout.strip():
+        known.append(run("git", "config", key).stdout.strip())
+        if not known[-1]:
             what = "commits and `dvc exp run` need it"
             raise Failure(f"git knows no {key}, and {what}: git config {key} {example}")
-    return version
+    return " ".join(known)
+
+
+def repository() -> str:
+    """See whether what works at a repository's root only is there."""
+    top = run("git", "rev-parse", "--show-toplevel")
+    if top.returncode:
+        raise Later("there is none yet")
+    root = Path(top.stdout.strip()).resolve()
+    here = Path.cwd().resolve()
+    idle = [name for name in AT_THE_ROOT if Path(name).exists()]
+    if root != here and idle:
+        place = here.relative_to(root).as_posix()
+        mend = f"move them to {root}, with working-directory: {place} in the workflows"
+        raise Note(f"{' and '.join(idle)} do not run in a folder of a repository: {mend}")
+    return f"its root is {root}"
+
+
+def user() -> str:
+    """See whether the user has a name: dvc, run by hand, fails without."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        here = f"uid {os.getuid()} has no name"
+        raise Failure(f"{here}, and dvc fails without one: set USER to any name") from None
+
+
+def console_script() -> str:
+    """See whether the stages of a dvc that is run by hand would find this environment."""
+    (expected,) = command()
+    found = shutil.which(current_project().name)
+    if found is None or Path(found).resolve() != Path(expected).resolve():
+        other = f"finds {found}" if found else "finds none"
+        raise Note(f"PATH {other}, and not {expected}: start dvc by `uv run dvc`")
+    return expected
 
 
 def data_files() -> str:
@@ -113,22 +171,21 @@ def python() -> str:
 def lock_file() -> str:
     if not Path("uv.lock").is_file():
         raise Failure("there is no uv.lock: uv lock, then commit it")
-    try:
-        # Offline: a lock file in step needs no index, and one out of step might wait for it.
-        program(uv_program(), "lock", "--check", "--offline")
-    except Failure:
-        raise Failure(
-            "uv.lock is not in step with pyproject.toml: uv lock, then commit it"
-        ) from None
+    # Offline: a lock file in step needs no index, and one out of step might wait for it.
+    done = run(uv_program(), "lock", "--check", "--offline")
+    if done.returncode == STALE:
+        raise Failure("uv.lock is not in step with pyproject.toml: uv lock, then commit it")
+    if done.returncode:
+        raise Failure(f"uv cannot check it: {reason(done)}")
     return "uv.lock is in step with pyproject.toml"
 
 
 def tracking() -> str:
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
     settings = load_settings()
     probe = f"doctor-{uuid.uuid4().hex}"
     with session(settings) as client, tempfile.TemporaryDirectory() as folder:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
         experiment = client.get_experiment_by_name(settings.mlflow_experiment_name)
         client.set_experiment_tag(experiment.experiment_id, probe, "written")
         client.delete_experiment_tag(experiment.experiment_id, probe)
@@ -143,9 +200,8 @@ def remote() -> str:
     from dvc.config import Config
     from dvc.fs import get_cloud_fs
 
-    os.environ.setdefault(
-        "AWS_MAX_ATTEMPTS", "2"
-    )  # by default it tries five times with growing pauses
+    # By default it tries five times with growing pauses.
+    os.environ.setdefault("AWS_MAX_ATTEMPTS", "2")
     config = Config.from_cwd()
     name = config["core"].get("remote")
     if not name:
@@ -158,10 +214,8 @@ def remote() -> str:
         system.pipe_file(probe, b"written")
         system.remove(probe)
     except Exception as error:  # each of its file systems has its own
-        reason = f"{type(error).__name__}: {first_line(str(error))}"
-        raise Failure(
-            f"{name} cannot be written ({reason}): see `uv run dvc remote list`"
-        ) from None
+        why = f"{type(error).__name__}: {first_line(str(error))}"
+        raise Failure(f"{name} cannot be written ({why}): see `uv run dvc remote list`") from None
     return f"{name}: writable"
 
 
@@ -180,9 +234,8 @@ def prediction_log() -> str:
 
 def audit_log() -> str:
     settings = load_settings()
-    with session(settings) as client:
-        found = problems(client, audit.open_audit(settings.prediction_log_url))
-    if found:
+    log = audit.open_audit(settings.prediction_log_url)
+    if found := problems(open_registry(settings), log):
         verb = f"uv run {current_project().name} audit"
         raise Failure(f"{found[0]}: `{verb}` lists all; find out who can write to that database")
     return "every line follows from the one before, and the registry agrees"
@@ -205,40 +258,39 @@ def secrets() -> str:
 def champion() -> str:
     settings = load_settings()
     promote = f"uv run {current_project().name} promote"
-    with session(settings) as client:
-        version = registry.by_alias(client, "champion")
-        if not version and not client.search_model_versions(
-            f"name = '{experiment_name()}'", max_results=1
-        ):
-            raise Later(f"nothing was ever promoted: `uv run dvc repro`, then `{promote}`")
+    registry = open_registry(settings)
+    version = by_alias(registry, "champion")
+    if not version and not registry.versions():
+        raise Later(f"nothing was ever promoted: `uv run dvc repro`, then `{promote}`")
     if not version:
-        what = "versions are registered, but none is champion"
-        raise Failure(f"{what}: `{promote}` a better one")
+        raise Failure(f"versions are registered, but none is champion: `{promote}` a better one")
     bundle = open_bundle(Path(settings.bundle))
     expected = version.tags.get("bundle_sha256")
-    if (bundle.version, bundle.sha256) != (str(version.version), expected):
-        found = (
-            f"{settings.bundle} holds version {bundle.version}, the champion is {version.version}"
-        )
-        raise Failure(f"{found}: `{promote}` puts it there")
-    return f"version {version.version}, which is also in {settings.bundle}"
+    if (bundle.version, bundle.sha256) != (version.number, expected):
+        held = f"{settings.bundle} holds version {bundle.version}"
+        raise Failure(f"{held}, the champion is {version.number}: `{promote}` puts it there")
+    return f"version {version.number}, which is also in {settings.bundle}"
 
 
 def disk() -> str:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     if free < GIBIBYTES:
-        raise Failure(
-            f"{free:.1f} GiB free, {GIBIBYTES} are needed: `uv run dvc gc --workspace` frees some"
-        )
+        mend = "`uv run dvc gc --workspace` frees some"
+        raise Failure(f"{free:.1f} GiB free, {GIBIBYTES} are needed: {mend}")
     return f"{free:.0f} GiB free"
 
 
+# What others build on comes first.
 CHECKS: dict[str, Callable[[], str]] = {
     "git": git,
+    "git identity": git_identity,
+    "repository": repository,
     "data files": data_files,
     "uv": uv,
     "docker": docker,
     "Python": python,
+    "user": user,
+    "command": console_script,
     "lock file": lock_file,
     "MLflow": tracking,
     "DVC remote": remote,
@@ -262,8 +314,8 @@ def ask(name: str, check: Callable[[], str]) -> Check:
     def answer() -> None:
         try:
             answers.append(Check(name, "ok", first_line(check())))
-        except Later as later:
-            answers.append(Check(name, "later", first_line(str(later))))
+        except (Later, Note) as found:
+            answers.append(Check(name, type(found).__name__.lower(), first_line(str(found))))
         except Failure as failure:
             answers.append(Check(name, "no", first_line(str(failure))))
         except Exception as error:  # a diagnosis goes on, whatever a tool raises
@@ -273,25 +325,18 @@ def ask(name: str, check: Callable[[], str]) -> Check:
     thread = Thread(target=answer, daemon=True)
     thread.start()
     thread.join(SECONDS)
-    return (
-        answers[0]
-        if answers
-        else Check(name, "no", f"no answer for {SECONDS} seconds: is it reachable?")
-    )
-
-
-def examine() -> Iterator[Check]:
-    """Make every check, one after the other: what others build on comes first."""
-    for name, check in CHECKS.items():
-        yield ask(name, check)
+    late = Check(name, "no", f"no answer for {SECONDS} seconds: is it reachable?")
+    return answers[0] if answers else late
 
 
 def doctor() -> None:
     """Print a line for each check; raise a Refusal if anything required is missing."""
-    missing = []
-    for check in examine():
-        print(f"{check.state:<5}  {check.name:<14}  {check.what}", flush=True)
-        missing += [check.name] * (check.state == "no")
-    if missing:
+    states = dict[str, str]()
+    for name, check in CHECKS.items():
+        found = ask(name, check)
+        states[name] = found.state
+        print(f"{found.state:<5}  {name:<14}  {found.what}", flush=True)
+    if missing := [name for name, state in states.items() if state == "no"]:
         raise Refusal(f"not in order: {', '.join(missing)}")
-    print("everything is in order")
+    notes = " but for what is noted above" if "note" in states.values() else ""
+    print(f"everything is in order{notes}")

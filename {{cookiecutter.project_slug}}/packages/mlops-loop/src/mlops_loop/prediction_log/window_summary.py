@@ -8,9 +8,19 @@ import math
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    ValidationError,
+    computed_field,
+)
 
 VERDICTS = ("drift", "quality", "decay")
+# The rules that look at a window's rows. Of refused requests there may be none to look at.
+LOOKING = ("drift", "quality.nulls", "quality.unseen", "quality.volume", "decay")
+NOT_JUDGED = "not judged"
 EPOCH = datetime.fromtimestamp(0, UTC)
 
 
@@ -162,6 +172,17 @@ class WindowSummary(Document):
     performance: Performance | None = None
     estimate: dict[str, Interval] | None = None
     report: str = ""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def state(self) -> str:
+        """The verdicts, "nothing to report", or "not judged" where no rule had enough to look at.
+
+        A window that nobody could judge is not green.
+        """
+        if self.verdicts:
+            return ", ".join(self.verdicts)
+        return NOT_JUDGED if self.not_judged.keys() >= set(LOOKING) else "nothing to report"
 
     def metric(self, name: str) -> Metric:
         """Return the numbers of a metric; empty ones if the labels were too few."""

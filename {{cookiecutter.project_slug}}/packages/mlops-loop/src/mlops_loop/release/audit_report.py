@@ -3,29 +3,27 @@
 import sys
 
 import sqlalchemy as sa
-from mlflow import MlflowClient
 from rich.markup import escape
 from rich.table import Table
 
 from mlops_loop.base.errors import Refusal
 from mlops_loop.base.settings import load_settings
 from mlops_loop.base.terminal import open_console
-from mlops_loop.release import audit, registry
+from mlops_loop.release import audit
 from mlops_loop.release.champion import anchors
-from mlops_loop.tracking.session import experiment_name, session
+from mlops_loop.tracking.registry import Registry, by_alias, open_registry
 
 SHOWN = 5  # problems in the line of a refusal
 
 
-def problems(client: MlflowClient, log: sa.Engine) -> list[str]:
+def problems(registry: Registry, log: sa.Engine) -> list[str]:
     """Return what is wrong with the audit log, in itself and beside the registry."""
-    name = experiment_name()
-    champion = registry.by_alias(client, "champion")
-    if found := audit.verify(log, name, anchors(client)):
+    if found := audit.verify(log, registry.name, anchors(registry)):
         return found
-    move = audit.last(log, name, *audit.MOVES)
-    if champion and (not move or str(champion.version) != move.version):
-        known = f"the registry's champion is version {champion.version}"
+    champion = by_alias(registry, "champion")
+    move = audit.last(log, registry.name, *audit.MOVES)
+    if champion and (not move or champion.number != move.facts.version):
+        known = f"the registry's champion is version {champion.number}"
         return [f"{known}, but the log has no promotion of it"]
     return []
 
@@ -33,28 +31,36 @@ def problems(client: MlflowClient, log: sa.Engine) -> list[str]:
 def show_audit(lines: int, as_json: bool) -> None:
     """Print the audit log; raise a Refusal if it, or the registry, was tampered with."""
     settings = load_settings()
-    name = experiment_name()
+    registry = open_registry(settings)
     log = audit.open_audit(settings.prediction_log_url)
-    with session(settings) as client:
-        found = problems(client, log)
+    found = problems(registry, log)
     if as_json:
-        for entry in audit.read(log, name):
-            print(entry.as_json())
+        for line in audit.read(log, registry.name):
+            print(line.as_json())
     if found:
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         listed = "; ".join(found[:SHOWN])
         raise Refusal(f"the audit log cannot be trusted: {listed}{more}; {audit.MEND}")
     if not as_json:
-        print_lines(audit.newest(log, name, lines))
+        print_lines(list(audit.read(log, registry.name, newest=lines))[::-1])
     print("every line is in its place, and the registry agrees", file=sys.stderr)
+    print(signatures(log, registry.name), file=sys.stderr)
+
+
+def signatures(log: sa.Engine, model: str) -> str:
+    """Return how many lines are signed, and whether that was checked."""
+    signed = [line.signature is not None for line in audit.read(log, model)]
+    checked = "with AUDIT_KEY" if audit.signing_key() else "but AUDIT_KEY is not set to check them"
+    return f"{sum(signed)} of {len(signed)} lines are signed, {checked}"
 
 
 def print_lines(lines: list[audit.Line]) -> None:
     table = Table("line", "when", "what", "version", "by", "commit", "why")
     for line in lines:
-        commit, _, dirty = (line.git_commit or "").partition("-")
+        commit, _, dirty = (line.facts.git_commit or "").partition("-")
         commit = commit[:10] + "-dirty" * bool(dirty)
         time = line.time[:19].replace("T", " ")
-        cells = (str(line.number), time, line.event, line.version, line.by, commit, line.reason)
+        facts = line.facts
+        cells = (str(line.number), time, line.event, facts.version, line.by, commit, facts.reason)
         table.add_row(*map(escape, cells))
     open_console().print(table)

@@ -7,127 +7,128 @@ import json
 from pathlib import Path
 
 import sqlalchemy as sa
-from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion
-from pydantic import JsonValue
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.files import BUNDLE
 from mlops_loop.base.settings import Settings, load_settings
-from mlops_loop.release import audit, registry
+from mlops_loop.release import audit
 from mlops_loop.reporting.page import write_overview
 from mlops_loop.scoring.bundle import PROMOTION, open_bundle
-from mlops_loop.tracking.session import experiment_name, session
+from mlops_loop.tracking.registry import (
+    Registry,
+    Version,
+    by_alias,
+    by_number,
+    fetch_bundle,
+    open_registry,
+)
 from mlops_loop.training.card.promotion import PromotionRecord, finish
 
 # Tag of a version: the line of the audit log that its aliases and tags follow.
 SETTLED = "audit_sha256"
 
 
-def settle(client: MlflowClient, log: sa.Engine) -> ModelVersion | None:
+def settle(registry: Registry, log: sa.Engine) -> Version | None:
     """Bring the registry's aliases and tags to what the audit log says; return the champion.
 
     It may be cut short anywhere and called again. There is always one champion: its alias moves at
     once. Raises a Refusal if the log was tampered with, or is not the one of this registry.
     """
-    name = experiment_name()
-    champion = registry.by_alias(client, "champion")
-    if found := audit.verify(log, name, anchors(client)):
+    champion = by_alias(registry, "champion")
+    if found := audit.verify(log, registry.name, anchors(registry)):
         which = "or is PREDICTION_LOG_URL another registry's?"
         raise Refusal(f"the audit log cannot be trusted: {found[0]}; {audit.MEND}; {which}")
-    if not (move := audit.last(log, name, *audit.MOVES)):
+    if not (move := audit.last(log, registry.name, *audit.MOVES)):
         return champion
-    version = registry.by_number(client, move.version)
-    if not version or version.tags.get("bundle_sha256") != move.bundle_sha256:
+    version = by_number(registry, move.facts.version)
+    if not version or version.tags.get("bundle_sha256") != move.facts.bundle_sha256:
         return champion  # of a registry that is gone
     if version.tags.get(SETTLED) == move.sha256:
-        if champion and champion.version == version.version:
+        if champion and champion.number == version.number:
             return champion
-        move = restore(log, move, champion)
-    tag(client, version, move)
-    set_aliases(client, move)
+        move = restore(registry, log, move, champion)
+    tag(registry, version, move)
+    set_aliases(registry, move.facts)
     # Last, because it says that all of the above is done.
-    client.set_model_version_tag(name, move.version, SETTLED, move.sha256)
-    return registry.by_number(client, move.version)
+    registry.set_tag(version.number, SETTLED, move.sha256)
+    return by_number(registry, version.number)
 
 
-def restore(log: sa.Engine, move: audit.Line, champion: ModelVersion | None) -> audit.Line:
+def restore(
+    registry: Registry, log: sa.Engine, move: audit.Line, champion: Version | None
+) -> audit.Line:
     """Record that the alias comes back to where the log has it; return the new line."""
-    moved = f"to version {champion.version}" if champion else "away"
-    reason = f"its alias had been moved {moved} by other means than these commands"
-    facts: dict[str, JsonValue] = {
-        "reason": reason,
-        "version": move.version,
-        "before": move.before,
-        "bundle_sha256": move.bundle_sha256,
-    }
-    return audit.append(log, experiment_name(), "restored", facts, audit.Seen(move, audit.MOVES))
+    moved = f"to version {champion.number}" if champion else "away"
+    facts = audit.Facts(
+        version=move.facts.version,
+        before=move.facts.before,
+        reason=f"its alias had been moved {moved} by other means than these commands",
+        bundle_sha256=move.facts.bundle_sha256,
+    )
+    return audit.append(log, registry.name, "restored", facts, audit.Seen(move, audit.MOVES))
 
 
-def tag(client: MlflowClient, version: ModelVersion, move: audit.Line) -> None:
+def tag(registry: Registry, version: Version, move: audit.Line) -> None:
     """Write on the versions who promoted the one, and why the other was rolled back."""
-    name = experiment_name()
-    number = move.version
     if move.event == "promoted":
-        client.set_model_version_tag(name, number, "promoted_by", move.by)
-        client.set_model_version_tag(name, number, "promoted_at", move.time)
-    elif move.event == "rolled back":
-        why = f"{move.time} {move.reason}"
-        client.set_model_version_tag(name, move.before, "rolled_back", why)
+        registry.set_tag(version.number, "promoted_by", move.by)
+        registry.set_tag(version.number, "promoted_at", move.time)
+    elif move.event == "rolled back" and move.facts.before:
+        registry.set_tag(move.facts.before, "rolled_back", f"{move.time} {move.facts.reason}")
     for stale in {"refused", "rolled_back"} & set(version.tags):
-        client.delete_model_version_tag(name, number, stale)
+        registry.delete_tag(version.number, stale)
 
 
-def set_aliases(client: MlflowClient, move: audit.Line) -> None:
+def set_aliases(registry: Registry, move: audit.Facts) -> None:
     """Point `champion` and `previous` at the versions that the line names."""
-    name = experiment_name()
-    number = move.version
     if move.before:
-        client.set_registered_model_alias(name, "previous", move.before)
-    client.set_registered_model_alias(name, "champion", number)
-    challenger = registry.by_alias(client, "challenger")
-    if challenger and str(challenger.version) == number:  # refused once, better now
-        client.delete_registered_model_alias(name, "challenger")
+        registry.set_alias("previous", move.before)
+    registry.set_alias("champion", move.version)
+    challenger = by_alias(registry, "challenger")
+    if challenger and challenger.number == move.version:  # refused once, better now
+        registry.delete_alias("challenger")
 
 
-def anchors(client: MlflowClient) -> dict[str, str]:
+def anchors(registry: Registry) -> dict[str, str]:
     """Return the hashes of the lines that the registry's versions stand by, and the versions."""
-    versions = client.search_model_versions(f"name = '{experiment_name()}'")
-    return {found.tags[SETTLED]: str(found.version) for found in versions if SETTLED in found.tags}
+    tagged = [version for version in registry.versions() if SETTLED in version.tags]
+    return {version.tags[SETTLED]: version.number for version in tagged}
 
 
-def record(version: ModelVersion) -> PromotionRecord:
+def record(version: Version) -> PromotionRecord:
     """Return what the registry knows of a version, for promotion.json."""
     facts = {
         **version.tags,
-        "version": str(version.version),
+        "version": version.number,
         "run_id": version.run_id,
         "gates": json.loads(version.tags.get("gates", "[]")),
     }
     return PromotionRecord.model_validate(facts)
 
 
-def install(client: MlflowClient, target: Path) -> str | None:
+def install(registry: Registry, target: Path) -> str | None:
     """Put the champion's bundle where the server looks for it; return its version."""
-    while champion := registry.by_alias(client, "champion"):
-        install_version(champion, target)
-        newest = registry.by_alias(client, "champion")
-        if newest and newest.version == champion.version:  # else it moved while we copied
-            return str(champion.version)
+    while champion := by_alias(registry, "champion"):
+        install_version(registry, champion, target)
+        newest = by_alias(registry, "champion")
+        if newest and newest.number == champion.number:  # else it moved while we copied
+            return champion.number
     return None
 
 
-def install_version(version: ModelVersion, target: Path) -> None:
+def install_version(registry: Registry, version: Version, target: Path) -> None:
     """Put a version's bundle into a folder, if it does not hold it already."""
     promotion = record(version)
-    if not holds(target, promotion):
-        with files.writing(target) as tmp_path:
-            registry.fetch(version, tmp_path)
-            completed = promotion.model_copy(update={"files": finish(tmp_path, promotion)})
-            document = completed.model_dump(mode="json", exclude_unset=True)
-            files.write_json(tmp_path / PROMOTION, document)
-        write_overview()
+    if holds(target, promotion):
+        return
+    with files.writing(target) as tmp_path:
+        fetch_bundle(registry, version, tmp_path)
+        completed = promotion.model_copy(update={"files": finish(tmp_path, promotion)})
+        document = completed.model_dump(mode="json", exclude_unset=True)
+        files.write_json(tmp_path / PROMOTION, document)
+        files.make_readable(tmp_path)  # for the user of an image or a shared folder
+    write_overview()
 
 
 def holds(target: Path, promotion: PromotionRecord) -> bool:
@@ -159,6 +160,57 @@ def target() -> Path:
     return folder
 
 
-def install_champion(settings: Settings) -> None:
-    with session(settings) as client:
-        install(client, target())
+def install_champion(settings: Settings) -> str | None:
+    return install(open_registry(settings), target())
+
+
+def roll_back(number: str | None, reason: str) -> str:
+    """Make a former champion champion again, by default the last; return its version."""
+    settings = load_settings()
+    folder = target()
+    registry = open_registry(settings)
+    log = audit.open_audit(settings.prediction_log_url)
+    champion = settle(registry, log)
+    if champion is None:
+        raise Failure("there is no champion to roll back from")
+    install(registry, folder)
+    seen = audit.last_move(log, registry.name)
+    wanted = find_former(registry, log, champion, number)
+    # The way back to a version that was rolled back says nothing against the one in between.
+    event = "returned" if "rolled_back" in wanted.tags else "rolled back"
+    facts = audit.Facts(
+        version=wanted.number,
+        before=champion.number,
+        reason=reason,
+        bundle_sha256=wanted.tags["bundle_sha256"],
+    )
+    audit.append(log, registry.name, event, facts, seen)
+    settle(registry, log)
+    if (installed := install(registry, folder)) is None:
+        raise Failure("the registry has lost its champion: run this again")
+    return installed
+
+
+def find_former(
+    registry: Registry, log: sa.Engine, champion: Version, number: str | None
+) -> Version:
+    """Return the version to roll back to; it must have been champion."""
+    wanted = by_number(registry, number) if number else last_former(registry, log, champion)
+    if wanted is None:
+        none = "there was no champion before this one that was not rolled back: name a VERSION"
+        raise Failure(f"there is no version {number}" if number else none)
+    if wanted.number == champion.number:
+        raise Failure(f"version {wanted.number} is champion already")
+    if "promoted_at" not in wanted.tags:
+        never = f"version {wanted.number} was never champion"
+        raise Refusal(f"{never}: only `promote` can make it that")
+    return wanted
+
+
+def last_former(registry: Registry, log: sa.Engine, champion: Version) -> Version | None:
+    """Return the champion before this one; not one that was itself rolled back since."""
+    for line in reversed(list(audit.read(log, registry.name, *audit.MOVES))):
+        found = by_number(registry, line.facts.version)
+        if found and found.number != champion.number and "rolled_back" not in found.tags:
+            return found
+    return None

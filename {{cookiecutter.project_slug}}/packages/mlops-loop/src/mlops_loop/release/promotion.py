@@ -1,12 +1,17 @@
-"""Promotion: what came of `promote`, as `promote --json` prints it."""
+"""Promotion: what came of `promote`, as a table for people and as `promote --json` prints it."""
 
 from typing import Literal, Self
 
 from pydantic import BaseModel
+from rich.markup import escape
+from rich.table import Table
 
 from mlops_loop.base.errors import Refusal
+from mlops_loop.base.terminal import open_console
 from mlops_loop.metrics.gate_result import GateResult, format_reason
+from mlops_loop.release.gates.advice import advices
 
+WORDS = {True: "passed", False: "[bold red]REFUSED", None: "[dim]not judged"}
 SHOWN = 3  # reasons in the line that tells of a refusal; the table and the records have all
 
 
@@ -43,3 +48,18 @@ class Promotion(BaseModel, frozen=True):
 
 def reasons(results: list[GateResult]) -> list[str]:
     return [format_reason(result) for result in results if result.passed is False]
+
+
+def print_gates(results: list[GateResult]) -> None:
+    """Print what the gates say, and what to try; nothing if they were not asked."""
+    if not results:
+        return
+    table = Table("gate", "measure", "value", "limit", "result", title="Gates")
+    for result in results:
+        value = "" if result.value is None else f"{result.value:.4g}"
+        row = (result.gate, result.measure, value, result.limit)
+        table.add_row(*map(escape, row), WORDS[result.passed])
+    console = open_console()
+    console.print(table)
+    for line in advices(results):
+        console.print(f"what to try: {escape(line)}", soft_wrap=True)

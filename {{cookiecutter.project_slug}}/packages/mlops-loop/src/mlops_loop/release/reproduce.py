@@ -18,34 +18,18 @@ from mlops_loop.base import files
 from mlops_loop.base.config import edited
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.files import BUNDLE, RAW
+from mlops_loop.base.pipeline import user_name
 from mlops_loop.base.settings import load_settings
-from mlops_loop.release import registry
 from mlops_loop.scoring.bundle import MANIFEST, Bundle, open_bundle
-from mlops_loop.tracking.session import experiment_name, session
+from mlops_loop.tracking.registry import by_number, fetch_bundle, open_registry
 
 # What would lead the commit's commands to this project's environment, repository or servers.
 # (What tells uv about index, cache, certificates and network stays.)
 LEAKS = (
-    *(
-        "API_KEYS",
-        "BUNDLE",
-        "DVC_",
-        "GIT_DIR",
-        "GIT_INDEX_FILE",
-        "GIT_PREFIX",
-        "GIT_WORK_TREE",
-        "MLFLOW_",
-    ),
-    *(
-        "PREDICTION_LOG_URL",
-        "PYTHONHOME",
-        "PYTHONPATH",
-        "UV_FROZEN",
-        "UV_LOCKED",
-        "UV_NO_SYNC",
-        "UV_PROJECT",
-    ),
-    "VIRTUAL_ENV",
+    *("API_KEYS", "AUDIT_KEY", "BUNDLE", "DVC_", "MLFLOW_", "PREDICTION_LOG_URL"),
+    *("GIT_DIR", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_WORK_TREE"),
+    *("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV"),
+    *("UV_FROZEN", "UV_LOCKED", "UV_NO_SYNC", "UV_PROJECT"),
 )
 
 Document = Mapping[str, JsonValue]
@@ -70,38 +54,29 @@ def git(*command: str) -> str:
 
 def registered(number: str, folder: Path) -> tuple[Bundle, str]:
     """Put a registered version's bundle in `folder`; return it, and the commit behind it."""
-    with session(load_settings()) as client:
-        version = registry.by_number(client, number)
-        if version is None:
-            raise Failure(
-                f"the registry has no version {number} of {experiment_name()}: "
-                "see MLFLOW_TRACKING_URI"
-            )
-        registry.fetch(version, folder)
+    registry = open_registry(load_settings())
+    version = by_number(registry, number)
+    if version is None:
+        known = f"the registry has no version {number} of {registry.name}"
+        raise Failure(f"{known}: see MLFLOW_TRACKING_URI")
+    fetch_bundle(registry, version, folder)
     bundle = open_bundle(folder)
     commit = version.tags.get("git_commit", "")
     if bundle.sha256 != version.tags["bundle_sha256"]:
-        raise Refusal(
-            f"the registry's files of version {number} are not those that were registered"
-        )
+        changed = "are not those that were registered"
+        raise Refusal(f"the registry's files of version {number} {changed}")
     if not commit:
-        raise Failure(
-            f"version {number} was registered outside of git: no commit says what it was made from"
-        )
+        outside = f"version {number} was registered outside of git"
+        raise Failure(f"{outside}: no commit says what it was made from")
     if commit.endswith("-dirty"):
-        why = (
-            f"version {number} was registered with changes that no commit holds "
-            f"({commit[:12]}-dirty)"
-        )
-        raise Failure(
-            f"{why}: commit, then `uv run dvc repro` and `promote` make one that can be reproduced"
-        )
+        why = f"version {number} was registered with changes that no commit holds"
+        mend = "commit, then `uv run dvc repro` and `promote` make one that can be reproduced"
+        raise Failure(f"{why} ({commit[:12]}-dirty): {mend}")
     try:
         git("cat-file", "-e", commit)
     except Failure:
-        raise Failure(
-            f"commit {commit} is not in this repository: `git fetch --unshallow` gets it"
-        ) from None
+        mend = "`git fetch --unshallow` gets it"
+        raise Failure(f"commit {commit} is not in this repository: {mend}") from None
     return bundle, commit
 
 
@@ -127,6 +102,7 @@ def run(*command: str, folder: Path) -> bool:
         "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",
         "UV_PROJECT_ENVIRONMENT": str(folder / ".venv"),
     }
+    kept.setdefault("USER", user_name())
     # In a session of its own, because uv, dvc, the shell and Python must all end when this does.
     with subprocess.Popen(command, cwd=folder, env=kept, start_new_session=True) as process:
         try:

@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
-from mlflow.entities.model_registry import ModelVersion
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.base.errors import Failure
@@ -17,12 +16,10 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.predictions import LoggedPrediction
 from mlops_loop.prediction_log.tables import PREDICTIONS
-from mlops_loop.release import registry
-from mlops_loop.release.champion import record
 from mlops_loop.scoring.bundle import Bundle, open_bundle
 from mlops_loop.scoring.manifest import Manifest
-from mlops_loop.tracking import runs
-from mlops_loop.tracking.session import experiment_name, session
+from mlops_loop.tracking.params import fitted_params, flat
+from mlops_loop.tracking.registry import Version, by_number, fetch_bundle, open_registry
 
 SLACK = timedelta(minutes=5)  # by which the clocks of server and registry may differ
 
@@ -47,25 +44,23 @@ def logged(prediction_id: str) -> LoggedPrediction:
     return replace(found, time=found.time.replace(tzinfo=UTC))  # SQLite keeps no zone
 
 
-def format_gates(version: ModelVersion) -> str:
+def format_gates(version: Version) -> str:
     """Return in a few words what the gates said of a version."""
     words = {True: "passed", False: "refused", None: "off or nothing to judge"}
-    found = Counter(words[result.passed] for result in record(version).gates)
+    results = json.loads(version.tags.get("gates", "[]"))
+    found = Counter(words[result["passed"]] for result in results)
     counted = [f"{found[word]} {word}" for word in words.values() if found[word]]
     return ", ".join(counted) or "not on record"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The registered version behind a prediction, with its bundle and its run."""
+    """The registered version behind a prediction, with its bundle and the name of its run."""
 
-    version: ModelVersion
+    model: str
+    version: Version
     bundle: Bundle
-    run: str  # its id and name
-
-    @property
-    def registered(self) -> datetime:
-        return datetime.fromtimestamp(self.version.creation_timestamp / 1000, UTC)
+    run: str
 
 
 def origin(number: str, time: datetime) -> Origin:
@@ -73,22 +68,22 @@ def origin(number: str, time: datetime) -> Origin:
 
     Raises a Failure if the registry has no such version, or other files than were registered.
     """
-    about = f"version {number} of {experiment_name()}"
-    with session(load_settings()) as client, tempfile.TemporaryDirectory() as name:
-        version = registry.by_number(client, number)
-        if version is None:
-            other = "is MLFLOW_TRACKING_URI the one it was made in?"
-            raise Failure(f"the registry does not know {about}: {other}")
-        folder = Path(name) / "bundle"
-        registry.fetch(version, folder)
-        run = client.get_run(version.run_id).info
-        found = Origin(version, open_bundle(folder), f"{run.run_id} {run.run_name}")
-    if found.registered > time + SLACK:
+    registry = open_registry(load_settings())
+    about = f"version {number} of {registry.name}"
+    version = by_number(registry, number)
+    if version is None:
+        other = "is MLFLOW_TRACKING_URI the one it was made in?"
+        raise Failure(f"the registry does not know {about}: {other}")
+    if version.created > time + SLACK:
         other = "another registry, see MLFLOW_TRACKING_URI"
         raise Failure(f"{about} is younger than the prediction: {other}")
-    if found.bundle.sha256 != version.tags["bundle_sha256"]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "bundle"
+        fetch_bundle(registry, version, folder)
+        bundle = open_bundle(folder)
+    if bundle.sha256 != version.tags["bundle_sha256"]:
         raise Failure(f"the registry's files of {about} are not those that were registered")
-    return found
+    return Origin(registry.name, version, bundle, registry.run_name(version.run_id))
 
 
 def facts(prediction_id: str) -> dict[str, str]:
@@ -120,12 +115,12 @@ def version_facts(found: Origin) -> dict[str, str]:
     aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
     moved = [name for name in ("refused", "rolled_back") if name in tags]
     return {
-        "model version": f"{version.name} {version.version}{aliases}",
-        "registered": f"{found.registered:%Y-%m-%d %H:%M:%S} UTC",
+        "model version": f"{found.model} {version.number}{aliases}",
+        "registered": f"{version.created:%Y-%m-%d %H:%M:%S} UTC",
         "promoted": f"{tags.get('promoted_at', 'never')} by {tags.get('promoted_by', 'nobody')}",
         **{name.replace("_", " "): tags[name] for name in moved},
         "gates": format_gates(version),
-        "run": found.run,
+        "run": f"{version.run_id} {found.run}",
         "git commit": tags.get("git_commit") or "none: it was made outside of git",
         "dvc.lock, sha256": tags.get("dvc_lock") or "none",
     }
@@ -145,8 +140,8 @@ def bundle_facts(bundle: Bundle) -> dict[str, str]:
 def made_with(manifest: Manifest) -> Mapping[str, object]:
     """Return the parameters behind a bundle, and the estimator that was fitted."""
     if manifest.estimator is None:  # made by an older version
-        return runs.flat(manifest.params)
-    return runs.fitted_params(manifest.params, manifest.estimator)
+        return flat(manifest.params)
+    return fitted_params(manifest.params, manifest.estimator)
 
 
 def trace(prediction_id: str) -> None:

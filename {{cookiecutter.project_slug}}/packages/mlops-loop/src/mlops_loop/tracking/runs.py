@@ -5,19 +5,16 @@ about each other: the same model file is the same run.
 """
 
 import subprocess
-from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 import mlflow.pyfunc
-import pandas as pd
 from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec
 from mlflow.types import Schema as Inputs
-from pydantic import JsonValue
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
@@ -25,11 +22,10 @@ from mlops_loop.base.files import MODEL, SCHEMA, TRAIN
 from mlops_loop.base.params.params_file import load_params
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Schema, load_schema
-from mlops_loop.contract.values import Value
 from mlops_loop.data import tables
 from mlops_loop.scoring.estimator import describe
-from mlops_loop.scoring.manifest import Estimator
 from mlops_loop.scoring.skops_model import load
+from mlops_loop.tracking.params import fitted_params
 from mlops_loop.tracking.session import experiment_name
 
 # What `mlflow models serve` needs; inferring it would take MLflow 8 seconds.
@@ -104,17 +100,3 @@ def package_folder() -> Path:
     if spec is None or not spec.origin:
         raise Failure(f"the package of {current_project().model} is not installed: uv sync")
     return Path(spec.origin).parent
-
-
-def fitted_params(
-    params: Mapping[str, Mapping[str, JsonValue]], estimator: Estimator
-) -> dict[str, Value]:
-    """Return sections of params.yaml, with the fitted estimator for those it might name."""
-    train = {name: params["train"][name] for name in ("seed", "max_rows")}
-    fitted = {"name": estimator.name, **estimator.params}
-    return flat({**params, "train": train, "estimator": fitted})
-
-
-def flat(nested: Mapping[str, Mapping[str, JsonValue]]) -> dict[str, Value]:
-    """Return {"a": {"b": 1}} as {"a.b": 1}."""
-    return {str(key): value for key, value in pd.json_normalize(nested).iloc[0].items()}

@@ -1,27 +1,47 @@
-"""A session with MLflow, on a tracking server or embedded in this folder."""
+"""A session with MLflow itself, on a tracking server or embedded in this folder."""
 
 import logging
 import os
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import mlflow
-from filelock import FileLock, Timeout
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
-
-from mlops_loop.base.errors import Failure, redacted
+from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import Settings, load_settings
 from mlops_loop.tracking.artifacts import LOCATION
+from mlops_loop.tracking.server import Server, is_server, unusable
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 @contextmanager
-def session(settings: Settings) -> Iterator[MlflowClient]:
-    """Give a client of the tracking server; what MLflow raises comes out as a Failure."""
+def session(settings: Settings) -> Iterator["MlflowClient"]:
+    """Give a client of the tracking server; whatever MLflow raises comes out as a Failure."""
     uri = settings.mlflow_tracking_uri
+    if is_server(uri):
+        Server(uri)  # says what is wrong with an old one, which MLflow's client does not
+    quieten()
+    try:
+        import mlflow
+        from mlflow import MlflowClient
+
+        mlflow.set_tracking_uri(uri)
+        if uri.startswith("sqlite:"):
+            create_experiment(Path(uri.partition(":///")[2]), settings.mlflow_experiment_name)
+        mlflow.set_experiment(settings.mlflow_experiment_name)
+        yield MlflowClient()
+    except Exception as error:
+        if is_failure_of_mlflow(error):
+            raise unusable(uri, error) from None
+        raise
+
+
+def quieten() -> None:
+    """Set what MLflow does by default otherwise; who has set it keeps that."""
     # By default it tries seven times with growing pauses: minutes until one hears that it is down.
     defaults = {"HTTP_REQUEST_MAX_RETRIES": "2", "ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
     # A model's requirements are those that it names, and not this workspace's lock file.
@@ -31,21 +51,32 @@ def session(settings: Settings) -> Iterator[MlflowClient]:
     # Its hints are about how it is called here, which no user can change.
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
-    experiment = settings.mlflow_experiment_name
+
+
+def create_experiment(database: Path, name: str) -> None:
+    from filelock import FileLock, Timeout
+    from mlflow import MlflowClient
+
+    if "%" in str(database.resolve()):  # its migrations read it as a variable
+        raise Failure(f"MLflow cannot work in a folder with % in its path: move {Path.cwd()}")
+    database.parent.mkdir(parents=True, exist_ok=True)
+    lock = f"{database}.lock"
     try:
-        mlflow.set_tracking_uri(uri)
-        if uri.startswith("sqlite:"):
-            database = Path(uri.partition(":///")[2])
-            database.parent.mkdir(parents=True, exist_ok=True)
-            # Two processes that make the database at the same time would break it.
-            with FileLock(f"{database}.lock", timeout=60):
-                if not MlflowClient().get_experiment_by_name(experiment):
-                    MlflowClient().create_experiment(experiment, LOCATION)
-        mlflow.set_experiment(experiment)
-        yield MlflowClient()
-    except (MlflowException, SQLAlchemyError, Timeout) as error:
-        line = f"MLflow at {uri}: {str(error).splitlines()[0][:200]} (see MLFLOW_TRACKING_URI)"
-        raise Failure(redacted(line)) from None
+        # Two processes that make the database at the same time would break it.
+        with FileLock(lock, timeout=60):
+            client = MlflowClient()
+            if not client.get_experiment_by_name(name):
+                client.create_experiment(name, LOCATION)
+    except Timeout:
+        raise Failure(f"{lock} is held by another process for a minute: is one hanging?") from None
+
+
+def is_failure_of_mlflow(error: Exception) -> bool:
+    """Return whether MLflow, or what it called, raised an error; a Failure says it already."""
+    if isinstance(error, Failure):
+        return False
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(str(frame.f_globals.get("__name__")).startswith("mlflow.") for frame, _ in frames)
 
 
 def experiment_name() -> str:

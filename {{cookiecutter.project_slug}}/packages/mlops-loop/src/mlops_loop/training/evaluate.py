@@ -148,8 +148,9 @@ def main() -> None:
     write_reports(found, schema)
     with session(load_settings()) as client:
         run_id = runs.record_training(client)
-        for name, value in runs.flat(found.windows).items():
-            client.log_metric(run_id, name, value)
+        for window, metrics in found.windows.items():
+            for name, value in metrics.items():
+                client.log_metric(run_id, f"{window}.{name}", value)
         client.log_artifacts(run_id, str(PLOTS), "evaluation")
     for name in tasks.of(schema).BASELINE_METRICS:
         value = found.windows["test"][name]

@@ -44,7 +44,7 @@ class Record(BaseModel):
     seen: datetime | None = None  # until when the monitor's windows counted, UTC without a zone
     retraining: int | None = None  # number of the line that failed
 
-    def facts(self) -> dict[str, JsonValue]:
+    def facts(self) -> audit.Facts:
         """Return what the line holds: what is known of it."""
         dumped = self.model_dump(mode="json", exclude_unset=True)
         document: dict[str, JsonValue] = {
@@ -54,7 +54,7 @@ class Record(BaseModel):
             document["windows"] = {
                 name: {**dates} for name, dates in self.windows.document().items()
             }
-        return document
+        return audit.Facts.model_validate(document)
 
     @property
     def trained_through(self) -> datetime:
@@ -87,7 +87,7 @@ def read_history(log: sa.Engine, model: str) -> History:
 
 
 def read_record(line: audit.Line) -> Record:
-    return Record.model_validate_json(line.text)
+    return Record.model_validate(line.told)
 
 
 def last_finished(lines: list[audit.Line]) -> audit.Line | None:

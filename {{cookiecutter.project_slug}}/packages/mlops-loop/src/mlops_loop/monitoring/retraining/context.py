@@ -13,7 +13,8 @@ from mlops_loop.monitoring.retraining.training_windows import DAY, format_day
 from mlops_loop.release import audit
 from mlops_loop.release.champion import install, settle, target
 from mlops_loop.scoring.bundle import Bundle, open_bundle
-from mlops_loop.tracking.session import experiment_name, session
+from mlops_loop.tracking.registry import open_registry
+from mlops_loop.tracking.session import experiment_name
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,10 @@ def open_context(request: Request, settings: Settings) -> Context:
 
 def find_champion(settings: Settings, log: sa.Engine, schema: Schema) -> Bundle | None:
     """Return the champion of this target, installed where it is served."""
-    with session(settings) as client:
-        settle(client, log)  # finishes what a crash cut short before
-        if install(client, target()) is None:
-            return None
+    registry = open_registry(settings)
+    settle(registry, log)  # finishes what a crash cut short before
+    if install(registry, target()) is None:
+        return None
     found = open_bundle(target())
     same = (found.schema.task, found.schema.target) == (schema.task, schema.target)
     return found if same else None

@@ -48,8 +48,8 @@ from mlops_loop.monitoring.window_store import stored_summaries
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.window_summary import WindowSummary
 from mlops_loop.release import audit
-from mlops_loop.release.gate_table import print_gates
 from mlops_loop.release.promote import promote
+from mlops_loop.release.promotion import print_gates
 from mlops_loop.tracking.session import experiment_name
 
 LOCK_FILE = Path("build/retrain.lock")

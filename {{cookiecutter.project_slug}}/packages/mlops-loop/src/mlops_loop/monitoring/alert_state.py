@@ -170,7 +170,7 @@ def is_due(alert: Alert, channel: str) -> bool:
 
 def due(alert: Alert, settings: Settings) -> list[str]:
     """Return the channels in use that must be notified of an alert."""
-    used = {"webhook": settings.alert_webhook.get_secret_value(), "file": settings.alert_file}
+    used = {"webhook": settings.alert_urls.get_secret_value(), "file": settings.alert_file}
     return [channel for channel in CHANNELS if used[channel] and is_due(alert, channel)]
 
 

@@ -1,1 +1,0 @@
-"""Alerts: who is notified of what `monitor` finds. Begin with alerts.py."""
