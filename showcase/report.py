@@ -134,6 +134,12 @@ def title(story: Story) -> str:
     return f"{len(story.months)} months in production"
 
 
+def span(story: Story) -> str:
+    """Return from which month to which the champion served."""
+    first, last = (first_day(int(month.name[5:])) for month in (story.months[0], story.months[-1]))
+    return f"{first:%B} to {last:%B}"
+
+
 def tiles(story: Story) -> list[Tile]:
     """Return what the year came to, in four numbers."""
     caught = sum(fault.alarm is not None for fault in story.faults)
@@ -150,8 +156,8 @@ def tiles(story: Story) -> list[Tile]:
             "" if caught == len(story.faults) else "bad",
         ),
         Tile(
-            f"{refused} of {len(story.naive)}",
-            "naive candidates refused by the gates",
+            f"{refused} of {len(story.naive)}" if story.naive else "none",
+            "naive candidates refused by the gates" if story.naive else "naive candidates tried",
             "" if refused == len(story.naive) else "bad",
         ),
         Tile(str(promoted), "retrained models promoted to champion", ""),
@@ -198,7 +204,7 @@ def write(story: Story, root: Path, path: Path, folder: Path) -> None:
         title=title(story),
         project=root.name,
         links=page.links(path, root=root),
-        facts=["flights of 2013, real data", f"{first_day(story.first_month):%B} to December"],
+        facts=["flights of 2013, real data", span(story)],
         tiles=tiles(story),
         worth=worth(story),
         about=about(story),

@@ -15,7 +15,7 @@ from mlops_loop.monitoring.retraining.summary import (
     write_json,
 )
 from mlops_loop.reporting import markdown, page
-from mlops_loop.reporting.formats import number
+from mlops_loop.reporting.formats import moment, number
 from mlops_loop.reporting.markdown import Markdown, Row, line_chart, to_html
 from mlops_loop.training.card.promotion import gate_rows
 
@@ -55,7 +55,7 @@ def text(summary: RetrainingSummary, drawn: list[Markdown]) -> str:
         found=summary.evidence,
         evidence=evidence(summary),
         windows=[
-            [name, part.first or "", part.last or "", part.rows]
+            [name, *(moment(end) if end else "" for end in (part.first, part.last)), part.rows]
             for name, part in (summary.parts or {}).items()
         ],
         metrics=metrics(summary.metrics or {}),
@@ -73,7 +73,7 @@ def evidence(summary: RetrainingSummary) -> list[Row]:
         return f"{(found.until - day).days} days before" if day else "never"
 
     rows = "not known" if found.rows is None else f"{found.rows:,}"
-    newest = f"; the newest is of {found.newest.isoformat()}" if found.newest else ""
+    newest = f"; the newest is of {moment(found.newest)}" if found.newest else ""
     last = found.retrained[-1] if found.retrained else None
     recent = recent_runs(found, limits.budget.days)
     budget = f"at most {limits.budget.runs} in {limits.budget.days} days"
