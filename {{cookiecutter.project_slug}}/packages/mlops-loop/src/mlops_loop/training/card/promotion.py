@@ -1,6 +1,6 @@
 """What a promotion adds to the card: version, gates, who promoted it and when."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from mlops_loop.base import files
