@@ -138,7 +138,7 @@ def traffic(address: str, client: requests.Session) -> list[dict[str, JsonValue]
 
 def monitor_traffic() -> tuple[str, str]:
     """Return what the monitor says of the traffic, and where its page is."""
-    found = monitor()
+    found = monitor(evidently=True)
     about = f"in {found.rows:,} predictions"
     if few := found.not_judged.get("drift"):
         return few, found.report
