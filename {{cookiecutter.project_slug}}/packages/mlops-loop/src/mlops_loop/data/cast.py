@@ -87,8 +87,7 @@ def number_in(value: str, decimal: str = ".") -> str:
         return f"CASE WHEN {fits} THEN TRY_CAST({point} AS DOUBLE) END"
     # What comes late is asked of few rows; `trim` of all of them takes longer than the cast.
     found = f"coalesce(TRY_CAST({value} AS DOUBLE), TRY_CAST({trimmed(value)} AS DOUBLE))"
-    other = f"contains({value}, '_') OR suffix(lower({value}), 'nan')"
-    return f"CASE WHEN {other} THEN NULL ELSE {found} END"
+    return f"CASE WHEN NOT contains({value}, '_') THEN nullif({found}, 'nan'::DOUBLE) END"
 
 
 def whole(value: str, double: str) -> str:
@@ -209,21 +208,25 @@ def given(value: str, kind: str, column: Column) -> str:
     return f"(NOT {missing})"
 
 
-def cast_sql(schema: pa.Schema, columns: Mapping[str, Column], also: str = "") -> str:
-    """Return the query for `columns` of `rows` as t0, t1, ...; m0, m1, ...: whether one misfits."""
+def typed_sql(schema: pa.Schema, columns: Mapping[str, Column]) -> str:
+    """Return the query for `columns` of `rows` as t0, t1, ..., in the contract's types."""
     parts = []
     for place, (name, column) in enumerate(columns.items()):
-        if name not in schema.names:
-            parts += [f"CAST(NULL AS {SQL[column.type]}) AS t{place}", f"false AS m{place}"]
-            continue
         value = f"c{schema.names.index(name)}"
-        kind = kind_of(schema.field(name).type)
-        found = typed(value, kind, column)
-        parts.append(f"{found} AS t{place}")
-        asked = f"{value} IS NOT NULL AND t{place} IS NULL"
-        misfit = f"CASE WHEN {asked} THEN {given(value, kind, column)} ELSE false END"
-        parts.append(f"{misfit} AS m{place}")
-    return f"SELECT {', '.join(parts)}{also} FROM rows"
+        parts.append(f"{typed(value, kind_of(schema.field(name).type), column)} AS t{place}")
+    return f"SELECT {', '.join(parts)} FROM rows"
+
+
+def misfits(table: pa.Table, found: pa.Table, columns: Mapping[str, Column]) -> list[str]:
+    """Return the columns of which a value did not fit the type that it got in `found`."""
+    lost = [name for name in columns if found[name].null_count > table[name].null_count]
+    return [
+        name
+        for name in lost
+        if engine.run(
+            table.select([name]), f"{misfits_sql(table.schema.field(name), columns[name])} LIMIT 1"
+        ).num_rows
+    ]
 
 
 def misfits_sql(field: pa.Field, column: Column) -> str:
@@ -233,17 +236,16 @@ def misfits_sql(field: pa.Field, column: Column) -> str:
     return f"SELECT c0 FROM rows WHERE {found}"
 
 
-def rules(place: int, name: str, column: Column) -> Iterator[tuple[str, str]]:
-    """Give what each value must not be, as SQL on t0, t1, ..., and the reason it then gets."""
-    yield f"m{place}", f"{name} is not of type {column.type}"
+def rules(value: str, name: str, column: Column) -> Iterator[tuple[str, str]]:
+    """Give what a value in the contract's type must not be, as SQL, and the reason it then gets."""
     if not column.nullable:
-        yield f"t{place} IS NULL", f"{name} is missing"
+        yield f"{value} IS NULL", f"{name} is missing"
     if column.type in ("number", "integer"):
         low, high = map(number, column.limits)
-        yield f"t{place} < {low} OR t{place} > {high}", f"{name} is out of range"
+        yield f"{value} < {low} OR {value} > {high}", f"{name} is out of range"
     if column.categories is not None and not column.allow_unknown:
         known = texts(column.categories)
-        yield f"t{place} NOT IN {known}", f"{name} is not one of the categories"
+        yield f"{value} NOT IN {known}", f"{name} is not one of the categories"
 
 
 def check_table(table: pa.Table, columns: Mapping[str, Column]) -> tuple[pa.Table, pa.Array]:
@@ -252,18 +254,28 @@ def check_table(table: pa.Table, columns: Mapping[str, Column]) -> tuple[pa.Tabl
     Values that do not fit their type come out as missing ones; a column that the table lacks is
     not among those returned.
     """
+    present = {name: column for name, column in columns.items() if name in table.column_names}
+    if not present:
+        reason = f"{next(iter(columns))}: missing" if columns else ""
+        return table.select([]), pa.array([reason] * len(table), pa.string())
+    found = engine.run(table, typed_sql(table.schema, present)).rename_columns(list(present))
+    rows = found
     arms = []
     for place, (name, column) in enumerate(columns.items()):
-        if name not in table.column_names:
+        if name not in present:
             arms.append(f"WHEN true THEN {text(f'{name}: missing')}")
             continue
-        arms += [f"WHEN {rule} THEN {text(reason)}" for rule, reason in rules(place, name, column)]
+        value = f"c{found.column_names.index(name)}"
+        if found[name].null_count > table[name].null_count:  # else all of its values fit
+            source = f"c{rows.num_columns}"
+            rows = rows.append_column(f"source {place}", table[name])
+            there = given(source, kind_of(table.schema.field(name).type), column)
+            unfit = f"{value} IS NULL AND {there}"
+            arms.append(f"WHEN {unfit} THEN {text(f'{name} is not of type {column.type}')}")
+        arms += [f"WHEN {rule} THEN {text(reason)}" for rule, reason in rules(value, name, column)]
     reason = f"CASE {' '.join(arms)} ELSE '' END" if arms else "''"
-    places = [place for place, name in enumerate(columns) if name in table.column_names]
-    shown = ", ".join([*(f"t{place}" for place in places), f"{reason} AS reason"])
-    found = engine.run(table, f"SELECT {shown} FROM ({cast_sql(table.schema, columns)})")
-    names = [name for name in columns if name in table.column_names]
-    return found.drop_columns(["reason"]).rename_columns(names), found["reason"].combine_chunks()
+    reasons = engine.run(rows, f"SELECT {reason} AS reason FROM rows")["reason"]
+    return found, reasons.combine_chunks()
 
 
 def check_rows(
@@ -322,14 +334,14 @@ def cast_tables(
     once its name is added to `as_text`, for the caller to begin again.
     """
 
-    def work(table: pa.Table) -> pa.Table:
+    def work(table: pa.Table) -> tuple[pa.Table, list[str]]:
         present = {name: column for name, column in columns.items() if name in table.column_names}
         if not present:
-            return pa.table({})
+            return pa.table({}), []
         wanted = {name: LOOSE if name in as_text else column for name, column in present.items()}
-        return engine.run(table, cast_sql(table.schema, wanted)).rename_columns(
-            [part for name in present for part in (name, f"misfits {name}")]
-        )
+        found = engine.run(table, typed_sql(table.schema, wanted)).rename_columns(list(wanted))
+        fitted = {name: column for name, column in present.items() if name not in as_text}
+        return found, misfits(table, found, fitted)
 
     slices = (
         table.slice(start, BATCH)
@@ -337,17 +349,11 @@ def cast_tables(
         for start in range(0, max(1, table.num_rows), BATCH)
     )
     with closing(engine.ahead(slices, work)) as parts:
-        for found in parts:
-            names = found.column_names[::2]
-            misfits = [
-                name
-                for place, name in enumerate(names)
-                if name not in as_text and found.column(2 * place + 1).to_numpy().any()
-            ]
-            if misfits:
-                as_text.update(misfits)
+        for found, unfit in parts:
+            if unfit:
+                as_text.update(unfit)
                 raise Misfit
-            yield found.select(range(0, 2 * len(names), 2))
+            yield found
 
 
 LOOSE = Column(role="ignored", type="category")

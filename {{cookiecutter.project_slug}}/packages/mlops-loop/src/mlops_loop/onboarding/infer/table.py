@@ -12,7 +12,7 @@ from mlops_loop.base.params.split import SplitParams
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.contract.task import Task
 from mlops_loop.data import data_checks, split
-from mlops_loop.data.cast import cast_sql, latest_now
+from mlops_loop.data.cast import latest_now, typed_sql
 from mlops_loop.data.profile import (
     SAMPLE,
     ColumnProfile,
@@ -134,7 +134,7 @@ def leakage(
     shown = ", ".join(f"t{place}" for place in range(len(used)))
     part = min(1.0, SAMPLE / known.rows)
     few = f"SELECT * FROM rows WHERE hash(rowid) % 1000000 < {ceil(part * 1e6)}"
-    rows = cast_sql(known.schema, used).removesuffix("rows") + f"({few})"
+    rows = typed_sql(known.schema, used).removesuffix("rows") + f"({few})"
     typed = known.query(f"SELECT {shown} FROM ({rows})").rename_columns(list(used))
     features = [name for name in used if name != target]
     return data_checks.leaks(typed.to_pandas(), features, target, task == "regression")
@@ -178,7 +178,7 @@ def measure_shares(known: Profile, schema: Schema, params: SplitParams) -> Share
     every = ", ".join(f"t{place}" for place in range(len(names)))
     shown = [f"hash({every}) AS h", f"hash({', '.join(f't{place}' for place in learnt)}) AS l"]
     shown += [f"t{names.index(name)} AS v{n}" for n, name in enumerate((by, schema.target))]
-    found = known.query(f"SELECT {', '.join(shown)} FROM ({cast_sql(known.schema, schema.used)})")
+    found = known.query(f"SELECT {', '.join(shown)} FROM ({typed_sql(known.schema, schema.used)})")
     values = pd.DataFrame({by: found["v0"].to_pandas(), schema.target: found["v1"].to_pandas()})
     places = split.split_rows(values[by], schema, params)
     refuse_future(values, schema)
