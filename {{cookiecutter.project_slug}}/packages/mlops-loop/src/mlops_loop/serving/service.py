@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import os
+import re
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +25,6 @@ from mlops_loop.scoring.derived import DeriveError
 from mlops_loop.scoring.predictions import Output
 from mlops_loop.serving import metrics
 from mlops_loop.serving.hot_reload import Follower
-from mlops_loop.serving.ids import new_prefix, request_prefix
 from mlops_loop.serving.loaded_model import LoadedModel
 from mlops_loop.serving.request_schema import Invalid, Rows
 
@@ -36,6 +37,7 @@ CANARY = "canary"
 SHADOW = "shadow"
 LOG_SECONDS = 30  # that an answer may wait for the log
 RETRY_AFTER = {"Retry-After": "5"}
+IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,200}")
 LOGGER = logging.getLogger("uvicorn.error")
 
 
@@ -206,3 +208,17 @@ def follow_champion(folder: Path, secret: bytes) -> Follower:
         champion.seen = {}
     champion.kept = kept
     return champion
+
+
+def request_prefix(idempotency_key: str | None, key: str | None, body: bytes) -> str:
+    """Return the first 28 hex digits of a request's ids: the same for a repeated request."""
+    if idempotency_key is None:
+        return new_prefix()
+    if not IDEMPOTENCY_KEY.fullmatch(idempotency_key):
+        raise Invalid(400, "Idempotency-Key must be 1 to 200 printable ASCII characters")
+    return sha256(f"{key or ''}\n{idempotency_key}\n".encode() + body).hexdigest()[:28]
+
+
+def new_prefix() -> str:
+    """Return 28 hex digits that grow with time."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"

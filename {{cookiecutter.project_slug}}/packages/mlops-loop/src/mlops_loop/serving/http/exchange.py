@@ -3,12 +3,14 @@
 import json
 import re
 import time
+from random import Random
 
 from starlette.types import Message, Scope, Send
 
-from mlops_loop.serving.ids import new_request_id
-
 REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
+# Clients may choose their own, so these are no secrets, unlike the ids of predictions: whoever
+# could foresee one could record an outcome for it. To ask the system costs a change of threads.
+REQUEST_IDS = Random()  # noqa: S311
 SECURITY_HEADERS = [
     (b"cache-control", b"no-store"),
     (b"referrer-policy", b"no-referrer"),
@@ -20,7 +22,7 @@ SECURITY_HEADERS = [
 class Exchange:
     def __init__(self, scope: Scope, headers: dict[bytes, bytes], send: Send) -> None:
         given = headers.get(b"x-request-id", b"")
-        self.id = given if REQUEST_ID.fullmatch(given) else new_request_id().encode()
+        self.id = given if REQUEST_ID.fullmatch(given) else b"%032x" % REQUEST_IDS.getrandbits(128)
         self.path: str = scope["path"]
         self.send_message = send
         self.started = time.perf_counter()
