@@ -1,10 +1,7 @@
-"""Ids of requests and predictions: unique, but no secrets.
-
-A generator that the system seeds once will do: to ask the system each time gives up the
-interpreter's lock, twice in a request.
-"""
+"""Ids of requests and predictions."""
 
 import re
+import secrets
 import time
 from hashlib import sha256
 from random import Random
@@ -14,17 +11,19 @@ from mlops_loop.serving.request_schema import Invalid
 
 ROWS = [f"{place:04x}" for place in range(MAX_ROWS)]
 IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,200}")
-RANDOM = Random()  # its own, as the project's code may seed the common one  # noqa: S311
+# Clients may choose a request's id, so it is no secret, unlike a prediction's: whoever could
+# foresee one could record an outcome for it. To ask the system costs a change of threads.
+REQUEST_IDS = Random()  # its own, as the project's code may seed the common one  # noqa: S311
 
 
 def new_request_id() -> str:
     """Return 32 hex digits."""
-    return f"{RANDOM.getrandbits(128):032x}"
+    return f"{REQUEST_IDS.getrandbits(128):032x}"
 
 
 def new_prefix() -> str:
-    """Return 28 hex digits that grow with time."""
-    return f"{time.time_ns() // 1_000_000:012x}{RANDOM.getrandbits(64):016x}"
+    """Return 28 hex digits that grow with time and that nobody can foresee."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
 
 
 def request_prefix(idempotency_key: str | None, key: str | None, body: bytes) -> str:
