@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import re
 import shutil
 import sqlite3
 from dataclasses import dataclass
