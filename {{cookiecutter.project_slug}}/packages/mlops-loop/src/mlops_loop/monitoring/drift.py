@@ -11,7 +11,6 @@ for thresholds of many tests at once Westfall and Young, Resampling-based multip
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -22,6 +21,7 @@ from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.values import Floats
 from mlops_loop.monitoring.monitoring_window import logged_features
+from mlops_loop.monitoring.rules import Findings
 from mlops_loop.prediction_log.window_summary import ColumnDrift
 
 WASSERSTEIN = "wasserstein"  # of numbers, normed
@@ -33,14 +33,7 @@ MIN_BLOCKS = 4  # into which the reference's days are cut at least
 DISTANCE = "distance"
 NULLS = "nulls"
 
-
 Codes = NDArray[np.int64]  # places of rows or values, or counts
-
-
-class EvidentlyReport(Protocol):
-    """Evidently's own report, in what is used of it; only `monitor --evidently` makes one."""
-
-    def get_html_str(self, as_iframe: bool) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -50,23 +43,17 @@ class EncodedColumn:
     codes: Codes  # shape (rows,)
     known: Floats | None  # the values in order; None for categories
 
-    @property
-    def size(self) -> int:
-        return int(self.codes.max(initial=-1)) + 1
-
-    def counts(self, codes: Codes) -> Codes:
+    def counts(self, rows: Codes | slice) -> Codes:
         """Return how often a value is missing, and how often each occurs: shape (1 + values,)."""
-        return np.bincount(codes + 1, minlength=self.size + 1)
+        return np.bincount(self.codes[rows] + 1, minlength=int(self.codes.max(initial=-1)) + 2)
 
 
 def encode(values: pd.Series, numeric: bool) -> EncodedColumn:
     if not numeric:
         return EncodedColumn(pd.factorize(values)[0], None)
-    numbers = values.to_numpy("float64", na_value=np.nan)
-    known, codes = np.unique(numbers[np.isfinite(numbers)], return_inverse=True)
-    places = np.full(len(numbers), -1)
-    places[np.isfinite(numbers)] = codes
-    return EncodedColumn(places, known)
+    numbers = values.astype("float64").replace([np.inf, -np.inf], np.nan)
+    codes, known = pd.factorize(numbers, sort=True)
+    return EncodedColumn(codes, known.to_numpy())
 
 
 def distance(reference: Codes, current: Codes, known: Floats | None) -> float:
@@ -98,13 +85,12 @@ def time_blocks(
     length = last
     if last >= 2 * MIN_BLOCKS:
         length = max(1, min(round(days), last // MIN_BLOCKS))
-    members: dict[int, Codes] = {}
-    blocks = []
-    for start in draws.integers(last - length + 1, size=count).tolist():
-        if start not in members:
-            members[start] = np.flatnonzero((places >= start) & (places < start + length))
-        blocks.append((start, members[start]))
-    return blocks
+    starts = draws.integers(last - length + 1, size=count).tolist()
+    members = {
+        start: np.flatnonzero((places >= start) & (places < start + length))
+        for start in set(starts)
+    }
+    return [(start, members[start]) for start in starts]
 
 
 def null_distribution(
@@ -126,29 +112,18 @@ def null_distribution(
     samples = [here[draws.integers(len(here), size=size)] for _, here in blocks]
     found: dict[tuple[str, str], list[float]] = {}
     for name, column in columns.items():
-        distances, missing = compare_blocks(column, blocks, samples)
-        found[DISTANCE, name] = distances
-        found[NULLS, name] = missing
+        everything = column.counts(slice(None))
+        rests = {
+            start: everything - (0 if len(here) == total else column.counts(here))
+            for start, here in dict(blocks).items()
+        }
+        pairs = [
+            (rests[start], column.counts(drawn))
+            for (start, _), drawn in zip(blocks, samples, strict=True)
+        ]
+        found[DISTANCE, name] = [distance(rest[1:], now[1:], column.known) for rest, now in pairs]
+        found[NULLS, name] = [now[0] / now.sum() - rest[0] / rest.sum() for rest, now in pairs]
     return pd.DataFrame(found)
-
-
-def compare_blocks(
-    column: EncodedColumn, blocks: list[tuple[int, Codes]], samples: list[Codes]
-) -> tuple[list[float], list[float]]:
-    """Return each block's distance from the rest, and how much more of it is missing."""
-    everything = column.counts(column.codes)
-    rests: dict[int, Codes] = {}
-    distances = []
-    missing = []
-    for (start, here), drawn in zip(blocks, samples, strict=True):
-        if start not in rests:
-            whole = len(here) == len(column.codes)
-            rests[start] = everything - (0 if whole else column.counts(column.codes[here]))
-        rest = rests[start]
-        current = column.counts(column.codes[drawn])
-        distances.append(distance(rest[1:], current[1:], column.known))
-        missing.append(current[0] / current.sum() - rest[0] / rest.sum())
-    return distances, missing
 
 
 def thresholds(found: pd.DataFrame, least: pd.Series, rate: float) -> pd.Series:
@@ -169,11 +144,11 @@ def numeric_columns(schema: Schema) -> dict[str, bool]:
     return found | {schema.prediction: tasks.of(schema).PREDICTION_KIND == "numerical"}
 
 
-def typed(tables: list[pd.DataFrame], schema: Schema) -> list[pd.DataFrame]:
+def typed(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     """Return the columns that are compared, as numbers and texts."""
     numeric = numeric_columns(schema)
     types = {name: "float64" if number else "str" for name, number in numeric.items()}
-    return [table[list(types)].astype(types) for table in tables]
+    return table[list(types)].astype(types)
 
 
 def compare(
@@ -184,16 +159,16 @@ def compare(
     A column without any value, here or in the reference, cannot be compared; it has drifted if it
     had some.
     """
-    before, now = typed([reference, current], schema)
+    both = pd.concat([typed(reference, schema), typed(current, schema)])
     found = {}
     for name, number in numeric_columns(schema).items():
-        column = encode(pd.concat([before[name], now[name]]), number)
-        parts = np.split(column.codes, [len(before)])
-        known, seen = (column.counts(codes)[1:] for codes in parts)
-        if not known.sum() or not seen.sum():
-            found[name] = ColumnDrift(method="no value at all", drifted=bool(known.sum()))
+        column = encode(both[name], number)
+        before = column.counts(slice(len(reference)))[1:]
+        now = column.counts(slice(len(reference), None))[1:]
+        if not before.sum() or not now.sum():
+            found[name] = ColumnDrift(method="no value at all", drifted=bool(before.sum()))
             continue
-        score = distance(known, seen, column.known)
+        score = distance(before, now, column.known)
         found[name] = ColumnDrift(
             method=WASSERSTEIN if number else JENSEN_SHANNON,
             score=score,
@@ -201,3 +176,17 @@ def compare(
             drifted=score >= limits[name],
         )
     return found
+
+
+def check(columns: dict[str, ColumnDrift], min_columns: int, findings: Findings) -> None:
+    """Add an alarm for each column that has drifted, if they are enough."""
+    drifted = {name: column for name, column in columns.items() if column.drifted}
+    for name, column in drifted.items() if len(drifted) >= min_columns else ():
+        text = f"{name} has no value at all here or in the reference"
+        if column.score is not None:
+            unit = " standard deviations" if column.method == WASSERSTEIN else ""
+            text = (
+                f"column {name} moved {column.score:.2g}{unit} from the reference; "
+                f"usual is at most {column.threshold:.2g}"
+            )
+        findings.alarm("drift", column.score, column.threshold, text, name)

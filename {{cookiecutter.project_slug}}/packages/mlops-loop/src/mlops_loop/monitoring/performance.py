@@ -9,86 +9,144 @@ when such estimates fail.
 import numpy as np
 import pandas as pd
 
-from mlops_loop.base.params.monitor import Decay
 from mlops_loop.base.params.params_file import Params
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import calibration as calibrated
 from mlops_loop.metrics import tasks
-from mlops_loop.metrics.bootstrap import days, resample
+from mlops_loop.metrics.bootstrap import days
 from mlops_loop.metrics.calibration import held_out_scores
 from mlops_loop.metrics.groups import group_values
 from mlops_loop.metrics.values import Floats
-from mlops_loop.monitoring.labelled_rows import LabelledRows, logged_scores, resampling_groups
-from mlops_loop.monitoring.monitoring_window import features_of
+from mlops_loop.monitoring.labelled_rows import (
+    ENDS,
+    LabelledRows,
+    logged_scores,
+    measure,
+    resampling_groups,
+)
+from mlops_loop.monitoring.monitoring_window import MonitoringWindow
+from mlops_loop.monitoring.rules import Findings
 from mlops_loop.prediction_log.window_summary import (
     CalibrationBin,
     CalibrationError,
+    Delay,
     Interval,
     Metric,
+    Performance,
     SliceMetrics,
 )
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import Bundle
 
 RESAMPLES = 200
 LABEL_SAMPLES = 50  # sets of labels that the probabilities stand for
 CALIBRATION_BINS = 10
-INTERVAL = [0.025, 0.975]
 
 
-def measure(
-    labelled: LabelledRows,
+def check(
+    window: MonitoringWindow,
     held_out: pd.DataFrame,
-    operating_point: OperatingPoint,
-    schema: Schema,
-    limits: Decay,
+    bundle: Bundle,
+    params: Params,
+    findings: Findings,
+) -> Performance:
+    """Compare the predictions whose ground truth is known with the test window."""
+    schema = bundle.schema
+    limits = params.monitor.decay
+    labelled = LabelledRows.of(window.labelled.facts, schema)
+    known = Performance(
+        labelled=window.known,
+        coverage=window.known / max(1, window.rows),
+        delay_days=label_delay(labelled.rows),
+    )
+    if (rows := len(labelled.rows)) < limits.min_labels:
+        findings.not_judged["decay"] = (
+            f"{rows:,} outcomes of version {bundle.version} are too few: "
+            f"monitor.decay.min_labels asks for {limits.min_labels:,}"
+        )
+        return known
+    metrics = measure_metrics(labelled, held_out, bundle, limits.confidence)
+    error = calibration_error(labelled, held_out, bundle, params)
+    check_metrics(metrics, limits.max_drop, schema, findings)
+    if error.worse:
+        text = f"{error.measure} {error.value:.3g}, on the test window {error.reference:.3g}"
+        findings.alarm("decay.calibration", error.value, error.limit, text)
+    measured = {
+        "metrics": metrics,
+        "calibration_error": error,
+        "calibration": calibration_curve(labelled, schema),
+        "slices": slice_metrics(
+            labelled, window.labelled.features, schema, params.evaluate.min_slice_rows
+        ),
+    }
+    return known.model_copy(update=measured)
+
+
+def label_delay(rows: pd.DataFrame) -> Delay | None:
+    """Return after how many days the ground truth was known."""
+    if rows.empty:
+        return None
+    delay = pd.to_datetime(rows["recorded"]) - pd.to_datetime(rows["time"])
+    days = delay / pd.Timedelta(days=1)
+    return Delay(median=days.median(), p95=days.quantile(0.95))
+
+
+def measure_metrics(
+    labelled: LabelledRows, held_out: pd.DataFrame, bundle: Bundle, confidence: float
 ) -> dict[str, Metric]:
     """Return each metric of the window with its 95 % interval, and what it was on the test window.
 
-    `drop` is the lower end of an interval of limits.confidence, from resamples of both.
+    `drop` is the lower end of an interval of this confidence, from resamples of both.
     """
-    task = tasks.of(schema)
-    known, scored = held_out_scores(held_out, schema)
-    now = task.weighted_metrics(labelled.truth, labelled.scores, operating_point, schema)
-    then = task.weighted_metrics(known, scored, operating_point, schema)
-    values = now(np.ones(len(labelled.truth)))
-    reference = then(np.ones(len(known)))
-    resampled = resample(now, resampling_groups(labelled.rows), RESAMPLES)
-    resampled_before = resample(then, days(held_out, schema), RESAMPLES, seed=1)
+    schema = bundle.schema
+    point = bundle.operating_point
+    gates = tasks.of(schema).GATE_METRICS
+    sides = (labelled.truth, labelled.scores, point), (*held_out_scores(held_out, schema), point)
+    groups = resampling_groups(labelled.rows)
+    others = days(held_out, schema) + groups.max() + 1
+    now, then = measure(sides, (groups, others), RESAMPLES, schema)
     found = {}
-    for name, value in values.items():
-        low, high = resampled[name].quantile(INTERVAL)
+    for name in now.values:
+        reference = then.values[name]
         drop = None
-        if name in task.GATE_METRICS:
-            sign = 1 if task.GATE_METRICS[name] else -1
-            worse = (resampled_before[name] - resampled[name]) * sign
-            smallest = max(abs(reference[name]), 1e-30)
-            drop = worse.quantile(1 - limits.confidence) / smallest
-        found[name] = Metric(value=value, low=low, high=high, reference=reference[name], drop=drop)
+        if name in gates:
+            worse = (then.resampled[name] - now.resampled[name]) * (1 if gates[name] else -1)
+            drop = worse.quantile(1 - confidence) / max(abs(reference), 1e-30)
+        found[name] = Metric(**dict(now.interval(name)), reference=reference, drop=drop)
     return found
 
 
+def check_metrics(
+    metrics: dict[str, Metric], max_drop: float, schema: Schema, findings: Findings
+) -> None:
+    """Add an alarm for each metric of the gates that surely fell too far."""
+    for name in tasks.of(schema).GATE_METRICS:
+        rule = f"decay.{name}"
+        metric = metrics.get(name, Metric())
+        if metric.drop is None:
+            findings.not_judged[rule] = "these outcomes do not tell it, such as those of one class"
+        elif metric.drop > max_drop:
+            text = (
+                f"{name} {metric.value:.4g} ({metric.low:.4g} to {metric.high:.4g}), on the test "
+                f"window {metric.reference:.4g}: surely worse by {metric.drop:.1%}"
+            )
+            findings.alarm(rule, metric.drop, max_drop, text)
+
+
 def calibration_error(
-    labelled: LabelledRows,
-    held_out: pd.DataFrame,
-    operating_point: OperatingPoint,
-    schema: Schema,
-    params: Params,
+    labelled: LabelledRows, held_out: pd.DataFrame, bundle: Bundle, params: Params
 ) -> CalibrationError:
     """Return the miscalibration here and on the test window, and its limit.
 
     The limit is that of the gate: more where so few rows would show more by chance.
     """
-    task = tasks.of(schema)
+    task = tasks.of(bundle.schema)
+    given = (bundle.operating_point, bundle.schema, params.evaluate)
     max_error = params.monitor.decay.max_calibration_error
-    found = calibrated.calibration(
-        labelled.truth, labelled.scores, operating_point, schema, params.evaluate, max_error
-    )
-    known, scored = held_out_scores(held_out, schema)
-    before = task.miscalibration(known, scored, operating_point, schema, params.evaluate)
+    found = calibrated.calibration(labelled.truth, labelled.scores, *given, max_error)
     return CalibrationError(
         measure=task.MISCALIBRATION,
         value=found.error,
-        reference=before,
+        reference=task.miscalibration(*held_out_scores(held_out, bundle.schema), *given),
         limit=found.limit,
         worse=not found.passed and bool(np.isfinite(found.error)),
     )
@@ -111,34 +169,35 @@ def calibration_curve(labelled: LabelledRows, schema: Schema) -> list[Calibratio
     return [CalibrationBin(**line) for line in means.to_dict(orient="records")]
 
 
-def slice_metrics(labelled: LabelledRows, schema: Schema, min_rows: int) -> list[SliceMetrics]:
+def slice_metrics(
+    labelled: LabelledRows, features: pd.DataFrame, schema: Schema, min_rows: int
+) -> list[SliceMetrics]:
     """Return the task's few metrics for each value, with enough rows, of the logged slices."""
-    task = tasks.of(schema)
-    features = features_of(labelled.rows)
+    features = features.loc[labelled.rows.index]
     found = []
     for name in [name for name in schema.slices if name in features]:
         for value, places in features.groupby(group_values(features[name])).indices.items():
             if len(places) < min_rows:
                 continue
-            measured = task.slice_metrics(labelled.truth[places], labelled.scores[places], schema)
+            measured = tasks.of(schema).slice_metrics(
+                labelled.truth[places], labelled.scores[places], schema
+            )
             if measured:
                 facts = {"column": name, "value": str(value), "rows": len(places)}
-                found.append(SliceMetrics.model_validate({**facts, **measured}))
+                found.append(SliceMetrics.model_validate(facts | measured))
     return found
 
 
 def estimate(
-    outputs: pd.Series,
-    held_out: pd.DataFrame,
-    operating_point: OperatingPoint,
-    schema: Schema,
-    params: Params,
+    outputs: pd.Series, held_out: pd.DataFrame, bundle: Bundle, params: Params
 ) -> dict[str, Interval]:
     """Return the metrics that the predictions are expected to have, with the range of chance.
 
     A classification's probabilities are taken for true. A regression's errors are taken for as
     large as those of similar predictions on the test window.
     """
+    schema = bundle.schema
+    point = bundle.operating_point
     task = tasks.of(schema)
     scores = logged_scores(outputs, schema)
     random = np.random.default_rng(0)
@@ -146,14 +205,13 @@ def estimate(
     samples = []
     for _ in range(LABEL_SAMPLES):
         if schema.classes:
-            truth = task.sample_labels(random, scores, operating_point, schema, params.evaluate)
+            truth = task.sample_labels(random, scores, point, schema, params.evaluate)
         else:
             errors = known - scored[:, 0]
             truth = scores[:, 0] + similar_errors(random, scores[:, 0], errors, scored[:, 0])
-        metrics = task.weighted_metrics(truth, scores, operating_point, schema)
-        samples.append(metrics(np.ones(len(scores))))
+        samples.append(task.weighted_metrics(truth, scores, point, schema)(np.ones(len(scores))))
     table = pd.DataFrame(samples)
-    ends = table.quantile(INTERVAL)
+    ends = table.quantile(ENDS)
     return {
         name: Interval(value=table[name].mean(), low=ends[name].iloc[0], high=ends[name].iloc[1])
         for name in table

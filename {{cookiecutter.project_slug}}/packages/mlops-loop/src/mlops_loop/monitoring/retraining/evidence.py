@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -17,16 +17,16 @@ from mlops_loop.base.files import PARAMS, SCHEMA
 from mlops_loop.base.params.params_file import Params
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data import ingest
-from mlops_loop.monitoring.retraining.audit_record import Record
-from mlops_loop.monitoring.retraining.training_windows import DAY, midnight
+from mlops_loop.monitoring.retraining.document import Record, WindowTrend
+from mlops_loop.monitoring.retraining.windows import DAY, midnight
 from mlops_loop.prediction_log.window_summary import WindowSummary
 from mlops_loop.scoring.bundle import HELD_OUT, Bundle
 
 TRAIN_PARAMS = f"{PARAMS}: train"
+SHOWN_WINDOWS = 24
 
 
-@dataclass(frozen=True)
-class LabelledData:
+class LabelledData(NamedTuple):
     """The labelled rows of the source; all None if the contract has no time."""
 
     new_rows: int | None = None
@@ -36,11 +36,8 @@ class LabelledData:
 
 def fingerprint(schema: Path, params: Params) -> dict[str, str]:
     """Return the hashes of what a model comes from, apart from the data."""
-    return {
-        **code(),
-        schema.name: files.sha256(schema),
-        TRAIN_PARAMS: digest(params.train.model_dump(mode="json")),
-    }
+    settings = digest(params.train.model_dump(mode="json"))
+    return {**code(), schema.name: files.sha256(schema), TRAIN_PARAMS: settings}
 
 
 def digest(settings: Mapping[str, JsonValue]) -> str:
@@ -52,18 +49,15 @@ def changes(last: Record | None, champion: Bundle | None, now: dict[str, str]) -
     before = last.fingerprint if last else {}
     if not last and champion:
         manifest = champion.manifest
-        code_hashes = manifest.code_sha256
         before = {
-            **code_hashes,
+            **manifest.code_sha256,
             SCHEMA.name: manifest.inputs_sha256[SCHEMA.name],
             TRAIN_PARAMS: digest(manifest.params["train"]),
         }
-        # An older bundle does not tell its code: then only the rest is compared.
-        now = {name: value for name, value in now.items() if name in before or code_hashes}
-    if not before:
-        return ()
-    different = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return tuple(Path(name).name for name in different)
+        if not manifest.code_sha256:  # an older bundle does not tell its code: the rest is compared
+            now = {name: value for name, value in now.items() if name in before}
+    names = {**before, **now} if before else {}
+    return tuple(Path(name).name for name in names if before.get(name) != now.get(name))
 
 
 def trained_through(last: Record | None, champion: Bundle | None) -> datetime | None:
@@ -108,13 +102,28 @@ def decay_alarms(
     windows: list[WindowSummary], champion: Bundle | None, since: datetime | None
 ) -> tuple[str, ...]:
     """Return the alarms of decay about the champion in windows that ended after `since`, UTC."""
-    if champion is None:
-        return ()
     return tuple(
         f"{window.window}: {alarm.text}"
         for window in windows
-        if window.model_version == champion.version
+        if champion
+        and window.model_version == champion.version
         and (since is None or window.end.replace(tzinfo=None) > since)
         for alarm in window.alarms
         if alarm.verdict == "decay"
     )
+
+
+def trends(windows: list[WindowSummary], metric: str) -> list[WindowTrend]:
+    """Return what the monitor found of late."""
+    return [
+        WindowTrend(
+            window=window.window,
+            end=window.end,
+            model_version=window.model_version,
+            verdicts=window.verdicts,
+            value=window.metric(metric).value,
+            reference=window.metric(metric).reference,
+            drift_share=window.drift_share,
+        )
+        for window in windows[-SHOWN_WINDOWS:]
+    ]

@@ -1,11 +1,10 @@
-"""Training windows: the dates in params.yaml, moved to the newest labelled data."""
+"""Windows: the dates in params.yaml, moved to the newest labelled data."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from pydantic import BaseModel
 from ruamel.yaml.scalarstring import SingleQuotedScalarString
 
 from mlops_loop.base import files
@@ -13,21 +12,9 @@ from mlops_loop.base.config import edited
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import PARAMS
 from mlops_loop.base.params.params_file import Params
-from mlops_loop.monitoring.retraining.decision import Evidence
 
 DAY = timedelta(days=1)
-Dates = dict[str, str | None]
-
-
-class TrainingWindows(BaseModel, frozen=True):
-    """The dates that params.yaml shall have, by section; none if no labelled row has a time."""
-
-    ingest: Dates | None = None
-    split: Dates | None = None
-
-    def document(self) -> dict[str, Dates]:
-        sections = {"ingest": self.ingest, "split": self.split}
-        return {section: dates for section, dates in sections.items() if dates}
+Windows = dict[str, dict[str, str | None]]  # the dates that params.yaml shall have, by section
 
 
 def midnight(time: datetime) -> datetime:
@@ -39,48 +26,43 @@ def format_day(day: datetime | None) -> str | None:
     return day.isoformat().removesuffix("T00:00:00") if day else None
 
 
-def next_windows(params: Params, evidence: Evidence) -> TrainingWindows:
-    """Return windows that end with the day of the newest labelled row.
+def next_windows(params: Params, oldest: datetime | None, newest: datetime | None) -> Windows:
+    """Return windows that end with the day of the newest labelled row; none if it has no time.
 
     Raises a Failure if nothing would be left to learn from.
     """
-    if evidence.newest is None:
-        return TrainingWindows()
+    if newest is None:
+        return {}
     limits = params.retrain
-    end = midnight(evidence.newest) + DAY
+    end = midnight(newest) + DAY
     validation_end = end - limits.test_days * DAY
     train_end = validation_end - limits.validation_days * DAY
     start = params.ingest.start
     if limits.window_days:
         start = train_end - limits.window_days * DAY
-    begins = max(filter(None, (start, evidence.oldest)), default=train_end)
+    begins = max(filter(None, (start, oldest)), default=train_end)
     if train_end <= begins:
         days = f"{limits.validation_days + limits.test_days} days of validation and test window"
         raise Failure(f"the data begin on {begins:%Y-%m-%d}: {days} leave nothing to learn from")
-    split = None
+    windows = {"ingest": {"start": format_day(start), "end": format_day(end)}}
     if params.split.train_end:
-        split = {
+        windows["split"] = {
             "train_end": format_day(train_end),
             "validation_end": format_day(validation_end),
         }
-    return TrainingWindows(
-        ingest={"start": format_day(start), "end": format_day(end)},
-        split=split,
-    )
+    return windows
 
 
-def write_windows(windows: TrainingWindows) -> None:
+def write_windows(windows: Windows) -> None:
     """Write the dates to params.yaml; all else in it stays as it is, comments too."""
-    sections = windows.document()
-    if not sections:
-        return
 
-    def change(document: dict[str, dict[str, str | None]]) -> None:
-        for section, dates in sections.items():
+    def change(document: Windows) -> None:
+        for section, dates in windows.items():
             quoted = {key: day and SingleQuotedScalarString(day) for key, day in dates.items()}
             document[section].update(quoted)
 
-    files.write_text(PARAMS, edited(PARAMS, change))
+    if windows:
+        files.write_text(PARAMS, edited(PARAMS, change))
 
 
 @contextmanager
