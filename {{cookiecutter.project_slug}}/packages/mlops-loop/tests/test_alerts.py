@@ -3,6 +3,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,10 +16,9 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import Settings
 from mlops_loop.monitoring import alerts
 from mlops_loop.monitoring.alerts import Delivery, open_service
-from mlops_loop.monitoring.rules import Findings
 from mlops_loop.monitoring.window_store import store
 from mlops_loop.prediction_log.connection import open_log
-from mlops_loop.prediction_log.window_summary import WindowSummary
+from mlops_loop.prediction_log.window_summary import Alarm, WindowSummary
 
 from . import databases
 
@@ -27,11 +27,13 @@ TRIES = alerts.RETRIES + 1
 UNDELIVERED = "JSON at 127.0.0.1 did not take the message"
 Found = tuple[str, str | None, str]  # id of a rule, column, text
 DECAY: Found = "decay.roc_auc", None, "roc_auc 0.645; on the test window it was 0.712"
+WORSE: Found = "decay.roc_auc", None, "roc_auc 0.6"
 NULLS: Found = "quality.nulls", "temperature", "17.0% of temperature are missing"
 DRIFT: Found = "drift", "temperature", "temperature is 1.21 from the reference"
 ODD: Found = "quality.unseen", "<!channel>", "a & b < *c* [d](https://e.example) \u2192 \u00e4"
 NAMES = {
     DECAY: "decay: roc_auc",
+    WORSE: "decay: roc_auc",
     NULLS: "quality: nulls in temperature",
     DRIFT: "drift: temperature",
     ODD: "quality: unseen in <!channel>",
@@ -108,16 +110,25 @@ def settings(receiver: Receiver) -> Settings:
 def window(month: int, *alarms: Found, **changes: Any) -> WindowSummary:
     """What the monitor found in the month that ends at the beginning of this one."""
     name = f"2013-{month - 1:02}-01--2013-{month:02}-01"
-    findings = Findings()
-    for rule, column, text in alarms:
-        findings.alarm(rule, 0.645, 0.683, text, column)
+    found = [
+        Alarm(
+            rule=NAMES.get((rule, column, text), f"{rule}: {column}"),
+            id=rule,
+            column=column,
+            verdict=rule.partition(".")[0],
+            value=0.645,
+            limit=0.683,
+            text=text,
+        )
+        for rule, column, text in alarms
+    ]
     facts: dict[str, Any] = {
         "model": "flights",
         "model_version": "2",
         "window": name,
         "start": datetime(2013, month - 1, 1, tzinfo=UTC),
         "end": datetime(2013, month, 1, tzinfo=UTC),
-        "alarms": findings.alarms,
+        "alarms": found,
         "report": f"reports/monitor/{name}/index.html",
     }
     return WindowSummary(**facts | changes)
@@ -161,7 +172,7 @@ def test_told_once_when_it_begins_and_once_when_it_is_over(
     begun = Delivery([f"alert: decay: {DECAY[2]}"])
     assert notify(engine, settings, window(5, DECAY)) == begun
     assert notify(engine, settings, window(5, DECAY)) == Delivery([])  # the same window again
-    assert notify(engine, settings, window(6, (*DECAY[:2], "roc_auc 0.6"))) == Delivery([])
+    assert notify(engine, settings, window(6, WORSE)) == Delivery([])
     ended = "resolved: decay: roc_auc, which was last seen in the window to 2013-06-01"
     assert notify(engine, settings, window(7)) == Delivery([ended])
     assert notify(engine, settings, window(7)) == Delivery([])
@@ -383,6 +394,18 @@ def test_a_webhook_that_is_set_later_hears_of_what_is_open(
     assert len(notify(engine, Settings(alert_file=file), window(5, DECAY, DRIFT)).lines) == 2
     assert Path("out").exists() == bool(file)
     notify(engine, Settings(alert_file=file, alert_urls=receiver.url), window(6, DECAY))
+    assert told(receiver.got) == [firing(DECAY)]
+
+
+def test_of_two_at_once_one_tells(
+    engine: sa.Engine, settings: Settings, receiver: Receiver
+) -> None:
+    store(engine, window(5, DECAY))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(
+            pool.map(lambda _: alerts.notify(engine, settings, window(5, DECAY)), range(8))
+        )
+    assert sum(len(delivery.lines) for delivery in found) == 1
     assert told(receiver.got) == [firing(DECAY)]
 
 

@@ -22,13 +22,15 @@ from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
 from mlops_loop.monitoring import drift, monitor
 from mlops_loop.monitoring.evaluate_window import evaluate
+from mlops_loop.monitoring.evaluation import Evaluation
 from mlops_loop.monitoring.monitoring_window import (
     MonitoringWindow,
     contract_check,
     logged_features,
     read_window,
 )
-from mlops_loop.monitoring.pages import evidently_report
+from mlops_loop.monitoring.pages import index_page
+from mlops_loop.monitoring.pages.evidently_report import evidently_report
 from mlops_loop.monitoring.window_store import stored_summaries
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.monitoring_windows import read_windows
@@ -58,7 +60,7 @@ def look() -> WindowSummary:
     bundle, params = open_bundle(Path(load_settings().bundle)), load_params()
     start, most = END - timedelta(days=7), params.monitor.max_rows
     window = read_window(engine(), start, END, bundle.version, bundle.schema, most)
-    return evaluate(window, bundle, params, "model")
+    return evaluate(Evaluation(window, bundle, params), "model")
 
 
 def rules(found: WindowSummary, verdict: str = "") -> set[str]:
@@ -193,8 +195,7 @@ def test_evidently_measures_what_the_thresholds_are_of(learned) -> None:
     numeric = drift.numeric_columns(schema)
     judged = drift.compare(*tables, schema, dict.fromkeys(numeric, 0.1))
     known = {name: column for name, column in judged.items() if column.score is not None}
-    limits = dict.fromkeys(known, 0.1)
-    snapshot = evidently_report.evidently_report(*tables, schema, limits).dict()
+    snapshot = evidently_report(*tables, schema, judged).dict()
     tests = {test["metric_config"]["params"].get("column"): test for test in snapshot["tests"]}
     measured = snapshot["metrics"][1:]  # the first counts the drifted columns
     assert {metric["config"]["column"] for metric in measured} == known.keys()
@@ -414,7 +415,7 @@ def test_the_summary_and_the_pages(learned) -> None:
 
 
 def test_the_index_goes_over_all_windows_and_stays_small(learned, monkeypatch) -> None:
-    monkeypatch.setattr(evidently_report, "KEPT", 2)
+    monkeypatch.setattr(index_page, "KEPT_REPORTS", 2)
     ends = [END - timedelta(weeks=weeks) for weeks in (2, 1, 0)]
     for end in ends:
         log_rows(learned.head(FEW), end)

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.monitoring.retraining import evidence, retrain, windows
 from mlops_loop.monitoring.retraining.decide import Evidence, decide
-from mlops_loop.monitoring.retraining.document import STARTED, Record, read_history
+from mlops_loop.monitoring.retraining.document import STARTED, Record
 from mlops_loop.monitoring.retraining.report import FOLDER
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import WINDOWS
@@ -43,9 +44,9 @@ from .conftest import ROOT, SERVER, change, run_stages, use_registry
 SERVED, SOURCE, DAY = Path("build/champion"), Path("sample.parquet"), timedelta(days=1)
 STAGES = "ingest", "validate", "split", "train", "evaluate", "export"
 # Gates that other tests are about; `labels` and `champion` stay.
-OFF = dict.fromkeys(
-    "server latency behaviour slices calibration baseline leakage parity fairness".split()
-)
+OTHERS = ("server", "latency", "behaviour", "slices", "calibration", "baseline", "leakage")
+OFF = dict.fromkeys((*OTHERS, "parity", "fairness"))
+NEVER = Mock(side_effect=AssertionError("the pipeline must not run"))
 NOW = datetime(2024, 7, 1)
 LIMITS = Limits(
     label_delay_days=0,
@@ -173,21 +174,25 @@ def served(first, tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def lines():
-    log = audit.open_audit(load_settings().prediction_log_url)
-    return list(audit.read(log, experiment_name()))
+def the_log() -> sa.Engine:
+    return audit.open_audit(load_settings().prediction_log_url)
 
 
-def history():
-    return read_history(audit.open_audit(load_settings().prediction_log_url), experiment_name())
+def documents() -> list[dict]:
+    return [json.loads(line.as_json()) for line in audit.read(the_log(), experiment_name())]
 
 
-def documents():
-    return [json.loads(line.as_json()) for line in lines()]
+def events() -> list[str]:
+    return [line["event"] for line in documents()]
 
 
-def events():
-    return [line.event for line in lines()]
+def last_finished() -> Record | None:
+    """Return the last retraining that came to an end."""
+    return evidence.open_context(the_log()).finished
+
+
+def summary() -> dict:
+    return json.loads(written("summary.json"))
 
 
 def later() -> datetime:
@@ -199,12 +204,8 @@ def written(name="summary.md"):
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
-def never() -> None:
-    raise AssertionError("the pipeline must not run")
-
-
 def test_nothing_to_do_is_recorded_and_summed_up(served, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(retrain, "reproduce", never)
+    monkeypatch.setattr(retrain, "reproduce", NEVER)
     before = files.PARAMS.read_bytes()
     monitoring.retrain(until=later())
     assert "not retrained: nothing asks for it" in capsys.readouterr().out
@@ -212,24 +213,18 @@ def test_nothing_to_do_is_recorded_and_summed_up(served, monkeypatch, capsys) ->
     line = documents()[-1]
     assert (line["until"], line["reasons"]) == (f"{later():%Y-%m-%d}", [])
     assert line["evidence"]["champion"] == "1"
-    assert line["evidence"]["rows"] > 0
     assert files.PARAMS.read_bytes() == before
     assert "no retraining was needed" in written()
-    document = json.loads(written("summary.json"))
-    assert (document["result"], document["promoted"]) == ("declined", False)
+    first = summary()
+    assert (first["result"], first["promoted"]) == ("declined", False)
+    # Labels that may still change are not used.
+    change(files.PARAMS, "retrain", label_delay_days=2)
+    monitoring.retrain(until=later())
+    second = summary()["evidence"]
+    assert 0 < second["rows"] < first["evidence"]["rows"]
+    known = times()[times() < pd.Timestamp(later() - 2 * DAY)]
+    assert second["newest"] == known.max().isoformat()
     release.audit()
-
-
-def test_labels_that_may_still_change_are_not_used(served, monkeypatch) -> None:
-    monkeypatch.setattr(retrain, "reproduce", never)
-    found = []
-    for days in (0, 2):
-        change(files.PARAMS, "retrain", label_delay_days=days)
-        monitoring.retrain(until=later())
-        known = times()[times() < pd.Timestamp(later() - days * DAY)]
-        found.append(json.loads(written("summary.json"))["evidence"])
-        assert found[-1]["newest"] == known.max().isoformat()
-    assert 0 < found[1]["rows"] < found[0]["rows"]
 
 
 def test_a_retraining_moves_the_windows_and_promotes(served, monkeypatch, capsys) -> None:
@@ -241,24 +236,21 @@ def test_a_retraining_moves_the_windows_and_promotes(served, monkeypatch, capsys
     newest = times(table)[~late].max()
     found = retrain.retrain(later() + 0.5 * DAY, True, "a | new month")
     assert found.result == "promoted"
-    assert json.loads(written("summary.json"))["promoted"] is True
+    assert summary()["promoted"] is True
     assert "version 2 is the new champion" in capsys.readouterr().out
     assert events() == ["promoted", "retraining", "promoted"]
     assert open_bundle(SERVED).version == "2"
 
     params, end = load_params(), windows.midnight(newest) + DAY
     assert files.PARAMS.read_text().startswith("# a comment that stays\n")
-    assert (params.ingest.end, params.split.validation_end) == (
-        end,
-        end - params.retrain.test_days * DAY,
-    )
-    assert (
-        params.split.validation_end - params.split.train_end == params.retrain.validation_days * DAY
-    )
+    split, days = params.split, params.retrain
+    assert params.ingest.end == end
+    assert split.validation_end == end - days.test_days * DAY
+    assert split.train_end == split.validation_end - days.validation_days * DAY
     started = documents()[1]
     assert started["windows"]["ingest"]["end"] == f"{end:%Y-%m-%d}"
     assert started["reasons"] == ["on demand: a | new month"]
-    text, rows = written(), json.loads(written("summary.json"))["parts"]["test"]["rows"]
+    text, rows = written(), summary()["parts"]["test"]["rows"]
     assert rows == len(tables.read_table(files.TEST))
     name = found.metric
     candidate, champion = found.metrics["candidate"], found.metrics["champion"]
@@ -281,7 +273,7 @@ def test_a_retraining_moves_the_windows_and_promotes(served, monkeypatch, capsys
     assert retrain.retrain(later() - 2 * DAY, False, "").result == "declined"
     assert retrain.retrain(later() - 2 * DAY, True, "").result == "nothing new"
     assert events()[3:] == ["not retrained", "retraining", "nothing new"]
-    assert history().finished.until == documents()[4]["until"]
+    assert last_finished().until == documents()[4]["until"]
     assert load_params() == params
     roll_back(None, "to see")
     assert open_bundle(SERVED).version == "1"
@@ -323,7 +315,7 @@ def test_a_poisoned_month_does_not_win(served, how, window, gate) -> None:
     table.to_parquet(SOURCE)
     with pytest.raises(Refusal, match="version 2 stays a challenger"):
         retrain.retrain(end, True, "")
-    found = json.loads(written("summary.json"))
+    found = summary()
     assert gate in [line["gate"] for line in found["gates"] if line["passed"] is False], found[
         "gates"
     ]
@@ -362,16 +354,13 @@ def test_decay_of_the_champion_is_a_reason_and_drift_is_not(served, monkeypatch)
             row_of(day, [("decay", "not yet known")]),
         ]
         connection.execute(sa.insert(WINDOWS), rows)
-    monkeypatch.setattr(retrain, "reproduce", never)
+    monkeypatch.setattr(retrain, "reproduce", NEVER)
     assert retrain.retrain(day, False, "").result == "declined"
     with log.begin() as connection:
         connection.execute(sa.insert(WINDOWS), row_of(day - 2 * DAY, [("decay", "much worse")]))
 
-    def stop() -> None:
-        raise Failure("the pipeline stopped, see above")
-
     before = files.PARAMS.read_bytes()
-    monkeypatch.setattr(retrain, "reproduce", stop)
+    monkeypatch.setattr(retrain, "reproduce", Mock(side_effect=Failure("it stopped")))
     with pytest.raises(Failure, match="stopped"):
         retrain.retrain(day, False, "")
     started = documents()[-2]
@@ -417,33 +406,26 @@ def test_what_is_interrupted_has_not_been_done(served, monkeypatch) -> None:
     """Whatever ends it: its reasons still hold, and files are put back."""
     before = files.PARAMS.read_bytes()
     files.ACCEPTED.write_text("{}")
-
-    def stop(error: BaseException):
-        def stopping(*_: object) -> None:
-            raise error
-
-        return stopping
-
-    with monkeypatch.context() as patch:
-        patch.setattr(retrain, "reproduce", stop(KeyboardInterrupt()))
-        with pytest.raises(KeyboardInterrupt):
-            retrain.retrain(later(), True, "why")
-    assert files.PARAMS.read_bytes() == before
-    assert documents()[-1]["reason"] == "it was interrupted"
-    monkeypatch.setattr(retrain, "reproduce", dict)
-    for name in ("candidate_metrics", "promote"):
+    ends = {
+        "reproduce": (KeyboardInterrupt(), "it was interrupted"),
+        "candidate_metrics": (ValueError("of no use"), "ValueError: of no use"),
+        "promote": (ValueError("of no use"), "ValueError: of no use"),
+    }
+    for name, (error, why) in ends.items():
         with monkeypatch.context() as patch:
-            patch.setattr(retrain, name, stop(ValueError("of no use")))
-            with pytest.raises(ValueError, match="of no use"):
+            patch.setattr(retrain, "reproduce", dict)
+            patch.setattr(retrain, name, Mock(side_effect=error))
+            with pytest.raises(type(error)):
                 retrain.retrain(later(), True, "why")
-        assert json.loads(written("summary.json"))["result"] == "failed"
-        assert documents()[-1]["reason"] == "ValueError: of no use"
+        assert (files.PARAMS.read_bytes() == before) == (name == "reproduce")
+        assert summary()["result"] == "failed"
+        assert documents()[-1]["reason"] == why
     assert events() == ["promoted", *["retraining", "retraining failed"] * 3]
-    assert history().finished is None
+    assert last_finished() is None
 
 
 def test_what_the_monitor_found_today_counts_today(served, monkeypatch) -> None:
-    monkeypatch.setattr(retrain, "reproduce", never)
+    monkeypatch.setattr(retrain, "reproduce", NEVER)
     now = datetime.now(UTC).replace(tzinfo=None, microsecond=0) - timedelta(seconds=2)
     with open_log(load_settings().prediction_log_url).begin() as connection:
         connection.execute(sa.insert(WINDOWS), row_of(now - DAY, [("decay", "much worse")]))
@@ -453,19 +435,14 @@ def test_what_the_monitor_found_today_counts_today(served, monkeypatch) -> None:
     assert reason.endswith("much worse")
 
 
-def test_no_row_of_before_is_one_line(served, monkeypatch) -> None:
-    monkeypatch.setattr(retrain, "reproduce", never)
+def test_a_history_without_rows_to_learn_from_is_one_line(served, monkeypatch) -> None:
+    monkeypatch.setattr(retrain, "reproduce", NEVER)
     with pytest.raises(Failure, match="has no labelled row of before 1900-01-01"):
         retrain.retrain(datetime(1900, 1, 1), True, "")
-    assert events() == ["promoted", "not retrained"]
-
-
-def test_too_short_a_history_is_one_line(served, monkeypatch) -> None:
-    monkeypatch.setattr(retrain, "reproduce", never)
     change(files.PARAMS, "retrain", validation_days=10_000)
     with pytest.raises(Failure, match="leave nothing to learn from"):
         retrain.retrain(later(), True, "")
-    assert events() == ["promoted", "not retrained"]
+    assert events() == ["promoted", "not retrained", "not retrained"]
 
 
 def test_one_at_a_time_on_this_machine(served, capsys) -> None:
@@ -494,7 +471,7 @@ audit.append(log, experiment_name(), "retraining", facts)
         return append(log, model, event, facts, seen)
 
     monkeypatch.setattr(audit, "append", overtaken)
-    monkeypatch.setattr(retrain, "reproduce", never)
+    monkeypatch.setattr(retrain, "reproduce", NEVER)
     before = files.PARAMS.read_bytes()
     assert retrain.retrain(later(), True, "").result == "declined"
     assert "another retraining is running" in capsys.readouterr().out

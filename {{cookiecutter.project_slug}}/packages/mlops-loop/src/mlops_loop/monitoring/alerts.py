@@ -5,7 +5,6 @@ Apprise knows the services, by URL; a file gets every alert as a line of JSON.
 
 import json
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import sqlalchemy as sa
+from filelock import FileLock
 from pydantic import BaseModel
 
 from mlops_loop.base.settings import Settings
@@ -32,6 +32,8 @@ TIMEOUT = 60.0  # seconds for all of them
 MAX_ALERTS = 20  # in a message for people: services have limits
 MAX_TEXT = 500  # characters of each
 LOGGERS = ("apprise", "urllib3.connectionpool")  # they log what is secret in a URL
+INTERNAL = {"seen", "notified"}  # of an alert: no message tells it
+LOCK_FILE = Path("build/alerts.lock")
 METADATA = sa.MetaData()
 ALERTS = sa.Table(
     "alert_states",  # the newest state of every rule that ever fired
@@ -95,18 +97,16 @@ class Message(BaseModel, frozen=True):
             lines.append(f"and {more} more")
         return "\n".join([*lines, f"report: {self.report}"])
 
-    @property
-    def document(self) -> dict[str, object]:
-        internal = {"alerts": {"__all__": {"seen", "notified"}}}
-        return self.model_dump(mode="json", exclude=internal)
-
 
 @in_log()
 def notify(engine: sa.Engine, settings: Settings, summary: WindowSummary) -> Delivery:
-    """Notify of the alarms that are new in this window, and of those that are over.
+    """Notify of the alarms that are new in this window, and of those that are over."""
+    LOCK_FILE.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(LOCK_FILE):  # of two at once, one tells
+        return record_and_send(engine, settings, summary)
 
-    Raises Failure only if the database cannot be used.
-    """
+
+def record_and_send(engine: sa.Engine, settings: Settings, summary: WindowSummary) -> Delivery:
     newest = sa.select(sa.func.max(WINDOWS.c.end)).where(WINDOWS.c.model == summary.model)
     with engine.begin() as connection:
         lock_database(connection)
@@ -148,7 +148,7 @@ def changed(before: dict[str, Alert], summary: WindowSummary) -> dict[str, Alert
         since = old.since if old and old.status == FIRING else summary.end
         notified = old.notified if old else {}
         told = {"since": since, "seen": summary.end, "notified": notified}
-        after[alarm.rule] = Alert(**dict(alarm), **told)
+        after[alarm.rule] = Alert.model_validate({**dict(alarm), **told})
     for rule, old in before.items():
         skipped = any(f"{old.id}.".startswith(f"{family}.") for family in summary.not_judged)
         if old.status == FIRING and rule not in after and not skipped:
@@ -191,23 +191,17 @@ def append_to_file(path: Path, message: Message) -> str:
     common = {"time": now, **message.model_dump(include={"model", "model_version", "window"})}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
+        with path.open("ab", buffering=0) as file:
             for alert in message.alerts:  # one write for each: others may append to it, too
-                told = common | alert.model_dump(mode="json", exclude={"seen", "notified"})
-                os.write(file, f"{json.dumps(told, ensure_ascii=False)}\n".encode())
-        finally:
-            os.close(file)
+                told = common | alert.model_dump(mode="json", exclude=INTERNAL)
+                file.write(f"{json.dumps(told, ensure_ascii=False)}\n".encode())
     except OSError as error:
         return f"{path}: {error.strerror or error}"
     return ""
 
 
 def post(url: str, message: Message) -> str:
-    """Send a message to a service, with retries; return why that failed, or nothing.
-
-    The URL is a secret: the reason names service and host alone.
-    """
+    """Send a message to a service; return why that failed. The URL in it is a secret."""
     from apprise import Apprise, NotifyFormat, NotifyType
 
     for name in LOGGERS:
@@ -239,7 +233,9 @@ def open_service(url: str, message: Message) -> "NotifyBase | None":
         service = Apprise.instantiate(as_webhook(url), asset=asset)
     if isinstance(service, NotifyJSON):
         service.redirects = False  # one would carry the message on, or answer for its receiver
-        service.payload_extras |= message.document
+        service.payload_extras |= message.model_dump(
+            mode="json", exclude={"alerts": {"__all__": INTERNAL}}
+        )
     return service
 
 

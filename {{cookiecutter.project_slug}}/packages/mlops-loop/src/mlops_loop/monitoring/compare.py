@@ -90,21 +90,14 @@ def compare(days: int | None = None) -> Comparison:
         champion = labelled_rows(connection, start, "champion", bundle.version, schema)
         for variant, version, predictions in count_predictions(connection, start):
             rows = labelled_rows(connection, start, variant, version, schema)
-            sides = same_rows(champion, rows) if variant == "shadow" else same_time(champion, rows)
-            counts = LabelCounts(champion=len(sides[0]), challenger=len(sides[1]))
-            metrics: dict[str, Sides] = {}
-            verdict: Verdict = "open"
-            fewest = min(counts.champion, counts.challenger)
-            reason = f"too few outcomes: {fewest}, {MIN_LABELS} are needed"
-            if fewest >= MIN_LABELS:
-                metrics = compare_metrics(*sides, schema)
-                verdict, reason = conclude(metrics, schema)
+            outcomes, metrics = compare_rows(variant, champion, rows, schema)
+            verdict, reason = conclude(outcomes, metrics, schema)
             found.append(
                 Challenger(
                     variant=variant,
                     version=version,
                     predictions=predictions,
-                    outcomes=counts,
+                    outcomes=outcomes,
                     verdict=verdict,
                     reason=reason,
                     metrics=metrics,
@@ -134,25 +127,6 @@ def labelled_rows(
     return LabelledRows.of(pd.read_sql(query, connection), schema).rows
 
 
-def same_rows(
-    champion: pd.DataFrame, challenger: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows of both that are of the same answers, in the same order."""
-    both = set(champion["answered"]) & set(challenger["answered"])
-    first, second = (
-        rows[rows["answered"].isin(both)].sort_values("answered") for rows in (champion, challenger)
-    )
-    return first, second
-
-
-def same_time(
-    champion: pd.DataFrame, challenger: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the champion's rows from the challenger's first one to its last, and these."""
-    times = challenger["time"]
-    return champion[champion["time"].between(times.min(), times.max())], challenger
-
-
 def logged_operating_point(outputs: pd.Series, schema: Schema) -> OperatingPoint:
     """Return the operating point that logged answers show: half of a regression's interval."""
     if schema.classes:
@@ -161,22 +135,32 @@ def logged_operating_point(outputs: pd.Series, schema: Schema) -> OperatingPoint
     return OperatingPoint(half_width=float(np.median(ends[:, 1] - ends[:, 0]) / 2))
 
 
-def compare_metrics(
-    champion: pd.DataFrame, challenger: pd.DataFrame, schema: Schema
-) -> dict[str, Sides]:
-    """Return each metric of both sides and its difference, with 95 % intervals."""
+def compare_rows(
+    variant: str, champion: pd.DataFrame, challenger: pd.DataFrame, schema: Schema
+) -> tuple[LabelCounts, dict[str, Sides]]:
+    """Return the outcomes, and each metric of both and its difference with 95 % intervals."""
+    if variant == "shadow":  # the rows of both that are of the same answers, in the same order
+        both = champion[["answered"]].merge(challenger[["answered"]])
+        champion = both.merge(champion)
+        challenger = both.merge(challenger)
+    else:  # the champion's rows from the challenger's first one to its last
+        times = challenger["time"]
+        champion = champion[champion["time"].between(times.min(), times.max())]
+    outcomes = LabelCounts(champion=len(champion), challenger=len(challenger))
+    if min(len(champion), len(challenger)) < MIN_LABELS:
+        return outcomes, {}
     groups = resampling_groups(pd.concat([champion, challenger], ignore_index=True))
-    labelled = [LabelledRows.of(rows, schema) for rows in (champion, challenger)]
-    sides = [
-        (one.truth, one.scores, logged_operating_point(one.rows["output"], schema))
-        for one in labelled
-    ]
+    sides = []
+    for rows in (champion, challenger):
+        labelled = LabelledRows.of(rows, schema)
+        point = logged_operating_point(labelled.rows["output"], schema)
+        sides.append((labelled.truth, labelled.scores, point))
     first, second = measure(sides, np.split(groups, [len(champion)]), RESAMPLES, schema)
     difference = Measured(
         {name: second.values[name] - value for name, value in first.values.items()},
         second.resampled - first.resampled,
     )
-    return {
+    return outcomes, {
         name: Sides(
             champion=first.interval(name),
             challenger=second.interval(name),
@@ -186,8 +170,13 @@ def compare_metrics(
     }
 
 
-def conclude(metrics: dict[str, Sides], schema: Schema) -> tuple[Verdict, str]:
+def conclude(
+    outcomes: LabelCounts, metrics: dict[str, Sides], schema: Schema
+) -> tuple[Verdict, str]:
     """Return whether the challenger is better or worse, or that it is open, and why."""
+    fewest = min(outcomes.champion, outcomes.challenger)
+    if fewest < MIN_LABELS:
+        return "open", f"too few outcomes: {fewest}, {MIN_LABELS} are needed"
     name, more_is_better = tasks.deciding_metric(schema)
     difference = metrics[name].difference
     if difference.low is None or difference.high is None:

@@ -20,8 +20,8 @@ from scipy.spatial.distance import jensenshannon
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.values import Floats
+from mlops_loop.monitoring.evaluation import Evaluation
 from mlops_loop.monitoring.monitoring_window import logged_features
-from mlops_loop.monitoring.rules import Findings
 from mlops_loop.prediction_log.window_summary import ColumnDrift
 
 WASSERSTEIN = "wasserstein"  # of numbers, normed
@@ -43,9 +43,9 @@ class EncodedColumn:
     codes: Codes  # shape (rows,)
     known: Floats | None  # the values in order; None for categories
 
-    def counts(self, rows: Codes | slice) -> Codes:
+    def counts(self, codes: Codes) -> Codes:
         """Return how often a value is missing, and how often each occurs: shape (1 + values,)."""
-        return np.bincount(self.codes[rows] + 1, minlength=int(self.codes.max(initial=-1)) + 2)
+        return np.bincount(codes + 1, minlength=int(self.codes.max(initial=-1)) + 2)
 
 
 def encode(values: pd.Series, numeric: bool) -> EncodedColumn:
@@ -57,11 +57,7 @@ def encode(values: pd.Series, numeric: bool) -> EncodedColumn:
 
 
 def distance(reference: Codes, current: Codes, known: Floats | None) -> float:
-    """Return the distance of two columns as Evidently measures it, from each value's count.
-
-    Of numbers it is Wasserstein's, in standard deviations of the reference; of categories
-    Jensen-Shannon's. NaN if one of them has no value.
-    """
+    """Return the distance of two columns, from each value's count; NaN if one has no value."""
     if not reference.sum() or not current.sum():
         return float("nan")
     first = reference / reference.sum()
@@ -73,24 +69,16 @@ def distance(reference: Codes, current: Codes, known: Floats | None) -> float:
     return float(apart / max(deviation, MIN_DEVIATION))
 
 
-def time_blocks(
-    when: pd.Series | None, rows: int, days: float, draws: np.random.Generator, count: int
-) -> list[tuple[int, Codes]]:
-    """Return random blocks of time: the number of each one's first day, and its rows.
-
-    Without time, or of few days, each has all rows.
-    """
-    places = np.zeros(rows) if when is None else pd.factorize(when.dt.floor("D"), sort=True)[0]
-    last = int(places.max()) + 1
-    length = last
-    if last >= 2 * MIN_BLOCKS:
-        length = max(1, min(round(days), last // MIN_BLOCKS))
-    starts = draws.integers(last - length + 1, size=count).tolist()
-    members = {
-        start: np.flatnonzero((places >= start) & (places < start + length))
-        for start in set(starts)
-    }
-    return [(start, members[start]) for start in starts]
+def time_blocks(when: pd.Series | None, rows: int, days: float) -> list[Codes]:
+    """Return the rows of each block of so many days; without time, or of few days, one of all."""
+    if when is None:
+        return [np.arange(rows)]
+    places, found = pd.factorize(when.dt.floor("D"), sort=True)
+    if len(found) < 2 * MIN_BLOCKS:
+        return [np.arange(rows)]
+    length = max(1, min(round(days), len(found) // MIN_BLOCKS))
+    starts = range(len(found) - length + 1)
+    return [np.flatnonzero((places >= first) & (places < first + length)) for first in starts]
 
 
 def null_distribution(
@@ -101,25 +89,22 @@ def null_distribution(
     count: int,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return how far random blocks of the reference are from its rest: a row each.
-
-    Columns: (DISTANCE, name), and (NULLS, name), by how much the share of missing values is higher.
-    """
+    """Return how far random blocks are from the rest, by (DISTANCE or NULLS, column)."""
     draws = np.random.default_rng(seed)
     total = len(next(iter(columns.values())).codes)
-    blocks = time_blocks(when, total, days, draws, count)
+    blocks = time_blocks(when, total, days)
+    chosen = draws.integers(len(blocks), size=count).tolist()
     size = min(rows, MAX_BLOCK_ROWS)
-    samples = [here[draws.integers(len(here), size=size)] for _, here in blocks]
+    samples = [draws.choice(blocks[number], size) for number in chosen]
     found: dict[tuple[str, str], list[float]] = {}
     for name, column in columns.items():
-        everything = column.counts(slice(None))
-        rests = {
-            start: everything - (0 if len(here) == total else column.counts(here))
-            for start, here in dict(blocks).items()
-        }
+        everything = column.counts(column.codes)
+        rests = [everything - column.counts(column.codes[block]) for block in blocks]
+        if len(blocks) == 1:
+            rests = [everything]
         pairs = [
-            (rests[start], column.counts(drawn))
-            for (start, _), drawn in zip(blocks, samples, strict=True)
+            (rests[number], column.counts(column.codes[drawn]))
+            for number, drawn in zip(chosen, samples, strict=True)
         ]
         found[DISTANCE, name] = [distance(rest[1:], now[1:], column.known) for rest, now in pairs]
         found[NULLS, name] = [now[0] / now.sum() - rest[0] / rest.sum() for rest, now in pairs]
@@ -154,17 +139,13 @@ def typed(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
 def compare(
     current: pd.DataFrame, reference: pd.DataFrame, schema: Schema, limits: dict[str, float]
 ) -> dict[str, ColumnDrift]:
-    """Return how each column compares.
-
-    A column without any value, here or in the reference, cannot be compared; it has drifted if it
-    had some.
-    """
+    """Return how each column compares; one that lost all its values has drifted."""
     both = pd.concat([typed(reference, schema), typed(current, schema)])
     found = {}
     for name, number in numeric_columns(schema).items():
         column = encode(both[name], number)
-        before = column.counts(slice(len(reference)))[1:]
-        now = column.counts(slice(len(reference), None))[1:]
+        parts = np.split(column.codes, [len(reference)])
+        before, now = (column.counts(codes)[1:] for codes in parts)
         if not before.sum() or not now.sum():
             found[name] = ColumnDrift(method="no value at all", drifted=bool(before.sum()))
             continue
@@ -178,10 +159,15 @@ def compare(
     return found
 
 
-def check(columns: dict[str, ColumnDrift], min_columns: int, findings: Findings) -> None:
-    """Add an alarm for each column that has drifted, if they are enough."""
+def check(
+    found: Evaluation, current: pd.DataFrame, reference: pd.DataFrame, limits: dict[str, float]
+) -> dict[str, ColumnDrift]:
+    """Return how each column compares; each that has drifted is an alarm, if they are enough."""
+    columns = compare(current, reference, found.schema, limits)
     drifted = {name: column for name, column in columns.items() if column.drifted}
-    for name, column in drifted.items() if len(drifted) >= min_columns else ():
+    if len(drifted) < found.params.monitor.drift_columns:
+        return columns
+    for name, column in drifted.items():
         text = f"{name} has no value at all here or in the reference"
         if column.score is not None:
             unit = " standard deviations" if column.method == WASSERSTEIN else ""
@@ -189,4 +175,5 @@ def check(columns: dict[str, ColumnDrift], min_columns: int, findings: Findings)
                 f"column {name} moved {column.score:.2g}{unit} from the reference; "
                 f"usual is at most {column.threshold:.2g}"
             )
-        findings.alarm("drift", column.score, column.threshold, text, name)
+        found.alarm("drift", column.score, column.threshold, text, name)
+    return columns

@@ -6,63 +6,48 @@ import numpy as np
 import pandas as pd
 
 from mlops_loop.base.files import REPORTS
-from mlops_loop.base.params.monitor import Monitor
-from mlops_loop.base.params.params_file import Params
-from mlops_loop.contract.schema import Schema
-from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
-from mlops_loop.metrics.calibration import held_out_scores
 from mlops_loop.monitoring import data_quality, drift, performance
-from mlops_loop.monitoring.monitoring_window import MonitoringWindow, logged_features, window_name
-from mlops_loop.monitoring.rules import Findings
+from mlops_loop.monitoring.evaluation import Evaluation
+from mlops_loop.monitoring.monitoring_window import logged_features, window_name
 from mlops_loop.prediction_log.window_summary import (
     VERDICTS,
     DataQuality,
     Drift,
+    Interval,
     WindowSummary,
 )
-from mlops_loop.scoring.bundle import HELD_OUT, REFERENCE, Bundle
 
 FOLDER = REPORTS / "monitor"
 
 
-def evaluate(window: MonitoringWindow, bundle: Bundle, params: Params, model: str) -> WindowSummary:
+def evaluate(found: Evaluation, model: str) -> WindowSummary:
     """Return what the window shows of the champion's traffic; `model` is its registered name."""
-    findings = Findings()
-    name = window_name(window.start, window.end)
-    held_out = tables.read_table(bundle.folder / HELD_OUT)
-    limit = params.monitor.quality.max_refused
-    refused = data_quality.check_rejected(window, limit, findings)
-    volume = data_quality.check_volume(window, params.monitor, findings)
+    window = found.window
+    refused = data_quality.check_rejected(found)
+    volume = data_quality.check_volume(found)
     sampled = len(window.answered.facts)
     if others := window.others:
         of = f"{others:,} of {others + sampled:,}"
-        findings.not_judged["other_contract"] = f"{of} are to the question of another contract"
-    quality = DataQuality()
-    drifted = estimate = None
-    if sampled < params.monitor.min_rows:
-        least = params.monitor.min_rows
-        few = f"{sampled:,} predictions are too few: monitor.min_rows asks for {least}"
-        findings.not_judged |= dict.fromkeys(("drift", "quality.nulls", "quality.unseen"), few)
-    else:
-        quality, drifted = check_inputs(window, held_out, bundle, params.monitor, findings)
-        estimate = performance.estimate(window.answered.facts["output"], held_out, bundle, params)
-    measured = performance.check(window, held_out, bundle, params, findings)
-    fired = {alarm.verdict for alarm in findings.alarms}
+        found.not_judged["other_contract"] = f"{of} are to the question of another contract"
+    quality, drifted, estimate = check_inputs(found)
+    measured = performance.check(found)
+    fired = {alarm.verdict for alarm in found.alarms}
+    name = window_name(window.start, window.end)
     return WindowSummary(
         window=name,
         start=window.start,
         end=window.end,
         made=datetime.now(UTC),
         model=model,
-        model_version=bundle.version,
+        model_version=found.bundle.version,
         rows=window.rows,
         sampled=sampled,
         requests=window.requests,
         versions=window.versions,
         verdicts=[verdict for verdict in VERDICTS if verdict in fired],
-        alarms=findings.alarms,
-        not_judged=findings.not_judged,
+        alarms=found.alarms,
+        not_judged=found.not_judged,
         quality=quality.model_copy(update={"refused": refused, "volume": volume}),
         drift=drifted,
         performance=measured,
@@ -72,78 +57,66 @@ def evaluate(window: MonitoringWindow, bundle: Bundle, params: Params, model: st
 
 
 def check_inputs(
-    window: MonitoringWindow,
-    held_out: pd.DataFrame,
-    bundle: Bundle,
-    params: Monitor,
-    findings: Findings,
-) -> tuple[DataQuality, Drift]:
+    found: Evaluation,
+) -> tuple[DataQuality, Drift | None, dict[str, Interval] | None]:
     """Check features and predictions: drift, missing values, unknown categories."""
-    schema = bundle.schema
-    limits = calibrated_limits(window, held_out, bundle, params)
-    current, known = compared_tables(window, bundle)
-    columns = drift.compare(current, known, schema, limits[drift.DISTANCE].to_dict())
-    drift.check(columns, params.drift_columns, findings)
-    names = logged_features(schema)
-    quality = data_quality.check_columns(
-        current[names],
-        known[names],
-        schema,
-        limits[drift.NULLS],
-        params.quality.max_unseen,
-        findings,
-    )
-    if hidden := [name for name in schema.features if name not in names]:
+    sampled = len(found.window.answered.facts)
+    least = found.params.monitor.min_rows
+    if sampled < least:
+        few = f"{sampled:,} predictions are too few: monitor.min_rows asks for {least}"
+        found.not_judged |= dict.fromkeys(("drift", "quality.nulls", "quality.unseen"), few)
+        return DataQuality(), None, None
+    limits = calibrated_limits(found)
+    columns = drift.check(found, *compared_tables(found), limits[drift.DISTANCE].to_dict())
+    quality = data_quality.check_columns(found, limits[drift.NULLS])
+    logged = logged_features(found.schema)
+    if hidden := [name for name in found.schema.features if name not in logged]:
         why = f"the log holds no pii columns, so these are not compared: {', '.join(hidden)}"
-        findings.not_judged["pii"] = why
+        found.not_judged["pii"] = why
     share = sum(column.drifted for column in columns.values()) / len(columns)
-    return quality, Drift(share=share, columns=columns)
+    return quality, Drift(share=share, columns=columns), performance.estimate(found)
 
 
-def calibrated_limits(
-    window: MonitoringWindow, held_out: pd.DataFrame, bundle: Bundle, params: Monitor
-) -> pd.Series:
-    """Return how far each column may be, and by how much more of it may be missing.
-
-    The prediction's limits come from the test window: on rows that it learned from, a model is
-    surer of itself.
-    """
-    schema = bundle.schema
+def calibrated_limits(found: Evaluation) -> pd.Series:
+    """Return how far each column may be, and by how much more of it may be missing."""
+    schema = found.schema
+    params = found.params.monitor
     numeric = drift.numeric_columns(schema)
-    reference = tables.read_table(bundle.folder / REFERENCE)
-    predicted = held_out.assign(**{schema.prediction: predictions_on(held_out, schema)})
-    found = []
-    for table, names in ((reference, logged_features(schema)), (predicted, [schema.prediction])):
-        found.append(
-            drift.null_distribution(
-                {name: drift.encode(table[name], numeric[name]) for name in names},
-                table[schema.timestamp] if schema.timestamp else None,
-                len(window.answered.facts),
-                (window.end - window.start) / timedelta(days=1),
-                params.resamples,
-            )
+    # Of predictions on the test window: on rows that it learned from, a model is surer of itself.
+    predicted = found.held_out.assign(**{schema.prediction: predictions(found)})
+    quiet = [
+        drift.null_distribution(
+            {name: drift.encode(table[name], numeric[name]) for name in names},
+            table[schema.timestamp] if schema.timestamp else None,
+            len(found.window.answered.facts),
+            (found.window.end - found.window.start) / timedelta(days=1),
+            params.resamples,
         )
-    quiet = pd.concat(found, axis="columns")
-    least = pd.Series(params.min_distance, index=quiet.columns)
+        for table, names in (
+            (found.reference, logged_features(schema)),
+            (predicted, [schema.prediction]),
+        )
+    ]
+    distances = pd.concat(quiet, axis="columns")
+    least = pd.Series(params.min_distance, index=distances.columns)
     least[drift.NULLS] = params.quality.max_nulls
-    return drift.thresholds(quiet, least, params.false_alarms)
+    return drift.thresholds(distances, least, params.false_alarms)
 
 
-def predictions_on(held_out: pd.DataFrame, schema: Schema) -> pd.Series:
-    _, scores = held_out_scores(held_out, schema)
-    return pd.Series(tasks.of(schema).predictions(scores, schema))
+def predictions(found: Evaluation) -> pd.Series:
+    """Return the champion's predictions on the test window."""
+    _, scores = found.tested
+    return pd.Series(tasks.of(found.schema).predictions(scores, found.schema))
 
 
-def compared_tables(window: MonitoringWindow, bundle: Bundle) -> tuple[pd.DataFrame, pd.DataFrame]:
+def compared_tables(found: Evaluation) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the window's features and the reference's, each with predictions."""
-    schema = bundle.schema
+    schema = found.schema
     task = tasks.of(schema)
-    reference = tables.read_table(bundle.folder / REFERENCE)
-    held_out = tables.read_table(bundle.folder / HELD_OUT)
-    outputs = window.answered.facts["output"]
-    predicted = [task.logged_prediction(output, schema) for output in outputs]
-    sampled = np.random.default_rng(0).choice(predictions_on(held_out, schema), len(reference))
+    answered = found.window.answered
+    predicted = [task.logged_prediction(output, schema) for output in answered.facts["output"]]
+    sampled = np.random.default_rng(0).choice(predictions(found), len(found.reference))
     return (
-        window.answered.features.assign(**{schema.prediction: predicted}),
-        reference.assign(**{schema.prediction: sampled}),
+        answered.features.assign(**{schema.prediction: predicted}),
+        found.reference.assign(**{schema.prediction: sampled}),
     )

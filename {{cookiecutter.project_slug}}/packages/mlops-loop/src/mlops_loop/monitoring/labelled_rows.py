@@ -51,10 +51,7 @@ def logged_scores(outputs: pd.Series, schema: Schema) -> Scores:
 
 
 def resampling_groups(rows: pd.DataFrame) -> NDArray[np.int64]:
-    """Return a code for the group that each row is resampled with: its day.
-
-    With few days it is the row's request.
-    """
+    """Return a code for the group that each row is drawn with: its day, or its request."""
     codes, days = pd.factorize(pd.to_datetime(rows["time"]).dt.floor("D"))
     if len(days) < FEWEST_DAYS:
         codes, _ = pd.factorize(rows["answered"].str[:REQUEST_DIGITS])
@@ -80,10 +77,7 @@ def measure(
     resamples: int,
     schema: Schema,
 ) -> list[Measured]:
-    """Return the metrics of several sets of rows.
-
-    All are resampled at once: rows of the same group are drawn together, whatever their set.
-    """
+    """Return the metrics of sets of rows; those of a group are drawn together, in any set."""
     statistics = [tasks.of(schema).weighted_metrics(*side, schema) for side in sides]
     pairs = list(zip(statistics, groups, strict=True))
     draws = np.random.default_rng(0)

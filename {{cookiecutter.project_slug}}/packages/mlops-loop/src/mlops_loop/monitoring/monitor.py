@@ -14,8 +14,10 @@ from mlops_loop.base.params.params_file import load_params
 from mlops_loop.base.settings import Settings, load_settings
 from mlops_loop.monitoring import alerts
 from mlops_loop.monitoring.evaluate_window import FOLDER, compared_tables, evaluate
+from mlops_loop.monitoring.evaluation import Evaluation
 from mlops_loop.monitoring.monitoring_window import read_window
-from mlops_loop.monitoring.pages import evidently_report, index_page, window_page
+from mlops_loop.monitoring.pages import index_page, window_page
+from mlops_loop.monitoring.pages.evidently_report import FILE, evidently_report
 from mlops_loop.monitoring.window_store import store, stored_summaries
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.window_summary import NOT_JUDGED, WindowSummary
@@ -64,22 +66,17 @@ def monitor(
     engine = open_log(settings.prediction_log_url)
     max_rows = params.monitor.max_rows
     window = read_window(engine, start, end, bundle.version, bundle.schema, max_rows)
-    summary = evaluate(window, bundle, params, settings.mlflow_experiment_name)
+    evaluation = Evaluation(window, bundle, params)
+    summary = evaluate(evaluation, settings.mlflow_experiment_name)
     with files.writing(FOLDER / summary.window) as tmp_path:
         tmp_path.mkdir()
         files.write_json(tmp_path / "summary.json", summary.model_dump(mode="json"))
         window_page.write(tmp_path, summary, bundle.schema)
         if evidently and summary.drift:
-            limits = {
-                name: column.threshold
-                for name, column in summary.drift.columns.items()
-                if column.threshold is not None
-            }
-            tables = compared_tables(window, bundle)
+            tables = compared_tables(evaluation)
             least = params.monitor.drift_columns
-            report = evidently_report.evidently_report(*tables, bundle.schema, limits, least)
-            html = report.get_html_str(as_iframe=False)
-            files.write_text(tmp_path / evidently_report.FILE, html)
+            report = evidently_report(*tables, bundle.schema, summary.drift.columns, least)
+            files.write_text(tmp_path / FILE, report.get_html_str(as_iframe=False))
     files.write_json(LATEST, summary.model_dump(mode="json"))
     store(engine, summary)
     summaries = stored_summaries(engine, summary.model)

@@ -3,7 +3,7 @@
 All of it is counted, in one pass over its ids; a sample of the rows is read.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -29,7 +29,7 @@ WITH_OUTCOMES = sa.outerjoin(PREDICTIONS, OUTCOMES, OUTCOMES.c.prediction_id == 
 class LoggedRows:
     """Rows of the log, and their features, under the same index."""
 
-    facts: pd.DataFrame  # time, output, model_version; with ground truth value, recorded, answered
+    facts: pd.DataFrame  # answered (an id), time, output, model_version; value, recorded
     features: pd.DataFrame
 
 
@@ -55,20 +55,21 @@ class MonitoringWindow:
 def read_window(
     engine: sa.Engine, start: datetime, end: datetime, version: str, schema: Schema, max_rows: int
 ) -> MonitoringWindow:
-    """Return the window, without shadows; at most `max_rows` are read, always the same.
-
-    Raises Failure if the log cannot be read.
-    """
-    columns = (COLUMNS.time, COLUMNS.features, COLUMNS.output, COLUMNS.model_version)
-    truth = (COLUMNS.id.label("answered"), OUTCOMES.c.value, OUTCOMES.c.time.label("recorded"))
+    """Return the window, without shadows; at most `max_rows` are read, always the same."""
+    length = end - start
+    before = [between(start - n * length, end - n * length) for n in range(1, EARLIER_WINDOWS + 1)]
     with engine.connect() as connection:
         counts, some, some_labelled = scan(connection, between(start, end), version, max_rows)
-        answered = read_rows(connection, columns, some)
-        labelled = read_rows(connection, (*columns, *truth), some_labelled)
-        earlier = count_earlier(connection, start, end)
-    fitting = of_contract(answered, schema)
+        rows = read_rows(connection, list({*some, *some_labelled}))
+        earlier = [connection.scalar(sa.select(sa.func.count()).where(one)) or 0 for one in before]
+    fits = contract_check(schema)
+    pairs = zip(rows["features"], rows["output"], strict=True)
+    fitting = rows.loc[[fits(sent, answer) for sent, answer in pairs]]
+    features = features_of(fitting["features"], schema)
+    answered = fitting[fitting["answered"].isin(some)]
+    labelled = fitting[fitting["answered"].isin(some_labelled)]
     # A version answers one contract, so a sample tells which.
-    ours = counts[counts.index.isin([version, *fitting.facts["model_version"]])].sum()
+    ours = counts[counts.index.isin([version, *answered["model_version"]])].sum()
     return MonitoringWindow(
         start=start,
         end=end,
@@ -78,10 +79,10 @@ def read_window(
         versions={name: int(rows) for name, rows in counts["rows"].items()},
         earlier=earlier,
         rejected=count_rejected(engine, start, end),
-        answered=fitting,
-        others=len(answered) - len(fitting.facts),
+        answered=LoggedRows(answered, features.loc[answered.index]),
+        others=len(some) - len(answered),
         known=int(ours["known"]),
-        labelled=of_contract(labelled, schema),
+        labelled=LoggedRows(labelled, features.loc[labelled.index]),
     )
 
 
@@ -101,7 +102,8 @@ def scan(
     query = sa.select(COLUMNS.id, COLUMNS.model_version, known)
     query = query.select_from(WITH_OUTCOMES).where(inside)
     counts = []
-    answered = labelled = None
+    answered: list[pd.DataFrame] = []
+    labelled: list[pd.DataFrame] = []
     for part in pd.read_sql(query, connection, chunksize=PART):
         part = part.astype({"known": bool})
         part["first"] = part["id"].str.endswith(FIRST).astype(bool)
@@ -110,43 +112,25 @@ def scan(
         counts.append(
             versions.agg(rows=("id", "size"), requests=("first", "sum"), known=("known", "sum"))
         )
-        answered = pd.concat([answered, part]).nsmallest(max_rows, "hash")
+        answered = [pd.concat([*answered, part]).nsmallest(max_rows, "hash")]
         mine = part[part["known"] & (part["model_version"] == version)]
-        labelled = pd.concat([labelled, mine]).nsmallest(max_rows, "hash")
+        labelled = [pd.concat([*labelled, mine]).nsmallest(max_rows, "hash")]
     total = pd.concat(counts).groupby(level=0).sum()
-    return total, answered["id"].tolist(), labelled["id"].tolist()
+    return total, answered[0]["id"].tolist(), labelled[0]["id"].tolist()
 
 
-def read_rows(
-    connection: sa.Connection, columns: Sequence[sa.ColumnElement[object]], ids: list[str]
-) -> pd.DataFrame:
-    """Return columns of the rows with these ids, in order of time."""
-    query = sa.select(*columns, COLUMNS.id).select_from(WITH_OUTCOMES)
-    rows: list[Sequence[object]] = []
+def read_rows(connection: sa.Connection, ids: list[str]) -> pd.DataFrame:
+    """Return the rows with these ids, with their ground truth, in order of time."""
+    truth = (OUTCOMES.c.value, OUTCOMES.c.time.label("recorded"))
+    logged = (COLUMNS.time, COLUMNS.features, COLUMNS.output, COLUMNS.model_version)
+    query = sa.select(COLUMNS.id.label("answered"), *logged, *truth).select_from(WITH_OUTCOMES)
+    rows: list[object] = []
     for first in range(0, len(ids), IDS_PER_STATEMENT):
         some = COLUMNS.id.in_(ids[first : first + IDS_PER_STATEMENT])
         rows += connection.execute(query.where(some)).all()
-    names = [column.name for column in columns]
-    table = pd.DataFrame(rows, columns=[*names, "id"])
-    return table.sort_values(["time", "id"], ignore_index=True)[names]
-
-
-def count_earlier(connection: sa.Connection, start: datetime, end: datetime) -> list[int]:
-    """Return the rows of the windows of this length before this one, the newest first."""
-    rows = []
-    for number in range(1, EARLIER_WINDOWS + 1):
-        back = number * (end - start)
-        query = sa.select(sa.func.count()).where(between(start - back, end - back))
-        rows.append(connection.scalar(query) or 0)
-    return rows
-
-
-def of_contract(rows: pd.DataFrame, schema: Schema) -> LoggedRows:
-    """Return the rows that were asked and answered as this contract says, and not as another."""
-    fits = contract_check(schema)
-    pairs = zip(rows["features"], rows["output"], strict=True)
-    fitting = rows.loc[[fits(features, output) for features, output in pairs]]
-    return LoggedRows(fitting.drop(columns="features"), features_of(fitting["features"], schema))
+    names = [column.name for column in query.selected_columns]
+    table = pd.DataFrame(rows, columns=names, dtype=object)  # a missing value makes no 1 a 1.0
+    return table.sort_values(["time", "answered"], ignore_index=True)
 
 
 def contract_check(schema: Schema) -> Callable[[Row, LoggedAnswer], bool]:
@@ -171,19 +155,14 @@ def contract_check(schema: Schema) -> Callable[[Row, LoggedAnswer], bool]:
 
 
 def features_of(sent: pd.Series, schema: Schema) -> pd.DataFrame:
-    """Return the features and slice columns that the log tells, from what was sent.
-
-    Features that are derived from it are derived again.
-    """
+    """Return the features and slices that the log tells; derived ones are derived again."""
     names = sent_inputs(schema)
     features = pd.DataFrame(list(sent), columns=names, index=sent.index)
     for name in names:
         features[name] = as_sent(features[name], schema.inputs[name])
-    if is_derivable(schema) and len(features):
+    if len(names) == len(schema.inputs) and len(features):
         features = features.join(derive(features, schema))
-    slices = [name for name in schema.slices if name not in schema.features]
-    known = known_columns(schema)
-    return features.reindex(columns=[name for name in [*schema.features, *slices] if name in known])
+    return features.reindex(columns=logged_columns(schema))
 
 
 def as_sent(values: pd.Series, column: Column) -> pd.Series:
@@ -197,20 +176,16 @@ def sent_inputs(schema: Schema) -> list[str]:
     return [name for name, column in schema.inputs.items() if not column.pii]
 
 
-def is_derivable(schema: Schema) -> bool:
-    """Return whether the log holds all that features are derived from."""
-    return len(sent_inputs(schema)) == len(schema.inputs)
-
-
-def known_columns(schema: Schema) -> set[str]:
-    """Return the columns that the log holds, and those derived from them."""
-    return {*sent_inputs(schema), *(schema.derived if is_derivable(schema) else ())}
+def logged_columns(schema: Schema) -> list[str]:
+    """Return the features and slices that the log tells; derived ones if all inputs are in it."""
+    known = {*sent_inputs(schema)}
+    if len(known) == len(schema.inputs):
+        known |= {*schema.derived}
+    return [name for name in dict.fromkeys([*schema.features, *schema.slices]) if name in known]
 
 
 def logged_features(schema: Schema) -> list[str]:
-    """Return the features that the log tells, derived ones too."""
-    known = known_columns(schema)
-    return [name for name in schema.features if name in known]
+    return [name for name in logged_columns(schema) if name in schema.features]
 
 
 def window_name(start: datetime, end: datetime) -> str:

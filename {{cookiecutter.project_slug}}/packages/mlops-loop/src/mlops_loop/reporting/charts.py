@@ -60,22 +60,18 @@ def with_own_ids(svg: str, title: str) -> Markup:
 def trend(
     title: str,
     windows: Sequence[str],
-    axis: str,
     lines: Sequence[Line],
     reference: Line | None = None,
     intervals: Sequence[tuple[float | None, float | None]] = (),
 ) -> Markup | None:
-    """Return a chart of lines over windows, of which few are labelled; None for too few points.
-
-    `intervals` (low, high) belong to the first line.
-    """
+    """Return a chart over windows; None for too few points. `intervals` are of the first line."""
     if not any(sum(value is not None for value in line.values) >= FEWEST for line in lines):
         return None
 
     def draw(axes: Axes) -> None:
         step = max(1, len(windows) // 7)
         axes.set_xticks(range(0, len(windows), step), windows[::step])
-        axes.set(xlabel="start of the window", ylabel=axis)
+        axes.set_xlabel("start of the window")
         for place, (low, high) in enumerate(intervals):
             if low is not None and high is not None:
                 axes.vlines(place, low, high, COLOURS["now"], linewidth=3, alpha=0.3)

@@ -8,11 +8,13 @@ from markupsafe import Markup
 from mlops_loop.base import files
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
-from mlops_loop.monitoring.pages import evidently_report
+from mlops_loop.monitoring.pages.evidently_report import FILE
 from mlops_loop.prediction_log.window_summary import CalibrationError, Interval, WindowSummary
 from mlops_loop.reporting import page
 from mlops_loop.reporting.charts import Line, trend
 from mlops_loop.reporting.formats import day, moment
+
+KEPT_REPORTS = 6  # newest windows that keep Evidently's own report, about five megabytes each
 
 
 def write(
@@ -25,7 +27,10 @@ def write(
 
     `promised` are the champion's metrics on its test window: what is expected before any outcome.
     """
-    evidently_report.drop_old(folder, [summary.window for summary in summaries])
+    kept = {summary.window for summary in summaries[-KEPT_REPORTS:]}
+    for path in folder.glob(f"*/{FILE}"):
+        if path.parent.name not in kept:
+            path.unlink()
     metric, _ = tasks.deciding_metric(schema)
     latest = summaries[-1]
     text = page.compose(
@@ -54,27 +59,18 @@ def charts(summaries: list[WindowSummary], metric: str, promised: float | None) 
         for summary in summaries
     ]
     drifted = [None if one.drift_share is None else 100 * one.drift_share for one in summaries]
-    rows = [float(summary.rows) for summary in summaries]
+    lines = [
+        Line("measured, with its interval", [one.value for one in metrics]),
+        Line("estimated without outcomes", [one.value for one in estimates], "estimate"),
+    ]
+    reference = Line("test window", [one.reference or promised for one in metrics], "before")
+    intervals = [(one.low, one.high) for one in metrics]
+    measured = Line("measured", [error.value for error in errors])
+    limit = Line("limit", [error.limit for error in errors], "limit")
     found = [
-        trend(
-            f"{metric}: measured, promised, estimated",
-            starts,
-            metric,
-            [
-                Line("measured, with its interval", [one.value for one in metrics]),
-                Line("estimated without outcomes", [one.value for one in estimates], "estimate"),
-            ],
-            Line("test window", [one.reference or promised for one in metrics], "before"),
-            intervals=[(one.low, one.high) for one in metrics],
-        ),
-        trend(
-            "Calibration error and its limit",
-            starts,
-            "calibration error",
-            [Line("measured", [error.value for error in errors])],
-            Line("limit", [error.limit for error in errors], "limit"),
-        ),
-        trend("Columns that drifted", starts, "columns that drifted, %", [Line("", drifted)]),
-        trend("Predictions logged", starts, "predictions logged", [Line("", rows)]),
+        trend(f"{metric}: measured, promised, estimated", starts, lines, reference, intervals),
+        trend("Calibration error and its limit", starts, [measured], limit),
+        trend("Columns that drifted, %", starts, [Line("", drifted)]),
+        trend("Predictions logged", starts, [Line("", [float(one.rows) for one in summaries])]),
     ]
     return [chart for chart in found if chart]

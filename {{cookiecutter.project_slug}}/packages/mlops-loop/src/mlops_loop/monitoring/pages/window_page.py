@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from mlops_loop.base import files
@@ -17,15 +16,15 @@ from mlops_loop.reporting import page
 from mlops_loop.reporting.charts import COLOURS, FEWEST, chart
 from mlops_loop.reporting.formats import moment
 
-SHOWN_COLUMNS = 20
-Columns = list[tuple[str, ColumnDrift]]
-
 
 def write(folder: Path, summary: WindowSummary, schema: Schema) -> None:
     """Write a window's page into its folder."""
     columns = list(summary.drift.columns.items()) if summary.drift else []
-    columns.sort(key=lambda item: -in_thresholds(item[1]))
     performance = summary.performance or Performance()
+    curve = performance.calibration or []
+    charts = []
+    if len(curve) >= FEWEST:  # else all predictions are nearly equal
+        charts.append(chart(lambda axes: draw_calibration(axes, curve, schema), "Calibration"))
     text = page.compose(
         Path(summary.report),
         "window.html",
@@ -38,8 +37,9 @@ def write(folder: Path, summary: WindowSummary, schema: Schema) -> None:
         ],
         summary=summary,
         performance=performance,
-        charts=charts(performance.calibration or [], columns, schema),
-        columns=columns,
+        charts=charts,
+        columns=sorted(columns, key=lambda item: -in_thresholds(item[1])),
+        in_thresholds=in_thresholds,
     )
     files.write_text(folder / "index.html", text)
 
@@ -51,18 +51,6 @@ def in_thresholds(column: ColumnDrift) -> float:
     return column.score / column.threshold
 
 
-def charts(curve: list[CalibrationBin], columns: Columns, schema: Schema) -> list[Markup]:
-    """Return the charts that have enough to show."""
-    found = []
-    if len(curve) >= FEWEST:  # else all predictions are nearly equal
-        found.append(chart(lambda axes: draw_calibration(axes, curve, schema), "Calibration"))
-    if len(columns) >= FEWEST:
-        title = "Distance of each column; the line is its threshold"
-        height = 1.2 + 0.18 * min(len(columns), SHOWN_COLUMNS)
-        found.append(chart(lambda axes: draw_distances(axes, columns), title, height=height))
-    return found
-
-
 def draw_calibration(axes: Axes, curve: list[CalibrationBin], schema: Schema) -> None:
     predicted = [point.predicted for point in curve]
     ends = [min(predicted), max(predicted)]
@@ -70,14 +58,3 @@ def draw_calibration(axes: Axes, curve: list[CalibrationBin], schema: Schema) ->
     axes.plot(ends, ends, ":", color=COLOURS["before"])
     what = f"P({schema.positive})" if schema.positive else schema.target
     axes.set(xlabel=f"predicted {what}; dotted: as promised", ylabel="observed")
-
-
-def draw_distances(axes: Axes, columns: Columns) -> None:
-    shown = columns[:SHOWN_COLUMNS][::-1]
-    colours = [COLOURS["limit" if column.drifted else "before"] for _, column in shown]
-    lengths = [min(in_thresholds(column), 5) for _, column in shown]
-    names = [name if len(name) <= 24 else f"{name[:23]}…" for name, _ in shown]
-    axes.barh(range(len(shown)), lengths, color=colours)
-    axes.set_yticks(range(len(shown)), [name.replace("$", r"\$") for name in names], fontsize=8)
-    axes.axvline(1, color=COLOURS["limit"], linewidth=1, linestyle="--")
-    axes.set_xlabel("distance from the reference, in thresholds (cut off at 5)")

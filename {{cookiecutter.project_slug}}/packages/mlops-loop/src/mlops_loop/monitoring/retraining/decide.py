@@ -40,10 +40,7 @@ class Decision(BaseModel, frozen=True):
 
 
 def decide(evidence: Evidence, limits: Limits) -> Decision:
-    """Return whether to retrain, and all that speaks for and against it.
-
-    One reason is enough, if nothing is against it; with --force, nothing else counts.
-    """
+    """Return whether to retrain: for one reason if nothing is against it, or by --force."""
     of_data = data_reasons(evidence, limits)
     reasons = of_data + other_reasons(evidence)
     against = objections(evidence, limits, needs_data=bool(of_data))

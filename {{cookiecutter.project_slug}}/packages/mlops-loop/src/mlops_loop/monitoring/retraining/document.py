@@ -1,8 +1,7 @@
 """Document: what a retraining found, decided and made; for reports, and for the audit log."""
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
 import sqlalchemy as sa
 from pydantic import AliasChoices, BaseModel, Field, computed_field
@@ -11,7 +10,7 @@ from mlops_loop.base.params.retrain import Retrain as Limits
 from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.monitoring.retraining.decide import Decision, Evidence
 from mlops_loop.monitoring.retraining.windows import Windows
-from mlops_loop.prediction_log.window_summary import Number, Time
+from mlops_loop.prediction_log.window_summary import Number, Time, WindowSummary
 from mlops_loop.release import audit
 
 STARTED = "retraining"
@@ -68,6 +67,12 @@ class WindowTrend(BaseModel, frozen=True):
     reference: float | None
     drift_share: float | None
 
+    @classmethod
+    def of(cls, window: WindowSummary, metric: str) -> Self:
+        found = window.metric(metric)
+        numbers = {"value": found.value, "reference": found.reference}
+        return cls.model_validate({**dict(window), **numbers, "drift_share": window.drift_share})
+
 
 class Split(BaseModel, frozen=True):
     rows: int
@@ -103,36 +108,8 @@ class Retraining(Record, Lineage, frozen=True):
     def append(
         self, log: sa.Engine, event: str, why: str, seen: audit.Seen | None = None
     ) -> audit.Line:
-        """Append what was found and decided to the audit log; return the line.
-
-        Raises audit.Overtaken if what it builds on, `seen`, no longer holds.
-        """
+        """Append a line to the audit log; raise audit.Overtaken if `seen` no longer holds."""
         told = self.model_dump(mode="json", include=RECORDED, exclude_none=True)
         told |= self.decision.model_dump(mode="json", include={"reasons", "against"})
         facts = audit.Facts.model_validate(told | {"reason": why})
         return audit.append(log, self.model, event, facts, seen)
-
-
-@dataclass(frozen=True)
-class History:
-    """The retrainings before this one."""
-
-    started: tuple[datetime, ...]  # `until` of each, oldest first
-    finished: Record | None  # the last one that came to an end: neither failed nor killed
-    seen: audit.Seen  # the last start, which a new one builds on
-
-
-def read_history(log: sa.Engine, model: str) -> History:
-    started = []
-    finished = running = None
-    for line in audit.read(log, model):
-        if line.event == STARTED:
-            running = Record.model_validate(line.told)
-            started.append(datetime.fromisoformat(running.until))
-        elif line.event == FAILED:
-            running = None
-        elif line.event in ENDS and running:
-            finished = running
-            running = None
-    seen = audit.Seen(audit.last(log, model, STARTED), (STARTED,))
-    return History(tuple(started), finished, seen)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -9,21 +10,97 @@ from typing import NamedTuple
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import sqlalchemy as sa
 from pydantic import JsonValue
 
 from mlops_loop.base import files
 from mlops_loop.base.code_hash import code
 from mlops_loop.base.files import PARAMS, SCHEMA
-from mlops_loop.base.params.params_file import Params
-from mlops_loop.contract.schema import Schema
+from mlops_loop.base.params.params_file import Params, load_params
+from mlops_loop.base.settings import load_settings
+from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import ingest
-from mlops_loop.monitoring.retraining.document import Record, WindowTrend
+from mlops_loop.monitoring.retraining.decide import Evidence
+from mlops_loop.monitoring.retraining.document import ENDS, FAILED, STARTED, Record
 from mlops_loop.monitoring.retraining.windows import DAY, midnight
 from mlops_loop.prediction_log.window_summary import WindowSummary
-from mlops_loop.scoring.bundle import HELD_OUT, Bundle
+from mlops_loop.release import audit
+from mlops_loop.release.champion import install, settle, target
+from mlops_loop.scoring.bundle import HELD_OUT, Bundle, open_bundle
+from mlops_loop.tracking.registry import open_registry
+from mlops_loop.tracking.session import experiment_name
 
 TRAIN_PARAMS = f"{PARAMS}: train"
-SHOWN_WINDOWS = 24
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a retraining works with: the project, its champion, and the retrainings before."""
+
+    model: str
+    params: Params
+    schema: Schema
+    champion: Bundle | None  # of this target
+    log: sa.Engine  # the audit log
+    started: tuple[datetime, ...]  # `until` of each retraining, oldest first
+    finished: Record | None  # the last one that came to an end: neither failed nor killed
+    seen: audit.Seen  # the last start, which a new one builds on
+
+
+def open_context(log: sa.Engine) -> Context:
+    """Read it all; the champion is installed where it is served."""
+    schema = load_schema()
+    model = experiment_name()
+    registry = open_registry(load_settings())
+    settle(registry, log)  # finishes what a crash cut short before
+    champion = open_bundle(target()) if install(registry, target()) else None
+    if champion and not same_target(champion.schema, schema):
+        champion = None
+    started = []
+    finished = running = None
+    for line in audit.read(log, model):
+        if line.event == STARTED:
+            running = Record.model_validate(line.told)
+            started.append(datetime.fromisoformat(running.until))
+        elif line.event == FAILED:
+            running = None
+        elif line.event in ENDS and running:
+            finished = running
+            running = None
+    seen = audit.Seen(audit.last(log, model, STARTED), (STARTED,))
+    params = load_params()
+    return Context(model, params, schema, champion, log, tuple(started), finished, seen)
+
+
+def same_target(old: Schema, new: Schema) -> bool:
+    return (old.task, old.target) == (new.task, new.target)
+
+
+def gather(
+    context: Context,
+    day: datetime,
+    windows: list[WindowSummary],
+    made_from: dict[str, str],
+    force_reason: str | None,
+) -> Evidence:
+    """Return what speaks for a retraining with data of before a day."""
+    last = context.finished
+    champion = context.champion
+    since = trained_through(last, champion)
+    known_to = day - context.params.retrain.label_delay_days * DAY
+    labelled = labelled_data(context.schema, context.params, since, known_to)
+    return Evidence(
+        until=day,
+        champion=champion.version if champion else None,
+        trained_through=since,
+        retrained=context.started,
+        decay=decay_alarms(windows, champion, last.seen_until if last else None),
+        rows=labelled.new_rows,
+        newest=labelled.newest,
+        oldest=labelled.oldest,
+        changed=changes(last, champion, made_from),
+        force_reason=force_reason,
+    )
 
 
 class LabelledData(NamedTuple):
@@ -34,10 +111,10 @@ class LabelledData(NamedTuple):
     oldest: datetime | None = None
 
 
-def fingerprint(schema: Path, params: Params) -> dict[str, str]:
+def fingerprint(params: Params) -> dict[str, str]:
     """Return the hashes of what a model comes from, apart from the data."""
     settings = digest(params.train.model_dump(mode="json"))
-    return {**code(), schema.name: files.sha256(schema), TRAIN_PARAMS: settings}
+    return {**code(), SCHEMA.name: files.sha256(SCHEMA), TRAIN_PARAMS: settings}
 
 
 def digest(settings: Mapping[str, JsonValue]) -> str:
@@ -111,19 +188,3 @@ def decay_alarms(
         for alarm in window.alarms
         if alarm.verdict == "decay"
     )
-
-
-def trends(windows: list[WindowSummary], metric: str) -> list[WindowTrend]:
-    """Return what the monitor found of late."""
-    return [
-        WindowTrend(
-            window=window.window,
-            end=window.end,
-            model_version=window.model_version,
-            verdicts=window.verdicts,
-            value=window.metric(metric).value,
-            reference=window.metric(metric).reference,
-            drift_share=window.drift_share,
-        )
-        for window in windows[-SHOWN_WINDOWS:]
-    ]

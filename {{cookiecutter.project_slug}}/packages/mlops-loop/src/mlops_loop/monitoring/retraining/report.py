@@ -14,10 +14,7 @@ FOLDER = REPORTS / "retrain"
 
 
 def write(document: Retraining) -> Retraining:
-    """Write summary.json, summary.md and summary.html in reports/retrain; return the document.
-
-    The page has no charts: those are on the monitor's page, to which it links.
-    """
+    """Write summary.json, summary.md and, without charts, summary.html; return the document."""
     values = files.plain(document.model_dump(mode="json"))
     files.write_json(FOLDER / "summary.json", values)
     files.write_text(FOLDER / "summary.md", text(document, charts=True))

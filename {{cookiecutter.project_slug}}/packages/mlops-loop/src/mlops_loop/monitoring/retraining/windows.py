@@ -3,17 +3,17 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from ruamel.yaml.scalarstring import SingleQuotedScalarString
 
 from mlops_loop.base import files
 from mlops_loop.base.config import edited
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.files import PARAMS
+from mlops_loop.base.files import ACCEPTED, LOCK, PARAMS
 from mlops_loop.base.params.params_file import Params
 
 DAY = timedelta(days=1)
+PUT_BACK = (PARAMS, LOCK, ACCEPTED)
 Windows = dict[str, dict[str, str | None]]  # the dates that params.yaml shall have, by section
 
 
@@ -27,10 +27,7 @@ def format_day(day: datetime | None) -> str | None:
 
 
 def next_windows(params: Params, oldest: datetime | None, newest: datetime | None) -> Windows:
-    """Return windows that end with the day of the newest labelled row; none if it has no time.
-
-    Raises a Failure if nothing would be left to learn from.
-    """
+    """Return windows that end with the newest labelled day; none if rows have no time."""
     if newest is None:
         return {}
     limits = params.retrain
@@ -66,16 +63,16 @@ def write_windows(windows: Windows) -> None:
 
 
 @contextmanager
-def put_back(*paths: Path) -> Iterator[None]:
-    """Put files back as they were if what is done meanwhile fails or is interrupted."""
-    before = {path: path.read_bytes() if path.is_file() else None for path in paths}
+def moved(windows: Windows) -> Iterator[None]:
+    """Write the dates; put files back as they were if what is done then fails or is interrupted."""
+    before = {path: path.read_bytes() if path.is_file() else None for path in PUT_BACK}
     try:
+        write_windows(windows)
         yield
     except BaseException:
         for path, content in before.items():
-            if content is None:
-                path.unlink(missing_ok=True)
-                continue
-            with files.writing(path) as tmp_path:
-                tmp_path.write_bytes(content)
+            path.unlink(missing_ok=True)
+            if content is not None:
+                with files.writing(path) as tmp_path:
+                    tmp_path.write_bytes(content)
         raise
