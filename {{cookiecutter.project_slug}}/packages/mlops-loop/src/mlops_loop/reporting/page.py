@@ -102,10 +102,10 @@ def relative(path: Path, page: Path) -> str:
 
 def write_overview(root: Path = Path(), project: str = "") -> None:
     """Write reports/index.html, which links to all pages that there are."""
-    there = {name: path for name, path in PAGES.items() if (root / path).is_file()}
     pages = [
         (name, relative(path, OVERVIEW), ABOUT[name], modified(root / path))
-        for name, path in there.items()
+        for name, path in PAGES.items()
+        if (root / path).is_file()
     ]
     project = project or current_project().name
     text = render("overview.html", project=project, facts=[], links={}, pages=pages)

@@ -54,7 +54,7 @@ def open_context(log: sa.Engine) -> Context:
     registry = open_registry(load_settings())
     settle(registry, log)  # finishes what a crash cut short before
     champion = open_bundle(target()) if install(registry, target()) else None
-    if champion and not same_target(champion.schema, schema):
+    if champion and (champion.schema.task, champion.schema.target) != (schema.task, schema.target):
         champion = None
     started = []
     finished = running = None
@@ -70,10 +70,6 @@ def open_context(log: sa.Engine) -> Context:
     seen = audit.Seen(audit.last(log, model, STARTED), (STARTED,))
     params = load_params()
     return Context(model, params, schema, champion, log, tuple(started), finished, seen)
-
-
-def same_target(old: Schema, new: Schema) -> bool:
-    return (old.task, old.target) == (new.task, new.target)
 
 
 def gather(
