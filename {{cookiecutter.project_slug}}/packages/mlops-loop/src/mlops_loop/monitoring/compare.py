@@ -144,7 +144,7 @@ def compare_rows(
         champion = both.merge(champion)
         challenger = both.merge(challenger)
     else:  # the champion's rows from the challenger's first one to its last
-        times = challenger["time"]
+        times = pd.to_datetime(challenger["time"])
         champion = champion[champion["time"].between(times.min(), times.max())]
     outcomes = LabelCounts(champion=len(champion), challenger=len(challenger))
     if min(len(champion), len(challenger)) < MIN_LABELS:

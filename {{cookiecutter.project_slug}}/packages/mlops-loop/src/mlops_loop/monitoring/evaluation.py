@@ -11,7 +11,7 @@ from mlops_loop.data import tables
 from mlops_loop.metrics.calibration import held_out_scores
 from mlops_loop.metrics.values import Scores, Truth
 from mlops_loop.monitoring.monitoring_window import MonitoringWindow
-from mlops_loop.prediction_log.window_summary import Alarm
+from mlops_loop.prediction_log.window_summary import Alarm, Number
 from mlops_loop.scoring.bundle import HELD_OUT, REFERENCE, Bundle
 
 SUBJECTS = {  # of a rule, for people; of the others it is the last part of their ids
@@ -32,19 +32,13 @@ class Evaluation:
     alarms: list[Alarm] = field(default_factory=list)
     not_judged: dict[str, str] = field(default_factory=dict)
 
-    def alarm(
-        self,
-        rule: str,
-        value: float | None,
-        limit: float | None,
-        text: str,
-        column: str | None = None,
-    ) -> None:
+    def alarm(self, rule: str, value: Number, limit: Number, text: str, column: str = "") -> None:
         """Add an alarm; `rule` is its id, the verdict and what is checked: drift, decay.roc_auc."""
         verdict, _, check = rule.partition(".")
         name = f"{verdict}: {SUBJECTS.get(rule, check).format(column=column)}"
-        found = {"rule": name, "id": rule, "column": column, "verdict": verdict, "text": text}
-        self.alarms.append(Alarm.model_validate({**found, "value": value, "limit": limit}))
+        facts = {"id": rule, "verdict": verdict, "column": column or None, "text": text}
+        alarm = {**facts, "rule": name, "value": value, "limit": limit}
+        self.alarms.append(Alarm.model_validate(alarm))
 
     @property
     def schema(self) -> Schema:

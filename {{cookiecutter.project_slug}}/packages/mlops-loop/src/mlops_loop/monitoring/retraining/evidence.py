@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -15,17 +16,29 @@ from pydantic import JsonValue
 
 from mlops_loop.base import files
 from mlops_loop.base.code_hash import code
-from mlops_loop.base.files import PARAMS, SCHEMA
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.files import BUNDLE, PARAMS, SCHEMA, TEST
 from mlops_loop.base.params.params_file import Params, load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Schema, load_schema
-from mlops_loop.data import ingest
+from mlops_loop.data import ingest, tables
+from mlops_loop.data.split import SPLITS
+from mlops_loop.metrics import tasks
 from mlops_loop.monitoring.retraining.decide import Evidence
-from mlops_loop.monitoring.retraining.document import ENDS, FAILED, STARTED, Record
+from mlops_loop.monitoring.retraining.document import (
+    ENDS,
+    FAILED,
+    STARTED,
+    Measured,
+    Record,
+    Split,
+)
 from mlops_loop.monitoring.retraining.windows import DAY, midnight
 from mlops_loop.prediction_log.window_summary import WindowSummary
 from mlops_loop.release import audit
+from mlops_loop.release.candidate import score
 from mlops_loop.release.champion import install, settle, target
+from mlops_loop.release.champion_inputs import with_champion_inputs
 from mlops_loop.scoring.bundle import HELD_OUT, Bundle, open_bundle
 from mlops_loop.tracking.registry import open_registry
 from mlops_loop.tracking.session import experiment_name
@@ -184,3 +197,31 @@ def decay_alarms(
         for alarm in window.alarms
         if alarm.verdict == "decay"
     )
+
+
+def split_sizes(schema: Schema) -> dict[str, Split]:
+    """Return rows, first and last time of the training, validation and test window."""
+    found = {}
+    for name, path in SPLITS.items():
+        first = last = None
+        if schema.timestamp:
+            times = pq.read_table(path, columns=[schema.timestamp])[schema.timestamp]
+            first = pc.min(times).as_py().isoformat()
+            last = pc.max(times).as_py().isoformat()
+        found[name] = Split(rows=pq.read_metadata(path).num_rows, first=first, last=last)
+    return found
+
+
+def candidate_metrics(champion: Bundle | None, params: Params) -> Measured:
+    """Return the metrics of candidate, champion and naive baseline on the newest window."""
+    candidate = open_bundle(BUNDLE)
+    schema = candidate.schema
+    found: Measured = {"candidate": candidate.manifest.metrics}
+    if champion:
+        with suppress(Failure):  # of two that cannot be compared: `promote` says why
+            table = tables.read_sample(TEST, params.gates.max_rows)
+            task = tasks.of(schema)
+            scores = score(champion, with_champion_inputs(champion.schema, schema, table, params))
+            given = (champion.operating_point, schema, params.evaluate)
+            found["champion"] = {**task.measure(task.truth(table, schema), scores, *given)}
+    return found | {"naive baseline": candidate.manifest.baseline}

@@ -21,10 +21,16 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.metrics import tasks
 from mlops_loop.monitoring.retraining import document as documents
 from mlops_loop.monitoring.retraining import report
-from mlops_loop.monitoring.retraining.candidate import candidate_metrics, split_sizes
 from mlops_loop.monitoring.retraining.decide import decide
 from mlops_loop.monitoring.retraining.document import Lineage, Result, Retraining, WindowTrend
-from mlops_loop.monitoring.retraining.evidence import Context, fingerprint, gather, open_context
+from mlops_loop.monitoring.retraining.evidence import (
+    Context,
+    candidate_metrics,
+    fingerprint,
+    gather,
+    open_context,
+    split_sizes,
+)
 from mlops_loop.monitoring.retraining.windows import DAY, Windows, midnight, moved, next_windows
 from mlops_loop.monitoring.window_store import stored_summaries
 from mlops_loop.prediction_log.connection import open_log
