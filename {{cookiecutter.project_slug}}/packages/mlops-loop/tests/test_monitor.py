@@ -141,9 +141,7 @@ def test_features_that_the_log_does_not_hold_are_named(learned) -> None:
         assert name not in found.drift.columns
 
 
-def test_a_window_in_which_no_rule_looked_is_not_green(
-    learned, capsys
-) -> None:
+def test_a_window_in_which_no_rule_looked_is_not_green(learned, capsys) -> None:
     log_rows(learned.head(20))
     refuse("contract", "", 3)
     with pytest.raises(Refusal, match="not judged: no rule had enough to look at"):
