@@ -20,51 +20,44 @@ GOOD, FAIR, POOR = 4.0, 2.0, 0.5  # how much a model knows of the truth
 NOW = datetime.now(UTC)
 
 
-def outputs(truths: pd.Series, knowledge: float, seed: int) -> list[dict]:
+def outputs(truths: pd.Series, knowledge: float) -> list[dict]:
     """Answers as a model would log them that knows more of the truth or less."""
-    schema, draws = load_schema(), np.random.default_rng(seed)
-    if schema.classes:
-        noise = draws.normal(size=(len(truths), len(schema.classes)))
-        is_it = truths.to_numpy()[:, None] == np.array(schema.classes, dtype=object)
-        chances = np.exp(knowledge * is_it + noise)
-        chances /= chances.sum(axis=1, keepdims=True)
-        return [
-            {
-                "label": schema.classes[row.argmax()],
-                "probabilities": dict(zip(schema.classes, row, strict=True)),
-            }
-            for row in chances
-        ]
-    spread = truths.std() / knowledge
-    values = truths.to_numpy(float) + spread * draws.normal(size=len(truths))
+    schema, draws = load_schema(), np.random.default_rng(0)
+    if not schema.classes:
+        spread = truths.std() / knowledge
+        values = (truths.to_numpy(float) + spread * draws.normal(size=len(truths))).tolist()
+        return [{"value": one, "interval": [one - spread, one + spread]} for one in values]
+    is_it = truths.to_numpy()[:, None] == np.array(schema.classes, dtype=object)
+    chances = np.exp(knowledge * is_it + draws.normal(size=is_it.shape))
+    chances /= chances.sum(axis=1, keepdims=True)
     return [
-        {"value": value, "interval": [value - spread, value + spread]} for value in values.tolist()
+        {
+            "label": schema.classes[row.argmax()],
+            "probabilities": dict(zip(schema.classes, row, strict=True)),
+        }
+        for row in chances
     ]
 
 
-def log(
-    variant: str, knowledge: float, rows: int = 400, outcomes: int = 400, seed: int = 0
-) -> None:
+def log(variant: str, knowledge: float, rows: int = 400, outcomes: int = 400) -> None:
     """Log predictions for the first rows of the test window, 4 a request, and some outcomes."""
     schema = load_schema()
     truths = tables.read_table(files.TEST)[schema.target].dropna()
     truths = pd.concat([truths] * (rows // len(truths) + 1)).iloc[:rows]
     version = open_bundle(files.BUNDLE).version if variant == "champion" else "2"
+    side = "canary" if variant == "canary" else "answer"
     lines, known = [], []
-    for number, (truth, output) in enumerate(
-        zip(truths, outputs(truths, knowledge, seed), strict=True)
-    ):
-        answered = (
-            f"{'canary' if variant == 'canary' else 'answer':x<20}{number // 4:08d}{number % 4:04x}"
-        )
-        time = NOW - timedelta(seconds=rows - number)
+    pairs = zip(truths, outputs(truths, knowledge), strict=True)
+    for number, (truth, output) in enumerate(pairs):
+        answered = f"{side:x<20}{number // 4:08d}{number % 4:04x}"
         value = str(truth) if schema.classes else float(truth)
-        if number < outcomes and variant != "shadow":
+        line = {"id": answered, "paired_with": None, "features": {}, "output": output}
+        line |= {"time": NOW - timedelta(seconds=rows - number), "latency_ms": 1.0}
+        if variant == "shadow":
+            line |= {"id": f"s{answered[1:]}", "paired_with": answered}
+        elif number < outcomes:
             known.append({"prediction_id": answered, "value": value, "time": NOW})
-        shadow = {"id": f"s{answered[1:]}", "paired_with": answered}
-        line = {"id": answered, "paired_with": None} | (shadow if variant == "shadow" else {})
-        line |= {"time": time, "model_version": version, "variant": variant, "features": {}}
-        lines.append(line | {"output": output, "latency_ms": 1.0})
+        lines.append(line | {"model_version": version, "variant": variant})
     with open_log("sqlite:///predictions.db").begin() as connection:
         connection.execute(sa.insert(PREDICTIONS), lines)
         if known:
@@ -119,22 +112,14 @@ def test_few_outcomes_tell_nothing(project) -> None:
         assert found.outcomes.challenger == known
 
 
-def test_a_canary_is_compared_with_its_own_time_only(project) -> None:
+def test_only_rows_that_can_be_compared_count(project) -> None:
+    """Of a canary those of its own time; of outcomes those that can be truths."""
     log("champion", FAIR)
     log("canary", GOOD, rows=150)
-    (found,) = compare().challengers
-    assert found.outcomes == LabelCounts(champion=150, challenger=150)
-
-
-def test_outcomes_that_cannot_be_truths_are_left_out(project) -> None:
-    log("champion", FAIR)
     log("shadow", GOOD)
     with open_log("sqlite:///predictions.db").begin() as connection:
-        first = sa.select(OUTCOMES.c.prediction_id).limit(10)
-        connection.execute(
-            sa.update(OUTCOMES)
-            .where(OUTCOMES.c.prediction_id.in_(first))
-            .values(value="no such thing")
-        )
-    (found,) = compare().challengers
-    assert (found.outcomes.champion, found.verdict) == (390, "better")
+        first = OUTCOMES.c.prediction_id.in_(sa.select(OUTCOMES.c.prediction_id).limit(10))
+        connection.execute(sa.update(OUTCOMES).where(first).values(value="no such thing"))
+    canary, shadow = compare().challengers
+    assert (shadow.outcomes.champion, shadow.verdict) == (390, "better")
+    assert canary.outcomes == LabelCounts(champion=150, challenger=150)

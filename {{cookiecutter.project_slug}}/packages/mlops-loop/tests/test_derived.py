@@ -29,11 +29,7 @@ from mlops_loop.contract import versions
 from mlops_loop.contract.schema import Column, Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.data.derived import derive, refuse_impure, with_derived
-from mlops_loop.monitoring.monitoring_window import (
-    features_of,
-    logged_features,
-    spread_features,
-)
+from mlops_loop.monitoring.monitoring_window import features_of, logged_features
 from mlops_loop.scoring.bundle import (
     MANIFEST,
     PROMOTION,
@@ -395,8 +391,7 @@ def project_name() -> str:
 
 def test_the_monitor_derives_again_what_the_log_does_not_hold(project) -> None:
     schema, rows = load_schema(), tables.read_sample(files.TEST, 200)
-    sent = pd.DataFrame({"features": tables.as_json(rows, schema), "output": [{}] * len(rows)})
-    found = features_of(spread_features(sent, schema))
+    found = features_of(pd.Series(tables.as_json(rows, schema)), schema)
     assert set(schema.derived) & set(schema.features) <= set(logged_features(schema))
     for name in logged_features(schema):
         known = rows[name].astype(found[name].dtype).reset_index(drop=True)

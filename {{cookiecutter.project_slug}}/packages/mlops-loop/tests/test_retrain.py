@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -24,11 +25,10 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.cli import monitoring, release
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
-from mlops_loop.monitoring.retraining import audit_record, evidence, retrain, training_windows
-from mlops_loop.monitoring.retraining.audit_record import Record
-from mlops_loop.monitoring.retraining.decision import Evidence, decide
-from mlops_loop.monitoring.retraining.summary import FOLDER
-from mlops_loop.monitoring.retraining.training_windows import TrainingWindows
+from mlops_loop.monitoring.retraining import evidence, retrain, windows
+from mlops_loop.monitoring.retraining.decide import Evidence, decide
+from mlops_loop.monitoring.retraining.document import STARTED, Record
+from mlops_loop.monitoring.retraining.report import FOLDER
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import WINDOWS
 from mlops_loop.prediction_log.window_summary import Alarm, WindowSummary
@@ -44,19 +44,9 @@ from .conftest import ROOT, SERVER, change, run_stages, use_registry
 SERVED, SOURCE, DAY = Path("build/champion"), Path("sample.parquet"), timedelta(days=1)
 STAGES = "ingest", "validate", "split", "train", "evaluate", "export"
 # Gates that other tests are about; `labels` and `champion` stay.
-OFF = dict.fromkeys(
-    (
-        "server",
-        "latency",
-        "behaviour",
-        "slices",
-        "calibration",
-        "baseline",
-        "leakage",
-        "parity",
-        "fairness",
-    )
-)
+OTHERS = ("server", "latency", "behaviour", "slices", "calibration", "baseline", "leakage")
+OFF = dict.fromkeys((*OTHERS, "parity", "fairness"))
+NEVER = Mock(side_effect=AssertionError("the pipeline must not run"))
 NOW = datetime(2024, 7, 1)
 LIMITS = Limits(
     label_delay_days=0,
@@ -68,79 +58,62 @@ LIMITS = Limits(
     cooldown_days=20,
     budget=Budget(runs=2, days=80),
 )
-QUIET = Evidence(NOW, "1", NOW - 30 * DAY, rows=20_000, newest=NOW - DAY)
+QUIET = Evidence(
+    until=NOW,
+    champion="1",
+    trained_through=NOW - 30 * DAY,
+    rows=20_000,
+    newest=NOW - DAY,
+)
 DECAY = {"decay": ("June: worse",)}
-# What is found, whether to retrain, the rules for it and those against it.
-TABLE = {
-    "nothing": ({}, False, [], []),
-    "decay": (DECAY, True, ["decay"], []),
-    "a day before the schedule": ({"trained_through": NOW - 89 * DAY}, False, [], []),
-    "schedule": ({"trained_through": NOW - 90 * DAY}, True, ["schedule"], []),
-    "a row too few": ({"rows": 49_999}, False, [], []),
-    "new data": ({"rows": 50_000}, True, ["new data"], []),
-    "code": ({"changed": ("model.py",)}, True, ["code"], []),
-    "no champion": ({"champion": None, "trained_through": None}, True, ["no champion"], []),
-    "on demand": ({"force_reason": ""}, True, ["on demand"], []),
-    "all at once": (
-        DECAY
-        | {
-            "rows": 50_000,
-            "trained_through": NOW - 90 * DAY,
-            "changed": ("model.py",),
-            "force_reason": "why",
-        },
-        True,
-        ["decay", "schedule", "new data", "code", "on demand"],
-        [],
-    ),
-    "cool-down": (DECAY | {"retrained": (NOW - 19 * DAY,)}, False, ["decay"], ["cool-down"]),
-    "cool-down is over": (DECAY | {"retrained": (NOW - 20 * DAY,)}, True, ["decay"], []),
-    "cool-down without a reason": ({"retrained": (NOW - 19 * DAY,)}, False, [], ["cool-down"]),
-    "budget": (
-        DECAY | {"retrained": (NOW - 79 * DAY, NOW - 30 * DAY)},
-        False,
-        ["decay"],
-        ["budget"],
-    ),
-    "budget is free again": (
-        DECAY | {"retrained": (NOW - 80 * DAY, NOW - 30 * DAY)},
-        True,
-        ["decay"],
-        [],
-    ),
-    "both": (
-        {"changed": ("model.py",), "retrained": (NOW - 50 * DAY, NOW - DAY)},
-        False,
-        ["code"],
-        ["cool-down", "budget"],
-    ),
-    "it was retrained until later": (
-        DECAY | {"retrained": (NOW + DAY,)},
-        False,
-        ["decay"],
-        ["order"],
-    ),
-    "no new data": (DECAY | {"rows": 0}, False, ["decay"], ["no new data"]),
-    "new code needs none": ({"changed": ("model.py",), "rows": 0}, True, ["code"], []),
-    "nor does a first champion": ({"champion": None, "rows": 0}, True, ["no champion"], []),
-    "nor does demand": ({"force_reason": "", "rows": 0}, True, ["on demand"], []),
-    "without time nobody knows": (DECAY | {"rows": None}, True, ["decay"], []),
-    "demand against cool-down and budget": (
-        {"force_reason": "", "retrained": (NOW - 50 * DAY, NOW - DAY)},
-        True,
-        ["on demand"],
-        ["cool-down", "budget"],
-    ),
-}
+CODE = {"changed": ("model.py",)}
+FORCED = {"force_reason": ""}
+OLD = {"trained_through": NOW - 90 * DAY}
 
 
-@pytest.mark.parametrize("case", TABLE)
-def test_the_decision_table(case) -> None:
-    found, expected, reasons, against = TABLE[case]
-    decision = decide(replace(QUIET, **found), LIMITS)
+def retrained(*days: int) -> dict:
+    return {"retrained": tuple(NOW - day * DAY for day in days)}
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "reasons", "against"),
+    [
+        ({}, False, [], []),
+        (DECAY, True, ["decay"], []),
+        ({"trained_through": NOW - 89 * DAY}, False, [], []),
+        (OLD, True, ["schedule"], []),
+        ({"rows": 49_999}, False, [], []),
+        ({"rows": 50_000}, True, ["new data"], []),
+        (CODE, True, ["code"], []),
+        ({"champion": None, "trained_through": None}, True, ["no champion"], []),
+        (FORCED, True, ["on demand"], []),
+        (
+            DECAY | OLD | CODE | FORCED | {"rows": 50_000},
+            True,
+            ["decay", "schedule", "new data", "code", "on demand"],
+            [],
+        ),
+        (DECAY | retrained(19), False, ["decay"], ["cool-down"]),
+        (DECAY | retrained(20), True, ["decay"], []),
+        (retrained(19), False, [], ["cool-down"]),
+        (DECAY | retrained(79, 30), False, ["decay"], ["budget"]),
+        (DECAY | retrained(80, 30), True, ["decay"], []),
+        (CODE | retrained(50, 1), False, ["code"], ["cool-down", "budget"]),
+        (DECAY | retrained(-1), False, ["decay"], ["order"]),
+        (DECAY | {"rows": 0}, False, ["decay"], ["no new data"]),
+        # New code needs no new data, nor does a first champion, nor does demand.
+        (CODE | {"rows": 0}, True, ["code"], []),
+        ({"champion": None, "rows": 0}, True, ["no champion"], []),
+        (FORCED | {"rows": 0}, True, ["on demand"], []),
+        (DECAY | {"rows": None}, True, ["decay"], []),  # without time nobody knows
+        (FORCED | retrained(50, 1), True, ["on demand"], ["cool-down", "budget"]),
+    ],
+)
+def test_the_decision_table(found, expected, reasons, against) -> None:
+    decision = decide(QUIET.model_copy(update=found), LIMITS)
     assert decision.retrain is expected
-    assert [ground.rule for ground in decision.reasons] == reasons
-    assert [ground.rule for ground in decision.against] == against
+    assert list(decision.rules) == reasons
+    assert list(decision.blocked_by) == against
 
 
 def times(table=None):
@@ -176,8 +149,8 @@ def first(finished, tmp_path_factory) -> Path:
         change(files.PARAMS, "retrain", **limits, new_rows=10**9, every_days=10**5)
         files.ACCEPTED.unlink()
         middle = (begin + 0.6 * (end - begin)).to_pydatetime()
-        half = Evidence(middle, None, None, oldest=begin.to_pydatetime(), newest=middle)
-        training_windows.write_windows(training_windows.next_windows(load_params(), half))
+        half = windows.next_windows(load_params(), begin.to_pydatetime(), middle)
+        windows.write_windows(half)
         run_stages(*STAGES)
         promote()
         (folder / "name").write_text(os.environ["MLFLOW_EXPERIMENT_NAME"])
@@ -201,34 +174,38 @@ def served(first, tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def lines():
-    log = audit.open_audit(load_settings().prediction_log_url)
-    return list(audit.read(log, experiment_name()))
+def the_log() -> sa.Engine:
+    return audit.open_audit(load_settings().prediction_log_url)
 
 
-def documents():
-    return [json.loads(line.as_json()) for line in lines()]
+def documents() -> list[dict]:
+    return [json.loads(line.as_json()) for line in audit.read(the_log(), experiment_name())]
 
 
-def events():
-    return [line.event for line in lines()]
+def events() -> list[str]:
+    return [line["event"] for line in documents()]
+
+
+def last_finished() -> Record | None:
+    """Return the last retraining that came to an end."""
+    return evidence.open_context(the_log()).finished
+
+
+def summary() -> dict:
+    return json.loads(written("summary.json"))
 
 
 def later() -> datetime:
     """Return the day after the newest row."""
-    return training_windows.midnight(times().max()) + DAY
+    return windows.midnight(times().max()) + DAY
 
 
 def written(name="summary.md"):
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
-def never() -> None:
-    raise AssertionError("the pipeline must not run")
-
-
 def test_nothing_to_do_is_recorded_and_summed_up(served, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(retrain, "reproduce", never)
+    monkeypatch.setattr(retrain, "reproduce", NEVER)
     before = files.PARAMS.read_bytes()
     monitoring.retrain(until=later())
     assert "not retrained: nothing asks for it" in capsys.readouterr().out
@@ -236,24 +213,18 @@ def test_nothing_to_do_is_recorded_and_summed_up(served, monkeypatch, capsys) ->
     line = documents()[-1]
     assert (line["until"], line["reasons"]) == (f"{later():%Y-%m-%d}", [])
     assert line["evidence"]["champion"] == "1"
-    assert line["evidence"]["rows"] > 0
     assert files.PARAMS.read_bytes() == before
     assert "no retraining was needed" in written()
-    document = json.loads(written("summary.json"))
-    assert (document["result"], document["promoted"]) == ("declined", False)
+    first = summary()
+    assert (first["result"], first["promoted"]) == ("declined", False)
+    # Labels that may still change are not used.
+    change(files.PARAMS, "retrain", label_delay_days=2)
+    monitoring.retrain(until=later())
+    second = summary()["evidence"]
+    assert 0 < second["rows"] < first["evidence"]["rows"]
+    known = times()[times() < pd.Timestamp(later() - 2 * DAY)]
+    assert second["newest"] == known.max().isoformat()
     release.audit()
-
-
-def test_labels_that_may_still_change_are_not_used(served, monkeypatch) -> None:
-    monkeypatch.setattr(retrain, "reproduce", never)
-    found = []
-    for days in (0, 2):
-        change(files.PARAMS, "retrain", label_delay_days=days)
-        monitoring.retrain(until=later())
-        known = times()[times() < pd.Timestamp(later() - days * DAY)]
-        found.append(json.loads(written("summary.json"))["evidence"])
-        assert found[-1]["newest"] == known.max().isoformat()
-    assert 0 < found[1]["rows"] < found[0]["rows"]
 
 
 def test_a_retraining_moves_the_windows_and_promotes(served, monkeypatch, capsys) -> None:
@@ -265,24 +236,21 @@ def test_a_retraining_moves_the_windows_and_promotes(served, monkeypatch, capsys
     newest = times(table)[~late].max()
     found = retrain.retrain(later() + 0.5 * DAY, True, "a | new month")
     assert found.result == "promoted"
-    assert json.loads(written("summary.json"))["promoted"] is True
+    assert summary()["promoted"] is True
     assert "version 2 is the new champion" in capsys.readouterr().out
     assert events() == ["promoted", "retraining", "promoted"]
     assert open_bundle(SERVED).version == "2"
 
-    params, end = load_params(), training_windows.midnight(newest) + DAY
+    params, end = load_params(), windows.midnight(newest) + DAY
     assert files.PARAMS.read_text().startswith("# a comment that stays\n")
-    assert (params.ingest.end, params.split.validation_end) == (
-        end,
-        end - params.retrain.test_days * DAY,
-    )
-    assert (
-        params.split.validation_end - params.split.train_end == params.retrain.validation_days * DAY
-    )
+    split, days = params.split, params.retrain
+    assert params.ingest.end == end
+    assert split.validation_end == end - days.test_days * DAY
+    assert split.train_end == split.validation_end - days.validation_days * DAY
     started = documents()[1]
     assert started["windows"]["ingest"]["end"] == f"{end:%Y-%m-%d}"
     assert started["reasons"] == ["on demand: a | new month"]
-    text, rows = written(), json.loads(written("summary.json"))["parts"]["test"]["rows"]
+    text, rows = written(), summary()["parts"]["test"]["rows"]
     assert rows == len(tables.read_table(files.TEST))
     name = found.metric
     candidate, champion = found.metrics["candidate"], found.metrics["champion"]
@@ -305,7 +273,7 @@ def test_a_retraining_moves_the_windows_and_promotes(served, monkeypatch, capsys
     assert retrain.retrain(later() - 2 * DAY, False, "").result == "declined"
     assert retrain.retrain(later() - 2 * DAY, True, "").result == "nothing new"
     assert events()[3:] == ["not retrained", "retraining", "nothing new"]
-    assert audit_record.last_finished(lines()) == lines()[4]
+    assert last_finished().until == documents()[4]["until"]
     assert load_params() == params
     roll_back(None, "to see")
     assert open_bundle(SERVED).version == "1"
@@ -347,7 +315,7 @@ def test_a_poisoned_month_does_not_win(served, how, window, gate) -> None:
     table.to_parquet(SOURCE)
     with pytest.raises(Refusal, match="version 2 stays a challenger"):
         retrain.retrain(end, True, "")
-    found = json.loads(written("summary.json"))
+    found = summary()
     assert gate in [line["gate"] for line in found["gates"] if line["passed"] is False], found[
         "gates"
     ]
@@ -358,7 +326,7 @@ def test_a_poisoned_month_does_not_win(served, how, window, gate) -> None:
     assert "gates.labels: null" in written()
 
 
-def window(begin: datetime, alarms, version="1", **more):
+def row_of(begin: datetime, alarms, version="1", **more):
     """Return a row of the monitor's table, as `monitor` writes it."""
     name, end = f"{begin:%Y-%m-%d}--{begin + DAY:%Y-%m-%d}", (begin + DAY).replace(tzinfo=UTC)
     metric = next(iter(open_bundle(SERVED).manifest.metrics))
@@ -380,22 +348,19 @@ def test_decay_of_the_champion_is_a_reason_and_drift_is_not(served, monkeypatch)
     day, log = later(), open_log(load_settings().prediction_log_url)
     with log.begin() as connection:
         rows = [
-            window(day - 5 * DAY, [("drift", "drifted"), ("quality", "nulls")]),
-            window(day - 4 * DAY, [("decay", "of another model")], version="7"),
-            window(day - 3 * DAY, [], performance=None, drift=None),
-            window(day, [("decay", "not yet known")]),
+            row_of(day - 5 * DAY, [("drift", "drifted"), ("quality", "nulls")]),
+            row_of(day - 4 * DAY, [("decay", "of another model")], version="7"),
+            row_of(day - 3 * DAY, [], performance=None, drift=None),
+            row_of(day, [("decay", "not yet known")]),
         ]
         connection.execute(sa.insert(WINDOWS), rows)
-    monkeypatch.setattr(retrain, "reproduce", never)
+    monkeypatch.setattr(retrain, "reproduce", NEVER)
     assert retrain.retrain(day, False, "").result == "declined"
     with log.begin() as connection:
-        connection.execute(sa.insert(WINDOWS), window(day - 2 * DAY, [("decay", "much worse")]))
-
-    def stop() -> None:
-        raise Failure("the pipeline stopped, see above")
+        connection.execute(sa.insert(WINDOWS), row_of(day - 2 * DAY, [("decay", "much worse")]))
 
     before = files.PARAMS.read_bytes()
-    monkeypatch.setattr(retrain, "reproduce", stop)
+    monkeypatch.setattr(retrain, "reproduce", Mock(side_effect=Failure("it stopped")))
     with pytest.raises(Failure, match="stopped"):
         retrain.retrain(day, False, "")
     started = documents()[-2]
@@ -441,56 +406,43 @@ def test_what_is_interrupted_has_not_been_done(served, monkeypatch) -> None:
     """Whatever ends it: its reasons still hold, and files are put back."""
     before = files.PARAMS.read_bytes()
     files.ACCEPTED.write_text("{}")
-
-    def stop(error: BaseException):
-        def stopping(*_: object) -> None:
-            raise error
-
-        return stopping
-
-    with monkeypatch.context() as patch:
-        patch.setattr(retrain, "reproduce", stop(KeyboardInterrupt()))
-        with pytest.raises(KeyboardInterrupt):
-            retrain.retrain(later(), True, "why")
-    assert files.PARAMS.read_bytes() == before
-    assert documents()[-1]["reason"] == "it was interrupted"
-    monkeypatch.setattr(retrain, "reproduce", dict)
-    for name in ("candidate_metrics", "promote"):
+    ends = {
+        "reproduce": (KeyboardInterrupt(), "it was interrupted"),
+        "candidate_metrics": (ValueError("of no use"), "ValueError: of no use"),
+        "promote": (ValueError("of no use"), "ValueError: of no use"),
+    }
+    for name, (error, why) in ends.items():
         with monkeypatch.context() as patch:
-            patch.setattr(retrain, name, stop(ValueError("of no use")))
-            with pytest.raises(ValueError, match="of no use"):
+            patch.setattr(retrain, "reproduce", dict)
+            patch.setattr(retrain, name, Mock(side_effect=error))
+            with pytest.raises(type(error)):
                 retrain.retrain(later(), True, "why")
-        assert json.loads(written("summary.json"))["result"] == "failed"
-        assert documents()[-1]["reason"] == "ValueError: of no use"
+        assert (files.PARAMS.read_bytes() == before) == (name == "reproduce")
+        assert summary()["result"] == "failed"
+        assert documents()[-1]["reason"] == why
     assert events() == ["promoted", *["retraining", "retraining failed"] * 3]
-    assert audit_record.last_finished(lines()) is None
-    assert audit_record.last_finished(lines()[:2]) is None  # killed: nothing follows
+    assert last_finished() is None
 
 
 def test_what_the_monitor_found_today_counts_today(served, monkeypatch) -> None:
-    monkeypatch.setattr(retrain, "reproduce", never)
+    monkeypatch.setattr(retrain, "reproduce", NEVER)
     now = datetime.now(UTC).replace(tzinfo=None, microsecond=0) - timedelta(seconds=2)
     with open_log(load_settings().prediction_log_url).begin() as connection:
-        connection.execute(sa.insert(WINDOWS), window(now - DAY, [("decay", "much worse")]))
+        connection.execute(sa.insert(WINDOWS), row_of(now - DAY, [("decay", "much worse")]))
     with pytest.raises(AssertionError, match="must not run"):
         retrain.retrain(None, False, "")
     (reason,) = documents()[1]["reasons"]
     assert reason.endswith("much worse")
 
 
-def test_no_row_of_before_is_one_line(served, monkeypatch) -> None:
-    monkeypatch.setattr(retrain, "reproduce", never)
+def test_a_history_without_rows_to_learn_from_is_one_line(served, monkeypatch) -> None:
+    monkeypatch.setattr(retrain, "reproduce", NEVER)
     with pytest.raises(Failure, match="has no labelled row of before 1900-01-01"):
         retrain.retrain(datetime(1900, 1, 1), True, "")
-    assert events() == ["promoted", "not retrained"]
-
-
-def test_too_short_a_history_is_one_line(served, monkeypatch) -> None:
-    monkeypatch.setattr(retrain, "reproduce", never)
     change(files.PARAMS, "retrain", validation_days=10_000)
     with pytest.raises(Failure, match="leave nothing to learn from"):
         retrain.retrain(later(), True, "")
-    assert events() == ["promoted", "not retrained"]
+    assert events() == ["promoted", "not retrained", "not retrained"]
 
 
 def test_one_at_a_time_on_this_machine(served, capsys) -> None:
@@ -514,12 +466,12 @@ audit.append(log, experiment_name(), "retraining", facts)
     append = audit.append
 
     def overtaken(log, model, event, facts, seen=None):
-        if event == audit_record.STARTED:
+        if event == STARTED:
             subprocess.run([sys.executable, "-c", code, facts.until], check=True)
         return append(log, model, event, facts, seen)
 
     monkeypatch.setattr(audit, "append", overtaken)
-    monkeypatch.setattr(retrain, "reproduce", never)
+    monkeypatch.setattr(retrain, "reproduce", NEVER)
     before = files.PARAMS.read_bytes()
     assert retrain.retrain(later(), True, "").result == "declined"
     assert "another retraining is running" in capsys.readouterr().out
@@ -571,27 +523,24 @@ def test_without_a_timestamp_the_schedule_counts_from_the_promotion(served) -> N
     timeless = champion.schema.model_copy(update={"timestamp": None})
     found = replace(champion, schema=timeless, manifest=manifest)
     promoted = datetime.fromisoformat(champion.promotion.promoted_at)
-    assert evidence.trained_through(None, found) == training_windows.midnight(promoted)
+    assert evidence.trained_through(None, found) == windows.midnight(promoted)
     assert evidence.trained_through(None, replace(found, promotion=PromotionFacts())) is None
 
 
 def test_windows_without_dates_only_move_their_ends(served) -> None:
-    found, params = Evidence(later(), "1", None, newest=times().max()), load_params()
+    params, newest = load_params(), times().max()
     end = f"{later():%Y-%m-%d}"
     change(files.PARAMS, "split", train_end=None, validation_end=None)
-    moved = training_windows.next_windows(load_params(), found)
-    start = training_windows.format_day(params.ingest.start)
-    assert moved.document() == {"ingest": {"start": start, "end": end}}
+    start = windows.format_day(params.ingest.start)
+    moved = windows.next_windows(load_params(), None, newest)
+    assert moved == {"ingest": {"start": start, "end": end}}
     change(files.PARAMS, "retrain", window_days=3)
-    dates = training_windows.next_windows(load_params(), found).ingest
+    moved = windows.next_windows(load_params(), None, newest)
     back = 3 + params.retrain.validation_days + params.retrain.test_days
-    assert dates == {"start": f"{later() - back * DAY:%Y-%m-%d}", "end": end}
-    training_windows.write_windows(TrainingWindows(ingest=dates))
+    assert moved["ingest"] == {"start": f"{later() - back * DAY:%Y-%m-%d}", "end": end}
+    windows.write_windows(moved)
     assert load_params().ingest.start == later() - back * DAY
-    assert (
-        training_windows.next_windows(load_params(), replace(found, newest=None))
-        == TrainingWindows()
-    )
+    assert windows.next_windows(load_params(), None, None) == {}
 
 
 def test_nothing_later_than_asked_for_is_used(served) -> None:
@@ -599,7 +548,5 @@ def test_nothing_later_than_asked_for_is_used(served) -> None:
     labelled = evidence.labelled_data(load_schema(), load_params(), later(), day)
     assert (labelled.new_rows, labelled.oldest) == (0, times().min())
     assert labelled.newest == times()[times() < pd.Timestamp(day)].max()
-    dates = training_windows.next_windows(
-        load_params(), Evidence(day, "1", later(), newest=labelled.newest)
-    )
-    assert datetime.fromisoformat(dates.ingest["end"]) <= day
+    dates = windows.next_windows(load_params(), None, labelled.newest)
+    assert datetime.fromisoformat(dates["ingest"]["end"]) <= day

@@ -5,7 +5,7 @@ Apprise knows the services, by URL; a file gets every alert as a line of JSON.
 
 import json
 import logging
-import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,32 +13,35 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import sqlalchemy as sa
+from filelock import FileLock
 from pydantic import BaseModel
-from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.base.settings import Settings
-from mlops_loop.monitoring.alert_state import (
-    CHANNELS,
-    FIRING,
-    RESOLVED,
-    Alert,
-    confirm,
-    due,
-    record,
-)
-from mlops_loop.monitoring.rules import Rule
-from mlops_loop.prediction_log.connection import unusable
-from mlops_loop.prediction_log.window_summary import Number, Time, WindowSummary
+from mlops_loop.monitoring.window_store import in_log
+from mlops_loop.prediction_log.tables import WINDOWS, lock_database
+from mlops_loop.prediction_log.window_summary import Alarm, Time, WindowSummary
 
 if TYPE_CHECKING:
     from apprise import NotifyBase
 
+FIRING = "firing"
+RESOLVED = "resolved"
 RETRIES = 3
 PAUSE = 0.5  # seconds before each of them
 TIMEOUT = 60.0  # seconds for all of them
 MAX_ALERTS = 20  # in a message for people: services have limits
 MAX_TEXT = 500  # characters of each
 LOGGERS = ("apprise", "urllib3.connectionpool")  # they log what is secret in a URL
+INTERNAL = {"seen", "notified"}  # of an alert: no message tells it
+LOCK_FILE = Path("build/alerts.lock")
+METADATA = sa.MetaData()
+ALERTS = sa.Table(
+    "alert_states",  # the newest state of every rule that ever fired
+    METADATA,
+    sa.Column("model", sa.String(250), primary_key=True),
+    sa.Column("rule", sa.String(500), primary_key=True),
+    sa.Column("alert", sa.JSON, nullable=False),
+)
 
 
 @dataclass(frozen=True)
@@ -49,16 +52,18 @@ class Delivery:
     undelivered: str = ""
 
 
-class AlertMessage(BaseModel, frozen=True):
-    rule: str
-    id: str
-    column: str | None
-    verdict: str
-    status: str
-    text: str
-    value: Number
-    limit: Number
-    since: Time
+class Alert(Alarm):
+    """An alarm, from the window that opens it to the one that no longer has it."""
+
+    status: str = FIRING
+    since: Time  # end of its first window
+    seen: Time  # end of its last window
+    notified: dict[str, str]  # by channel, the status that it was notified of last
+
+    def is_due(self, channel: str) -> bool:
+        """Return whether a channel must be notified; not of the end of what it never heard of."""
+        before = self.notified.get(channel)
+        return before != self.status and bool(before or self.status == FIRING)
 
 
 class Message(BaseModel, frozen=True):
@@ -72,7 +77,7 @@ class Message(BaseModel, frozen=True):
     start: Time
     end: Time
     report: str
-    alerts: list[AlertMessage]
+    alerts: list[Alert]
 
     @property
     def title(self) -> str:
@@ -93,69 +98,83 @@ class Message(BaseModel, frozen=True):
         return "\n".join([*lines, f"report: {self.report}"])
 
 
+@in_log()
 def notify(engine: sa.Engine, settings: Settings, summary: WindowSummary) -> Delivery:
-    """Notify of the alarms that are new in this window, and of those that are over.
+    """Notify of the alarms that are new in this window, and of those that are over."""
+    LOCK_FILE.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(LOCK_FILE):  # of two at once, one tells
+        return record_and_send(engine, settings, summary)
 
-    Raises Failure only if the database cannot be used.
-    """
-    delivered: list[str] = []
-    problems: list[str] = []
-    try:
-        changes = record(engine, settings, summary)
-        try:
-            for channel in CHANNELS:
-                alerts = [alert for alert in changes.claimed if channel in due(alert, settings)]
-                if not alerts:
-                    continue
-                if problem := send(channel, settings, message(summary, alerts)):
-                    problems.append(problem)
-                else:
-                    delivered.append(channel)
-        finally:
-            if changes.claimed:
-                confirm(engine, summary.model, changes.claimed, delivered)
-    except SQLAlchemyError as error:
-        raise unusable(error) from None
-    if changes.newer:
-        windows = f"the window to {summary.end:%Y-%m-%d %H:%M} is older than the newest one"
-        return Delivery([f"no alerts: {windows}, to {changes.newer:%Y-%m-%d %H:%M}"])
-    return Delivery([line(alert) for alert in changes.new], "; ".join(problems))
+
+def record_and_send(engine: sa.Engine, settings: Settings, summary: WindowSummary) -> Delivery:
+    newest = sa.select(sa.func.max(WINDOWS.c.end)).where(WINDOWS.c.model == summary.model)
+    with engine.begin() as connection:
+        lock_database(connection)
+        METADATA.create_all(connection)
+        newer = connection.scalar(newest)
+        if newer and summary.end < newer.replace(tzinfo=UTC):  # SQLite keeps no zone
+            windows = f"the window to {summary.end:%Y-%m-%d %H:%M} is older than the newest one"
+            return Delivery([f"no alerts: {windows}, to {newer:%Y-%m-%d %H:%M}"])
+        query = sa.select(ALERTS.c.alert).where(ALERTS.c.model == summary.model)
+        known = map(Alert.model_validate, connection.scalars(query))
+        before = {alert.rule: alert for alert in known}
+        changes = changed(before, summary)
+        write(connection, summary.model, changes.values())
+    after = before | changes
+    used = {"webhook": settings.alert_urls.get_secret_value(), "file": settings.alert_file}
+    problems = []
+    for channel in [channel for channel, place in used.items() if place]:
+        due = [alert for alert in after.values() if alert.is_due(channel)]
+        if due and (problem := send(channel, settings, message(summary, due))):
+            problems.append(problem)
+        elif due:
+            told = [
+                alert.model_copy(update={"notified": alert.notified | {channel: alert.status}})
+                for alert in due
+            ]
+            after |= {alert.rule: alert for alert in told}
+            with engine.begin() as connection:
+                write(connection, summary.model, told)
+    states = {rule: alert.status for rule, alert in before.items()}
+    new = [alert for rule, alert in changes.items() if alert.status != states.get(rule, RESOLVED)]
+    return Delivery([line(alert) for alert in new], "; ".join(problems))
+
+
+def changed(before: dict[str, Alert], summary: WindowSummary) -> dict[str, Alert]:
+    """Return the alerts that a window opens, continues or resolves, as they are after it."""
+    after = {}
+    for alarm in summary.alarms:
+        old = before.get(alarm.rule)
+        since = old.since if old and old.status == FIRING else summary.end
+        notified = old.notified if old else {}
+        told = {"since": since, "seen": summary.end, "notified": notified}
+        after[alarm.rule] = Alert.model_validate({**dict(alarm), **told})
+    for rule, old in before.items():
+        skipped = any(f"{old.id}.".startswith(f"{family}.") for family in summary.not_judged)
+        if old.status == FIRING and rule not in after and not skipped:
+            after[rule] = old.model_copy(update={"status": RESOLVED})
+    return after
+
+
+def write(connection: sa.Connection, model: str, alerts: Iterable[Alert]) -> None:
+    for alert in alerts:
+        mine = (ALERTS.c.model == model) & (ALERTS.c.rule == alert.rule)
+        row = {"model": model, "rule": alert.rule, "alert": alert.model_dump(mode="json")}
+        connection.execute(sa.delete(ALERTS).where(mine))
+        connection.execute(sa.insert(ALERTS), row)
 
 
 def line(alert: Alert) -> str:
     """Return an alert for the terminal."""
-    if alert.state == FIRING:
+    if alert.status == FIRING:
         return f"alert: {alert.verdict}: {alert.text}"
-    return f"resolved: {alert.name}, which was last seen in the window to {alert.seen:%Y-%m-%d}"
+    return f"resolved: {alert.rule}, which was last seen in the window to {alert.seen:%Y-%m-%d}"
 
 
 def message(summary: WindowSummary, alerts: list[Alert]) -> Message:
-    ordered = sorted(alerts, key=lambda alert: alert.state)  # firing first
-    return Message(
-        status=ordered[0].state,
-        model=summary.model,
-        model_version=summary.model_version,
-        window=summary.window,
-        start=summary.start,
-        end=summary.end,
-        report=summary.report,
-        alerts=[alert_message(alert) for alert in ordered],
-    )
-
-
-def alert_message(alert: Alert) -> AlertMessage:
-    rule = Rule.from_key(alert.rule)
-    return AlertMessage(
-        rule=rule.name,
-        id=rule.id,
-        column=rule.column,
-        verdict=alert.verdict,
-        status=alert.state,
-        text=alert.text,
-        value=alert.value,
-        limit=alert.limit,
-        since=alert.opened,
-    )
+    ordered = sorted(alerts, key=lambda alert: alert.status)  # firing first
+    told = {"alerts": ordered, "status": ordered[0].status}
+    return Message.model_validate({**dict(summary), "schema_version": 1, **told})
 
 
 def send(channel: str, settings: Settings, message: Message) -> str:
@@ -169,27 +188,20 @@ def send(channel: str, settings: Settings, message: Message) -> str:
 def append_to_file(path: Path, message: Message) -> str:
     """Append a line for each alert to a file; return why that failed, or nothing."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    document = message.model_dump(mode="json")
-    common = {key: document[key] for key in ("model", "model_version", "window")}
+    common = {"time": now, **message.model_dump(include={"model", "model_version", "window"})}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            for alert in document["alerts"]:  # one write for each: others may append to it, too
-                text = json.dumps({"time": now, **common, **alert}, ensure_ascii=False)
-                os.write(file, f"{text}\n".encode())
-        finally:
-            os.close(file)
+        with path.open("ab", buffering=0) as file:
+            for alert in message.alerts:  # one write for each: others may append to it, too
+                told = common | alert.model_dump(mode="json", exclude=INTERNAL)
+                file.write(f"{json.dumps(told, ensure_ascii=False)}\n".encode())
     except OSError as error:
         return f"{path}: {error.strerror or error}"
     return ""
 
 
 def post(url: str, message: Message) -> str:
-    """Send a message to a service, with retries; return why that failed, or nothing.
-
-    The URL is a secret: the reason names service and host alone.
-    """
+    """Send a message to a service; return why that failed. The URL in it is a secret."""
     from apprise import Apprise, NotifyFormat, NotifyType
 
     for name in LOGGERS:
@@ -221,7 +233,9 @@ def open_service(url: str, message: Message) -> "NotifyBase | None":
         service = Apprise.instantiate(as_webhook(url), asset=asset)
     if isinstance(service, NotifyJSON):
         service.redirects = False  # one would carry the message on, or answer for its receiver
-        service.payload_extras |= message.model_dump(mode="json")
+        service.payload_extras |= message.model_dump(
+            mode="json", exclude={"alerts": {"__all__": INTERNAL}}
+        )
     return service
 
 

@@ -14,17 +14,15 @@ import pandas as pd
 import sqlalchemy as sa
 from pydantic import BaseModel
 from rich.table import Table
-from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.base.params.params_file import load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
-from mlops_loop.metrics.bootstrap import resample
-from mlops_loop.metrics.values import Metrics, Weighted, Weights
-from mlops_loop.monitoring.labelled_rows import LabelledRows, resampling_groups, usable_rows
-from mlops_loop.prediction_log.connection import open_log, unusable
+from mlops_loop.monitoring.labelled_rows import LabelledRows, Measured, measure, resampling_groups
+from mlops_loop.monitoring.window_store import in_log
+from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
 from mlops_loop.prediction_log.window_summary import Interval, Time
 from mlops_loop.scoring.bundle import open_bundle
@@ -75,6 +73,7 @@ class Comparison(BaseModel, frozen=True):
     challengers: list[Challenger]
 
 
+@in_log()
 def compare(days: int | None = None) -> Comparison:
     """Compare the champion with every other version of the last `days` (default: monitor.days).
 
@@ -87,25 +86,32 @@ def compare(days: int | None = None) -> Comparison:
     end = datetime.now(UTC)
     start = end - timedelta(days=days or load_params().monitor.days)
     found = []
-    try:
-        with open_log(settings.prediction_log_url).connect() as connection:
-            champion = labelled_rows(connection, start, "champion", bundle.version, schema)
-            for variant, version, predictions in count_predictions(connection, start):
-                if variant != "champion":
-                    rows = labelled_rows(connection, start, variant, version, schema)
-                    found.append(
-                        compare_challenger(variant, version, predictions, champion, rows, schema)
-                    )
-    except SQLAlchemyError as error:
-        raise unusable(error) from None
+    with open_log(settings.prediction_log_url).connect() as connection:
+        champion = labelled_rows(connection, start, "champion", bundle.version, schema)
+        for variant, version, predictions in count_predictions(connection, start):
+            rows = labelled_rows(connection, start, variant, version, schema)
+            outcomes, metrics = compare_rows(variant, champion, rows, schema)
+            verdict, reason = conclude(outcomes, metrics, schema)
+            found.append(
+                Challenger(
+                    variant=variant,
+                    version=version,
+                    predictions=predictions,
+                    outcomes=outcomes,
+                    verdict=verdict,
+                    reason=reason,
+                    metrics=metrics,
+                )
+            )
     return Comparison(champion=bundle.version, start=start, end=end, challengers=found)
 
 
 def count_predictions(connection: sa.Connection, since: datetime) -> list[tuple[str, str, int]]:
-    """Return variant, model version and number of predictions."""
+    """Return variant, model version and number of predictions of all that is not champion."""
     sides = (COLUMNS.variant, COLUMNS.model_version)
-    query = sa.select(*sides, sa.func.count()).where(COLUMNS.time >= since).group_by(*sides)
-    return sorted((variant, version, rows) for variant, version, rows in connection.execute(query))
+    query = sa.select(*sides, sa.func.count()).group_by(*sides).order_by(*sides)
+    query = query.where(COLUMNS.time >= since, COLUMNS.variant != "champion")
+    return [(variant, version, rows) for variant, version, rows in connection.execute(query)]
 
 
 def labelled_rows(
@@ -118,57 +124,7 @@ def labelled_rows(
     query = query.where(
         COLUMNS.time >= since, COLUMNS.variant == variant, COLUMNS.model_version == version
     )
-    rows = connection.execution_options(stream_results=True).execute(query)
-    names = ["answered", "time", "output", "value"]
-    return usable_rows(pd.DataFrame(list(rows), columns=names), schema)
-
-
-def compare_challenger(
-    variant: str,
-    version: str,
-    predictions: int,
-    champion: pd.DataFrame,
-    challenger: pd.DataFrame,
-    schema: Schema,
-) -> Challenger:
-    if variant == "shadow":
-        champion, challenger = same_rows(champion, challenger)
-    else:
-        champion = same_time(champion, challenger)
-    fewest = min(len(champion), len(challenger))
-    metrics: dict[str, Sides] = {}
-    verdict: Verdict = "open"
-    reason = f"too few outcomes: {fewest}, {MIN_LABELS} are needed"
-    if fewest >= MIN_LABELS:
-        metrics = measure(champion, challenger, schema)
-        verdict, reason = conclude(metrics, schema)
-    return Challenger(
-        variant=variant,
-        version=version,
-        predictions=predictions,
-        outcomes=LabelCounts(champion=len(champion), challenger=len(challenger)),
-        verdict=verdict,
-        reason=reason,
-        metrics=metrics,
-    )
-
-
-def same_rows(
-    champion: pd.DataFrame, challenger: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows of both that are of the same answers, in the same order."""
-    both = set(champion["answered"]) & set(challenger["answered"])
-    first, second = (
-        rows[rows["answered"].isin(both)].sort_values("answered") for rows in (champion, challenger)
-    )
-    return first, second
-
-
-def same_time(champion: pd.DataFrame, challenger: pd.DataFrame) -> pd.DataFrame:
-    """Return the champion's rows from the challenger's first one to its last."""
-    if challenger.empty:
-        return champion.head(0)
-    return champion[champion["time"].between(challenger["time"].min(), challenger["time"].max())]
+    return LabelledRows.of(pd.read_sql(query, connection), schema).rows
 
 
 def logged_operating_point(outputs: pd.Series, schema: Schema) -> OperatingPoint:
@@ -179,53 +135,48 @@ def logged_operating_point(outputs: pd.Series, schema: Schema) -> OperatingPoint
     return OperatingPoint(half_width=float(np.median(ends[:, 1] - ends[:, 0]) / 2))
 
 
-def weighted_metrics(rows: pd.DataFrame, schema: Schema) -> Weighted:
-    labelled = LabelledRows.of(rows, schema)
-    operating_point = logged_operating_point(labelled.rows["output"], schema)
-    return tasks.of(schema).weighted_metrics(
-        labelled.truth, labelled.scores, operating_point, schema
+def compare_rows(
+    variant: str, champion: pd.DataFrame, challenger: pd.DataFrame, schema: Schema
+) -> tuple[LabelCounts, dict[str, Sides]]:
+    """Return the outcomes, and each metric of both and its difference with 95 % intervals."""
+    if variant == "shadow":  # the rows of both that are of the same answers, in the same order
+        both = champion[["answered"]].merge(challenger[["answered"]])
+        champion = both.merge(champion)
+        challenger = both.merge(challenger)
+    else:  # the champion's rows from the challenger's first one to its last
+        times = pd.to_datetime(challenger["time"])
+        champion = champion[champion["time"].between(times.min(), times.max())]
+    outcomes = LabelCounts(champion=len(champion), challenger=len(challenger))
+    if min(len(champion), len(challenger)) < MIN_LABELS:
+        return outcomes, {}
+    groups = resampling_groups(pd.concat([champion, challenger], ignore_index=True))
+    sides = []
+    for rows in (champion, challenger):
+        labelled = LabelledRows.of(rows, schema)
+        point = logged_operating_point(labelled.rows["output"], schema)
+        sides.append((labelled.truth, labelled.scores, point))
+    first, second = measure(sides, np.split(groups, [len(champion)]), RESAMPLES, schema)
+    difference = Measured(
+        {name: second.values[name] - value for name, value in first.values.items()},
+        second.resampled - first.resampled,
     )
-
-
-def measure(champion: pd.DataFrame, challenger: pd.DataFrame, schema: Schema) -> dict[str, Sides]:
-    """Return each metric of both sides and its difference, with 95 % intervals.
-
-    Both are resampled at once: rows of the same day or request are drawn together, on either side.
-    """
-    of_champion = weighted_metrics(champion, schema)
-    of_challenger = weighted_metrics(challenger, schema)
-
-    def both(weights: Weights) -> Metrics:
-        first = of_champion(weights[: len(champion)])
-        second = of_challenger(weights[len(champion) :])
-        found: Metrics = {}
-        for name, value in first.items():
-            found[f"champion {name}"] = value
-            found[f"challenger {name}"] = second[name]
-            found[f"difference {name}"] = second[name] - value
-        return found
-
-    together = pd.concat([champion, challenger], ignore_index=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values = both(np.ones(len(together)))
-    ends = resample(both, resampling_groups(together), RESAMPLES).quantile([0.025, 0.975])
-
-    def interval(key: str) -> Interval:
-        return Interval(value=values[key], low=ends[key].iloc[0], high=ends[key].iloc[1])
-
-    names = [key.removeprefix("champion ") for key in values if key.startswith("champion ")]
-    return {
+    return outcomes, {
         name: Sides(
-            champion=interval(f"champion {name}"),
-            challenger=interval(f"challenger {name}"),
-            difference=interval(f"difference {name}"),
+            champion=first.interval(name),
+            challenger=second.interval(name),
+            difference=difference.interval(name),
         )
-        for name in names
+        for name in first.values
     }
 
 
-def conclude(metrics: dict[str, Sides], schema: Schema) -> tuple[Verdict, str]:
+def conclude(
+    outcomes: LabelCounts, metrics: dict[str, Sides], schema: Schema
+) -> tuple[Verdict, str]:
     """Return whether the challenger is better or worse, or that it is open, and why."""
+    fewest = min(outcomes.champion, outcomes.challenger)
+    if fewest < MIN_LABELS:
+        return "open", f"too few outcomes: {fewest}, {MIN_LABELS} are needed"
     name, more_is_better = tasks.deciding_metric(schema)
     difference = metrics[name].difference
     if difference.low is None or difference.high is None:

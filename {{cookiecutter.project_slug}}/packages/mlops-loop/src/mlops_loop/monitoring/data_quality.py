@@ -1,107 +1,81 @@
-"""Data quality of a window: missing values, unknown categories, rejected requests, volume.
-
-Each check returns what it measured and the alarms that follow from it.
-"""
+"""Data quality of a window: missing values, unknown categories, rejected requests, volume."""
 
 import numpy as np
 import pandas as pd
 
-from mlops_loop.base.params.monitor import Monitor
-from mlops_loop.contract.schema import Schema
-from mlops_loop.monitoring.monitoring_window import MonitoringWindow
-from mlops_loop.monitoring.rules import Rule
-from mlops_loop.prediction_log.window_summary import Alarm, ColumnShare, RejectedShare, Volume
+from mlops_loop.monitoring.evaluation import Evaluation
+from mlops_loop.monitoring.monitoring_window import logged_features
+from mlops_loop.prediction_log.window_summary import ColumnShare, DataQuality, RejectedShare, Volume
 
 MIN_REJECTED = 10  # requests; fewer are no alarm, however few there are in all
 MIN_EARLIER_WINDOWS = 3  # with enough rows, to tell how many are usual
 
 
-def check_nulls(
-    current: pd.DataFrame, reference: pd.DataFrame, max_rise: pd.Series
-) -> tuple[dict[str, ColumnShare], list[Alarm]]:
-    """Return the shares of missing values, and an alarm where one rose by more than its limit."""
-    shares: dict[str, ColumnShare] = {}
-    alarms = []
-    for name in current:
-        share = float(current[name].isna().mean())
-        before = float(reference[name].isna().mean())
-        limit = before + float(max_rise[name])
-        shares[name] = ColumnShare(share=share, reference=before, limit=limit)
-        if share > limit:
-            text = f"{share:.1%} of {name} are missing, in the reference {before:.1%}"
-            alarms.append(Rule("quality.nulls", name).alarm(share, limit, text))
-    return shares, alarms
+def check_columns(found: Evaluation, max_nulls: pd.Series) -> DataQuality:
+    """Return the shares of missing values and unknown categories, and of numbers out of range."""
+    schema = found.schema
+    names = logged_features(schema)
+    features = found.window.answered.features[names]
+    nulls = {}
+    unseen = {}
+    for name in names:
+        now = features[name]
+        before = found.reference[name]
+        text = "{share:.1%} of {name} are missing, in the reference {before:.1%}"
+        shares = (now.isna().mean(), before.isna().mean(), max_nulls[name])
+        nulls[name] = check_share(found, "quality.nulls", name, *shares, text)
+        if categories := schema.features[name].categories:
+            text = "{share:.1%} of {name} are categories that the contract does not list"
+            here, usual = ((one.notna() & ~one.isin(categories)).mean() for one in (now, before))
+            shares = (here, usual, found.params.monitor.quality.max_unseen)
+            unseen[name] = check_share(found, "quality.unseen", name, *shares, text)
+    numbers = features[[name for name in names if name in schema.numeric]]
+    known = found.reference[list(numbers)]
+    outside = ((numbers < known.min()) | (numbers > known.max())).mean()  # seasons do this
+    return DataQuality(nulls=nulls, unseen=unseen, outside=outside.to_dict())
 
 
-def check_unseen(
-    current: pd.DataFrame, reference: pd.DataFrame, schema: Schema, max_rise: float
-) -> tuple[dict[str, ColumnShare], list[Alarm]]:
-    """Return the shares of categories that the contract does not list, and alarms."""
-    shares: dict[str, ColumnShare] = {}
-    alarms = []
-    for name in current:
-        if not (categories := schema.features[name].categories):
-            continue
-        share = unlisted_share(current[name], categories)
-        before = unlisted_share(reference[name], categories)
-        limit = before + max_rise
-        shares[name] = ColumnShare(share=share, reference=before, limit=limit)
-        if share > limit:
-            text = f"{share:.1%} of {name} are categories that the contract does not list"
-            alarms.append(Rule("quality.unseen", name).alarm(share, limit, text))
-    return shares, alarms
+def check_share(
+    found: Evaluation, rule: str, name: str, share: float, before: float, max_rise: float, text: str
+) -> ColumnShare:
+    limit = before + max_rise
+    if share > limit:
+        text = text.format(share=share, before=before, name=name)
+        found.alarm(rule, share, limit, text, name)
+    return ColumnShare(share=share, reference=before, limit=limit)
 
 
-def unlisted_share(values: pd.Series, categories: tuple[str, ...]) -> float:
-    present = values.dropna()
-    return int((~present.isin(categories)).sum()) / max(1, len(values))
-
-
-def outside_range(
-    current: pd.DataFrame, reference: pd.DataFrame, schema: Schema
-) -> dict[str, float | None]:
-    """Return the share of numbers beyond the reference's range. Seasons do this: no alarm."""
-    shares: dict[str, float | None] = {}
-    for name in [name for name in current if name in schema.numeric]:
-        low = reference[name].min()
-        high = reference[name].max()
-        shares[name] = float(((current[name] < low) | (current[name] > high)).mean())
-    return shares
-
-
-def check_rejected(
-    window: MonitoringWindow, max_share: float
-) -> tuple[RejectedShare, list[Alarm], str]:
-    """Return how many requests were rejected and where, and an alarm if they are too many.
-
-    The text says why there is none although the share is above the limit.
-    """
-    count = sum(window.rejected.values())
-    total = count + window.requests
+def check_rejected(found: Evaluation) -> RejectedShare:
+    """Return how many requests were rejected, and where."""
+    limit = found.params.monitor.quality.max_refused
+    count = sum(found.window.rejected.values())
+    total = count + found.window.requests
     share = count / max(1, total)
     places: dict[str, int] = {}
-    for (kind, place), number in sorted(window.rejected.items(), key=lambda item: -item[1]):
+    for (kind, place), number in sorted(found.window.rejected.items(), key=lambda item: -item[1]):
         named = place or kind
         places[named] = places.get(named, 0) + number
-    found = RejectedShare(requests=count, share=share, limit=max_share, places=places)
-    if share <= max_share:
-        return found, [], ""
     refused = f"refused {share:.0%} of {total:,} requests"
-    if count < MIN_REJECTED:
-        return found, [], f"{refused}: too few for an alarm"
-    most = ", ".join(f"{place} {number:,}" for place, number in list(places.items())[:3])
-    alarm = Rule("quality.refused").alarm(share, max_share, f"{refused}: {most}")
-    return found, [alarm], ""
+    if share > limit and count < MIN_REJECTED:
+        found.not_judged["quality.refused"] = f"{refused}: too few for an alarm"
+    elif share > limit:
+        most = ", ".join(f"{place} {number:,}" for place, number in list(places.items())[:3])
+        found.alarm("quality.refused", share, limit, f"{refused}: {most}")
+    return RejectedShare(requests=count, share=share, limit=limit, places=places)
 
 
-def check_volume(window: MonitoringWindow, params: Monitor) -> tuple[Volume, list[Alarm]]:
-    """Return the rows, and how many are usual; and an alarm if they are far from it."""
-    earlier = [rows for rows in window.earlier if rows >= params.min_rows]
-    usual = float(np.median(earlier)) if len(earlier) >= MIN_EARLIER_WINDOWS else None
-    factors = params.quality.volume
-    found = Volume(rows=window.traffic, usual=usual, limits=factors)
-    if usual is None or factors[0] * usual <= window.traffic <= factors[1] * usual:
-        return found, []
-    text = f"{window.traffic:,} rows, usual are {usual:,.0f}"
-    limit = factors[0 if window.traffic < usual else 1] * usual
-    return found, [Rule("quality.volume").alarm(window.traffic, limit, text)]
+def check_volume(found: Evaluation) -> Volume:
+    """Return the rows, and how many are usual."""
+    traffic = found.window.traffic
+    low, high = found.params.monitor.quality.volume
+    earlier = [rows for rows in found.window.earlier if rows >= found.params.monitor.min_rows]
+    if len(earlier) < MIN_EARLIER_WINDOWS:
+        found.not_judged["quality.volume"] = (
+            f"it takes {MIN_EARLIER_WINDOWS} windows before this one to know what is usual"
+        )
+        return Volume(rows=traffic, limits=(low, high))
+    usual = float(np.median(earlier))
+    if not low * usual <= traffic <= high * usual:
+        limit = (low if traffic < usual else high) * usual
+        found.alarm("quality.volume", traffic, limit, f"{traffic:,} rows, usual are {usual:,.0f}")
+    return Volume(rows=traffic, usual=usual, limits=(low, high))

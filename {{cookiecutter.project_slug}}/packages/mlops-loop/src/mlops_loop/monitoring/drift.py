@@ -11,7 +11,6 @@ for thresholds of many tests at once Westfall and Young, Resampling-based multip
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -21,6 +20,7 @@ from scipy.spatial.distance import jensenshannon
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.values import Floats
+from mlops_loop.monitoring.evaluation import Evaluation
 from mlops_loop.monitoring.monitoring_window import logged_features
 from mlops_loop.prediction_log.window_summary import ColumnDrift
 
@@ -33,14 +33,7 @@ MIN_BLOCKS = 4  # into which the reference's days are cut at least
 DISTANCE = "distance"
 NULLS = "nulls"
 
-
 Codes = NDArray[np.int64]  # places of rows or values, or counts
-
-
-class EvidentlyReport(Protocol):
-    """Evidently's own report, in what is used of it; only `monitor --evidently` makes one."""
-
-    def get_html_str(self, as_iframe: bool) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -50,31 +43,21 @@ class EncodedColumn:
     codes: Codes  # shape (rows,)
     known: Floats | None  # the values in order; None for categories
 
-    @property
-    def size(self) -> int:
-        return int(self.codes.max(initial=-1)) + 1
-
     def counts(self, codes: Codes) -> Codes:
         """Return how often a value is missing, and how often each occurs: shape (1 + values,)."""
-        return np.bincount(codes + 1, minlength=self.size + 1)
+        return np.bincount(codes + 1, minlength=int(self.codes.max(initial=-1)) + 2)
 
 
 def encode(values: pd.Series, numeric: bool) -> EncodedColumn:
     if not numeric:
         return EncodedColumn(pd.factorize(values)[0], None)
-    numbers = values.to_numpy("float64", na_value=np.nan)
-    known, codes = np.unique(numbers[np.isfinite(numbers)], return_inverse=True)
-    places = np.full(len(numbers), -1)
-    places[np.isfinite(numbers)] = codes
-    return EncodedColumn(places, known)
+    numbers = values.astype("float64").replace([np.inf, -np.inf], np.nan)
+    codes, known = pd.factorize(numbers, sort=True)
+    return EncodedColumn(codes, known.to_numpy())
 
 
 def distance(reference: Codes, current: Codes, known: Floats | None) -> float:
-    """Return the distance of two columns as Evidently measures it, from each value's count.
-
-    Of numbers it is Wasserstein's, in standard deviations of the reference; of categories
-    Jensen-Shannon's. NaN if one of them has no value.
-    """
+    """Return the distance of two columns, from each value's count; NaN if one has no value."""
     if not reference.sum() or not current.sum():
         return float("nan")
     first = reference / reference.sum()
@@ -86,25 +69,16 @@ def distance(reference: Codes, current: Codes, known: Floats | None) -> float:
     return float(apart / max(deviation, MIN_DEVIATION))
 
 
-def time_blocks(
-    when: pd.Series | None, rows: int, days: float, draws: np.random.Generator, count: int
-) -> list[tuple[int, Codes]]:
-    """Return random blocks of time: the number of each one's first day, and its rows.
-
-    Without time, or of few days, each has all rows.
-    """
-    places = np.zeros(rows) if when is None else pd.factorize(when.dt.floor("D"), sort=True)[0]
-    last = int(places.max()) + 1
-    length = last
-    if last >= 2 * MIN_BLOCKS:
-        length = max(1, min(round(days), last // MIN_BLOCKS))
-    members: dict[int, Codes] = {}
-    blocks = []
-    for start in draws.integers(last - length + 1, size=count).tolist():
-        if start not in members:
-            members[start] = np.flatnonzero((places >= start) & (places < start + length))
-        blocks.append((start, members[start]))
-    return blocks
+def time_blocks(when: pd.Series | None, rows: int, days: float) -> list[Codes]:
+    """Return the rows of each block of so many days; without time, or of few days, one of all."""
+    if when is None:
+        return [np.arange(rows)]
+    places, found = pd.factorize(when.dt.floor("D"), sort=True)
+    if len(found) < 2 * MIN_BLOCKS:
+        return [np.arange(rows)]
+    length = max(1, min(round(days), len(found) // MIN_BLOCKS))
+    starts = range(len(found) - length + 1)
+    return [np.flatnonzero((places >= first) & (places < first + length)) for first in starts]
 
 
 def null_distribution(
@@ -115,40 +89,26 @@ def null_distribution(
     count: int,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return how far random blocks of the reference are from its rest: a row each.
-
-    Columns: (DISTANCE, name), and (NULLS, name), by how much the share of missing values is higher.
-    """
+    """Return how far random blocks are from the rest, by (DISTANCE or NULLS, column)."""
     draws = np.random.default_rng(seed)
     total = len(next(iter(columns.values())).codes)
-    blocks = time_blocks(when, total, days, draws, count)
+    blocks = time_blocks(when, total, days)
+    chosen = draws.integers(len(blocks), size=count).tolist()
     size = min(rows, MAX_BLOCK_ROWS)
-    samples = [here[draws.integers(len(here), size=size)] for _, here in blocks]
+    samples = [draws.choice(blocks[number], size) for number in chosen]
     found: dict[tuple[str, str], list[float]] = {}
     for name, column in columns.items():
-        distances, missing = compare_blocks(column, blocks, samples)
-        found[DISTANCE, name] = distances
-        found[NULLS, name] = missing
+        everything = column.counts(column.codes)
+        rests = [everything - column.counts(column.codes[block]) for block in blocks]
+        if len(blocks) == 1:
+            rests = [everything]
+        pairs = [
+            (rests[number], column.counts(column.codes[drawn]))
+            for number, drawn in zip(chosen, samples, strict=True)
+        ]
+        found[DISTANCE, name] = [distance(rest[1:], now[1:], column.known) for rest, now in pairs]
+        found[NULLS, name] = [now[0] / now.sum() - rest[0] / rest.sum() for rest, now in pairs]
     return pd.DataFrame(found)
-
-
-def compare_blocks(
-    column: EncodedColumn, blocks: list[tuple[int, Codes]], samples: list[Codes]
-) -> tuple[list[float], list[float]]:
-    """Return each block's distance from the rest, and how much more of it is missing."""
-    everything = column.counts(column.codes)
-    rests: dict[int, Codes] = {}
-    distances = []
-    missing = []
-    for (start, here), drawn in zip(blocks, samples, strict=True):
-        if start not in rests:
-            whole = len(here) == len(column.codes)
-            rests[start] = everything - (0 if whole else column.counts(column.codes[here]))
-        rest = rests[start]
-        current = column.counts(column.codes[drawn])
-        distances.append(distance(rest[1:], current[1:], column.known))
-        missing.append(current[0] / current.sum() - rest[0] / rest.sum())
-    return distances, missing
 
 
 def thresholds(found: pd.DataFrame, least: pd.Series, rate: float) -> pd.Series:
@@ -169,31 +129,27 @@ def numeric_columns(schema: Schema) -> dict[str, bool]:
     return found | {schema.prediction: tasks.of(schema).PREDICTION_KIND == "numerical"}
 
 
-def typed(tables: list[pd.DataFrame], schema: Schema) -> list[pd.DataFrame]:
+def typed(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     """Return the columns that are compared, as numbers and texts."""
     numeric = numeric_columns(schema)
     types = {name: "float64" if number else "str" for name, number in numeric.items()}
-    return [table[list(types)].astype(types) for table in tables]
+    return table[list(types)].astype(types)
 
 
 def compare(
     current: pd.DataFrame, reference: pd.DataFrame, schema: Schema, limits: dict[str, float]
 ) -> dict[str, ColumnDrift]:
-    """Return how each column compares.
-
-    A column without any value, here or in the reference, cannot be compared; it has drifted if it
-    had some.
-    """
-    before, now = typed([reference, current], schema)
+    """Return how each column compares; one that lost all its values has drifted."""
+    both = pd.concat([typed(reference, schema), typed(current, schema)])
     found = {}
     for name, number in numeric_columns(schema).items():
-        column = encode(pd.concat([before[name], now[name]]), number)
-        parts = np.split(column.codes, [len(before)])
-        known, seen = (column.counts(codes)[1:] for codes in parts)
-        if not known.sum() or not seen.sum():
-            found[name] = ColumnDrift(method="no value at all", drifted=bool(known.sum()))
+        column = encode(both[name], number)
+        parts = np.split(column.codes, [len(reference)])
+        before, now = (column.counts(codes)[1:] for codes in parts)
+        if not before.sum() or not now.sum():
+            found[name] = ColumnDrift(method="no value at all", drifted=bool(before.sum()))
             continue
-        score = distance(known, seen, column.known)
+        score = distance(before, now, column.known)
         found[name] = ColumnDrift(
             method=WASSERSTEIN if number else JENSEN_SHANNON,
             score=score,
@@ -201,3 +157,23 @@ def compare(
             drifted=score >= limits[name],
         )
     return found
+
+
+def check(
+    found: Evaluation, current: pd.DataFrame, reference: pd.DataFrame, limits: dict[str, float]
+) -> dict[str, ColumnDrift]:
+    """Return how each column compares; each that has drifted is an alarm, if they are enough."""
+    columns = compare(current, reference, found.schema, limits)
+    drifted = {name: column for name, column in columns.items() if column.drifted}
+    if len(drifted) < found.params.monitor.drift_columns:
+        return columns
+    for name, column in drifted.items():
+        text = f"{name} has no value at all here or in the reference"
+        if column.score is not None:
+            unit = " standard deviations" if column.method == WASSERSTEIN else ""
+            text = (
+                f"column {name} moved {column.score:.2g}{unit} from the reference; "
+                f"usual is at most {column.threshold:.2g}"
+            )
+        found.alarm("drift", column.score, column.threshold, text, name)
+    return columns

@@ -10,19 +10,19 @@ from pathlib import Path
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
-from mlops_loop.base.files import REPORTS
 from mlops_loop.base.params.params_file import load_params
 from mlops_loop.base.settings import Settings, load_settings
 from mlops_loop.monitoring import alerts
-from mlops_loop.monitoring.evaluate_window import Findings, evaluate
-from mlops_loop.monitoring.monitoring_window import MonitoringWindow, read_window, window_name
+from mlops_loop.monitoring.evaluate_window import FOLDER, compared_tables, evaluate
+from mlops_loop.monitoring.evaluation import Evaluation
+from mlops_loop.monitoring.monitoring_window import read_window
 from mlops_loop.monitoring.pages import index_page, window_page
+from mlops_loop.monitoring.pages.evidently_report import FILE, evidently_report
 from mlops_loop.monitoring.window_store import store, stored_summaries
 from mlops_loop.prediction_log.connection import open_log
-from mlops_loop.prediction_log.window_summary import NOT_JUDGED, VERDICTS, WindowSummary
+from mlops_loop.prediction_log.window_summary import NOT_JUDGED, WindowSummary
 from mlops_loop.scoring.bundle import HELD_OUT, Bundle, open_bundle
 
-FOLDER = REPORTS / "monitor"
 LATEST = FOLDER / "latest.json"
 
 
@@ -66,17 +66,21 @@ def monitor(
     engine = open_log(settings.prediction_log_url)
     max_rows = params.monitor.max_rows
     window = read_window(engine, start, end, bundle.version, bundle.schema, max_rows)
-    findings = evaluate(window, bundle, params, evidently)
-    summary = summarize(window, findings, settings.mlflow_experiment_name, bundle.version)
+    evaluation = Evaluation(window, bundle, params)
+    summary = evaluate(evaluation, settings.mlflow_experiment_name)
     with files.writing(FOLDER / summary.window) as tmp_path:
         tmp_path.mkdir()
         files.write_json(tmp_path / "summary.json", summary.model_dump(mode="json"))
-        window_page.write(tmp_path, FOLDER, summary, bundle.schema, findings.report)
+        window_page.write(tmp_path, summary, bundle.schema)
+        if evidently and summary.drift:
+            tables = compared_tables(evaluation)
+            least = params.monitor.drift_columns
+            report = evidently_report(*tables, bundle.schema, summary.drift.columns, least)
+            files.write_text(tmp_path / FILE, report.get_html_str(as_iframe=False))
     files.write_json(LATEST, summary.model_dump(mode="json"))
     store(engine, summary)
-    index_page.write(
-        FOLDER, stored_summaries(engine, settings), bundle.schema, bundle.manifest.metrics
-    )
+    summaries = stored_summaries(engine, summary.model)
+    index_page.write(FOLDER, summaries, bundle.schema, bundle.manifest.metrics)
     return summary
 
 
@@ -93,33 +97,6 @@ def newest_champion(settings: Settings) -> Bundle:
                 raise
             print(f"the champion in {folder} is taken for the newest: {failure}", file=sys.stderr)
     return open_bundle(folder)
-
-
-def summarize(
-    window: MonitoringWindow, findings: Findings, model: str, version: str
-) -> WindowSummary:
-    name = window_name(window.start, window.end)
-    fired = {alarm.verdict for alarm in findings.alarms}
-    return WindowSummary(
-        window=name,
-        start=window.start,
-        end=window.end,
-        made=datetime.now(UTC),
-        model=model,
-        model_version=version,
-        rows=window.rows,
-        sampled=len(window.answered),
-        requests=window.requests,
-        versions=window.versions,
-        verdicts=[verdict for verdict in VERDICTS if verdict in fired],
-        alarms=findings.alarms,
-        not_judged=findings.not_judged,
-        quality=findings.quality,
-        drift=findings.drift,
-        performance=findings.performance,
-        estimate=findings.estimate,
-        report=(FOLDER / name / "index.html").as_posix(),
-    )
 
 
 def format_summary(summary: WindowSummary) -> Iterable[str]:

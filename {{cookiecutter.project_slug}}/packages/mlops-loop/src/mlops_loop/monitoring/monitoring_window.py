@@ -3,39 +3,39 @@
 All of it is counted, in one pass over its ids; a sample of the rows is read.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import numpy as np
 import pandas as pd
 import sqlalchemy as sa
-from numpy.typing import NDArray
-from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.contract.values import Row
 from mlops_loop.data.derived import derive
 from mlops_loop.metrics.values import LoggedAnswer
-from mlops_loop.prediction_log.connection import unusable
+from mlops_loop.monitoring.window_store import in_log
 from mlops_loop.prediction_log.rejected_requests import count_rejected
 from mlops_loop.prediction_log.tables import IDS_PER_STATEMENT, OUTCOMES, PREDICTIONS
 
 EARLIER_WINDOWS = 4  # before this one, that say how many rows are usual
-FEATURE = "feature: "  # before the names of features, which may be anything
 FIRST = "0000"  # the end of the id of a request's first row
 PART = 100_000  # rows of which the ids are in memory at a time
 COLUMNS = PREDICTIONS.c
+WITH_OUTCOMES = sa.outerjoin(PREDICTIONS, OUTCOMES, OUTCOMES.c.prediction_id == COLUMNS.id)
+
+
+@dataclass(frozen=True)
+class LoggedRows:
+    """Rows of the log, and their features, under the same index."""
+
+    facts: pd.DataFrame  # answered (an id), time, output, model_version; value, recorded
+    features: pd.DataFrame
 
 
 @dataclass(frozen=True)
 class MonitoringWindow:
-    """Counts of all rows, and samples: `answered` has time, features and output of each row.
-
-    `labelled` has, of one version's rows whose ground truth is known, also value, recorded (its
-    time) and answered (the prediction's id).
-    """
+    """Counts of all rows, and samples of them."""
 
     start: datetime  # UTC
     end: datetime  # UTC, exclusive
@@ -45,56 +45,44 @@ class MonitoringWindow:
     versions: dict[str, int]  # rows by model version, whatever its contract
     earlier: list[int]  # traffic of the windows before this one, the newest first
     rejected: dict[tuple[str, str], int]  # requests by kind of error, and the column where
-    answered: pd.DataFrame
+    answered: LoggedRows
     others: int  # sampled rows of another contract: not in `answered`
     known: int  # rows whose ground truth is known
-    labelled: pd.DataFrame
+    labelled: LoggedRows  # of one version, with ground truth
 
 
-@dataclass
-class Counts:
-    """The number of rows, requests and rows with ground truth, by model version."""
-
-    rows: Counter[str] = field(default_factory=Counter)
-    requests: Counter[str] = field(default_factory=Counter)
-    known: Counter[str] = field(default_factory=Counter)
-
-
+@in_log()
 def read_window(
     engine: sa.Engine, start: datetime, end: datetime, version: str, schema: Schema, max_rows: int
 ) -> MonitoringWindow:
-    """Return the window, without shadows; at most `max_rows` are read, always the same.
-
-    Raises Failure if the log cannot be read.
-    """
-    inside = between(start, end)
-    columns = (COLUMNS.time, COLUMNS.features, COLUMNS.output, COLUMNS.model_version)
-    truth = (COLUMNS.id.label("answered"), OUTCOMES.c.value, OUTCOMES.c.time.label("recorded"))
-    try:
-        with engine.connect() as connection:
-            counts, some, some_labelled = scan(connection, inside, version, max_rows)
-            answered = read_rows(connection, columns, some)
-            labelled = read_rows(connection, (*columns, *truth), some_labelled)
-            earlier = count_earlier(connection, start, end)
-        rejected = count_rejected(engine, start, end)
-    except SQLAlchemyError as error:
-        raise unusable(error) from None
-    fitting = rows_of_contract(answered, schema)
+    """Return the window, without shadows; at most `max_rows` are read, always the same."""
+    length = end - start
+    before = [between(start - n * length, end - n * length) for n in range(1, EARLIER_WINDOWS + 1)]
+    with engine.connect() as connection:
+        counts, some, some_labelled = scan(connection, between(start, end), version, max_rows)
+        rows = read_rows(connection, list({*some, *some_labelled}))
+        earlier = [connection.scalar(sa.select(sa.func.count()).where(one)) or 0 for one in before]
+    fits = contract_check(schema)
+    pairs = zip(rows["features"], rows["output"], strict=True)
+    fitting = rows.loc[[fits(sent, answer) for sent, answer in pairs]]
+    features = features_of(fitting["features"], schema)
+    answered = fitting[fitting["answered"].isin(some)]
+    labelled = fitting[fitting["answered"].isin(some_labelled)]
     # A version answers one contract, so a sample tells which.
-    same = {version, *fitting["model_version"]}
+    ours = counts[counts.index.isin([version, *answered["model_version"]])].sum()
     return MonitoringWindow(
         start=start,
         end=end,
-        traffic=counts.rows.total(),
-        rows=sum(counts.rows[each] for each in same),
-        requests=sum(counts.requests[each] for each in same),
-        versions=dict(counts.rows),
+        traffic=int(counts["rows"].sum()),
+        rows=int(ours["rows"]),
+        requests=int(ours["requests"]),
+        versions={name: int(rows) for name, rows in counts["rows"].items()},
         earlier=earlier,
-        rejected=rejected,
-        answered=spread_features(fitting, schema),
-        others=len(answered) - len(fitting),
-        known=sum(counts.known[each] for each in same),
-        labelled=spread_features(rows_of_contract(labelled, schema), schema),
+        rejected=count_rejected(engine, start, end),
+        answered=LoggedRows(answered, features.loc[answered.index]),
+        others=len(some) - len(answered),
+        known=int(ours["known"]),
+        labelled=LoggedRows(labelled, features.loc[labelled.index]),
     )
 
 
@@ -104,96 +92,58 @@ def between(start: datetime, end: datetime) -> sa.ColumnElement[bool]:
 
 def scan(
     connection: sa.Connection, inside: sa.ColumnElement[bool], version: str, max_rows: int
-) -> tuple[Counts, list[str], list[str]]:
-    """Count the rows, and return the ids of a sample, and of one of this version's labelled rows.
+) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """Return the number of rows, requests and rows with ground truth of each model version.
 
-    A sample has the rows with the lowest hashes of their ids: the same ones on any database.
+    Also the ids of a sample, and of one of this version's labelled rows: those with the lowest
+    hashes of their ids, which are the same ones on any database.
     """
-    counts = Counts()
-    answered = labelled = (np.empty(0, object), np.empty(0, np.uint64))
-    for ids, versions, known in id_parts(connection, inside):
-        counts.rows.update(versions)
-        counts.requests.update(versions[[each.endswith(FIRST) for each in ids]])
-        counts.known.update(versions[known])
-        hashes = pd.util.hash_array(ids, categorize=False)
-        answered = lowest(answered, ids, hashes, max_rows)
-        chosen = known & (versions == version)
-        labelled = lowest(labelled, ids[chosen], hashes[chosen], max_rows)
-    return counts, answered[0].tolist(), labelled[0].tolist()
+    known = OUTCOMES.c.prediction_id.is_not(None).label("known")
+    query = sa.select(COLUMNS.id, COLUMNS.model_version, known)
+    query = query.select_from(WITH_OUTCOMES).where(inside)
+    counts = []
+    answered: list[pd.DataFrame] = []
+    labelled: list[pd.DataFrame] = []
+    for part in pd.read_sql(query, connection, chunksize=PART):
+        part = part.astype({"known": bool})
+        part["first"] = part["id"].str.endswith(FIRST).astype(bool)
+        part["hash"] = pd.util.hash_array(part["id"].to_numpy(object), categorize=False)
+        versions = part.groupby("model_version")
+        counts.append(
+            versions.agg(rows=("id", "size"), requests=("first", "sum"), known=("known", "sum"))
+        )
+        answered = [pd.concat([*answered, part]).nsmallest(max_rows, "hash")]
+        mine = part[part["known"] & (part["model_version"] == version)]
+        labelled = [pd.concat([*labelled, mine]).nsmallest(max_rows, "hash")]
+    total = pd.concat(counts).groupby(level=0).sum()
+    return total, answered[0]["id"].tolist(), labelled[0]["id"].tolist()
 
 
-Texts = NDArray[np.object_]
-Hashes = NDArray[np.uint64]
-
-
-def id_parts(
-    connection: sa.Connection, inside: sa.ColumnElement[bool]
-) -> Iterator[tuple[Texts, Texts, NDArray[np.bool_]]]:
-    """Yield ids, model versions, and whether the ground truth is known, some rows at a time."""
-    joined = sa.outerjoin(PREDICTIONS, OUTCOMES, OUTCOMES.c.prediction_id == COLUMNS.id)
-    known = OUTCOMES.c.prediction_id.is_not(None)
-    query = sa.select(COLUMNS.id, COLUMNS.model_version, known).select_from(joined).where(inside)
-    for part in connection.execution_options(yield_per=PART).execute(query).partitions():
-        ids, versions, labelled = zip(*part, strict=True)
-        yield np.array(ids, object), np.array(versions, object), np.array(labelled, bool)
-
-
-def lowest(
-    kept: tuple[Texts, Hashes], ids: Texts, hashes: Hashes, most: int
-) -> tuple[Texts, Hashes]:
-    """Return those of lowest hash of what is kept and what is new."""
-    both = np.concatenate([kept[1], hashes])
-    order = np.argsort(both, kind="stable")[:most]
-    return np.concatenate([kept[0], ids])[order], both[order]
-
-
-def read_rows(
-    connection: sa.Connection, columns: Sequence[sa.ColumnElement[object]], ids: list[str]
-) -> pd.DataFrame:
-    """Return columns of the rows with these ids, in order of time."""
-    source = sa.outerjoin(PREDICTIONS, OUTCOMES, OUTCOMES.c.prediction_id == COLUMNS.id)
-    query = sa.select(*columns, COLUMNS.id).select_from(source)
-    rows: list[Sequence[object]] = []
+def read_rows(connection: sa.Connection, ids: list[str]) -> pd.DataFrame:
+    """Return the rows with these ids, with their ground truth, in order of time."""
+    truth = (OUTCOMES.c.value, OUTCOMES.c.time.label("recorded"))
+    logged = (COLUMNS.time, COLUMNS.features, COLUMNS.output, COLUMNS.model_version)
+    query = sa.select(COLUMNS.id.label("answered"), *logged, *truth).select_from(WITH_OUTCOMES)
+    rows: list[object] = []
     for first in range(0, len(ids), IDS_PER_STATEMENT):
         some = COLUMNS.id.in_(ids[first : first + IDS_PER_STATEMENT])
         rows += connection.execute(query.where(some)).all()
-    names = [column.name for column in columns]
-    table = pd.DataFrame(rows, columns=[*names, "id"])
-    return table.sort_values(["time", "id"], ignore_index=True)[names]
-
-
-def count_earlier(connection: sa.Connection, start: datetime, end: datetime) -> list[int]:
-    """Return the rows of the windows of this length before this one, the newest first."""
-    rows = []
-    for number in range(1, EARLIER_WINDOWS + 1):
-        back = number * (end - start)
-        query = sa.select(sa.func.count()).where(between(start - back, end - back))
-        rows.append(connection.scalar(query) or 0)
-    return rows
-
-
-def rows_of_contract(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
-    """Return the rows that were asked and answered as this contract says, and not as another."""
-    fits = contract_check(schema)
-    pairs = zip(rows["features"], rows["output"], strict=True)
-    return rows.loc[[fits(features, output) for features, output in pairs]]
+    names = [column.name for column in query.selected_columns]
+    table = pd.DataFrame(rows, columns=names, dtype=object)  # a missing value makes no 1 a 1.0
+    return table.sort_values(["time", "answered"], ignore_index=True)
 
 
 def contract_check(schema: Schema) -> Callable[[Row, LoggedAnswer], bool]:
     """Return whether features and answer are of the contract, which may have got a nullable one."""
     classes = set(schema.classes)
-    inputs = schema.inputs
     columns = {
-        name: (inputs[name].nullable, inputs[name].type in ("category", "timestamp"))
+        name: (schema.inputs[name].nullable, schema.inputs[name].type in ("category", "timestamp"))
         for name in sent_inputs(schema)
     }
 
     def fits(features: Row, output: LoggedAnswer) -> bool:
-        if classes and set(output.get("probabilities", ())) != classes:
-            return False
-        if not classes and "value" not in output:
-            return False
-        if features and not features.keys() & columns.keys():
+        answers = set(output.get("probabilities", ())) == classes if classes else "value" in output
+        if not answers or (features and not features.keys() & columns.keys()):
             return False
         for name, (nullable, is_text) in columns.items():
             value = features.get(name)
@@ -204,19 +154,15 @@ def contract_check(schema: Schema) -> Callable[[Row, LoggedAnswer], bool]:
     return fits
 
 
-def spread_features(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
-    """Return the rows with a column for each known feature, in place of one with what was sent.
-
-    The log holds what was sent: features that are derived from it are derived again.
-    """
+def features_of(sent: pd.Series, schema: Schema) -> pd.DataFrame:
+    """Return the features and slices that the log tells; derived ones are derived again."""
     names = sent_inputs(schema)
-    features = pd.DataFrame(list(rows["features"]), columns=names, index=rows.index)
+    features = pd.DataFrame(list(sent), columns=names, index=sent.index)
     for name in names:
         features[name] = as_sent(features[name], schema.inputs[name])
-    if is_derivable(schema) and len(features):
+    if len(names) == len(schema.inputs) and len(features):
         features = features.join(derive(features, schema))
-    features = features.reindex(columns=[*logged_features(schema), *other_slices(schema)])
-    return rows.drop(columns="features").join(features.add_prefix(FEATURE))
+    return features.reindex(columns=logged_columns(schema))
 
 
 def as_sent(values: pd.Series, column: Column) -> pd.Series:
@@ -230,32 +176,16 @@ def sent_inputs(schema: Schema) -> list[str]:
     return [name for name, column in schema.inputs.items() if not column.pii]
 
 
-def is_derivable(schema: Schema) -> bool:
-    """Return whether the log holds all that features are derived from."""
-    return len(sent_inputs(schema)) == len(schema.inputs)
-
-
-def known_columns(schema: Schema) -> set[str]:
-    """Return the columns that the log holds, and those derived from them."""
-    return {*sent_inputs(schema), *(schema.derived if is_derivable(schema) else ())}
+def logged_columns(schema: Schema) -> list[str]:
+    """Return the features and slices that the log tells; derived ones if all inputs are in it."""
+    known = {*sent_inputs(schema)}
+    if len(known) == len(schema.inputs):
+        known |= {*schema.derived}
+    return [name for name in dict.fromkeys([*schema.features, *schema.slices]) if name in known]
 
 
 def logged_features(schema: Schema) -> list[str]:
-    """Return the features that the log tells, derived ones too."""
-    known = known_columns(schema)
-    return [name for name in schema.features if name in known]
-
-
-def other_slices(schema: Schema) -> list[str]:
-    """Return the slice columns, beside the features, that the log tells."""
-    known = known_columns(schema)
-    return [name for name in schema.slices if name in known and name not in schema.features]
-
-
-def features_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the features of a window's rows, by their own names."""
-    features = rows[[name for name in rows if name.startswith(FEATURE)]]
-    return features.rename(columns=lambda name: name.removeprefix(FEATURE))
+    return [name for name in logged_columns(schema) if name in schema.features]
 
 
 def window_name(start: datetime, end: datetime) -> str:

@@ -9,88 +9,123 @@ when such estimates fail.
 import numpy as np
 import pandas as pd
 
-from mlops_loop.base.params.monitor import Decay
-from mlops_loop.base.params.params_file import Params
 from mlops_loop.contract.schema import Schema
-from mlops_loop.metrics import calibration as calibrated
 from mlops_loop.metrics import tasks
-from mlops_loop.metrics.bootstrap import days, resample
-from mlops_loop.metrics.calibration import held_out_scores
+from mlops_loop.metrics.bootstrap import days
+from mlops_loop.metrics.calibration import calibration
 from mlops_loop.metrics.groups import group_values
 from mlops_loop.metrics.values import Floats
-from mlops_loop.monitoring.labelled_rows import LabelledRows, logged_scores, resampling_groups
-from mlops_loop.monitoring.monitoring_window import features_of
+from mlops_loop.monitoring.evaluation import Evaluation
+from mlops_loop.monitoring.labelled_rows import (
+    ENDS,
+    LabelledRows,
+    logged_scores,
+    measure,
+    resampling_groups,
+)
 from mlops_loop.prediction_log.window_summary import (
     CalibrationBin,
     CalibrationError,
+    Delay,
     Interval,
     Metric,
+    Performance,
     SliceMetrics,
 )
-from mlops_loop.scoring.operating_point import OperatingPoint
 
 RESAMPLES = 200
 LABEL_SAMPLES = 50  # sets of labels that the probabilities stand for
 CALIBRATION_BINS = 10
-INTERVAL = [0.025, 0.975]
 
 
-def measure(
-    labelled: LabelledRows,
-    held_out: pd.DataFrame,
-    operating_point: OperatingPoint,
-    schema: Schema,
-    limits: Decay,
-) -> dict[str, Metric]:
+def check(found: Evaluation) -> Performance:
+    """Compare the predictions whose ground truth is known with the test window."""
+    window = found.window
+    labelled = LabelledRows.of(window.labelled.facts, found.schema)
+    known = Performance(
+        labelled=window.known,
+        coverage=window.known / max(1, window.rows),
+        delay_days=label_delay(labelled.rows),
+    )
+    least = found.params.monitor.decay.min_labels
+    if (rows := len(labelled.rows)) < least:
+        found.not_judged["decay"] = (
+            f"{rows:,} outcomes of version {found.bundle.version} are too few: "
+            f"monitor.decay.min_labels asks for {least:,}"
+        )
+        return known
+    measured = {
+        "metrics": check_metrics(found, labelled),
+        "calibration_error": check_calibration(found, labelled),
+        "calibration": calibration_curve(labelled, found.schema),
+        "slices": slice_metrics(found, labelled),
+    }
+    return known.model_copy(update=measured)
+
+
+def label_delay(rows: pd.DataFrame) -> Delay | None:
+    """Return after how many days the ground truth was known."""
+    if rows.empty:
+        return None
+    delay = pd.to_datetime(rows["recorded"]) - pd.to_datetime(rows["time"])
+    days = delay / pd.Timedelta(days=1)
+    return Delay(median=days.median(), p95=days.quantile(0.95))
+
+
+def check_metrics(found: Evaluation, labelled: LabelledRows) -> dict[str, Metric]:
     """Return each metric of the window with its 95 % interval, and what it was on the test window.
 
-    `drop` is the lower end of an interval of limits.confidence, from resamples of both.
+    `drop` is the lower end of an interval of decay.confidence, from resamples of both. A metric of
+    the gates that surely fell too far is an alarm.
     """
-    task = tasks.of(schema)
-    known, scored = held_out_scores(held_out, schema)
-    now = task.weighted_metrics(labelled.truth, labelled.scores, operating_point, schema)
-    then = task.weighted_metrics(known, scored, operating_point, schema)
-    values = now(np.ones(len(labelled.truth)))
-    reference = then(np.ones(len(known)))
-    resampled = resample(now, resampling_groups(labelled.rows), RESAMPLES)
-    resampled_before = resample(then, days(held_out, schema), RESAMPLES, seed=1)
-    found = {}
-    for name, value in values.items():
-        low, high = resampled[name].quantile(INTERVAL)
+    limits = found.params.monitor.decay
+    point = found.bundle.operating_point
+    gates = tasks.of(found.schema).GATE_METRICS
+    groups = resampling_groups(labelled.rows)
+    others = days(found.held_out, found.schema) + groups.max() + 1
+    sides = (labelled.truth, labelled.scores, point), (*found.tested, point)
+    now, then = measure(sides, (groups, others), RESAMPLES, found.schema)
+    metrics = {}
+    for name in now.values:
+        reference = then.values[name]
         drop = None
-        if name in task.GATE_METRICS:
-            sign = 1 if task.GATE_METRICS[name] else -1
-            worse = (resampled_before[name] - resampled[name]) * sign
-            smallest = max(abs(reference[name]), 1e-30)
-            drop = worse.quantile(1 - limits.confidence) / smallest
-        found[name] = Metric(value=value, low=low, high=high, reference=reference[name], drop=drop)
-    return found
+        if name in gates:
+            worse = (then.resampled[name] - now.resampled[name]) * (1 if gates[name] else -1)
+            drop = worse.quantile(1 - limits.confidence) / max(abs(reference), 1e-30)
+        metrics[name] = Metric(**dict(now.interval(name)), reference=reference, drop=drop)
+    for name in gates:
+        metric = metrics.get(name, Metric())
+        if metric.drop is None:
+            why = "these outcomes do not tell it, such as those of one class"
+            found.not_judged[f"decay.{name}"] = why
+        elif metric.drop > limits.max_drop:
+            text = (
+                f"{name} {metric.value:.4g} ({metric.low:.4g} to {metric.high:.4g}), on the test "
+                f"window {metric.reference:.4g}: surely worse by {metric.drop:.1%}"
+            )
+            found.alarm(f"decay.{name}", metric.drop, limits.max_drop, text)
+    return metrics
 
 
-def calibration_error(
-    labelled: LabelledRows,
-    held_out: pd.DataFrame,
-    operating_point: OperatingPoint,
-    schema: Schema,
-    params: Params,
-) -> CalibrationError:
-    """Return the miscalibration here and on the test window, and its limit.
-
-    The limit is that of the gate: more where so few rows would show more by chance.
-    """
-    task = tasks.of(schema)
-    max_error = params.monitor.decay.max_calibration_error
-    found = calibrated.calibration(
-        labelled.truth, labelled.scores, operating_point, schema, params.evaluate, max_error
-    )
-    known, scored = held_out_scores(held_out, schema)
-    before = task.miscalibration(known, scored, operating_point, schema, params.evaluate)
+def check_calibration(found: Evaluation, labelled: LabelledRows) -> CalibrationError:
+    """Return the miscalibration here and on the test window, and the limit of the gate."""
+    task = tasks.of(found.schema)
+    given = (found.bundle.operating_point, found.schema, found.params.evaluate)
+    max_error = found.params.monitor.decay.max_calibration_error
+    measured = calibration(labelled.truth, labelled.scores, *given, max_error)
+    known, scored = found.tested
+    reference = task.miscalibration(known, scored, *given)
+    worse = not measured.passed and bool(np.isfinite(measured.error))
+    if worse:
+        then = f"on the test window {reference:.3g}"
+        text = f"{task.MISCALIBRATION} {measured.error:.3g}, {then}"
+        found.alarm("decay.calibration", measured.error, measured.limit, text)
     return CalibrationError(
         measure=task.MISCALIBRATION,
-        value=found.error,
-        reference=before,
-        limit=found.limit,
-        worse=not found.passed and bool(np.isfinite(found.error)),
+        value=measured.error,
+        reference=reference,
+        limit=measured.limit,
+        worse=worse,
     )
 
 
@@ -111,49 +146,44 @@ def calibration_curve(labelled: LabelledRows, schema: Schema) -> list[Calibratio
     return [CalibrationBin(**line) for line in means.to_dict(orient="records")]
 
 
-def slice_metrics(labelled: LabelledRows, schema: Schema, min_rows: int) -> list[SliceMetrics]:
+def slice_metrics(found: Evaluation, labelled: LabelledRows) -> list[SliceMetrics]:
     """Return the task's few metrics for each value, with enough rows, of the logged slices."""
-    task = tasks.of(schema)
-    features = features_of(labelled.rows)
-    found = []
+    schema = found.schema
+    features = found.window.labelled.features.loc[labelled.rows.index]
+    slices = []
     for name in [name for name in schema.slices if name in features]:
         for value, places in features.groupby(group_values(features[name])).indices.items():
-            if len(places) < min_rows:
+            if len(places) < found.params.evaluate.min_slice_rows:
                 continue
-            measured = task.slice_metrics(labelled.truth[places], labelled.scores[places], schema)
-            if measured:
+            rows = (labelled.truth[places], labelled.scores[places])
+            if measured := tasks.of(schema).slice_metrics(*rows, schema):
                 facts = {"column": name, "value": str(value), "rows": len(places)}
-                found.append(SliceMetrics.model_validate({**facts, **measured}))
-    return found
+                slices.append(SliceMetrics.model_validate(facts | measured))
+    return slices
 
 
-def estimate(
-    outputs: pd.Series,
-    held_out: pd.DataFrame,
-    operating_point: OperatingPoint,
-    schema: Schema,
-    params: Params,
-) -> dict[str, Interval]:
+def estimate(found: Evaluation) -> dict[str, Interval]:
     """Return the metrics that the predictions are expected to have, with the range of chance.
 
     A classification's probabilities are taken for true. A regression's errors are taken for as
     large as those of similar predictions on the test window.
     """
+    schema = found.schema
+    point = found.bundle.operating_point
     task = tasks.of(schema)
-    scores = logged_scores(outputs, schema)
+    scores = logged_scores(found.window.answered.facts["output"], schema)
     random = np.random.default_rng(0)
-    known, scored = held_out_scores(held_out, schema)
+    known, scored = found.tested
     samples = []
     for _ in range(LABEL_SAMPLES):
         if schema.classes:
-            truth = task.sample_labels(random, scores, operating_point, schema, params.evaluate)
+            truth = task.sample_labels(random, scores, point, schema, found.params.evaluate)
         else:
             errors = known - scored[:, 0]
             truth = scores[:, 0] + similar_errors(random, scores[:, 0], errors, scored[:, 0])
-        metrics = task.weighted_metrics(truth, scores, operating_point, schema)
-        samples.append(metrics(np.ones(len(scores))))
+        samples.append(task.weighted_metrics(truth, scores, point, schema)(np.ones(len(scores))))
     table = pd.DataFrame(samples)
-    ends = table.quantile(INTERVAL)
+    ends = table.quantile(ENDS)
     return {
         name: Interval(value=table[name].mean(), low=ends[name].iloc[0], high=ends[name].iloc[1])
         for name in table

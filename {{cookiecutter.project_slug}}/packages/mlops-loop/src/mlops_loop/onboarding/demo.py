@@ -21,7 +21,6 @@ from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.monitoring.monitor import monitor
-from mlops_loop.monitoring.rules import rule_of
 from mlops_loop.release.promote import promote
 from mlops_loop.release.promotion import print_gates
 from mlops_loop.release.smoke_test.server import server
@@ -142,7 +141,7 @@ def monitor_traffic() -> tuple[str, str]:
     about = f"in {found.rows:,} predictions"
     if few := found.not_judged.get("drift"):
         return few, found.report
-    alarms = ", ".join(rule_of(alarm).subject for alarm in found.alarms)
+    alarms = ", ".join(alarm.rule.partition(": ")[2] for alarm in found.alarms)
     verdict = f"{' and '.join(found.verdicts)} {about}: {alarms}" if alarms else f"no drift {about}"
     return verdict, found.report
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from io import StringIO
+from typing import NamedTuple
 
 import matplotlib
 from markupsafe import Markup
@@ -21,8 +22,13 @@ VARIABLES = {
     "#000000": "var(--text)",
 }
 FEWEST = 3  # points of a trend: fewer are a table
-Values = Sequence[float | None]
 FIGURE = Markup('<figure><figcaption>{title}</figcaption>{svg}<p class="hint">{note}</p></figure>')
+
+
+class Line(NamedTuple):
+    label: str
+    values: Sequence[float | None]  # a point is drawn for each that is known
+    colour: str = "now"
 
 
 def chart(draw: Callable[[Axes], None], title: str, note: str = "", height: float = 2.9) -> Markup:
@@ -51,28 +57,33 @@ def with_own_ids(svg: str, title: str) -> Markup:
     return Markup(svg.replace("<svg", f"<svg{name}", 1))  # noqa: S704 - Matplotlib escapes texts
 
 
-def label_ticks(axes: Axes, labels: Sequence[str], name: str) -> list[int]:
-    """Label the x axis, with few labels if they are many; return their places."""
-    places = list(range(len(labels)))
-    step = max(1, len(labels) // 7)
-    axes.set_xticks(places[::step], labels[::step])
-    axes.set_xlabel(name)
-    axes.margins(x=0.05)
-    return places
+def trend(
+    title: str,
+    windows: Sequence[str],
+    lines: Sequence[Line],
+    reference: Line | None = None,
+    intervals: Sequence[tuple[float | None, float | None]] = (),
+) -> Markup | None:
+    """Return a chart over windows; None for too few points. `intervals` are of the first line."""
+    if not any(sum(value is not None for value in line.values) >= FEWEST for line in lines):
+        return None
 
+    def draw(axes: Axes) -> None:
+        step = max(1, len(windows) // 7)
+        axes.set_xticks(range(0, len(windows), step), windows[::step])
+        axes.set_xlabel("start of the window")
+        for place, (low, high) in enumerate(intervals):
+            if low is not None and high is not None:
+                axes.vlines(place, low, high, COLOURS["now"], linewidth=3, alpha=0.3)
+        for line in filter(None, [*lines, reference]):
+            known = {place: one for place, one in enumerate(line.values) if one is not None}
+            style = "--" if line is reference else "o-"
+            colour = COLOURS[line.colour]
+            points = (list(known), list(known.values()))
+            axes.plot(*points, style, color=colour, label=line.label, markersize=5)
+        if reference:
+            axes.legend(fontsize=8, frameon=False)
+        if not intervals:
+            axes.set_ylim(bottom=0)
 
-def draw_line(axes: Axes, values: Values, style: str, colour: str, label: str = "") -> None:
-    """Draw the values that there are, at their places."""
-    known = [(place, value) for place, value in enumerate(values) if value is not None]
-    places = [place for place, _ in known]
-    drawn = [value for _, value in known]
-    axes.plot(places, drawn, style, color=COLOURS[colour], label=label or None, markersize=5)
-
-
-def is_trend(values: Values) -> bool:
-    return sum(value is not None for value in values) >= FEWEST
-
-
-def draw_diagonal(axes: Axes, values: Sequence[float]) -> None:
-    ends = [min(values), max(values)]
-    axes.plot(ends, ends, ":", color=COLOURS["before"])
+    return chart(draw, title)

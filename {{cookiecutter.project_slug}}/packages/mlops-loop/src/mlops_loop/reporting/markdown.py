@@ -52,26 +52,6 @@ def table(heads: Sequence[str], rows: Iterable[Row]) -> Markdown:
     return Markdown("\n".join("| " + " | ".join(line) + " |" for line in lines))
 
 
-def line_chart(
-    title: str, axis: str, labels: Sequence[str], lines: Sequence[Sequence[float]]
-) -> Markdown:
-    """Return a chart; its y axis holds all values with some room."""
-    low = min(map(min, lines))
-    high = max(map(max, lines))
-    room = 0.1 * (high - low) or 0.1 * abs(high) or 0.1
-    quoted = ", ".join(f'"{label}"' for label in labels)
-    parts = [
-        "```mermaid",
-        "xychart-beta",
-        f'    title "{title}"',
-        f"    x-axis [{quoted}]",
-        f'    y-axis "{axis}" {low - room:.4g} --> {high + room:.4g}',
-        *(f"    line [{', '.join(f'{value:.4g}' for value in values)}]" for values in lines),
-        "```",
-    ]
-    return Markdown("\n".join(parts))
-
-
 TEMPLATES = page.environment(autoescape=False, finalize=plain)
 TEMPLATES.filters |= {"code": code, "markdown": Markdown, "paragraph": paragraph}
 TEMPLATES.globals["table"] = table

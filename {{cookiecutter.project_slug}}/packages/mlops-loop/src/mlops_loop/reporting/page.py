@@ -47,13 +47,11 @@ def cell(value: object) -> object:
     return number(value) if isinstance(value, int | float) else value
 
 
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def is_figure(value: object) -> bool:
     """Return whether a value is shown as a number, such as 22.1 %."""
-    return is_number(value) or (isinstance(value, str) and bool(FIGURE.fullmatch(value)))
+    if isinstance(value, str):
+        return bool(FIGURE.fullmatch(value))
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def environment(
@@ -104,19 +102,14 @@ def relative(path: Path, page: Path) -> str:
 
 def write_overview(root: Path = Path(), project: str = "") -> None:
     """Write reports/index.html, which links to all pages that there are."""
-    there = {name: path for name, path in PAGES.items() if (root / path).is_file()}
     pages = [
         (name, relative(path, OVERVIEW), ABOUT[name], modified(root / path))
-        for name, path in there.items()
+        for name, path in PAGES.items()
+        if (root / path).is_file()
     ]
     project = project or current_project().name
     text = render("overview.html", project=project, facts=[], links={}, pages=pages)
     files.write_text(root / OVERVIEW, text)
-
-
-def without_part(text: str, name: str) -> str:
-    """Return a page without the part between the comments of this name."""
-    return re.sub(rf"<!-- {name} -->.*?<!-- /{name} -->", "", text, flags=re.DOTALL)
 
 
 def modified(path: Path) -> datetime:

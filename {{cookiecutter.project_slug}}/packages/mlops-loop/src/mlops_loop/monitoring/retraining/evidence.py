@@ -2,31 +2,117 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import sqlalchemy as sa
 from pydantic import JsonValue
 
 from mlops_loop.base import files
 from mlops_loop.base.code_hash import code
-from mlops_loop.base.files import PARAMS, SCHEMA
-from mlops_loop.base.params.params_file import Params
-from mlops_loop.contract.schema import Schema
-from mlops_loop.data import ingest
-from mlops_loop.monitoring.retraining.audit_record import Record
-from mlops_loop.monitoring.retraining.training_windows import DAY, midnight
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.files import BUNDLE, PARAMS, SCHEMA, TEST
+from mlops_loop.base.params.params_file import Params, load_params
+from mlops_loop.base.settings import load_settings
+from mlops_loop.contract.schema import Schema, load_schema
+from mlops_loop.data import ingest, tables
+from mlops_loop.data.split import SPLITS
+from mlops_loop.metrics import tasks
+from mlops_loop.monitoring.retraining.decide import Evidence
+from mlops_loop.monitoring.retraining.document import (
+    ENDS,
+    FAILED,
+    STARTED,
+    Measured,
+    Record,
+    Split,
+)
+from mlops_loop.monitoring.retraining.windows import DAY, midnight
 from mlops_loop.prediction_log.window_summary import WindowSummary
-from mlops_loop.scoring.bundle import HELD_OUT, Bundle
+from mlops_loop.release import audit
+from mlops_loop.release.candidate import score
+from mlops_loop.release.champion import install, settle, target
+from mlops_loop.release.champion_inputs import with_champion_inputs
+from mlops_loop.scoring.bundle import HELD_OUT, Bundle, open_bundle
+from mlops_loop.tracking.registry import open_registry
+from mlops_loop.tracking.session import experiment_name
 
 TRAIN_PARAMS = f"{PARAMS}: train"
 
 
 @dataclass(frozen=True)
-class LabelledData:
+class Context:
+    """What a retraining works with: the project, its champion, and the retrainings before."""
+
+    model: str
+    params: Params
+    schema: Schema
+    champion: Bundle | None  # of this target
+    log: sa.Engine  # the audit log
+    started: tuple[datetime, ...]  # `until` of each retraining, oldest first
+    finished: Record | None  # the last one that came to an end: neither failed nor killed
+    seen: audit.Seen  # the last start, which a new one builds on
+
+
+def open_context(log: sa.Engine) -> Context:
+    """Read it all; the champion is installed where it is served."""
+    schema = load_schema()
+    model = experiment_name()
+    registry = open_registry(load_settings())
+    settle(registry, log)  # finishes what a crash cut short before
+    champion = open_bundle(target()) if install(registry, target()) else None
+    if champion and (champion.schema.task, champion.schema.target) != (schema.task, schema.target):
+        champion = None
+    started = []
+    finished = running = None
+    for line in audit.read(log, model):
+        if line.event == STARTED:
+            running = Record.model_validate(line.told)
+            started.append(datetime.fromisoformat(running.until))
+        elif line.event == FAILED:
+            running = None
+        elif line.event in ENDS and running:
+            finished = running
+            running = None
+    seen = audit.Seen(audit.last(log, model, STARTED), (STARTED,))
+    params = load_params()
+    return Context(model, params, schema, champion, log, tuple(started), finished, seen)
+
+
+def gather(
+    context: Context,
+    day: datetime,
+    windows: list[WindowSummary],
+    made_from: dict[str, str],
+    force_reason: str | None,
+) -> Evidence:
+    """Return what speaks for a retraining with data of before a day."""
+    last = context.finished
+    champion = context.champion
+    since = trained_through(last, champion)
+    known_to = day - context.params.retrain.label_delay_days * DAY
+    labelled = labelled_data(context.schema, context.params, since, known_to)
+    return Evidence(
+        until=day,
+        champion=champion.version if champion else None,
+        trained_through=since,
+        retrained=context.started,
+        decay=decay_alarms(windows, champion, last.seen_until if last else None),
+        rows=labelled.new_rows,
+        newest=labelled.newest,
+        oldest=labelled.oldest,
+        changed=changes(last, champion, made_from),
+        force_reason=force_reason,
+    )
+
+
+class LabelledData(NamedTuple):
     """The labelled rows of the source; all None if the contract has no time."""
 
     new_rows: int | None = None
@@ -34,13 +120,10 @@ class LabelledData:
     oldest: datetime | None = None
 
 
-def fingerprint(schema: Path, params: Params) -> dict[str, str]:
+def fingerprint(params: Params) -> dict[str, str]:
     """Return the hashes of what a model comes from, apart from the data."""
-    return {
-        **code(),
-        schema.name: files.sha256(schema),
-        TRAIN_PARAMS: digest(params.train.model_dump(mode="json")),
-    }
+    settings = digest(params.train.model_dump(mode="json"))
+    return {**code(), SCHEMA.name: files.sha256(SCHEMA), TRAIN_PARAMS: settings}
 
 
 def digest(settings: Mapping[str, JsonValue]) -> str:
@@ -52,18 +135,15 @@ def changes(last: Record | None, champion: Bundle | None, now: dict[str, str]) -
     before = last.fingerprint if last else {}
     if not last and champion:
         manifest = champion.manifest
-        code_hashes = manifest.code_sha256
         before = {
-            **code_hashes,
+            **manifest.code_sha256,
             SCHEMA.name: manifest.inputs_sha256[SCHEMA.name],
             TRAIN_PARAMS: digest(manifest.params["train"]),
         }
-        # An older bundle does not tell its code: then only the rest is compared.
-        now = {name: value for name, value in now.items() if name in before or code_hashes}
-    if not before:
-        return ()
-    different = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return tuple(Path(name).name for name in different)
+        if not manifest.code_sha256:  # an older bundle does not tell its code: the rest is compared
+            now = {name: value for name, value in now.items() if name in before}
+    names = {**before, **now} if before else {}
+    return tuple(Path(name).name for name in names if before.get(name) != now.get(name))
 
 
 def trained_through(last: Record | None, champion: Bundle | None) -> datetime | None:
@@ -108,13 +188,40 @@ def decay_alarms(
     windows: list[WindowSummary], champion: Bundle | None, since: datetime | None
 ) -> tuple[str, ...]:
     """Return the alarms of decay about the champion in windows that ended after `since`, UTC."""
-    if champion is None:
-        return ()
     return tuple(
         f"{window.window}: {alarm.text}"
         for window in windows
-        if window.model_version == champion.version
+        if champion
+        and window.model_version == champion.version
         and (since is None or window.end.replace(tzinfo=None) > since)
         for alarm in window.alarms
         if alarm.verdict == "decay"
     )
+
+
+def split_sizes(schema: Schema) -> dict[str, Split]:
+    """Return rows, first and last time of the training, validation and test window."""
+    found = {}
+    for name, path in SPLITS.items():
+        first = last = None
+        if schema.timestamp:
+            times = pq.read_table(path, columns=[schema.timestamp])[schema.timestamp]
+            first = pc.min(times).as_py().isoformat()
+            last = pc.max(times).as_py().isoformat()
+        found[name] = Split(rows=pq.read_metadata(path).num_rows, first=first, last=last)
+    return found
+
+
+def candidate_metrics(champion: Bundle | None, params: Params) -> Measured:
+    """Return the metrics of candidate, champion and naive baseline on the newest window."""
+    candidate = open_bundle(BUNDLE)
+    schema = candidate.schema
+    found: Measured = {"candidate": candidate.manifest.metrics}
+    if champion:
+        with suppress(Failure):  # of two that cannot be compared: `promote` says why
+            table = tables.read_sample(TEST, params.gates.max_rows)
+            task = tasks.of(schema)
+            scores = score(champion, with_champion_inputs(champion.schema, schema, table, params))
+            given = (champion.operating_point, schema, params.evaluate)
+            found["champion"] = {**task.measure(task.truth(table, schema), scores, *given)}
+    return found | {"naive baseline": candidate.manifest.baseline}

@@ -1,0 +1,60 @@
+"""Evaluation: a window, the champion that it is about, and the alarms that the checks raise."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import pandas as pd
+
+from mlops_loop.base.params.params_file import Params
+from mlops_loop.contract.schema import Schema
+from mlops_loop.data import tables
+from mlops_loop.metrics.calibration import held_out_scores
+from mlops_loop.metrics.values import Scores, Truth
+from mlops_loop.monitoring.monitoring_window import MonitoringWindow
+from mlops_loop.prediction_log.window_summary import Alarm, Number
+from mlops_loop.scoring.bundle import HELD_OUT, REFERENCE, Bundle
+
+SUBJECTS = {  # of a rule, for people; of the others it is the last part of their ids
+    "drift": "{column}",
+    "quality.nulls": "nulls in {column}",
+    "quality.unseen": "unseen in {column}",
+    "quality.refused": "refused requests",
+}
+
+
+@dataclass
+class Evaluation:
+    """`not_judged` says why a rule, or a family of them, was not checked."""
+
+    window: MonitoringWindow
+    bundle: Bundle  # the champion's
+    params: Params
+    alarms: list[Alarm] = field(default_factory=list)
+    not_judged: dict[str, str] = field(default_factory=dict)
+
+    def alarm(self, rule: str, value: Number, limit: Number, text: str, column: str = "") -> None:
+        """Add an alarm; `rule` is its id, the verdict and what is checked: drift, decay.roc_auc."""
+        verdict, _, check = rule.partition(".")
+        name = f"{verdict}: {SUBJECTS.get(rule, check).format(column=column)}"
+        facts = {"id": rule, "verdict": verdict, "column": column or None, "text": text}
+        alarm = {**facts, "rule": name, "value": value, "limit": limit}
+        self.alarms.append(Alarm.model_validate(alarm))
+
+    @property
+    def schema(self) -> Schema:
+        return self.bundle.schema
+
+    @cached_property
+    def reference(self) -> pd.DataFrame:
+        """A sample of the rows that the champion learned from."""
+        return tables.read_table(self.bundle.folder / REFERENCE)
+
+    @cached_property
+    def held_out(self) -> pd.DataFrame:
+        """A sample of the test window, with the champion's scores."""
+        return tables.read_table(self.bundle.folder / HELD_OUT)
+
+    @cached_property
+    def tested(self) -> tuple[Truth, Scores]:
+        """Truth and scores on the test window."""
+        return held_out_scores(self.held_out, self.schema)
