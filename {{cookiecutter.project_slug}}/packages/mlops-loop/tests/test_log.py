@@ -1,5 +1,4 @@
 import asyncio
-import json
 import sqlite3
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from mlops_loop.prediction_log.predictions import (
 )
 from mlops_loop.prediction_log.rejected_requests import count_rejected
 from mlops_loop.prediction_log.retention import prune
-from mlops_loop.prediction_log.tables import METADATA, OUTCOMES, PREDICTIONS
+from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
 from mlops_loop.prediction_log.writing import spool
 from mlops_loop.prediction_log.writing.database import TURN_FILE
 from mlops_loop.prediction_log.writing.spool import LogFull
@@ -246,16 +245,14 @@ def test_refusals_wait_while_the_database_is_away(file: Path, tmp_path: Path) ->
     with writing(url, tmp_path) as writer:
         writer.count_rejected("contract", "carrier")
         file.parent.rename(away)
-        writer.rejected.flush(
-            writer.database
-        )  # is not sure of anything: what was written there, nobody would find
+        writer.flush_rejected()  # what was written there, nobody would find
         assert writer.rejected.pending
         assert writer.database.available  # those who write predictions find out themselves
         assert send(writer, [entry()]) == [None]
         assert not writer.database.available
         writer.count_rejected("contract", "carrier")
         writer.count_rejected("size", "")
-        writer.rejected.flush(writer.database)
+        writer.flush_rejected()
         away.rename(file.parent)
         until(lambda: writer.status().answers)
         until(lambda: refused(url) == {("contract", "carrier"): 2, ("size", ""): 1})
@@ -274,7 +271,7 @@ def test_a_refusal_that_cannot_be_counted_stops_no_prediction(url: str, tmp_path
             connection.exec_driver_sql("ALTER TABLE refusals RENAME TO taken_away")
         try:
             writer.count_rejected("contract", "dest")
-            writer.rejected.flush(writer.database)
+            writer.flush_rejected()
             assert writer.rejected.pending
             assert send(writer, [one]) == [None]
             assert writer.status() == (0, 0, 0, True)
@@ -342,19 +339,6 @@ def spooled(folder: Path, entries: list[Entry], tail: bytes = b"") -> Path:
     path = folder / f"{uuid.uuid4().hex}.jsonl"
     path.write_bytes(b"".join(map(spool.to_line, entries)) + tail)
     return path
-
-
-def test_what_an_older_version_spooled_is_replayed(url: str, tmp_path: Path) -> None:
-    one = entry(2)
-    facts = json.loads(spool.to_line(one)) | {"rows": "W10="}
-    line = json.dumps([facts, [[FEATURES, OUTPUT]] * 2]).encode() + b"\n"
-    path = spooled(tmp_path / "spool", [], line)
-    with writing(url, tmp_path):
-        until(lambda: not path.exists())
-    engine = open_log(url)
-    rows = read_predictions(engine, one.prefix)
-    assert [(row.features, row.output) for row in rows] == [(FEATURES, OUTPUT)] * 2
-    engine.dispose()
 
 
 def test_leftovers_are_replayed_without_a_torn_line(url: str, tmp_path: Path) -> None:
@@ -555,7 +539,7 @@ def test_a_server_starts_without_its_database(server: Postgres, tmp_path: Path) 
 def test_predictions_are_spooled_while_postgresql_hangs(
     server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlops_loop.prediction_log.writing.writer.HANGING_SECONDS", 2)
+    monkeypatch.setattr("mlops_loop.prediction_log.writing.database.HANGING_SECONDS", 2)
     entries = [entry() for _ in range(20)]
     with writing(server.url, tmp_path) as writer:
         assert send(writer, [entry()]) == [None]
@@ -611,28 +595,6 @@ def test_a_writer_that_closed_refuses(file: Path, tmp_path: Path) -> None:
     with writing(f"sqlite:///{file.as_posix()}", tmp_path) as writer:
         assert send(writer, [entry()]) == [None]
     assert isinstance(send(writer, [entry()])[0], LogFull)
-
-
-def test_the_table_of_an_older_version_is_brought_up_to_date(url: str, tmp_path: Path) -> None:
-    engine = sa.create_engine(url)
-    old = sa.MetaData()
-    names = ("id", "time", "model_version", "features", "output", "latency_ms")
-    table = sa.Table("predictions", old, *(PREDICTIONS.c[name]._copy() for name in names))
-    row = {"id": uuid.uuid4().hex, "time": datetime.now(UTC), "model_version": "1"}
-    with engine.begin() as connection:
-        METADATA.drop_all(connection)
-        old.create_all(connection)
-        connection.execute(
-            sa.insert(table), row | {"features": {}, "output": {}, "latency_ms": 1.0}
-        )
-    engine.dispose()
-    new = entry()
-    with writing(url, tmp_path) as writer:
-        assert send(writer, [new]) == [None]
-    found = {row["id"]: row for row in read_log(open_log(url), row["time"] - timedelta(1), "1")}
-    assert found[row["id"]]["variant"] == "champion"
-    assert found[row["id"]]["paired_with"] is None
-    assert ids([new])[0] in found
 
 
 def test_outcomes_are_recorded_repeated_corrected_or_unknown(url: str, tmp_path: Path) -> None:

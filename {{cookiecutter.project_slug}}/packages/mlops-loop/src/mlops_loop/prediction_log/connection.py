@@ -1,12 +1,9 @@
 """Connections to the prediction log's database, with time limits, and what its errors mean."""
 
-import os
-import socket
 import sqlite3
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
@@ -31,7 +28,7 @@ NETWORK = {
 
 
 def open_log(url: str, statement_seconds: float = STATEMENT_SECONDS) -> sa.Engine:
-    """Return an engine on the log's database, with its tables created or brought up to date.
+    """Return an engine on the log's database, with its tables created.
 
     Raises Failure if the database cannot be used. On PostgreSQL a statement fails after
     `statement_seconds`.
@@ -60,52 +57,36 @@ def connect(url: str, statement_seconds: float = STATEMENT_SECONDS) -> sa.Engine
         )
     except (SQLAlchemyError, ImportError, ValueError) as error:
         raise unusable(error) from None
-    if database == "sqlite":
-        sa.event.listen(engine, "connect", set_up_sqlite)
-    else:
-        sa.event.listen(engine, "connect", postgres_setup(statement_seconds))
+    set_up_connections(engine, statement_seconds)
     return engine
 
 
-def postgres_setup(
-    statement_seconds: float,
-) -> Callable[["psycopg.Connection", ConnectionPoolEntry], None]:
-    """Return what lets the server cancel statements, and read all times in UTC."""
-    limits = {
-        "statement_timeout": statement_seconds,
-        "lock_timeout": min(CONNECT_SECONDS, statement_seconds),
-    }
+def set_up_connections(engine: sa.Engine, statement_seconds: float) -> None:
+    lock_seconds = min(CONNECT_SECONDS, statement_seconds)
+    statements = {
+        "sqlite": (
+            f"PRAGMA busy_timeout = {SQLITE_LOCK_SECONDS * 1000}",
+            "PRAGMA auto_vacuum = FULL",  # of a new file, so that `prune` makes it smaller
+            "PRAGMA journal_mode = WAL",
+            "PRAGMA synchronous = FULL",  # a commit is on the disk
+        ),
+        "postgresql": (
+            f"SET statement_timeout = {round(statement_seconds * 1000)}",
+            f"SET lock_timeout = {round(lock_seconds * 1000)}",
+            "SET TIME ZONE 'UTC'",
+        ),
+    }[engine.dialect.name]
 
-    def set_up(connection: "psycopg.Connection", _: ConnectionPoolEntry) -> None:
-        for name, seconds in limits.items():
-            connection.execute(f"SET {name} = {round(seconds * 1000)}")
-        connection.execute("SET TIME ZONE 'UTC'")
+    @sa.event.listens_for(engine, "connect")
+    def set_up(
+        connection: "sqlite3.Connection | psycopg.Connection", entry: ConnectionPoolEntry
+    ) -> None:
+        for statement in statements:
+            connection.execute(statement)
         connection.commit()
-
-    return set_up
-
-
-def cut_off(connection: sa.Connection) -> None:
-    """End a statement that waits for a PostgreSQL which hangs; another thread may do so.
-
-    Keep-alives do not see that: its machine's kernel goes on acknowledging packets.
-    """
-    if connection.dialect.name == "postgresql":
-        driver = cast("psycopg.Connection", connection.connection.driver_connection)
-        with suppress(OSError), socket.socket(fileno=os.dup(driver.fileno())) as copy:
-            copy.shutdown(socket.SHUT_RDWR)
-
-
-def set_up_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
-    file = connection.execute("PRAGMA database_list").fetchone()[2]
-    record.info["file"] = (file, file_id(file))
-    for pragma in (
-        f"busy_timeout = {SQLITE_LOCK_SECONDS * 1000}",
-        "auto_vacuum = INCREMENTAL",  # of a new file, so that `prune` can make it smaller
-        "journal_mode = WAL",
-        "synchronous = FULL",  # a commit is on the disk
-    ):
-        connection.execute(f"PRAGMA {pragma}").fetchall()
+        if engine.dialect.name == "sqlite":
+            file = connection.execute("PRAGMA database_list").fetchall()[0][2]
+            entry.info["file"] = (file, file_id(file))
 
 
 def file_id(file: str) -> tuple[int, int]:

@@ -18,9 +18,7 @@ from filelock import FileLock, Timeout
 from mlops_loop.prediction_log.predictions import Entry
 
 CHUNK = 1 << 20  # bytes that are replayed at a time
-LINE = msgspec.json.Decoder(Entry)
-# Of versions before 1.1: [entry, [[features, output], ...]].
-OLD_LINE = msgspec.json.Decoder(tuple[Entry, list[tuple[msgspec.Raw, msgspec.Raw]]])
+DECODER = msgspec.json.Decoder(Entry)
 
 
 class LogFull(Exception):
@@ -30,15 +28,6 @@ class LogFull(Exception):
 def to_line(entry: Entry) -> bytes:
     """Return the entry as a line. Raises ValueError for texts that are not Unicode."""
     return msgspec.json.encode(entry) + b"\n"
-
-
-def from_line(line: bytes) -> Entry:
-    """Return the entry. Raises ValueError if the line holds none."""
-    if not line.startswith(b"["):
-        return LINE.decode(line)
-    entry, pairs = OLD_LINE.decode(line)
-    parts = [bytes(part) for features, output in pairs for part in (output, features)]
-    return msgspec.structs.replace(entry, rows=b"".join(part + b"\n" for part in parts))
 
 
 def size(folder: Path) -> int:
@@ -58,9 +47,11 @@ class Spool:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.limit = limit
-        self.mutex = threading.RLock()
+        self.mutex = threading.Lock()
         self.file: FileIO | None = None
         self.lock: FileLock | None = None
+        self.end = 0  # of what was acknowledged of the file
+        self.full = False  # whether the last lines could not be written
         self.counts: dict[Path, int] = {}  # rows of each file that this process made
 
     def append(self, lines: Sequence[bytes], rows: int) -> None:
@@ -70,29 +61,25 @@ class Spool:
         """
         data = b"".join(lines)
         with self.mutex:
+            self.full = True
             try:
                 if size(self.folder) + len(data) > self.limit:
                     raise LogFull("the spool is full")
                 file = self.file or self.create_file()
-                path = Path(str(file.name))
-                end = file.tell()
-                try:
-                    write(file, data)
-                except OSError:
-                    with suppress(OSError):  # leave no half line
-                        file.truncate(end)
-                    self.rotate()
-                    raise
+                file.truncate(self.end)  # no half line of a write that failed
+                write(file, data)
             except OSError as error:
                 raise LogFull(f"the spool cannot be written: {error.strerror}") from None
-            self.counts[path] += rows
+            self.full = False
+            self.end += len(data)
+            self.counts[Path(str(file.name))] += rows
 
     def create_file(self) -> FileIO:
         path = self.folder / f"{uuid.uuid4().hex}.jsonl"
-        lock = FileLock(path.with_suffix(".lock"), thread_local=False)
-        lock.acquire()  # before there is a file that another process might take
-        self.lock = lock
-        self.file = FileIO(path, "x")
+        self.lock = FileLock(path.with_suffix(".lock"), thread_local=False)
+        self.lock.acquire()  # before there is a file that another process might take
+        self.file = FileIO(path, "a")
+        self.end = 0
         self.counts[path] = 0
         sync_folder(self.folder)
         return self.file
@@ -104,8 +91,7 @@ class Spool:
                 self.file.close()
             if self.lock:
                 self.lock.release()
-            self.file = None
-            self.lock = None
+            self.file = self.lock = None
 
     def rows(self) -> int:
         """Return how many rows of this process are not in the database yet."""
@@ -134,19 +120,16 @@ def sync_folder(folder: Path) -> None:
 @contextmanager
 def claimed(path: Path) -> Iterator[bool]:
     """Lock a file of the spool; give whether that worked and the file is still there."""
-    lock = FileLock(path.with_suffix(".lock"), thread_local=False)
+    lock_file = path.with_suffix(".lock")
     try:
-        lock.acquire(blocking=False)
+        with FileLock(lock_file, blocking=False):
+            yield path.exists()
     except Timeout:
         yield False
         return
-    try:
-        yield path.exists()
-    finally:
-        lock.release()
-        if not path.exists():
-            with suppress(OSError):
-                path.with_suffix(".lock").unlink(missing_ok=True)
+    if not path.exists():
+        with suppress(OSError):
+            lock_file.unlink()
 
 
 def chunks(path: Path) -> Iterator[tuple[list[Entry], list[bytes]]]:
@@ -160,7 +143,7 @@ def chunks(path: Path) -> Iterator[tuple[list[Entry], list[bytes]]]:
             broken: list[bytes] = []
             for line in lines:
                 try:
-                    entries.append(from_line(line))
+                    entries.append(DECODER.decode(line))
                 except ValueError:
                     if line.endswith(b"\n"):
                         broken.append(line)
@@ -170,6 +153,6 @@ def chunks(path: Path) -> Iterator[tuple[list[Entry], list[bytes]]]:
 def keep_rejected(folder: Path, lines: Sequence[bytes]) -> Path:
     """Keep lines that the database rejects, for a person to look at; return where."""
     path = folder / "refused.txt"
-    with FileLock(path.with_suffix(".lock")), path.open("ab", buffering=0) as file:
+    with path.open("ab", buffering=0) as file:
         write(file, b"".join(lines))
     return path
