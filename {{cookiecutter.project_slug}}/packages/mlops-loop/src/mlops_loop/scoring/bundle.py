@@ -74,17 +74,14 @@ def open_bundle(folder: Path) -> Bundle:
     manifest = read_document(folder / MANIFEST, Manifest)
     sha256 = files.sha256(folder / MANIFEST)
     promoted = folder / PROMOTION
-    promotion = PromotionFacts()
-    if promoted.is_file():
-        promotion = read_document(promoted, PromotionFacts)
-    if not manifest.files or promotion.bundle_sha256 not in ("", sha256):
+    facts = read_document(promoted, PromotionFacts) if promoted.is_file() else PromotionFacts()
+    if not manifest.files or facts.bundle_sha256 not in ("", sha256):
         raise Refusal(f"{folder / MANIFEST} was changed after its export")
-    if foreign := set(promotion.files) - CARDS:
+    if foreign := set(facts.files) - CARDS:
         raise Refusal(f"{promoted} was changed: a promotion does not replace {min(foreign)}")
-    for name, expected in (manifest.files | promotion.files).items():
+    for name, expected in (manifest.files | facts.files).items():
         if not (folder / name).is_file() or files.sha256(folder / name) != expected:
             raise Refusal(f"{folder / name} is missing or was changed after its export")
     if problem := versions.problem(manifest.mlops_loop):
         raise Refusal(f"the bundle in {folder} was {problem}")
-    schema = read_yaml(folder / "schema.yaml", Schema)
-    return Bundle(folder, manifest, promotion, schema, sha256)
+    return Bundle(folder, manifest, facts, read_yaml(folder / "schema.yaml", Schema), sha256)

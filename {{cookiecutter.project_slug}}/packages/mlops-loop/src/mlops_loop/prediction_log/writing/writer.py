@@ -8,26 +8,25 @@ import asyncio
 import logging
 import queue
 import threading
-import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.prediction_log.connection import error_summary, is_wrong_sqlite_path, unusable
 from mlops_loop.prediction_log.predictions import Entry
 from mlops_loop.prediction_log.rejected_requests import RejectedCounter
 from mlops_loop.prediction_log.tables import create_missing
-from mlops_loop.prediction_log.writing import spool
 from mlops_loop.prediction_log.writing.database import LogDatabase, transaction, write_entries
-from mlops_loop.prediction_log.writing.spool import LogFull, Spool
+from mlops_loop.prediction_log.writing.spool import Line, LogFull, Spool
 
 BATCH_BYTES = 2 << 20  # of rows in one transaction
 QUEUE_BYTES = 64 << 20  # of rows that may wait
 QUEUE_REQUESTS = 10_000  # that may wait
-RETRY_SECONDS = 1  # between two attempts to reach the database
 REPLAY_ATTEMPTS = 5  # until it is a spooled line that is to blame, and not the database
 FLUSH_SECONDS = 5  # between two writes of rejected requests: a `kill -9` may lose so many
 CLOSE_SECONDS = 10  # that what is queued at the end gets to be written
@@ -42,8 +41,8 @@ class EntryRejected(Exception):
 
 class Status(NamedTuple):
     queue: int  # requests
-    spool_rows: int  # of this process
-    spool_bytes: int  # of all processes
+    spool_rows: int  # of all processes
+    spool_bytes: int
     answers: bool  # whether the database does
 
 
@@ -60,7 +59,6 @@ class Writer:
         self.bytes_waiting = 0  # counted by the event loop
         self.ended = threading.Event()
         self.replay_failures = 0  # one after the other
-        self.transactions = 0
         self.writing = threading.Thread(target=self.write_queued, daemon=True, name="log")
         self.recovering = threading.Thread(target=self.recover, daemon=True, name="spool")
 
@@ -95,18 +93,16 @@ class Writer:
         return self.spool.full and not self.database.available
 
     def status(self) -> Status:
-        size = spool.size(self.spool.folder)
-        return Status(self.queue.qsize(), self.spool.rows(), size, self.database.available)
+        return Status(self.queue.qsize(), *self.spool.totals, self.database.available)
 
     def close(self) -> None:
         """Write what waits, and end; a thread that hangs is left behind."""
         self.ended.set()
         self.queue.put(None)
         self.writing.join(CLOSE_SECONDS)
-        self.recovering.join(RETRY_SECONDS)
+        self.recovering.join(1)
         if not self.recovering.is_alive():
             self.flush_rejected()
-        self.spool.rotate()
         self.database.close()
 
     def write_queued(self) -> None:
@@ -139,22 +135,19 @@ class Writer:
         """Write entries to the database, or else to the spool."""
         if self.database.available:
             try:
-                self.transactions += 1
                 rejected = self.database.write(entries)
                 return {prefix: EntryRejected(reason) for prefix, reason in rejected.items()}
             except Exception as error:
                 self.database.mark_unavailable(error)
-        lines: list[bytes] = []
-        rows = 0
+        lines: list[Line] = []
         failures: Failures = {}
         for entry in entries:
             try:
-                lines.append(spool.to_line(entry))
-                rows += entry.row_count
+                lines.append(Line(entry.row_count, msgspec.json.encode(entry)))
             except ValueError as error:  # no database would take it
                 failures[entry.prefix] = EntryRejected(str(error))
         try:
-            self.spool.append(lines, rows)
+            self.spool.append(lines)
         except LogFull as error:
             failures = {entry.prefix: error for entry in entries} | failures
         return failures
@@ -179,47 +172,44 @@ class Writer:
 
     def recover(self) -> None:
         """Try the database while it is away, replay the spool, and flush counts, until the end."""
-        flushed = time.monotonic()
-        while True:
+        for second in count(1):
             self.database.cut_off_hanging()
             try:
                 if not self.database.available:
                     self.database.reconnect()
-                self.spool.rotate()
                 self.replay()
+            except LogFull as error:
+                LOGGER.error("%s", error)
             except Exception as error:
                 self.database.mark_unavailable(error)
-            if time.monotonic() - flushed >= FLUSH_SECONDS:
+            if second % FLUSH_SECONDS == 0:
                 self.flush_rejected()
-                flushed = time.monotonic()
-            if self.ended.wait(RETRY_SECONDS):
+            if self.ended.wait(1):
                 return
 
     def replay(self) -> None:
-        """Write the spool's files, but those of other living processes, to the database."""
-        for path in sorted(self.spool.folder.glob("*.jsonl")):
-            with spool.claimed(path) as mine:
-                if mine:
-                    self.replay_failures += 1
-                    self.replay_file(path)
-                    self.replay_failures = 0
-
-    def replay_file(self, path: Path) -> None:
-        """Write a file to the database and remove it; doing so twice does no harm."""
-        # An error that comes again and again, although the database takes other writes, must not
-        # hold up the other lines for ever.
-        blame_data = self.replay_failures > REPLAY_ATTEMPTS
-        with self.engine.connect() as connection:
-            for entries, lines in spool.chunks(path):
-                if self.ended.is_set():
-                    return  # the next process continues
-                rejected = write_entries(connection, entries, blame_data) if entries else {}
-                lines += [spool.to_line(entry) for entry in entries if entry.prefix in rejected]
-                if lines:
-                    self.database.probe()  # it is away, and no line to blame, if this fails
-                    kept = spool.keep_rejected(self.spool.folder, lines)
-                    LOGGER.error("%d spooled requests cannot be logged, see %s", len(lines), kept)
-        path.unlink()
+        """Write what is spooled to the database; that two processes do so does no harm."""
+        while not self.ended.is_set() and (lines := self.spool.oldest()):
+            # An error that comes again and again, although the database takes other writes, must
+            # not hold up the other lines for ever.
+            blame_data = self.replay_failures >= REPLAY_ATTEMPTS
+            self.replay_failures += 1
+            entries: dict[bytes, Entry] = {}
+            aside: list[bytes] = []
+            for text in lines.values():
+                try:
+                    entries[text] = msgspec.json.decode(text, type=Entry)
+                except ValueError:
+                    aside.append(text)
+            with self.engine.connect() as connection:
+                rejected = write_entries(connection, [*entries.values()], blame_data)
+            aside += [text for text, entry in entries.items() if entry.prefix in rejected]
+            if aside:
+                self.database.probe()  # it is away, and no line to blame, if this fails
+                kept = self.spool.set_aside(aside)
+                LOGGER.error("%d spooled requests cannot be logged, see %s", len(aside), kept)
+            self.spool.remove(max(lines))
+            self.replay_failures = 0
 
     def flush_rejected(self) -> None:
         """Write the counts of rejected requests; what fails waits for the next time.
