@@ -1,7 +1,7 @@
 """Connections to the prediction log's database, with time limits, and what its errors mean."""
 
+import os
 import sqlite3
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,13 +27,9 @@ NETWORK = {
 }
 
 
-def open_log(url: str, statement_seconds: float = STATEMENT_SECONDS) -> sa.Engine:
-    """Return an engine on the log's database, with its tables created.
-
-    Raises Failure if the database cannot be used. On PostgreSQL a statement fails after
-    `statement_seconds`.
-    """
-    engine = connect(url, statement_seconds)
+def open_log(url: str) -> sa.Engine:
+    """Return an engine on the log's database, with its tables; raise Failure if it is unusable."""
+    engine = connect(url)
     try:
         create_missing(engine)
     except SQLAlchemyError as error:
@@ -44,8 +40,8 @@ def open_log(url: str, statement_seconds: float = STATEMENT_SECONDS) -> sa.Engin
 def connect(url: str, statement_seconds: float = STATEMENT_SECONDS) -> sa.Engine:
     """Return an engine on the database of the predictions, in which the audit log is too.
 
-    It connects when it is used. Raises Failure for a wrong URL, another database than SQLite and
-    PostgreSQL, or a missing driver.
+    It connects when it is used. On PostgreSQL a statement fails after `statement_seconds`. Raises
+    Failure for a wrong URL, another database than SQLite and PostgreSQL, or a missing driver.
     """
     try:
         database = sa.make_url(url).get_backend_name()
@@ -86,21 +82,18 @@ def set_up_connections(engine: sa.Engine, statement_seconds: float) -> None:
         connection.commit()
         if engine.dialect.name == "sqlite":
             file = connection.execute("PRAGMA database_list").fetchall()[0][2]
-            entry.info["file"] = (file, file_id(file))
-
-
-def file_id(file: str) -> tuple[int, int]:
-    """Return device and inode of a file; zeros if it does not exist."""
-    with suppress(OSError):
-        stat = Path(file).stat()
-        return stat.st_dev, stat.st_ino
-    return 0, 0
+            entry.info["file"] = (file, Path(file).stat()) if file else None
 
 
 def file_was_replaced(connection: sa.Connection) -> bool:
     """Return whether a SQLite file was moved or replaced: what is written to it is lost."""
-    file, id_at_connect = connection.info.get("file", ("", None))
-    return bool(file) and file_id(file) != id_at_connect
+    if not (found := connection.info.get("file")):
+        return False
+    file, at_connect = found
+    try:
+        return not os.path.samestat(at_connect, Path(file).stat())
+    except OSError:
+        return True
 
 
 def unusable(error: Exception) -> Failure:

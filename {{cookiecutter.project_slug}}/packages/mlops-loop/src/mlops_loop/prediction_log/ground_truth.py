@@ -30,25 +30,20 @@ def record_ground_truth(engine: sa.Engine, pairs: Sequence[tuple[str, Value]]) -
 
     A value that differs from the recorded one replaces it. Unknown ids are left out.
     """
-    unknown: list[int] = []
     changed: dict[str, Value] = {}
-    recorded = repeated = corrected = 0
+    repeated = 0
     with engine.begin() as connection:
         lock_database(connection)
         values = read_values(connection, {name for name, _ in pairs})
-        for position, (name, value) in enumerate(pairs):
-            if name not in values:
-                unknown.append(position)
-                continue
-            if values[name] == value:
+        unknown = [place for place, (name, _) in enumerate(pairs) if name not in values]
+        recorded = list(values.values()).count(None)
+        for name, value in pairs:
+            if name in values and values[name] == value:
                 repeated += 1
-                continue
-            if values[name] is None:
-                recorded += 1
-            else:
-                corrected += 1
-            values[name] = changed[name] = value
+            elif name in values:
+                values[name] = changed[name] = value
         write_values(connection, changed)
+    corrected = len(pairs) - len(unknown) - repeated - recorded
     return Recorded(recorded, repeated, corrected, unknown)
 
 

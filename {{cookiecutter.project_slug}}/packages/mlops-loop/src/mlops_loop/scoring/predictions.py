@@ -1,7 +1,7 @@
 """Answers: what the API answers for each row, by task."""
 
 from collections.abc import Callable, Sequence
-from typing import TypedDict, cast
+from typing import cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -18,13 +18,6 @@ Prediction = dict[str, Field]  # for one row, as the API and the log have it
 Output = msgspec.Struct | Prediction
 Answerer = Callable[[Floats], list[msgspec.Struct]]
 ID = ("id", str | UnsetType)  # UNSET in the log, which has it in a column of its own
-
-
-class AnswerBody(TypedDict):
-    """The answer to a request."""
-
-    model_version: str
-    predictions: list[Prediction]
 
 
 def labels(scores: Floats, schema: Schema, point: OperatingPoint) -> list[str]:

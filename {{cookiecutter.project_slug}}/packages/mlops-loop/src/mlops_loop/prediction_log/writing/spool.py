@@ -1,4 +1,4 @@
-"""Spool: predictions on disk that wait for the log's database, in a SQLite file of all processes."""
+"""Spool: predictions that wait on disk for the log's database, in one SQLite file."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ ADD = "UPDATE totals SET rows = rows + ?, bytes = bytes + ?"
 COUNT = "SELECT coalesce(sum(rows), 0), coalesce(sum(length(line)), 0) FROM lines WHERE id <= ?"
 
 
-class LogFull(Exception):
+class LogFull(Failure):
     """A prediction cannot be stored, so it must not be answered."""
 
 
