@@ -29,7 +29,7 @@ from mlops_loop.prediction_log.rejected_requests import count_rejected
 from mlops_loop.prediction_log.retention import prune
 from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
 from mlops_loop.prediction_log.writing import database
-from mlops_loop.prediction_log.writing.spool import Line, LogFull, Spool
+from mlops_loop.prediction_log.writing.spool import LogFull, Spool
 from mlops_loop.prediction_log.writing.writer import EntryRejected, Status, Writer
 from mlops_loop.release import audit
 
@@ -124,7 +124,7 @@ class Log:
     def spool(self, entries: list[Entry], *others: bytes) -> None:
         """Leave predictions in the spool as a process does that was killed."""
         lines = [*map(msgspec.json.encode, entries), *others]
-        Spool(self.folder, LIMIT).append([Line(1, line) for line in lines])
+        Spool(self.folder, LIMIT).append([(1, line) for line in lines])
 
     def is_spool_empty(self) -> bool:
         return not Spool(self.folder, LIMIT).oldest()

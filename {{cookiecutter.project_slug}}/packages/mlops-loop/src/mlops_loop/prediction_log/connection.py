@@ -109,9 +109,3 @@ def error_summary(error: Exception) -> str:
 def is_data_error(error: Exception) -> bool:
     """Return whether the data is to blame, and not the database or the way to it."""
     return isinstance(error, DataError | IntegrityError | ValueError | TypeError)
-
-
-def is_wrong_sqlite_path(error: Exception) -> bool:
-    """Return whether a SQLite file is in a folder that does not exist, or is no database."""
-    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0)
-    return code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB)

@@ -122,26 +122,23 @@ class Deriver:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise DeriveError(f"{self.name} failed: {reason}") from error
         if not isinstance(found, dict):
-            wanted = "a dictionary of columns"
-            raise DeriveError(
-                f"{self.name} must return {wanted}, and returned {type(found).__name__}"
-            )
+            raise self.wrong("a dictionary of columns", type(found).__name__)
         if missing := self.derived.keys() - found.keys():
             why = f"{min(missing)!r}, which schema.yaml declares as derived"
             raise DeriveError(f"{self.name} does not return {why}")
         return {name: self.column(name, found[name], rows) for name in self.derived}
 
+    def wrong(self, wanted: str, returned: object) -> DeriveError:
+        return DeriveError(f"{self.name} must return {wanted}, and returned {returned}")
+
     def column(self, name: str, values: object, rows: int) -> Array:
         """Return a derived column in the contract's type."""
         kind = self.derived[name].type
         if not isinstance(values, np.ndarray) or values.shape != (rows,):
-            shape = getattr(values, "shape", type(values).__name__)
             wanted = f"{name!r} as an array with a value for each row, of shape {(rows,)}"
-            raise DeriveError(f"{self.name} must return {wanted}, and returned {shape}")
+            raise self.wrong(wanted, getattr(values, "shape", type(values).__name__))
         if values.dtype.kind not in KINDS[kind]:
-            raise DeriveError(
-                f"{self.name} must return {name!r} as {kind}, and returned {values.dtype}"
-            )
+            raise self.wrong(f"{name!r} as {kind}", values.dtype)
         if kind == "category":
             return values.astype(object)
         return values if values.dtype.kind == "b" else values.astype(np.float32)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -39,7 +40,7 @@ class LogDatabase:
     def __init__(self, url: str, folder: Path) -> None:
         self.engine = connect(url, STATEMENT_SECONDS)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
-        self.folder = folder
+        self.turn_file = FileIO(folder / TURN_FILE, "a") if self.is_sqlite else None
         self.available = True
         self.connection: sa.Connection | None = None  # of the thread that calls `write`
         self.writing_since: float | None = None  # when its transaction began
@@ -49,7 +50,7 @@ class LogDatabase:
         self.connection = self.connection or self.engine.connect()
         self.writing_since = time.monotonic()
         try:
-            with turn(self.folder / TURN_FILE if self.is_sqlite else None):
+            with turn(self.turn_file):
                 return write_entries(self.connection, entries)
         except Exception:
             self.connection.invalidate()  # the next transaction connects anew
@@ -93,6 +94,8 @@ class LogDatabase:
         if self.connection and self.writing_since is None:  # else it hangs
             self.connection.close()
         self.engine.dispose()
+        if self.turn_file:
+            self.turn_file.close()
 
 
 @contextmanager
@@ -113,6 +116,8 @@ def write_entries(
     An error that is not the data's, or not for sure, is raised unless `blame_data`: then it is
     unknown which entries are in the database.
     """
+    if not entries:
+        return {}
     try:
         with transaction(connection):
             insert_predictions(connection, entries)
@@ -128,19 +133,21 @@ def write_entries(
 
 
 @contextmanager
-def turn(path: Path | None) -> Iterator[None]:
-    """Let processes that write to one SQLite file do so one after the other; they share `path`.
+def turn(file: FileIO | None) -> Iterator[None]:
+    """Let processes that write to one SQLite file do so one after the other; they share `file`.
 
     With SQLite's own lock waiting processes sleep longer and longer: one writes, the others starve.
     The turn of a process that hangs ends when its parent kills it. Raises TimeoutError if another
     one kept its turn for long, because it waits for the file: all would wait, one after the other.
     """
-    if path is None or sys.platform == "win32":
+    if file is None or sys.platform == "win32":
         yield
         return
     begun = time.monotonic()
-    with path.open("ab") as file:  # to close it ends the turn
-        fcntl.flock(file, fcntl.LOCK_EX)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
         if time.monotonic() - begun > connections.SQLITE_LOCK_SECONDS / 2:
             raise TimeoutError("another process waits for its file")
         yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)

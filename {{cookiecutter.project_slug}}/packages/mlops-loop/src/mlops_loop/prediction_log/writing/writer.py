@@ -17,12 +17,12 @@ from typing import NamedTuple
 import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
-from mlops_loop.prediction_log.connection import error_summary, is_wrong_sqlite_path, unusable
+from mlops_loop.prediction_log.connection import error_summary, unusable
 from mlops_loop.prediction_log.predictions import Entry
 from mlops_loop.prediction_log.rejected_requests import RejectedCounter
 from mlops_loop.prediction_log.tables import create_missing
 from mlops_loop.prediction_log.writing.database import LogDatabase, transaction, write_entries
-from mlops_loop.prediction_log.writing.spool import Line, LogFull, Spool
+from mlops_loop.prediction_log.writing.spool import LogFull, Spool
 
 BATCH_BYTES = 2 << 20  # of rows in one transaction
 QUEUE_BYTES = 64 << 20  # of rows that may wait
@@ -63,11 +63,11 @@ class Writer:
         self.recovering = threading.Thread(target=self.recover, daemon=True, name="spool")
 
     def start(self) -> None:
-        """Start the threads. A database that is away is no error; a wrong SQLite path is one."""
+        """Start the threads. A PostgreSQL that is away is no error; an unusable SQLite file is."""
         try:
             create_missing(self.engine)
         except SQLAlchemyError as error:
-            if is_wrong_sqlite_path(error):
+            if self.database.is_sqlite:
                 raise unusable(error) from None
             self.database.mark_unavailable(error)
         self.writing.start()
@@ -107,29 +107,37 @@ class Writer:
 
     def write_queued(self) -> None:
         """Write what is queued, until the end: while one transaction runs, the next one gathers."""
-        more = True
-        while more:
-            batch, more = self.take_batch()
+        while batch := self.take_batch():
             entries = [entry for entry, _ in batch]
             try:
-                failures = self.write_durably(entries) if entries else {}
+                failures = self.write_durably(entries)
             except Exception as error:  # of whatever kind: this thread must go on
                 failures = dict.fromkeys([entry.prefix for entry in entries], error)
-            self.settle(batch, failures)
+            _, future = batch[0]
+            with suppress(RuntimeError):  # its loop was closed: nothing waits
+                future.get_loop().call_soon_threadsafe(self.wake, batch, failures)
 
-    def take_batch(self) -> tuple[list[Waiting], bool]:
-        """Wait for requests, and take all there are, up to BATCH_BYTES.
-
-        Returns them, and whether there will be more.
-        """
+    def take_batch(self) -> list[Waiting]:
+        """Wait for requests, and take all there are, up to BATCH_BYTES; none at the end."""
         batch = []
         size = 0
         while item := self.queue.get():
             batch.append(item)
             size += len(item[0].rows)
             if size >= BATCH_BYTES or self.queue.empty():
-                break
-        return batch, item is not None
+                return batch
+        self.queue.put(None)  # the end, for the next time
+        return batch
+
+    def wake(self, batch: Sequence[Waiting], failures: Failures) -> None:
+        for entry, future in batch:
+            self.bytes_waiting -= len(entry.rows)
+            if future.done():  # the client has gone
+                continue
+            if error := failures.get(entry.prefix):
+                future.set_exception(error)
+            else:
+                future.set_result(None)
 
     def write_durably(self, entries: Sequence[Entry]) -> Failures:
         """Write entries to the database, or else to the spool."""
@@ -139,11 +147,11 @@ class Writer:
                 return {prefix: EntryRejected(reason) for prefix, reason in rejected.items()}
             except Exception as error:
                 self.database.mark_unavailable(error)
-        lines: list[Line] = []
+        lines: list[tuple[int, bytes]] = []
         failures: Failures = {}
         for entry in entries:
             try:
-                lines.append(Line(entry.row_count, msgspec.json.encode(entry)))
+                lines.append((entry.row_count, msgspec.json.encode(entry)))
             except ValueError as error:  # no database would take it
                 failures[entry.prefix] = EntryRejected(str(error))
         try:
@@ -151,24 +159,6 @@ class Writer:
         except LogFull as error:
             failures = {entry.prefix: error for entry in entries} | failures
         return failures
-
-    def settle(self, batch: Sequence[Waiting], failures: Failures) -> None:
-        """Wake the requests that wait, all at once."""
-
-        def wake() -> None:
-            for entry, future in batch:
-                self.bytes_waiting -= len(entry.rows)
-                if future.done():  # the client has gone
-                    continue
-                if error := failures.get(entry.prefix):
-                    future.set_exception(error)
-                else:
-                    future.set_result(None)
-
-        if batch:
-            _, future = batch[0]
-            with suppress(RuntimeError):  # its loop was closed: nothing waits
-                future.get_loop().call_soon_threadsafe(wake)
 
     def recover(self) -> None:
         """Try the database while it is away, replay the spool, and flush counts, until the end."""
