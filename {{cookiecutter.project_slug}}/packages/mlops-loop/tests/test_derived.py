@@ -1,7 +1,6 @@
 """Derived features: one function in training and in serving, and what happens where it is wrong."""
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -44,7 +43,6 @@ from mlops_loop.scoring.bundle import (
 from mlops_loop.scoring.derived import DeriveError, as_array, open_deriver
 from mlops_loop.scoring.manifest import Manifest
 from mlops_loop.scoring.scorer import open_scorer
-from mlops_loop.scoring.self_check import FILE
 from mlops_loop.scoring.skops_model import load, scores
 from mlops_loop.serving.app import create_app
 from mlops_loop.tracking import runs
@@ -52,7 +50,7 @@ from mlops_loop.tracking.session import session
 from mlops_loop.training import export
 
 from .conftest import edit
-from .server import SERVED, free_port, install, running, until
+from .server import free_port, until
 
 Derive = Callable[[Any], Any]
 DERIVED, SLICE = {"derived": True}, {"role": "slice"}
@@ -295,42 +293,6 @@ def test_a_bundle_is_refused_whose_function_was_changed_but_for_a_comment(
     tables.read_table(files.TEST).head(3).to_parquet("rows.parquet")
     with pytest.raises(Refusal, match="own_features:derive gives"):
         score("rows.parquet", "scored.parquet")
-
-
-STAYS = "version 1 is served on"
-
-
-def install_changed(version: str, where: str) -> None:
-    """Install a bundle whose check rows came out differently where it was made."""
-    with files.writing(SERVED) as folder:
-        shutil.copytree(files.BUNDLE, folder)
-        rows = files.read_json(folder / FILE)
-        if where == "scores":
-            rows["scores"] = [[value + 0.1 for value in row] for row in rows["scores"]]
-        else:
-            rows["derived"] = {name: values[::-1] for name, values in rows["derived"].items()}
-        files.write_json(folder / FILE, rows)
-        write_manifest(folder, read_document(folder / MANIFEST, Manifest))
-        files.write_json(folder / PROMOTION, {"version": version, "git_commit": "c0ffee" * 6})
-
-
-def test_a_running_server_refuses_what_comes_out_differently(project, row, monkeypatch) -> None:
-    monkeypatch.setenv("BUNDLE", str(SERVED))
-    install("1")
-    log = Path("server.log")
-    with running() as (address, _):
-        for version, where in (("2", "scores"), ("3", "derived")):
-            install_changed(version, where)
-            until(lambda count=int(version) - 1: log.read_text().count(STAYS) >= count)
-        assert "made by commit c0ffeec0ffee" in log.read_text()
-        answer = requests.post(f"{address}/v1/predict", json={"rows": [row]}, timeout=60)
-        assert (answer.status_code, answer.json()["model_version"]) == (200, "1")
-        install("4")
-        until(
-            lambda: (
-                requests.get(f"{address}/health/ready", timeout=60).json()["model_version"] == "4"
-            )
-        )
 
 
 def test_a_server_survives_a_function_that_fails(project, row, monkeypatch, caplog) -> None:

@@ -124,7 +124,10 @@ def test_the_environment_for_onnx_says_what_a_model_in_skops_needs(project) -> N
     assert "needs the group serve-skops" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["model.pkl", "model.joblib", "model.skops", "model.onnx"])
+NO_MODELS = ["model.pkl", "model.joblib", "model.skops", "model.onnx", "model.txt", "graph"]
+
+
+@pytest.mark.parametrize("name", NO_MODELS)
 def test_a_pickle_is_refused_and_never_opened(project, name) -> None:
     pickle.loads(content := pickle.dumps(Exploit()))
     WRITTEN.rmdir()  # so it works, wherever it is opened
@@ -146,18 +149,6 @@ def test_a_skops_file_with_types_that_nobody_reviewed_is_refused(project) -> Non
     with pytest.raises(Failure, match=r"mkdir: review, then add to TRUSTED_TYPES in model\.py"):
         serving.serve()
     assert not WRITTEN.exists()
-
-
-def test_a_bundle_without_a_model_is_refused(project) -> None:
-    graph = (files.BUNDLE / "model.onnx").read_bytes()
-    swap("model.txt", b"")
-    with pytest.raises(
-        Refusal, match=r"holds model\.txt: it must be one of model\.onnx, model\.skops"
-    ):
-        serving.serve()
-    swap("graph", graph)
-    with pytest.raises(Refusal, match="holds no model"):
-        serving.serve()
 
 
 OWN_STEP = """

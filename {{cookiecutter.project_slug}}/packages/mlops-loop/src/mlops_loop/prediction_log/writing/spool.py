@@ -36,7 +36,6 @@ class Spool:
             raise Failure(f"{left[0]} {why}")
         self.folder = folder
         self.limit = limit
-        self.full = False  # whether the last lines could not be written
         self.totals = (0, 0)  # rows and bytes, of all processes
         with self.opened() as file:
             file.executescript(TABLES)
@@ -58,13 +57,11 @@ class Spool:
 
     def append(self, lines: Sequence[tuple[int, bytes]]) -> None:
         """Append lines, each after its number of rows; raise LogFull if they cannot be written."""
-        self.full = True
         with self.opened() as file:
             file.execute(ADD, (sum(n for n, _ in lines), sum(len(line) for _, line in lines)))
             if file.execute("SELECT bytes > ? FROM totals", (self.limit,)).fetchone()[0]:
                 raise LogFull("the spool is full")
             file.executemany("INSERT INTO lines (rows, line) VALUES (?, ?)", lines)
-        self.full = False
 
     def oldest(self) -> dict[int, bytes]:
         """Return the oldest lines by their numbers."""

@@ -57,6 +57,7 @@ class Writer:
         self.count_rejected = self.rejected.count
         self.queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
         self.bytes_waiting = 0  # counted by the event loop
+        self.full = False  # whether the spool takes no more while the database is away
         self.ended = threading.Event()
         self.replay_failures = 0  # one after the other
         self.writing = threading.Thread(target=self.write_queued, daemon=True, name="log")
@@ -86,11 +87,6 @@ class Writer:
         self.bytes_waiting += len(entry.rows)
         self.queue.put((entry, future))
         await future
-
-    @property
-    def full(self) -> bool:
-        """Whether the spool takes no more while the database is away."""
-        return self.spool.full and not self.database.available
 
     def status(self) -> Status:
         return Status(self.queue.qsize(), *self.spool.totals, self.database.available)
@@ -156,7 +152,9 @@ class Writer:
                 failures[entry.prefix] = EntryRejected(str(error))
         try:
             self.spool.append(lines)
+            self.full = False
         except LogFull as error:
+            self.full = not self.database.available
             failures = {entry.prefix: error for entry in entries} | failures
         return failures
 
@@ -167,6 +165,7 @@ class Writer:
             try:
                 if not self.database.available:
                     self.database.reconnect()
+                    self.full = False
                 self.replay()
             except LogFull as error:
                 LOGGER.error("%s", error)
