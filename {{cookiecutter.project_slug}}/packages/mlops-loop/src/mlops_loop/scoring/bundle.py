@@ -42,9 +42,9 @@ class Bundle:
         return OperatingPoint(**known)
 
 
-def hashes(folder: Path, pattern: str = "*") -> dict[str, str]:
+def hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file in a folder and those below it, by its path in the folder."""
-    found = sorted(path for path in folder.rglob(pattern) if path.is_file())
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): files.sha256(path) for path in found}
 
 
