@@ -155,10 +155,10 @@ def test_no_prediction_is_lost_while_postgresql_is_away(served: Project) -> None
             database.stop()
             before = len(load.ids)
             until(lambda: len(load.ids) > min(9000, before + 2000))  # it goes on without
-            assert list((served.path / "spool-of-drill").glob("*.jsonl"))
+            health = f"http://127.0.0.1:{port}/health/ready"
+            assert httpx.get(health).json()["log"]["spool_bytes"]
             database.start()
             work.result()
-            health = f"http://127.0.0.1:{port}/health/ready"
             until(lambda: not httpx.get(health).json()["log"]["spool_bytes"])
             process.send_signal(signal.SIGTERM)
             assert process.wait(MOST) == 0

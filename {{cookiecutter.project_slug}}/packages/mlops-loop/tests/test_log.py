@@ -1,5 +1,4 @@
 import asyncio
-import json
 import sqlite3
 import subprocess
 import sys
@@ -12,13 +11,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.prediction_log import connection as connections
 from mlops_loop.prediction_log.connection import open_log
-from mlops_loop.prediction_log.ground_truth import Recorded, record_ground_truth
+from mlops_loop.prediction_log.ground_truth import record_ground_truth
 from mlops_loop.prediction_log.predictions import (
     Entry,
     insert_predictions,
@@ -27,10 +27,9 @@ from mlops_loop.prediction_log.predictions import (
 )
 from mlops_loop.prediction_log.rejected_requests import count_rejected
 from mlops_loop.prediction_log.retention import prune
-from mlops_loop.prediction_log.tables import METADATA, OUTCOMES, PREDICTIONS
-from mlops_loop.prediction_log.writing import spool
-from mlops_loop.prediction_log.writing.database import TURN_FILE
-from mlops_loop.prediction_log.writing.spool import LogFull
+from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
+from mlops_loop.prediction_log.writing import database
+from mlops_loop.prediction_log.writing.spool import LogFull, Spool
 from mlops_loop.prediction_log.writing.writer import EntryRejected, Status, Writer
 from mlops_loop.release import audit
 
@@ -39,7 +38,8 @@ from .databases import Postgres
 from .server import read_log
 
 LIMIT = 10_000_000
-movable = pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be moved there")
+FINE = (0, 0, 0, True)  # the status of a writer with nothing to do
+not_on_windows = pytest.mark.skipif(sys.platform == "win32", reason="no flock, no moved open file")
 FEATURES = {"carrier": 'A "quoted" Ä\u0000\n', "distance": 12.5, "late": None}
 OUTPUT = {"label": "on time\n"}
 
@@ -62,30 +62,12 @@ def ids(entries: list[Entry], rows: int = 1) -> list[str]:
     return [f"{entry.prefix}{row:04x}" for entry in entries for row in range(rows)]
 
 
-def stored(url: str) -> list[str]:
-    engine = open_log(url)
-    with engine.connect() as connection:
-        found = list(connection.scalars(sa.select(PREDICTIONS.c.id)))
-    engine.dispose()
-    return found
-
-
 def until(condition: Callable[[], object]) -> None:
     for _ in range(1200):
         if condition():
             return
         time.sleep(0.05)
     pytest.fail("it did not happen within a minute")
-
-
-@contextmanager
-def writing(url: str, folder: Path, limit: int = LIMIT) -> Iterator[Writer]:
-    writer = Writer(url, folder / "spool", limit)
-    writer.start()
-    try:
-        yield writer
-    finally:
-        writer.close()
 
 
 def send(writer: Writer, entries: list[Entry]) -> list[Any]:
@@ -97,6 +79,87 @@ def send(writer: Writer, entries: list[Entry]) -> list[Any]:
     return asyncio.run(all_at_once())
 
 
+def kinds(answers: list[Any]) -> list[type]:
+    return [type(answer) for answer in answers]
+
+
+class Log:
+    """A database, and a spool beside it."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url = url
+        self.folder = folder / "spool"
+
+    @contextmanager
+    def writing(self, limit: int = LIMIT) -> Iterator[Writer]:
+        writer = Writer(self.url, self.folder, limit)
+        writer.start()
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+    @contextmanager
+    def opened(self) -> Iterator[sa.Engine]:
+        engine = open_log(self.url)
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+
+    def ids(self) -> list[str]:
+        with self.opened() as engine, engine.connect() as connection:
+            found = list(connection.scalars(sa.select(PREDICTIONS.c.id)))
+        assert len(found) == len(set(found))
+        return found
+
+    def holds(self, entries: list[Entry], rows: int = 1) -> bool:
+        return set(ids(entries, rows)) <= set(self.ids())
+
+    def rejected(self) -> dict[tuple[str, str], int]:
+        now, hour = datetime.now(UTC), timedelta(hours=1)
+        with self.opened() as engine:
+            return count_rejected(engine, now - hour, now + hour)
+
+    def spool(self, entries: list[Entry], *others: bytes) -> None:
+        """Leave predictions in the spool as a process does that was killed."""
+        lines = [*map(msgspec.json.encode, entries), *others]
+        Spool(self.folder, LIMIT).append([(1, line) for line in lines])
+
+    def is_spool_empty(self) -> bool:
+        return not Spool(self.folder, LIMIT).oldest()
+
+    def replay(self) -> bytes:
+        """Run a writer until the spool is empty; return what it could not write."""
+        with self.writing() as writer:
+            until(lambda: self.is_spool_empty() and writer.status() == FINE)
+        aside = self.folder / "refused.txt"
+        return aside.read_bytes() if aside.exists() else b""
+
+
+class File(Log):
+    """A SQLite file in a folder of its own, which a test can take away."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "database" / "predictions.db"
+        self.path.parent.mkdir()
+        super().__init__(f"sqlite:///{self.path.as_posix()}", folder)
+
+    def take_away(self) -> None:
+        self.path.parent.rename(self.folder.parent / "away")
+
+    def bring_back(self) -> None:
+        (self.folder.parent / "away").rename(self.path.parent)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let another program lock the file."""
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            yield
+            other.execute("ROLLBACK")
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
     with databases.postgres() as server:
@@ -104,86 +167,67 @@ def server() -> Iterator[Postgres]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> Log:
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path.as_posix()}/predictions.db"
-    if databases.GIVEN:
-        return databases.GIVEN
-    server: Postgres = request.getfixturevalue("server")
-    return server.url
+        return File(tmp_path)
+    return Log(databases.GIVEN or request.getfixturevalue("server").url, tmp_path)
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """A database file in a folder of its own, that a test can take away."""
-    (tmp_path / "database").mkdir()
-    return tmp_path / "database" / "predictions.db"
+def file(tmp_path: Path) -> File:
+    return File(tmp_path)
 
 
-def test_concurrent_requests_share_transactions(url: str, tmp_path: Path) -> None:
+def test_concurrent_requests_share_transactions(log, monkeypatch) -> None:
     entries = [entry(3) for _ in range(200)]
-    with writing(url, tmp_path) as writer:
+    transactions = []
+    insert = database.insert_predictions
+    monkeypatch.setattr(
+        database, "insert_predictions", lambda *args: transactions.append(1) or insert(*args)
+    )
+    with log.writing() as writer:
         assert send(writer, entries) == [None] * 200
-        assert writer.transactions < 50
-        found = stored(url)
-        assert writer.status() == (0, 0, 0, True)
-    assert sorted(set(ids(entries, 3)) & set(found)) == sorted(ids(entries, 3))
-    assert len(found) == len(set(found))
+        assert len(transactions) < 50
+        assert log.holds(entries, 3)
+        assert writer.status() == FINE
+    assert isinstance(send(writer, [entry()])[0], LogFull)  # it was closed
 
 
-def test_a_row_is_stored_as_it_was_given(url: str, tmp_path: Path) -> None:
+def test_a_row_is_stored_once_and_as_it_was_given(log) -> None:
     answered = entry(2)
     shadow = entry(2, variant="shadow", paired=answered.prefix, model_version="2", key_name=None)
-    with writing(url, tmp_path) as writer:
+    again = entry(3, prefix=answered.prefix, model_version="3")
+    with log.writing() as writer:
         assert send(writer, [answered, shadow]) == [None, None]
-    engine = open_log(url)
-    rows = read_predictions(engine, answered.prefix)
-    assert [row.id for row in rows] == ids([answered], 2)
-    assert [(row.features, row.output) for row in rows] == [(FEATURES, OUTPUT)] * 2
-    shown = {"key_name": "alice", "model_version": "1", "variant": "champion", "paired_with": None}
-    assert {name: getattr(rows[1], name) for name in shown} == shown
-    assert rows[0].latency_ms == 1.5
-    assert rows[0].time.replace(tzinfo=UTC) == answered.time
-    assert [row.paired_with for row in read_predictions(engine, shadow.prefix)] == ids(
-        [answered], 2
-    )
-    since = answered.time - timedelta(seconds=1)
-    assert set(ids([answered], 2)) <= {row["id"] for row in read_log(engine, since, "1")}
-    assert not set(ids([shadow], 2)) & {row["id"] for row in read_log(engine, since, "2")}
-    assert read_predictions(engine, "0" * 28) == []
-    engine.dispose()
+        assert send(writer, [again]) == [None]
+    with log.opened() as engine:
+        rows = read_predictions(engine, answered.prefix)
+        assert [row.id for row in rows] == ids([answered], 3)
+        assert [(row.features, row.output) for row in rows] == [(FEATURES, OUTPUT)] * 3
+        assert [row.model_version for row in rows] == ["1", "1", "3"]
+        first = rows[0]
+        assert (first.key_name, first.variant, first.paired_with) == ("alice", "champion", None)
+        assert (first.latency_ms, first.time.replace(tzinfo=UTC)) == (1.5, answered.time)
+        paired = [row.paired_with for row in read_predictions(engine, shadow.prefix)]
+        assert paired == ids([answered], 2)
+        since = answered.time - timedelta(seconds=1)
+        assert set(ids([answered], 2)) <= {row["id"] for row in read_log(engine, since, "1")}
+        assert not set(ids([shadow], 2)) & {row["id"] for row in read_log(engine, since, "2")}
+        assert read_predictions(engine, "0" * 28) == []
 
 
-def test_a_request_that_is_written_again_changes_nothing(url: str, tmp_path: Path) -> None:
-    first = entry(2)
-    again = entry(3, prefix=first.prefix, model_version="2")
-    with writing(url, tmp_path) as writer:
-        assert send(writer, [first]) + send(writer, [again]) == [None, None]
-    engine = open_log(url)
-    assert [row.model_version for row in read_predictions(engine, first.prefix)] == [
-        "1",
-        "1",
-        "2",
-    ]
-    engine.dispose()
-
-
-def test_what_the_database_refuses_does_not_stop_its_neighbours(url: str, tmp_path: Path) -> None:
+def test_what_the_database_refuses_does_not_stop_its_neighbours(log) -> None:
     entries = [entry() for _ in range(9)]
-    entries[4] = entry(key_name="\ud800")  # half a character
-    with writing(url, tmp_path) as writer:
-        answers = send(writer, entries)
-        assert isinstance(answers.pop(4), EntryRejected)
-        assert answers == [None] * 8
-        later = entry()
-        assert send(writer, [later]) == [None]
-        assert writer.status() == (0, 0, 0, True)
-    expected = set(ids([*entries[:4], *entries[5:], later]))
-    assert expected <= set(stored(url))
-    assert ids([entries[4]])[0] not in stored(url)
+    bad = entry(key_name="\ud800")  # half a character
+    with log.writing() as writer:
+        answers = send(writer, [*entries[:4], bad, *entries[4:]])
+        assert kinds(answers) == [type(None)] * 4 + [EntryRejected] + [type(None)] * 5
+        assert writer.status() == FINE
+    assert log.holds(entries)
+    assert not log.holds([bad])
 
 
-def test_a_request_whose_client_has_gone_harms_nobody(url: str, tmp_path: Path) -> None:
+def test_a_request_whose_client_has_gone_harms_nobody(log) -> None:
     async def some_go(writer: Writer, entries: list[Entry]) -> list[Any]:
         tasks = [asyncio.create_task(writer.write(entry)) for entry in entries]
         await asyncio.sleep(0)
@@ -192,138 +236,91 @@ def test_a_request_whose_client_has_gone_harms_nobody(url: str, tmp_path: Path) 
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     entries = [entry() for _ in range(20)]
-    with writing(url, tmp_path) as writer:
-        answers = asyncio.run(some_go(writer, entries))
-        assert answers[1::2] == [None] * 10
+    with log.writing() as writer:
+        assert asyncio.run(some_go(writer, entries))[1::2] == [None] * 10
         assert send(writer, [entry()]) == [None]
-    assert set(ids(entries[1::2])) <= set(stored(url))
+    assert log.holds(entries[1::2])
 
 
-@movable
-def test_predictions_are_spooled_while_the_folder_is_gone(file: Path, tmp_path: Path) -> None:
-    url, away = f"sqlite:///{file.as_posix()}", tmp_path / "away"
+@not_on_windows
+def test_predictions_are_spooled_while_the_folder_is_gone(file) -> None:
     before, during, after = ([entry(2) for _ in range(20)] for _ in range(3))
-    with writing(url, tmp_path) as writer:
+    with file.writing() as writer:
         assert send(writer, before) == [None] * 20
-        file.parent.rename(away)
+        file.take_away()
         assert send(writer, during) == [None] * 20
-        status = writer.status()
-        assert status.spool_rows == 40
-        assert status.spool_bytes > 0
-        assert not status.answers
-        away.rename(file.parent)
-        until(lambda: writer.status() == (0, 0, 0, True))
+        _, rows, size, answers = writer.status()
+        assert (rows, size > 0, answers) == (40, True, False)
+        file.bring_back()
+        until(lambda: writer.status() == FINE)
         assert send(writer, after) == [None] * 20
-    assert sorted(stored(url)) == sorted(ids(before + during + after, 2))
-    assert [path.name for path in (tmp_path / "spool").iterdir()] == [TURN_FILE]
+    assert sorted(file.ids()) == sorted(ids(before + during + after, 2))
 
 
-def test_predictions_are_spooled_while_another_program_locks_the_file(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connections, "SQLITE_LOCK_SECONDS", 1)
-    url, entries = f"sqlite:///{file.as_posix()}", [entry() for _ in range(20)]
-    with writing(url, tmp_path) as writer:
-        blocker = sqlite3.connect(file, isolation_level=None)
-        blocker.execute("BEGIN EXCLUSIVE")
-        assert send(writer, entries) == [None] * 20
-        assert writer.status().spool_rows == 20
-        blocker.execute("ROLLBACK")
-        until(lambda: writer.status() == (0, 0, 0, True))
-    assert sorted(stored(url)) == sorted(ids(entries))
-
-
-def refused(url: str) -> dict[tuple[str, str], int]:
-    engine, now, hour = open_log(url), datetime.now(UTC), timedelta(hours=1)
-    found = count_rejected(engine, now - hour, now + hour)
-    engine.dispose()
-    return found
-
-
-@movable
-def test_refusals_wait_while_the_database_is_away(file: Path, tmp_path: Path) -> None:
-    url, away = f"sqlite:///{file.as_posix()}", tmp_path / "away"
-    with writing(url, tmp_path) as writer:
+@not_on_windows
+def test_refusals_wait_while_the_database_is_away(file) -> None:
+    with file.writing() as writer:
         writer.count_rejected("contract", "carrier")
-        file.parent.rename(away)
-        writer.rejected.flush(
-            writer.database
-        )  # is not sure of anything: what was written there, nobody would find
+        file.take_away()
+        writer.flush_rejected()  # what was written there, nobody would find
         assert writer.rejected.pending
         assert writer.database.available  # those who write predictions find out themselves
         assert send(writer, [entry()]) == [None]
         assert not writer.database.available
         writer.count_rejected("contract", "carrier")
         writer.count_rejected("size", "")
-        writer.rejected.flush(writer.database)
-        away.rename(file.parent)
-        until(lambda: writer.status().answers)
-        until(lambda: refused(url) == {("contract", "carrier"): 2, ("size", ""): 1})
-        writer.count_rejected("contract", "carrier")
-    assert refused(url) == {
-        ("contract", "carrier"): 3,
-        ("size", ""): 1,
-    }  # the last one when it was closed
+        writer.flush_rejected()
+        file.bring_back()
+        until(lambda: file.rejected() == {("contract", "carrier"): 2, ("size", ""): 1})
+        writer.count_rejected("contract", "carrier")  # written when it is closed
+    assert file.rejected() == {("contract", "carrier"): 3, ("size", ""): 1}
 
 
-def test_a_refusal_that_cannot_be_counted_stops_no_prediction(url: str, tmp_path: Path) -> None:
-    engine = open_log(url)
-    before, one = refused(url).get(("contract", "dest"), 0), entry()
-    with writing(url, tmp_path) as writer:
+def test_a_refusal_that_cannot_be_counted_stops_no_prediction(log) -> None:
+    before, one = log.rejected().get(("contract", "dest"), 0), entry()
+    with log.opened() as engine, log.writing() as writer:
         with engine.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE refusals RENAME TO taken_away")
         try:
             writer.count_rejected("contract", "dest")
-            writer.rejected.flush(writer.database)
+            writer.flush_rejected()
             assert writer.rejected.pending
             assert send(writer, [one]) == [None]
-            assert writer.status() == (0, 0, 0, True)
+            assert writer.status() == FINE
         finally:
             with engine.begin() as connection:
                 connection.exec_driver_sql("ALTER TABLE taken_away RENAME TO refusals")
-    assert refused(url)["contract", "dest"] == before + 1
-    assert set(ids([one])) <= set(stored(url))
-    engine.dispose()
+    assert log.rejected()["contract", "dest"] == before + 1
+    assert log.holds([one])
 
 
-@movable
-def test_a_full_spool_refuses_and_loses_nothing(file: Path, tmp_path: Path) -> None:
-    url, entries = f"sqlite:///{file.as_posix()}", [entry() for _ in range(30)]
-    with writing(url, tmp_path, limit=2000) as writer:
-        file.parent.rename(tmp_path / "away")
+@not_on_windows
+def test_a_full_spool_refuses_and_loses_nothing(file) -> None:
+    entries = [entry() for _ in range(30)]
+    with file.writing(limit=2000) as writer:
+        file.take_away()
         answers = [send(writer, [one])[0] for one in entries]
-        assert writer.status().spool_bytes <= 2000
-        assert {type(answer) for answer in answers} == {type(None), LogFull}
-        (tmp_path / "away").rename(file.parent)
-        until(lambda: writer.status() == (0, 0, 0, True))
-    kept = [one for one, answer in zip(entries, answers, strict=True) if answer is None]
-    assert set(ids(kept)) <= set(stored(url))
+        assert writer.full
+        assert 0 < writer.status().spool_bytes <= 2000
+        assert set(kinds(answers)) == {type(None), LogFull}
+        file.bring_back()
+        until(lambda: writer.status() == FINE)
+        assert not writer.full
+    assert file.holds([one for one, why in zip(entries, answers, strict=True) if why is None])
 
 
-@movable
-def test_what_no_database_would_take_is_not_spooled(file: Path, tmp_path: Path) -> None:
+@not_on_windows
+def test_what_no_database_would_take_is_not_spooled(file) -> None:
     wrong = [entry(model_version="\ud800"), entry(key_name="\ud800")]
-    with writing(f"sqlite:///{file.as_posix()}", tmp_path) as writer:
-        file.parent.rename(tmp_path / "away")
+    with file.writing() as writer:
+        file.take_away()
         answers = send(writer, [entry(), *wrong, entry()])
-        assert [type(answer) for answer in answers] == [
-            type(None),
-            EntryRejected,
-            EntryRejected,
-            type(None),
-        ]
-        answers = send(writer, [entry(), *wrong, entry()])
-        assert [type(answer) for answer in answers] == [
-            type(None),
-            EntryRejected,
-            EntryRejected,
-            type(None),
-        ]
-        assert writer.status().spool_rows == 4
+        assert kinds(answers) == [type(None), EntryRejected, EntryRejected, type(None)]
+        assert writer.status().spool_rows == 2
 
 
-def test_a_full_queue_refuses(file: Path, tmp_path: Path) -> None:
-    writer = Writer(f"sqlite:///{file.as_posix()}", tmp_path / "spool", LIMIT)
+def test_a_full_queue_refuses(file) -> None:
+    writer = Writer(file.url, file.folder, LIMIT)
 
     async def many() -> list[Any]:
         tasks = [asyncio.create_task(writer.write(entry())) for _ in range(10_002)]
@@ -331,73 +328,47 @@ def test_a_full_queue_refuses(file: Path, tmp_path: Path) -> None:
         writer.start()  # not before: nothing takes them
         return await asyncio.gather(*tasks, return_exceptions=True)
 
-    answers = asyncio.run(many())
-    assert [type(answer) for answer in answers] == [type(None)] * 10_000 + [LogFull] * 2
+    assert kinds(asyncio.run(many())) == [type(None)] * 10_000 + [LogFull] * 2
     writer.close()
 
 
-def spooled(folder: Path, entries: list[Entry], tail: bytes = b"") -> Path:
-    """Leave a file as a process leaves it that was killed."""
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{uuid.uuid4().hex}.jsonl"
-    path.write_bytes(b"".join(map(spool.to_line, entries)) + tail)
-    return path
-
-
-def test_what_an_older_version_spooled_is_replayed(url: str, tmp_path: Path) -> None:
-    one = entry(2)
-    facts = json.loads(spool.to_line(one)) | {"rows": "W10="}
-    line = json.dumps([facts, [[FEATURES, OUTPUT]] * 2]).encode() + b"\n"
-    path = spooled(tmp_path / "spool", [], line)
-    with writing(url, tmp_path):
-        until(lambda: not path.exists())
-    engine = open_log(url)
-    rows = read_predictions(engine, one.prefix)
-    assert [(row.features, row.output) for row in rows] == [(FEATURES, OUTPUT)] * 2
-    engine.dispose()
-
-
-def test_leftovers_are_replayed_without_a_torn_line(url: str, tmp_path: Path) -> None:
-    entries, torn = [entry(2) for _ in range(500)], entry(2)
-    path = spooled(tmp_path / "spool", entries, spool.to_line(torn)[:-9])
-    engine = open_log(url)
-    with engine.begin() as connection:
+def test_leftovers_are_replayed(log) -> None:
+    entries = [entry(2) for _ in range(500)]
+    log.spool(entries)
+    with log.opened() as engine, engine.begin() as connection:
         insert_predictions(connection, entries[:200])  # it was killed while it replayed
-    engine.dispose()
-    with writing(url, tmp_path) as writer:
-        until(lambda: not path.exists())
-        assert writer.status().spool_bytes == 0
-    found = stored(url)
-    assert set(ids(entries, 2)) <= set(found)
-    assert len(found) == len(set(found))
-    assert not set(ids([torn], 2)) & set(found)
+    assert log.replay() == b""
+    assert log.holds(entries, 2)
 
 
-def test_spooled_lines_that_cannot_be_logged_are_set_aside(url: str, tmp_path: Path) -> None:
+def test_spooled_lines_that_cannot_be_logged_are_set_aside(log) -> None:
     entries, bad = [entry() for _ in range(5)], entry(rows=b"no JSON\n{}\n")
-    if url.startswith("sqlite"):  # which reads no JSON when it is written
+    if isinstance(log, File):  # SQLite reads no JSON when it is written
         bad = entry(latency_ms=None)
-    path = spooled(tmp_path / "spool", [*entries[:2], bad, *entries[2:]], b"no entry\n")
-    with writing(url, tmp_path):
-        until(lambda: not path.exists())
-    aside = (tmp_path / "spool" / "refused.txt").read_bytes()
+    log.spool([*entries[:2], bad, *entries[2:]], b"no entry")
+    aside = log.replay()
     assert b"no entry\n" in aside
     assert bad.prefix.encode() in aside
-    assert set(ids(entries)) <= set(stored(url))
+    assert log.holds(entries)
 
 
-def test_the_file_of_a_living_process_is_left_to_it(url: str, tmp_path: Path) -> None:
-    living = spool.Spool(tmp_path / "spool", LIMIT)
+def test_a_line_that_fails_for_ever_does_not_hold_up_the_others(file) -> None:
     entries = [entry() for _ in range(5)]
-    living.append([spool.to_line(one) for one in entries[:3]], 3)
-    dead = spooled(tmp_path / "spool", [entry()])
-    with writing(url, tmp_path):
-        until(lambda: not dead.exists())
-        living.append([spool.to_line(one) for one in entries[3:]], 2)
-        assert not set(ids(entries)) & set(stored(url))
-        living.rotate()
-        until(lambda: not living.rows())
-    assert set(ids(entries)) <= set(stored(url))
+    with file.opened() as engine, engine.begin() as connection:
+        # An error that does not look like one of the data.
+        too_large = "SELECT abs(-9223372036854775807 - length(NEW.model_version))"
+        rule = f"WHEN NEW.id = '{ids(entries)[2]}' BEGIN {too_large}; END"
+        connection.exec_driver_sql(f"CREATE TRIGGER strange BEFORE INSERT ON predictions {rule}")
+    file.spool(entries)
+    assert entries[2].prefix.encode() in file.replay()
+    assert sorted(file.ids()) == sorted(ids([*entries[:2], *entries[3:]]))
+
+
+def test_a_spool_of_an_older_version_is_not_forgotten(file) -> None:
+    file.folder.mkdir()
+    (file.folder / "1.jsonl").write_text("{}\n")
+    with pytest.raises(Failure, match="let its server write them"):
+        Writer(file.url, file.folder, LIMIT)
 
 
 CHILD = """
@@ -426,8 +397,8 @@ writer.close()
 """
 
 
-def child(url: str, folder: Path, requests: int) -> subprocess.Popen[str]:
-    command = sys.executable, "-c", CHILD, url, str(folder), str(requests)
+def child(log: Log, requests: int) -> subprocess.Popen[str]:
+    command = sys.executable, "-c", CHILD, log.url, str(log.folder), str(requests)
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -437,40 +408,66 @@ def acknowledged(process: subprocess.Popen[str], most: int = 10**9) -> list[str]
     return [f"{prefix}{row:04x}" for prefix in prefixes if len(prefix) == 28 for row in range(2)]
 
 
-@movable
+@not_on_windows
 @pytest.mark.parametrize("away", [False, True], ids=["there", "away"])
-def test_what_a_killed_process_acknowledged_is_in_the_log_once(
-    file: Path, tmp_path: Path, away: bool
-) -> None:
-    url = f"sqlite:///{file.as_posix()}"
-    process = child(url, tmp_path / "spool", 10**6)
+def test_what_a_killed_process_acknowledged_is_in_the_log_once(file, away) -> None:
+    process = child(file, 10**6)
     told = acknowledged(process, 200)
     if away:
-        file.parent.rename(tmp_path / "away")
+        file.take_away()
         told += acknowledged(process, 300)
     process.kill()
     told += acknowledged(process)
     process.wait()
     if away:
-        (tmp_path / "away").rename(file.parent)
-        assert list((tmp_path / "spool").glob("*.jsonl"))
-    with writing(url, tmp_path) as writer:
-        until(lambda: not writer.status().spool_bytes)
-    found = stored(url)
-    assert set(told) <= set(found)
-    assert len(found) == len(set(found))
+        file.bring_back()
+        assert not file.is_spool_empty()
+    file.replay()
+    assert set(told) <= set(file.ids())
 
 
-def test_two_processes_write_to_one_database(url: str, tmp_path: Path) -> None:
-    processes = [child(url, tmp_path / "spool", 50) for _ in range(2)]
+def test_two_processes_write_to_one_database(log) -> None:
+    processes = [child(log, 50) for _ in range(2)]
     told = [name for process in processes for name in acknowledged(process)]
     assert [process.wait() for process in processes] == [0, 0]
     assert len(told) == len(set(told)) == 2 * 8 * 50 * 2
-    assert set(told) <= set(stored(url))
+    assert set(told) <= set(log.ids())
 
 
-def test_postgresql_may_crash_and_come_back_under_load(server: Postgres, tmp_path: Path) -> None:
+@not_on_windows
+def test_processes_write_to_sqlite_in_turns(file) -> None:
+    import fcntl
+
+    with (
+        file.writing() as writer,
+        (file.folder / database.TURN_FILE).open("ab") as another,
+        ThreadPoolExecutor() as threads,
+    ):
+        fcntl.flock(another, fcntl.LOCK_EX)
+        sent = threads.submit(send, writer, [entry()])
+        time.sleep(0.3)
+        assert not sent.done()
+        fcntl.flock(another, fcntl.LOCK_UN)
+        assert sent.result() == [None]
+
+
+@not_on_windows
+def test_processes_that_wait_for_a_locked_file_do_not_wait_one_after_the_other(
+    file, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr(connections, "SQLITE_LOCK_SECONDS", 2)
+    with ExitStack() as stack:
+        writers = [stack.enter_context(file.writing()) for _ in range(4)]
+        threads = stack.enter_context(ThreadPoolExecutor())
+        with file.locked():
+            sent = [threads.submit(send, writer, [entry()]) for writer in writers]
+            assert [one.result() for one in sent] == [[None]] * 4
+    assert caplog.text.count("another process waits for its file") >= 2
+
+
+def test_postgresql_may_crash_and_come_back_under_load(server, tmp_path) -> None:
     told: list[Entry] = []
+    seen: list[Status] = []
 
     async def client(writer: Writer, stopped: asyncio.Event) -> None:
         while not stopped.is_set():
@@ -492,72 +489,32 @@ def test_postgresql_may_crash_and_come_back_under_load(server: Postgres, tmp_pat
         stopped.set()
         await asyncio.gather(*clients)
 
-    seen: list[Status] = []
-    with writing(server.url, tmp_path) as writer:
+    log = Log(server.url, tmp_path)
+    with log.writing() as writer:
         asyncio.run(crash(writer))
-        assert seen[0].spool_rows > 0
-        assert not seen[0].answers
-        until(lambda: writer.status() == (0, 0, 0, True))
-    found = stored(server.url)
-    assert set(ids(told, 2)) <= set(found)
-    assert len(found) == len(set(found))
+        assert (seen[0].spool_rows > 0, seen[0].answers) == (True, False)
+        until(lambda: writer.status() == FINE)
+    assert log.holds(told, 2)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="it has no flock")
-def test_processes_write_to_sqlite_in_turns(tmp_path: Path) -> None:
-    import fcntl
-
-    with (
-        writing(f"sqlite:///{tmp_path}/log.db", tmp_path) as writer,
-        (tmp_path / "spool" / TURN_FILE).open("ab") as another,
-        ThreadPoolExecutor() as threads,
-    ):
-        fcntl.flock(another, fcntl.LOCK_EX)
-        sent = threads.submit(send, writer, [entry()])
-        time.sleep(0.3)
-        assert not sent.done()
-        fcntl.flock(another, fcntl.LOCK_UN)
-        assert sent.result() == [None]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="it has no flock")
-def test_processes_that_wait_for_a_locked_file_do_not_wait_one_after_the_other(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(connections, "SQLITE_LOCK_SECONDS", 2)
-    url = f"sqlite:///{file.as_posix()}"
-    with ExitStack() as stack:
-        writers = [stack.enter_context(writing(url, tmp_path)) for _ in range(4)]
-        blocker = stack.enter_context(closing(sqlite3.connect(file, isolation_level=None)))
-        blocker.execute("BEGIN EXCLUSIVE")
-        threads = stack.enter_context(ThreadPoolExecutor())
-        sent = [threads.submit(send, writer, [entry()]) for writer in writers]
-        assert [one.result() for one in sent] == [[None]] * 4
-        blocker.execute("ROLLBACK")
-    assert caplog.text.count("another process waits for its file") >= 2
-
-
-def test_a_server_starts_without_its_database(server: Postgres, tmp_path: Path) -> None:
-    before, during = entry(), entry()
+def test_a_server_starts_without_its_database(server, tmp_path) -> None:
+    entries, log = [entry(), entry()], Log(server.url, tmp_path)
     server.stop()
     try:
-        with writing(server.url, tmp_path) as writer:
-            assert send(writer, [before, during]) == [None, None]
+        with log.writing() as writer:
+            assert send(writer, entries) == [None, None]
             assert writer.status().spool_rows == 2
     finally:
         server.start()
-    with writing(server.url, tmp_path) as writer:
-        until(lambda: not writer.status().spool_bytes and writer.status().answers)
-    assert set(ids([before, during])) <= set(stored(server.url))
+    assert log.replay() == b""
+    assert log.holds(entries)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it takes /proc to find the processes")
-def test_predictions_are_spooled_while_postgresql_hangs(
-    server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mlops_loop.prediction_log.writing.writer.HANGING_SECONDS", 2)
-    entries = [entry() for _ in range(20)]
-    with writing(server.url, tmp_path) as writer:
+def test_predictions_are_spooled_while_postgresql_hangs(server, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(database, "HANGING_SECONDS", 2)
+    entries, log = [entry() for _ in range(20)], Log(server.url, tmp_path)
+    with log.writing() as writer:
         assert send(writer, [entry()]) == [None]
         server.freeze()
         try:
@@ -566,23 +523,8 @@ def test_predictions_are_spooled_while_postgresql_hangs(
             assert writer.status().spool_rows == 20
         finally:
             server.freeze("SIGCONT")
-        until(lambda: writer.status() == (0, 0, 0, True))
-    assert set(ids(entries)) <= set(stored(server.url))
-
-
-def test_a_line_that_fails_for_ever_does_not_hold_up_the_others(file: Path, tmp_path: Path) -> None:
-    url, entries = f"sqlite:///{file.as_posix()}", [entry() for _ in range(5)]
-    engine = open_log(url)
-    with engine.begin() as connection:  # an error that does not look like one of the data
-        too_large = "SELECT abs(-9223372036854775807 - length(NEW.model_version))"
-        rule = f"WHEN NEW.id = '{ids(entries)[2]}' BEGIN {too_large}; END"
-        connection.exec_driver_sql(f"CREATE TRIGGER strange BEFORE INSERT ON predictions {rule}")
-    engine.dispose()
-    path = spooled(tmp_path / "spool", entries)
-    with writing(url, tmp_path):
-        until(lambda: not path.exists())
-    assert sorted(stored(url)) == sorted(ids([*entries[:2], *entries[3:]]))
-    assert entries[2].prefix.encode() in (tmp_path / "spool" / "refused.txt").read_bytes()
+        until(lambda: writer.status() == FINE)
+    assert log.holds(entries)
 
 
 @pytest.mark.parametrize(
@@ -595,9 +537,7 @@ def test_a_line_that_fails_for_ever_does_not_hold_up_the_others(file: Path, tmp_
         ("sqlite:///text.db", "not a database"),
     ],
 )
-def test_a_wrong_url_is_said_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, words: str
-) -> None:
+def test_a_wrong_url_is_said_in_one_line(tmp_path, monkeypatch, wrong, words) -> None:
     monkeypatch.chdir(tmp_path)
     Path("text.db").write_text("this is text, and not a database at all" * 100)
     with pytest.raises(Failure, match=words) as caught:
@@ -607,106 +547,61 @@ def test_a_wrong_url_is_said_in_one_line(
         open_log(wrong)
 
 
-def test_a_writer_that_closed_refuses(file: Path, tmp_path: Path) -> None:
-    with writing(f"sqlite:///{file.as_posix()}", tmp_path) as writer:
-        assert send(writer, [entry()]) == [None]
-    assert isinstance(send(writer, [entry()])[0], LogFull)
-
-
-def test_the_table_of_an_older_version_is_brought_up_to_date(url: str, tmp_path: Path) -> None:
-    engine = sa.create_engine(url)
-    old = sa.MetaData()
-    names = ("id", "time", "model_version", "features", "output", "latency_ms")
-    table = sa.Table("predictions", old, *(PREDICTIONS.c[name]._copy() for name in names))
-    row = {"id": uuid.uuid4().hex, "time": datetime.now(UTC), "model_version": "1"}
-    with engine.begin() as connection:
-        METADATA.drop_all(connection)
-        old.create_all(connection)
-        connection.execute(
-            sa.insert(table), row | {"features": {}, "output": {}, "latency_ms": 1.0}
-        )
-    engine.dispose()
-    new = entry()
-    with writing(url, tmp_path) as writer:
-        assert send(writer, [new]) == [None]
-    found = {row["id"]: row for row in read_log(open_log(url), row["time"] - timedelta(1), "1")}
-    assert found[row["id"]]["variant"] == "champion"
-    assert found[row["id"]]["paired_with"] is None
-    assert ids([new])[0] in found
-
-
-def test_outcomes_are_recorded_repeated_corrected_or_unknown(url: str, tmp_path: Path) -> None:
+def test_outcomes_are_recorded_repeated_corrected_or_unknown(log) -> None:
     known = entry(3)
-    with writing(url, tmp_path) as writer:
+    with log.writing() as writer:
         send(writer, [known])
-    engine = open_log(url)
     first, second, third = ids([known], 3)
     strange = [uuid.uuid4().hex, "", "\0", "\ud800", "x" * 500]
     pairs = [(first, "late"), *((name, "late") for name in strange), (second, 12.5)]
-    assert record_ground_truth(engine, pairs) == (2, 0, 0, [1, 2, 3, 4, 5])
-    assert record_ground_truth(engine, pairs) == (0, 2, 0, [1, 2, 3, 4, 5])
     again = [(first, "on time"), (second, 12.5), (third, 1), (third, 1), (third, 2)]
-    assert record_ground_truth(engine, again) == (1, 2, 2, [])
-    assert record_ground_truth(engine, []) == (0, 0, 0, [])
-    with engine.connect() as connection:
-        mine = OUTCOMES.c.prediction_id.in_((first, second, third))
-        query = sa.select(OUTCOMES.c.prediction_id, OUTCOMES.c.value).where(mine)
-        assert dict(tuple(row) for row in connection.execute(query)) == {
-            first: "on time",
-            second: 12.5,
-            third: 2,
-        }
-    engine.dispose()
+    with log.opened() as engine:
+        assert record_ground_truth(engine, pairs) == (2, 0, 0, [1, 2, 3, 4, 5])
+        assert record_ground_truth(engine, pairs) == (0, 2, 0, [1, 2, 3, 4, 5])
+        assert record_ground_truth(engine, again) == (1, 2, 2, [])
+        assert record_ground_truth(engine, []) == (0, 0, 0, [])
+        with engine.connect() as connection:
+            mine = OUTCOMES.c.prediction_id.in_((first, second, third))
+            query = sa.select(OUTCOMES.c.prediction_id, OUTCOMES.c.value).where(mine)
+            found = dict(tuple(row) for row in connection.execute(query))
+    assert found == {first: "on time", second: 12.5, third: 2}
 
 
-def test_outcomes_that_come_twice_at_the_same_time_are_recorded_once(
-    url: str, tmp_path: Path
-) -> None:
+def test_outcomes_that_come_twice_at_the_same_time_are_recorded_once(log) -> None:
     known = entry(3000)
-    with writing(url, tmp_path) as writer:
+    with log.writing() as writer:
         send(writer, [known])
-    engine = open_log(url)
     pairs = [(name, 1.0) for name in ids([known], 3000)]
-
-    async def both() -> list[Recorded]:
-        there_and_back = asyncio.to_thread(record_ground_truth, engine, pairs[::-1])
-        return list(
-            await asyncio.gather(
-                asyncio.to_thread(record_ground_truth, engine, pairs), there_and_back
-            )
-        )
-
-    assert sorted(asyncio.run(both())) == [(0, 3000, 0, []), (3000, 0, 0, [])]
-    engine.dispose()
+    with log.opened() as engine, ThreadPoolExecutor() as threads:
+        both = threads.map(lambda some: record_ground_truth(engine, some), (pairs, pairs[::-1]))
+        assert sorted(both) == [(0, 3000, 0, []), (3000, 0, 0, [])]
 
 
-def test_prune_deletes_old_predictions_with_their_outcomes(url: str, tmp_path: Path) -> None:
+def test_prune_deletes_old_predictions_with_their_outcomes(log) -> None:
     line = datetime(2001, 1, 1, tzinfo=UTC)
     old, new = (entry(7000, time=line + timedelta(days=days)) for days in (-1, 1))
-    with writing(url, tmp_path) as writer:
+    with log.writing() as writer:
         assert send(writer, [old, new]) == [None, None]
-    engine = open_log(url)
-    record_ground_truth(engine, [(name, 1) for name in ids([old, new], 7000)])
-    assert prune(engine, line) == 7000
-    assert prune(engine, line) == 0
-    assert read_predictions(engine, old.prefix) == []
-    assert len(read_predictions(engine, new.prefix)) == 7000
-    with engine.connect() as connection:
-        there = set(connection.scalars(sa.select(OUTCOMES.c.prediction_id)))
-    assert not there & set(ids([old], 7000))
-    assert there >= set(ids([new], 7000))
-    assert prune(engine, line + timedelta(days=2)) == 7000  # leave no years-old rows behind
-    engine.dispose()
+    with log.opened() as engine:
+        record_ground_truth(engine, [(name, 1) for name in ids([old, new], 7000)])
+        assert prune(engine, line) == 7000
+        assert prune(engine, line) == 0
+        assert read_predictions(engine, old.prefix) == []
+        assert len(read_predictions(engine, new.prefix)) == 7000
+        with engine.connect() as connection:
+            there = set(connection.scalars(sa.select(OUTCOMES.c.prediction_id)))
+        assert not there & set(ids([old], 7000))
+        assert there >= set(ids([new], 7000))
+        assert prune(engine, line + timedelta(days=2)) == 7000  # leave no years-old rows behind
 
 
-def test_prune_makes_a_file_smaller(file: Path, tmp_path: Path) -> None:
-    url = f"sqlite:///{file.as_posix()}"
-    audit.append(
-        audit.open_audit(url), "model", "refused", audit.Facts()
-    )  # the audit log is often first
-    with writing(url, tmp_path) as writer:
+def test_prune_makes_a_file_smaller(file) -> None:
+    # The audit log is often first.
+    audit.append(audit.open_audit(file.url), "model", "refused", audit.Facts())
+    with file.writing() as writer:
         send(writer, [entry(2000) for _ in range(10)])
-    before = file.stat().st_size
-    assert prune(open_log(url), datetime.now(UTC)) == 20_000
-    assert file.stat().st_size < before / 4
-    assert audit.verify(audit.open_audit(url), "model", {}) == []
+    before = file.path.stat().st_size
+    with file.opened() as engine:
+        assert prune(engine, datetime.now(UTC)) == 20_000
+    assert file.path.stat().st_size < before / 4
+    assert audit.verify(audit.open_audit(file.url), "model", {}) == []

@@ -33,9 +33,8 @@ from mlops_loop.monitoring.pages import index_page
 from mlops_loop.monitoring.pages.evidently_report import evidently_report
 from mlops_loop.monitoring.window_store import stored_summaries
 from mlops_loop.prediction_log.connection import open_log
-from mlops_loop.prediction_log.monitoring_windows import read_windows
 from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS, REFUSALS
-from mlops_loop.prediction_log.window_summary import WindowSummary
+from mlops_loop.prediction_log.window_summary import WindowSummary, read_newest
 from mlops_loop.release.smoke_test.run import as_json
 from mlops_loop.scoring.bundle import REFERENCE, open_bundle
 from mlops_loop.training import export
@@ -392,7 +391,7 @@ def test_a_sample_is_read_that_is_the_same_each_time_and_on_each_database(
         times = [pd.to_datetime(one.answered.facts["time"], utc=True) for one in (first, there)]
         assert times[0].equals(times[1])
         assert monitor.monitor(7, END).rows == ROWS
-        (stored,) = read_windows(database, load_settings().mlflow_experiment_name, 1)
+        stored = read_newest(database, load_settings().mlflow_experiment_name)
         assert stored.end == END
 
 

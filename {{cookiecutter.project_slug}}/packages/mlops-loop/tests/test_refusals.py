@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.prediction_log.connection import open_log
-from mlops_loop.prediction_log.rejected_requests import count_rejected, insert_rejected, to_rows
+from mlops_loop.prediction_log.rejected_requests import RejectedCounter, count_rejected
 from mlops_loop.prediction_log.retention import prune
 from mlops_loop.prediction_log.tables import REFUSALS
 from mlops_loop.serving.app import create_app
@@ -138,9 +138,11 @@ def test_what_is_read_begins_at_the_start_and_ends_before_the_end(project) -> No
     ]
     with engine.begin() as connection:
         for count in counts:
-            rows = to_rows(count)
-            insert_rejected(connection, rows)
-            insert_rejected(connection, rows)  # when nobody knows whether it was
+            counter = RejectedCounter()
+            counter.counts = count
+            assert counter.has_rows()
+            counter.insert(connection)
+            counter.insert(connection)  # when nobody knows whether it was
     place = "a" * 128
     assert count_rejected(engine, noon, noon + 2 * hour) == {
         ("contract", place): 1 + 2,

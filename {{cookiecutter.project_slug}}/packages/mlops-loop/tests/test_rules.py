@@ -14,9 +14,8 @@ import yaml
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.prediction_log.connection import open_log
-from mlops_loop.prediction_log.monitoring_windows import BOUNDS
 from mlops_loop.prediction_log.tables import WINDOWS
-from mlops_loop.prediction_log.window_summary import VERDICTS
+from mlops_loop.prediction_log.window_summary import BOUNDS, VERDICTS
 from mlops_loop.serving.pages import samples
 
 from .conftest import ROOT

@@ -35,12 +35,6 @@ from mlops_loop.training import export
 from .conftest import change, edit
 
 WRITTEN = Path("written")  # by code in a model file, if that is run
-WHAT_IS_LOADED = """
-import sys
-from mlops_loop.serving.app import create_app
-create_app()
-print(*sorted({"onnxruntime", "sklearn"} & set(sys.modules)))
-"""
 
 
 class Exploit:
@@ -48,13 +42,18 @@ class Exploit:
         return os.mkdir, (str(WRITTEN),)
 
 
+def fit_with(step: FunctionTransformer) -> None:
+    """Fit the project's pipeline again, with one step more."""
+    table, schema, fitted = tables.read_table(files.TRAIN), load_schema(), model.load(files.MODEL)
+    fitted.steps.insert(1, ("own step", step))
+    target = table[schema.target].to_numpy(dtype=object if schema.classes else float)
+    model.save(fitted.fit(model.inputs(table, schema), target), files.MODEL)
+
+
 @pytest.fixture
 def roots(project) -> Path:
     """A project whose pipeline has a step that ONNX cannot express."""
-    table, schema, fitted = tables.read_table(files.TRAIN), load_schema(), model.load(files.MODEL)
-    fitted.steps.insert(1, ("cube roots", FunctionTransformer(np.cbrt)))
-    target = table[schema.target].to_numpy(dtype=object if schema.classes else float)
-    model.save(fitted.fit(model.inputs(table, schema), target), files.MODEL)
+    fit_with(FunctionTransformer(np.cbrt))
     return project
 
 
@@ -75,14 +74,6 @@ def numbers(answer: dict) -> list[float]:
     """The scores in an answer: probabilities in the order of the classes, or the value."""
     shares = answer.get("probabilities")
     return [shares[name] for name in sorted(shares)] if shares else [answer["value"]]
-
-
-def engines() -> str:
-
-    done = subprocess.run(
-        [sys.executable, "-c", WHAT_IS_LOADED], capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
 
 
 def test_what_onnx_cannot_express_is_served_by_skops_with_the_same_answers(roots) -> None:
@@ -108,25 +99,11 @@ def test_what_onnx_cannot_express_is_served_by_skops_with_the_same_answers(roots
         assert np.array_equal(np.array([numbers(answer) for answer in answers]), trained)
 
 
-def test_each_format_loads_its_own_engine_only(project) -> None:
-    assert engines() == "onnxruntime"
-    in_skops()
-    assert engines() == "sklearn"
-
-
 def test_a_model_in_skops_is_promoted_through_the_real_server(roots, monkeypatch) -> None:
     monkeypatch.setenv("BUNDLE", "build/champion")
     in_skops()
-    off = (
-        "baseline",
-        "champion",
-        "slices",
-        "calibration",
-        "fairness",
-        "leakage",
-        "labels",
-        "behaviour",
-    )
+    off = ["baseline", "champion", "slices", "calibration", "fairness", "leakage", "labels"]
+    off.append("behaviour")
     change(files.PARAMS, "gates", **dict.fromkeys(off))
     change(files.PARAMS, "gates", latency={"p95_milliseconds": 1e6})
     promoted = promote.promote()
@@ -135,10 +112,8 @@ def test_a_model_in_skops_is_promoted_through_the_real_server(roots, monkeypatch
         **dict.fromkeys(("server", "latency", "parity", "size"), True),
     }
     served = open_bundle(Path("build/champion"))
-    assert (served.version, (served.folder / "model.skops").is_file()) == (
-        promoted.version,
-        True,
-    )
+    assert served.version == promoted.version
+    assert (served.folder / "model.skops").is_file()
 
 
 def test_the_environment_for_onnx_says_what_a_model_in_skops_needs(project) -> None:
@@ -149,7 +124,10 @@ def test_the_environment_for_onnx_says_what_a_model_in_skops_needs(project) -> N
     assert "needs the group serve-skops" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["model.pkl", "model.joblib", "model.skops", "model.onnx"])
+NO_MODELS = ["model.pkl", "model.joblib", "model.skops", "model.onnx", "model.txt", "graph"]
+
+
+@pytest.mark.parametrize("name", NO_MODELS)
 def test_a_pickle_is_refused_and_never_opened(project, name) -> None:
     pickle.loads(content := pickle.dumps(Exploit()))
     WRITTEN.rmdir()  # so it works, wherever it is opened
@@ -171,18 +149,6 @@ def test_a_skops_file_with_types_that_nobody_reviewed_is_refused(project) -> Non
     with pytest.raises(Failure, match=r"mkdir: review, then add to TRUSTED_TYPES in model\.py"):
         serving.serve()
     assert not WRITTEN.exists()
-
-
-def test_a_bundle_without_a_model_is_refused(project) -> None:
-    graph = (files.BUNDLE / "model.onnx").read_bytes()
-    swap("model.txt", b"")
-    with pytest.raises(
-        Refusal, match=r"holds model\.txt: it must be one of model\.onnx, model\.skops"
-    ):
-        serving.serve()
-    swap("graph", graph)
-    with pytest.raises(Refusal, match="holds no model"):
-        serving.serve()
 
 
 OWN_STEP = """
@@ -208,11 +174,7 @@ def test_a_model_in_skops_is_refused_after_its_function_was_edited(
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     mine = replace(mine, trusted_types="own_step:TRUSTED_TYPES")
     monkeypatch.setenv(plugins.VARIABLE, json.dumps(mine.__dict__))
-    shrink = import_module("own_step").shrink
-    table, schema, fitted = tables.read_table(files.TRAIN), load_schema(), model.load(files.MODEL)
-    fitted.steps.insert(1, ("own step", FunctionTransformer(shrink)))
-    target = table[schema.target].to_numpy(dtype=object if schema.classes else float)
-    model.save(fitted.fit(model.inputs(table, schema), target), files.MODEL)
+    fit_with(FunctionTransformer(import_module("own_step").shrink))
     in_skops()
     edit(own, "def shrink", "# A comment changes nothing.\ndef shrink")
     monkeypatch.delitem(sys.modules, "own_step")

@@ -20,9 +20,8 @@ from mlops_loop.base.project import current_project
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.prediction_log.connection import open_log
-from mlops_loop.prediction_log.monitoring_windows import BOUNDS, MonitoringWindow
 from mlops_loop.prediction_log.tables import WINDOWS
-from mlops_loop.prediction_log.window_summary import VERDICTS, WindowSummary
+from mlops_loop.prediction_log.window_summary import BOUNDS, VERDICTS, WindowSummary
 from mlops_loop.scoring.bundle import PROMOTION, open_bundle
 from mlops_loop.serving import metrics, monitor_metrics
 from mlops_loop.serving.http.telemetry import ENDPOINTS, JsonLines
@@ -155,8 +154,9 @@ def test_an_exception_is_one_line_that_says_where_but_not_on_what(caplog) -> Non
 def window(days: int, summary: dict, model: str = "") -> None:
     """Put a window into the log, as the monitor does: one that ended so many days ago."""
     now = datetime.now(UTC)
-    row = {"model": model or load_settings().mlflow_experiment_name, "name": str(days), "made": now}
-    row |= {"start": now - timedelta(days + 1), "end": now - timedelta(days), "summary": summary}
+    times = {"start": now - timedelta(days + 1), "end": now - timedelta(days), "made": now}
+    row = {"model": model or load_settings().mlflow_experiment_name, "name": str(days), **times}
+    row["summary"] = summary | {name: time.isoformat() for name, time in times.items()}
     with open_log("sqlite:///predictions.db").begin() as connection:
         connection.execute(sa.insert(WINDOWS), row)
 
@@ -209,13 +209,12 @@ def test_the_metrics_tell_what_the_monitor_found_and_when_the_champion_was_promo
 
 
 def test_what_a_newer_window_lacks_is_not_told_of_an_older_one(project) -> None:
-    schema, end = load_schema(), datetime.now(UTC)
+    schema = load_schema()
     name = next(iter(schema.features))
     drift = {"share": 0.5, "columns": {name: {"score": 1.5, "threshold": 0.5}}}
     performance = {"coverage": 0.25, "metrics": {"f1": {"value": 0.7}}}
     for summary, one in (({"drift": drift, "performance": performance}, 0.7), ({"rows": 5}, nan)):
-        window = MonitoringWindow("x", end, end, end, WindowSummary(**summary))
-        monitor_metrics.set_window(window, schema)
+        monitor_metrics.set_window(WindowSummary(**summary), schema)
         text = metrics.exposition().decode()
         assert value(text, "monitor_metric", '"f1"') == pytest.approx(one, nan_ok=True)
         assert isnan(value(text, "monitor_column_score", f'"{name}"')) == isnan(one)

@@ -1,12 +1,9 @@
 """Connections to the prediction log's database, with time limits, and what its errors mean."""
 
 import os
-import socket
 import sqlite3
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
@@ -30,13 +27,9 @@ NETWORK = {
 }
 
 
-def open_log(url: str, statement_seconds: float = STATEMENT_SECONDS) -> sa.Engine:
-    """Return an engine on the log's database, with its tables created or brought up to date.
-
-    Raises Failure if the database cannot be used. On PostgreSQL a statement fails after
-    `statement_seconds`.
-    """
-    engine = connect(url, statement_seconds)
+def open_log(url: str) -> sa.Engine:
+    """Return an engine on the log's database, with its tables; raise Failure if it is unusable."""
+    engine = connect(url)
     try:
         create_missing(engine)
     except SQLAlchemyError as error:
@@ -47,8 +40,8 @@ def open_log(url: str, statement_seconds: float = STATEMENT_SECONDS) -> sa.Engin
 def connect(url: str, statement_seconds: float = STATEMENT_SECONDS) -> sa.Engine:
     """Return an engine on the database of the predictions, in which the audit log is too.
 
-    It connects when it is used. Raises Failure for a wrong URL, another database than SQLite and
-    PostgreSQL, or a missing driver.
+    It connects when it is used. On PostgreSQL a statement fails after `statement_seconds`. Raises
+    Failure for a wrong URL, another database than SQLite and PostgreSQL, or a missing driver.
     """
     try:
         database = sa.make_url(url).get_backend_name()
@@ -60,66 +53,47 @@ def connect(url: str, statement_seconds: float = STATEMENT_SECONDS) -> sa.Engine
         )
     except (SQLAlchemyError, ImportError, ValueError) as error:
         raise unusable(error) from None
-    if database == "sqlite":
-        sa.event.listen(engine, "connect", set_up_sqlite)
-    else:
-        sa.event.listen(engine, "connect", postgres_setup(statement_seconds))
+    set_up_connections(engine, statement_seconds)
     return engine
 
 
-def postgres_setup(
-    statement_seconds: float,
-) -> Callable[["psycopg.Connection", ConnectionPoolEntry], None]:
-    """Return what lets the server cancel statements, and read all times in UTC."""
-    limits = {
-        "statement_timeout": statement_seconds,
-        "lock_timeout": min(CONNECT_SECONDS, statement_seconds),
-    }
+def set_up_connections(engine: sa.Engine, statement_seconds: float) -> None:
+    lock_seconds = min(CONNECT_SECONDS, statement_seconds)
+    statements = {
+        "sqlite": (
+            f"PRAGMA busy_timeout = {SQLITE_LOCK_SECONDS * 1000}",
+            "PRAGMA auto_vacuum = FULL",  # of a new file, so that `prune` makes it smaller
+            "PRAGMA journal_mode = WAL",
+            "PRAGMA synchronous = FULL",  # a commit is on the disk
+        ),
+        "postgresql": (
+            f"SET statement_timeout = {round(statement_seconds * 1000)}",
+            f"SET lock_timeout = {round(lock_seconds * 1000)}",
+            "SET TIME ZONE 'UTC'",
+        ),
+    }[engine.dialect.name]
 
-    def set_up(connection: "psycopg.Connection", _: ConnectionPoolEntry) -> None:
-        for name, seconds in limits.items():
-            connection.execute(f"SET {name} = {round(seconds * 1000)}")
-        connection.execute("SET TIME ZONE 'UTC'")
+    @sa.event.listens_for(engine, "connect")
+    def set_up(
+        connection: "sqlite3.Connection | psycopg.Connection", entry: ConnectionPoolEntry
+    ) -> None:
+        for statement in statements:
+            connection.execute(statement)
         connection.commit()
-
-    return set_up
-
-
-def cut_off(connection: sa.Connection) -> None:
-    """End a statement that waits for a PostgreSQL which hangs; another thread may do so.
-
-    Keep-alives do not see that: its machine's kernel goes on acknowledging packets.
-    """
-    if connection.dialect.name == "postgresql":
-        driver = cast("psycopg.Connection", connection.connection.driver_connection)
-        with suppress(OSError), socket.socket(fileno=os.dup(driver.fileno())) as copy:
-            copy.shutdown(socket.SHUT_RDWR)
-
-
-def set_up_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
-    file = connection.execute("PRAGMA database_list").fetchone()[2]
-    record.info["file"] = (file, file_id(file))
-    for pragma in (
-        f"busy_timeout = {SQLITE_LOCK_SECONDS * 1000}",
-        "auto_vacuum = INCREMENTAL",  # of a new file, so that `prune` can make it smaller
-        "journal_mode = WAL",
-        "synchronous = FULL",  # a commit is on the disk
-    ):
-        connection.execute(f"PRAGMA {pragma}").fetchall()
-
-
-def file_id(file: str) -> tuple[int, int]:
-    """Return device and inode of a file; zeros if it does not exist."""
-    with suppress(OSError):
-        stat = Path(file).stat()
-        return stat.st_dev, stat.st_ino
-    return 0, 0
+        if engine.dialect.name == "sqlite":
+            file = connection.execute("PRAGMA database_list").fetchall()[0][2]
+            entry.info["file"] = (file, Path(file).stat()) if file else None
 
 
 def file_was_replaced(connection: sa.Connection) -> bool:
     """Return whether a SQLite file was moved or replaced: what is written to it is lost."""
-    file, id_at_connect = connection.info.get("file", ("", None))
-    return bool(file) and file_id(file) != id_at_connect
+    if not (found := connection.info.get("file")):
+        return False
+    file, at_connect = found
+    try:
+        return not os.path.samestat(at_connect, Path(file).stat())
+    except OSError:
+        return True
 
 
 def unusable(error: Exception) -> Failure:
@@ -135,9 +109,3 @@ def error_summary(error: Exception) -> str:
 def is_data_error(error: Exception) -> bool:
     """Return whether the data is to blame, and not the database or the way to it."""
     return isinstance(error, DataError | IntegrityError | ValueError | TypeError)
-
-
-def is_wrong_sqlite_path(error: Exception) -> bool:
-    """Return whether a SQLite file is in a folder that does not exist, or is no database."""
-    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0)
-    return code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB)

@@ -7,7 +7,13 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from mlops_loop.contract.values import Value
-from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS, lock_database, select_by_id
+from mlops_loop.prediction_log.tables import (
+    IDS_PER_STATEMENT,
+    OUTCOMES,
+    PREDICTIONS,
+    insert,
+    lock_database,
+)
 
 
 class Recorded(NamedTuple):
@@ -19,57 +25,45 @@ class Recorded(NamedTuple):
     unknown: list[int]
 
 
-class Plan(NamedTuple):
-    """Values to insert and to update, by prediction id, and what the caller is told."""
-
-    new: dict[str, Value]
-    changed: dict[str, Value]
-    result: Recorded
-
-
 def record_ground_truth(engine: sa.Engine, pairs: Sequence[tuple[str, Value]]) -> Recorded:
     """Record (prediction id, value) pairs, all in one transaction.
 
     A value that differs from the recorded one replaces it. Unknown ids are left out.
     """
-    # No database takes texts that are not printable.
-    ids = list({name for name, _ in pairs if name.isprintable()})
+    changed: dict[str, Value] = {}
+    repeated = 0
     with engine.begin() as connection:
         lock_database(connection)
-        known = set(select_by_id(connection, PREDICTIONS.c.id, ids))
-        stored = select_by_id(connection, OUTCOMES.c.prediction_id, ids, OUTCOMES.c.value)
-        plan = plan_changes(pairs, known, {name: row[0] for name, row in stored.items()})
-        write(connection, plan)
-    return plan.result
+        values = read_values(connection, {name for name, _ in pairs})
+        unknown = [place for place, (name, _) in enumerate(pairs) if name not in values]
+        recorded = list(values.values()).count(None)
+        for name, value in pairs:
+            if name in values and values[name] == value:
+                repeated += 1
+            elif name in values:
+                values[name] = changed[name] = value
+        write_values(connection, changed)
+    corrected = len(pairs) - len(unknown) - repeated - recorded
+    return Recorded(recorded, repeated, corrected, unknown)
 
 
-def plan_changes(
-    pairs: Sequence[tuple[str, Value]], known: set[str], stored: dict[str, Value]
-) -> Plan:
-    values = dict(stored)
-    unknown = []
-    repeated = corrected = 0
-    for position, (name, value) in enumerate(pairs):
-        if name not in known:
-            unknown.append(position)
-        elif name not in values:
-            values[name] = value
-        elif values[name] == value:
-            repeated += 1
-        else:
-            corrected += 1
-            values[name] = value
-    new = {name: value for name, value in values.items() if name not in stored}
-    changed = {name: values[name] for name in stored if values[name] != stored[name]}
-    return Plan(new, changed, Recorded(len(new), repeated, corrected, unknown))
+def read_values(connection: sa.Connection, ids: set[str]) -> dict[str, Value]:
+    """Return the recorded value of each id that is in the log; None where there is none yet."""
+    printable = [name for name in ids if name.isprintable()]  # no database takes others
+    joined = sa.outerjoin(PREDICTIONS, OUTCOMES, OUTCOMES.c.prediction_id == PREDICTIONS.c.id)
+    query = sa.select(PREDICTIONS.c.id, OUTCOMES.c.value).select_from(joined)
+    values: dict[str, Value] = {}
+    for start in range(0, len(printable), IDS_PER_STATEMENT):
+        some = PREDICTIONS.c.id.in_(printable[start : start + IDS_PER_STATEMENT])
+        values |= {row[0]: row[1] for row in connection.execute(query.where(some))}
+    return values
 
 
-def write(connection: sa.Connection, plan: Plan) -> None:
+def write_values(connection: sa.Connection, values: dict[str, Value]) -> None:
     now = datetime.now(UTC)
-    if plan.new:
-        rows = [{"prediction_id": n, "value": v, "time": now} for n, v in plan.new.items()]
-        connection.execute(sa.insert(OUTCOMES), rows)
-    if plan.changed:
-        same_id = OUTCOMES.c.prediction_id == sa.bindparam("key")
-        rows = [{"key": n, "value": v, "time": now} for n, v in plan.changed.items()]
-        connection.execute(sa.update(OUTCOMES).where(same_id), rows)
+    statement = insert(connection, OUTCOMES.name)
+    new = {"value": statement.excluded.value, "time": statement.excluded.time}
+    statement = statement.on_conflict_do_update(index_elements=["prediction_id"], set_=new)
+    rows = [{"prediction_id": n, "value": value, "time": now} for n, value in values.items()]
+    if rows:
+        connection.execute(statement, rows)

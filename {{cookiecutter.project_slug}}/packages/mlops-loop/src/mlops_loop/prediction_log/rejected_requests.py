@@ -1,41 +1,45 @@
 """Rejected requests: how many were not answered, by kind of error and column."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
+import threading
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import sqlalchemy as sa
 
-from mlops_loop.prediction_log.tables import PLACE_LENGTH, REFUSALS, select_by_id
+from mlops_loop.prediction_log.tables import PLACE_LENGTH, REFUSALS, insert
 
 KindAndPlace = tuple[str, str]
 
 
-@dataclass(frozen=True)
-class RejectedRequests:
-    """A row of the table `refusals`."""
+class RejectedCounter:
+    """Counts rejected requests in memory until a thread writes them to the log."""
 
-    id: str
-    time: datetime  # of the last one
-    kind: str
-    place: str
-    requests: int
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.counts: dict[KindAndPlace, tuple[int, datetime]] = {}  # requests, time of the last
+        self.pending: list[dict[str, str | int | datetime]] = []  # rows of the table
 
+    def count(self, kind: str, place: str) -> None:
+        """Count a request; `place` is the column that broke the contract, if one did."""
+        with self.lock:
+            requests, _ = self.counts.get((kind, place), (0, None))
+            self.counts[kind, place] = (requests + 1, datetime.now(UTC))
 
-def to_rows(counts: Mapping[KindAndPlace, tuple[int, datetime]]) -> list[RejectedRequests]:
-    """Return the table's rows for (kind, place) -> number of requests, and time of the last."""
-    return [
-        RejectedRequests(uuid4().hex, time, kind, place[:PLACE_LENGTH], requests)
-        for (kind, place), (requests, time) in counts.items()
-    ]
+    def has_rows(self) -> bool:
+        """Gather what was counted into rows, if the last ones were written."""
+        if not self.pending:
+            with self.lock:
+                counts = self.counts
+                self.counts = {}
+            for (kind, place), (requests, time) in counts.items():
+                row = {"id": uuid4().hex, "kind": kind, "place": place[:PLACE_LENGTH]}
+                self.pending.append({**row, "requests": requests, "time": time})
+        return bool(self.pending)
 
-
-def insert_rejected(connection: sa.Connection, rows: Sequence[RejectedRequests]) -> None:
-    """Insert rows; those whose ids are there already stay as they are."""
-    present = select_by_id(connection, REFUSALS.c.id, [row.id for row in rows])
-    if new := [asdict(row) for row in rows if row.id not in present]:
-        connection.execute(sa.insert(REFUSALS), new)
+    def insert(self, connection: sa.Connection) -> None:
+        """Insert the rows; to do so again, if it is unknown whether it was done, does no harm."""
+        statement = insert(connection, REFUSALS.name).on_conflict_do_nothing()
+        connection.execute(statement, self.pending)
 
 
 def count_rejected(engine: sa.Engine, start: datetime, end: datetime) -> dict[KindAndPlace, int]:

@@ -1,11 +1,7 @@
-"""The tables of the prediction log, and how an older database gets what it lacks."""
-
-from collections.abc import Sequence
+"""The tables of the prediction log."""
 
 import sqlalchemy as sa
-from sqlalchemy.schema import CreateColumn
-
-from mlops_loop.contract.values import Value
+from sqlalchemy.dialects import postgresql, sqlite
 
 METADATA = sa.MetaData()
 PLACE_LENGTH = 128  # characters of a column's name that a rejected request keeps
@@ -58,44 +54,23 @@ WINDOWS = sa.Table(
 
 
 def create_missing(engine: sa.Engine) -> None:
-    """Create the tables, and add the columns that an older version's tables lack."""
-    with engine.connect() as connection:
-        if not missing_columns(connection):
-            return
-    with engine.begin() as connection:
-        lock_database(connection)
-        METADATA.create_all(connection)
-        for column in missing_columns(connection):
-            text = CreateColumn(column).compile(dialect=engine.dialect)
-            statement = f"ALTER TABLE {column.table.name} ADD COLUMN {text}"
-            connection.execute(sa.DDL(statement))  # type: ignore[no-untyped-call]
-
-
-def missing_columns(connection: sa.Connection) -> list[sa.Column[object]]:
-    """Return the columns that the database lacks."""
-    inspector = sa.inspect(connection)
-    tables = set(inspector.get_table_names()) & set(METADATA.tables)
-    present = {
-        (table, column["name"]) for table in tables for column in inspector.get_columns(table)
-    }
-    columns = [column for table in METADATA.sorted_tables for column in table.columns]
-    return [column for column in columns if (column.table.name, column.name) not in present]
+    """Create the tables that the database lacks."""
+    if METADATA.tables.keys() - set(sa.inspect(engine).get_table_names()):
+        with engine.begin() as connection:
+            lock_database(connection)
+            METADATA.create_all(connection)
 
 
 def lock_database(connection: sa.Connection) -> None:
     """Hold the lock of those who change tables or outcomes, to the end of this transaction."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-    elif connection.dialect.name == "postgresql":
+    else:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
 
 
-def select_by_id(
-    connection: sa.Connection, key: sa.Column[str], ids: Sequence[str], *more: sa.Column[Value]
-) -> dict[str, Sequence[Value]]:
-    """Return the rows of a table that have these ids, as id -> the columns in `more`."""
-    found: dict[str, Sequence[Value]] = {}
-    for start in range(0, len(ids), IDS_PER_STATEMENT):
-        query = sa.select(key, *more).where(key.in_(ids[start : start + IDS_PER_STATEMENT]))
-        found |= {row[0]: row[1:] for row in connection.execute(query)}
-    return found
+def insert(connection: sa.Connection, name: str) -> sqlite.Insert | postgresql.Insert:
+    """Return an INSERT into a table in the database's dialect, which knows ON CONFLICT."""
+    table = METADATA.tables[name]
+    is_sqlite = connection.dialect.name == "sqlite"
+    return sqlite.insert(table) if is_sqlite else postgresql.insert(table)

@@ -8,6 +8,7 @@ import math
 from datetime import UTC, datetime
 from typing import Annotated
 
+import sqlalchemy as sa
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -17,11 +18,15 @@ from pydantic import (
     computed_field,
 )
 
+from mlops_loop.prediction_log.tables import WINDOWS
+
 VERDICTS = ("drift", "quality", "decay")
 # The rules that look at a window's rows. Of refused requests there may be none to look at.
 LOOKING = ("drift", "quality.nulls", "quality.unseen", "quality.volume", "decay")
 NOT_JUDGED = "not judged"
 EPOCH = datetime.fromtimestamp(0, UTC)
+BOUNDS = ("value", "low", "high", "reference")  # of a metric
+Bounds = dict[str, float]  # those that are known
 
 
 def finite(value: float | None) -> float | None:
@@ -68,9 +73,7 @@ class RejectedShare(Document):
     requests: int = 0
     share: Number = None
     limit: Number = None
-    places: dict[
-        str, int
-    ] = {}  # requests by column, or by kind of error where no column is to blame
+    places: dict[str, int] = {}  # requests by column, or else by kind of error
 
 
 class Volume(Document):
@@ -197,6 +200,19 @@ class WindowSummary(Document):
     def drift_share(self) -> float | None:
         return self.drift.share if self.drift else None
 
+    @property
+    def metrics(self) -> dict[str, Bounds]:
+        """The metrics of the labelled predictions, with calibration_error, that have a value."""
+        performance = self.performance or Performance()
+        found = performance.model_dump()["metrics"] or {}
+        if performance.calibration_error:
+            found["calibration_error"] = performance.calibration_error.model_dump()
+        return {
+            name: {bound: values[bound] for bound in BOUNDS if values.get(bound) is not None}
+            for name, values in found.items()
+            if values["value"] is not None
+        }
+
 
 def read_summary(document: object) -> WindowSummary | None:
     """Return a stored summary; None if this version cannot read it."""
@@ -204,3 +220,11 @@ def read_summary(document: object) -> WindowSummary | None:
         return WindowSummary.model_validate(document)
     except (ValidationError, TypeError):
         return None
+
+
+def read_newest(engine: sa.Engine, model: str) -> WindowSummary | None:
+    """Return the summary of a model's newest window; None if there is none."""
+    newest = sa.select(WINDOWS.c.summary).where(WINDOWS.c.model == model)
+    newest = newest.order_by(WINDOWS.c.end.desc(), WINDOWS.c.made.desc()).limit(1)
+    with engine.connect() as connection:
+        return read_summary(connection.scalar(newest))

@@ -42,9 +42,9 @@ class Bundle:
         return OperatingPoint(**known)
 
 
-def hashes(folder: Path, pattern: str = "*") -> dict[str, str]:
+def hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file in a folder and those below it, by its path in the folder."""
-    found = sorted(path for path in folder.rglob(pattern) if path.is_file())
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): files.sha256(path) for path in found}
 
 
@@ -74,17 +74,14 @@ def open_bundle(folder: Path) -> Bundle:
     manifest = read_document(folder / MANIFEST, Manifest)
     sha256 = files.sha256(folder / MANIFEST)
     promoted = folder / PROMOTION
-    promotion = PromotionFacts()
-    if promoted.is_file():
-        promotion = read_document(promoted, PromotionFacts)
-    if not manifest.files or promotion.bundle_sha256 not in ("", sha256):
+    facts = read_document(promoted, PromotionFacts) if promoted.is_file() else PromotionFacts()
+    if not manifest.files or facts.bundle_sha256 not in ("", sha256):
         raise Refusal(f"{folder / MANIFEST} was changed after its export")
-    if foreign := set(promotion.files) - CARDS:
+    if foreign := set(facts.files) - CARDS:
         raise Refusal(f"{promoted} was changed: a promotion does not replace {min(foreign)}")
-    for name, expected in (manifest.files | promotion.files).items():
+    for name, expected in (manifest.files | facts.files).items():
         if not (folder / name).is_file() or files.sha256(folder / name) != expected:
             raise Refusal(f"{folder / name} is missing or was changed after its export")
     if problem := versions.problem(manifest.mlops_loop):
         raise Refusal(f"the bundle in {folder} was {problem}")
-    schema = read_yaml(folder / "schema.yaml", Schema)
-    return Bundle(folder, manifest, promotion, schema, sha256)
+    return Bundle(folder, manifest, facts, read_yaml(folder / "schema.yaml", Schema), sha256)

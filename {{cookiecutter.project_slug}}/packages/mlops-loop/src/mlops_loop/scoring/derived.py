@@ -25,6 +25,7 @@ Floats = NDArray[np.float64]  # or float32: scores
 Values = Sequence[Value | datetime] | Array  # of a column; in a list, None is a missing value
 Columns = Mapping[str, Values]
 Score = Callable[[Columns], Floats]  # takes every feature of the contract
+KINDS = {"number": "fiu", "integer": "fiu", "boolean": "bf", "category": "OU"}  # of NumPy's types
 EPOCH = datetime(1970, 1, 1)
 EPOCH_IN_UTC = datetime(1970, 1, 1, tzinfo=UTC)
 NAT = np.iinfo(np.int64).min
@@ -104,7 +105,7 @@ class Deriver:
     function: Callable[[Mapping[str, Array]], object]
     inputs: dict[str, Column]
     derived: dict[str, Column]
-    checks: dict[str, Callable[[Array], bool]]
+    limits: dict[str, tuple[float, float]]  # of the derived columns
 
     def __call__(self, columns: Columns) -> Arrays:
         """Return the derived columns: numbers as float32, booleans as bool, texts as objects.
@@ -121,26 +122,23 @@ class Deriver:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise DeriveError(f"{self.name} failed: {reason}") from error
         if not isinstance(found, dict):
-            kind = type(found).__name__
-            raise DeriveError(
-                f"{self.name} must return a dictionary of columns, and returned {kind}"
-            )
+            raise self.wrong("a dictionary of columns", type(found).__name__)
         if missing := self.derived.keys() - found.keys():
             why = f"{min(missing)!r}, which schema.yaml declares as derived"
             raise DeriveError(f"{self.name} does not return {why}")
         return {name: self.column(name, found[name], rows) for name in self.derived}
 
+    def wrong(self, wanted: str, returned: object) -> DeriveError:
+        return DeriveError(f"{self.name} must return {wanted}, and returned {returned}")
+
     def column(self, name: str, values: object, rows: int) -> Array:
         """Return a derived column in the contract's type."""
         kind = self.derived[name].type
         if not isinstance(values, np.ndarray) or values.shape != (rows,):
-            shape = getattr(values, "shape", type(values).__name__)
             wanted = f"{name!r} as an array with a value for each row, of shape {(rows,)}"
-            raise DeriveError(f"{self.name} must return {wanted}, and returned {shape}")
+            raise self.wrong(wanted, getattr(values, "shape", type(values).__name__))
         if values.dtype.kind not in KINDS[kind]:
-            raise DeriveError(
-                f"{self.name} must return {name!r} as {kind}, and returned {values.dtype}"
-            )
+            raise self.wrong(f"{name!r} as {kind}", values.dtype)
         if kind == "category":
             return values.astype(object)
         return values if values.dtype.kind == "b" else values.astype(np.float32)
@@ -153,58 +151,35 @@ class Deriver:
 
     def breaches(self, derived: Arrays) -> list[Breach]:
         """Return which derived values the contract does not allow, in the order of the columns."""
-        return [
-            Breach(row, name, reason)
-            for name, values in derived.items()
-            if not self.checks[name](values)
-            for row, value in enumerate(values.tolist())
-            if (reason := fault(value, self.derived[name]))
-        ]
+        found = []
+        for name, array in derived.items():
+            low, high = self.limits[name]
+            is_number = self.derived[name].type == "number"
+            if is_number and len(array) > FEW and low <= array.min() and array.max() <= high:
+                continue
+            values = array.tolist()
+            faults = {value: self.fault(name, value) for value in set(values)}
+            if any(faults.values()):
+                rows = enumerate(values)
+                found += [Breach(row, name, faults[value]) for row, value in rows if faults[value]]
+        return found
 
-
-KINDS = {"number": "fiu", "integer": "fiu", "boolean": "bf", "category": "OU"}
-
-
-def checker(column: Column) -> Callable[[Array], bool]:
-    """Return a quick check of whether the contract allows all values of a derived column.
-
-    Where it returns False, `fault` must look at each of them.
-    """
-    if column.type == "category":
-        known = {*(column.categories or ()), *([None] if column.nullable else [])}
-        return lambda values: not column.allow_unknown and known.issuperset(values.tolist())
-    if column.type == "boolean":
-        return lambda values: values.dtype.kind == "b"
-    low, high = column.limits
-    whole = column.type == "integer"
-
-    def keeps(values: Array) -> bool:
-        if len(values) <= FEW:
-            return all(low <= x <= high and not (whole and x % 1) for x in values.tolist())
-        inside = np.greater_equal(values, low) & np.less_equal(values, high)
-        return bool(inside.all()) and not (whole and np.mod(values, 1).any())
-
-    return keeps
-
-
-def fault(value: Value, column: Column) -> str:
-    """Return why a value is none of the column, "" if it is one."""
-    if value is None or value != value or (column.type == "category" and value == ""):
-        return "" if column.nullable else "is missing"
-    if column.type == "category":
-        if not isinstance(value, str):
-            return "is not of type category"
-        return (
-            ""
-            if column.allow_unknown or value in (column.categories or ())
-            else "is not one of the categories"
-        )
-    if column.type == "boolean":
-        return "" if value in (0, 1) else "is not of type boolean"
-    low, high = column.limits
-    if isinstance(value, str) or not low <= value <= high:
-        return "is out of range"
-    return "is not of type integer" if column.type == "integer" and value % 1 else ""
+    def fault(self, name: str, value: Value) -> str:
+        """Return why a value is none of the column, "" if it is one."""
+        column = self.derived[name]
+        if value is None or value != value or value == "":
+            return "" if column.nullable else "is missing"
+        if column.type == "category":
+            if not isinstance(value, str):
+                return "is not of type category"
+            known = column.allow_unknown or value in (column.categories or ())
+            return "" if known else "is not one of the categories"
+        if column.type == "boolean":
+            return "" if value in (0, 1) else "is not of type boolean"
+        low, high = self.limits[name]
+        if isinstance(value, str) or not low <= value <= high:
+            return "is out of range"
+        return "is not of type integer" if column.type == "integer" and value % 1 else ""
 
 
 def open_deriver(schema: Schema) -> Deriver:
@@ -212,14 +187,12 @@ def open_deriver(schema: Schema) -> Deriver:
 
     The function is loaded only if the contract declares derived columns.
     """
-    if not schema.derived:
-        return Deriver("", lambda _: {}, schema.inputs, {}, {})
-    name = project.current_project().derive
-    function = project.load("derive")
+    name = project.current_project().derive if schema.derived else ""
+    function = project.load("derive") if name else dict
     if name is None or function is None:
         first = next(iter(schema.derived))
         raise Failure(
             f'schema.yaml: {first!r} is derived: name `derive` in project.py as "module:function"'
         )
-    checks = {key: checker(column) for key, column in schema.derived.items()}
-    return Deriver(name, function, schema.inputs, schema.derived, checks)
+    limits = {key: column.limits for key, column in schema.derived.items()}
+    return Deriver(name, function, schema.inputs, schema.derived, limits)

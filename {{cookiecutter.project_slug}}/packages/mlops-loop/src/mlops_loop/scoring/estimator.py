@@ -25,7 +25,8 @@ def plain(value: object) -> Value:
         return str(value)
     if value is None or isinstance(value, str | int | float):
         return value
-    if isinstance(value, list | tuple | dict):
-        return str([plain(part) for part in value] if not isinstance(value, dict) else value)
-    name: str = getattr(value, "__qualname__", "") or type(value).__name__
-    return name
+    if isinstance(value, list | tuple):
+        return str([plain(part) for part in value])
+    if isinstance(value, dict):
+        return str(value)
+    return str(getattr(value, "__qualname__", type(value).__name__))

@@ -1,11 +1,10 @@
 """Answers: what the API answers for each row, by task."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
-from operator import attrgetter
-from typing import TypedDict
+from typing import cast
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from mlops_loop.contract.json_schema import JsonSchema
 from mlops_loop.contract.limits import ODD_NAME
@@ -18,95 +17,68 @@ Prediction = dict[str, Field]  # for one row, as the API and the log have it
 # The same as a struct: msgspec writes it several times as fast.
 Output = msgspec.Struct | Prediction
 Answerer = Callable[[Floats], list[msgspec.Struct]]
-
-
-class AnswerBody(TypedDict):
-    """The answer to a request."""
-
-    model_version: str
-    predictions: list[Prediction]
-
-
-def labeller(schema: Schema, point: OperatingPoint) -> Callable[[Floats], list[str]]:
-    """Return the function that gives the class of each row.
-
-    That is the positive one from the threshold on, or else the likeliest. It takes probabilities,
-    shape (rows, classes).
-    """
-    classes = schema.classes
-    if schema.positive is None:
-        return lambda scores: [classes[place] for place in scores.argmax(axis=1).tolist()]
-    place = classes.index(schema.positive)
-    positive = schema.positive
-    negative = classes[1 - place]
-    return lambda scores: [
-        positive if share >= point.threshold else negative for share in scores[:, place].tolist()
-    ]
+ID = ("id", str | UnsetType)  # UNSET in the log, which has it in a column of its own
 
 
 def labels(scores: Floats, schema: Schema, point: OperatingPoint) -> list[str]:
-    """Return the class of each row."""
-    return labeller(schema, point)(scores)
+    """Return the class of each row: the positive one from the threshold on, or the likeliest.
+
+    Takes probabilities, shape (rows, classes).
+    """
+    classes = schema.classes
+    if schema.positive is None:
+        return [classes[place] for place in scores.argmax(axis=1).tolist()]
+    place = classes.index(schema.positive)
+    names = classes[1 - place], schema.positive
+    return [names[share >= point.threshold] for share in scores[:, place].tolist()]
 
 
 def answerer(schema: Schema, point: OperatingPoint) -> Answerer:
     """Return the function that turns scores into an answer for each row."""
-    return class_answerer(schema, point) if schema.classes else value_answerer(point.half_width)
-
-
-def value_answerer(half: float) -> Answerer:
-    fields = [("value", float), ("interval", list[float])]
-    value_type = msgspec.defstruct("Value", fields, gc=False)
+    if schema.classes:
+        return class_answerer(schema, point)
+    fields = [ID, ("value", float), ("interval", list[float])]
+    answer = msgspec.defstruct("Prediction", fields, gc=False)
+    half = point.half_width
 
     def answers(scores: Floats) -> list[msgspec.Struct]:
         values = scores[:, 0].tolist()
-        return [value_type(value, [value - half, value + half]) for value in values]
+        return [answer(UNSET, value, [value - half, value + half]) for value in values]
 
     return answers
 
 
 def class_answerer(schema: Schema, point: OperatingPoint) -> Answerer:
-    classes = schema.classes
-    named = probabilities_of(classes)
-    label = labeller(schema, point)
-    class_type = msgspec.defstruct("Class", [("label", str), ("probabilities", object)], gc=False)
+    fields = [ID, ("label", str), ("probabilities", object)]
+    answer = msgspec.defstruct("Prediction", fields, gc=False)
+    named = probabilities_of(schema.classes)
 
     def answers(scores: Floats) -> list[msgspec.Struct]:
-        rows = zip(label(scores), named(scores.tolist()), strict=True)
-        return [class_type(name, probabilities) for name, probabilities in rows]
+        rows = zip(labels(scores, schema, point), scores.tolist(), strict=True)
+        return [answer(UNSET, label, named(row)) for label, row in rows]
 
     return answers
 
 
-def probabilities_of(
-    classes: list[str],
-) -> Callable[[list[list[float]]], list[msgspec.Struct] | list[dict[str, float]]]:
-    """Return what gives the probabilities of rows the names of their classes."""
+def probabilities_of(classes: list[str]) -> Callable[[list[float]], object]:
+    """Return what gives the probabilities of a row the names of their classes."""
     if any(map(ODD_NAME.search, classes)):
-        return lambda rows: [dict(zip(classes, row, strict=True)) for row in rows]
+        return lambda row: dict(zip(classes, row, strict=True))
     # Classes may have any name, fields may not.
     names = {f"p{place}": name for place, name in enumerate(classes)}
     fields = [(field, float) for field in names]
     kind = msgspec.defstruct("Probabilities", fields, rename=names, gc=False)
-    return lambda rows: [kind(*row) for row in rows]
+    return lambda row: kind(*row)
 
 
-def with_ids(ids: Sequence[str], outputs: Sequence[Output]) -> list[Output]:
-    """Return the answers, all structs or all as the log has them, with their ids."""
-    pairs = zip(ids, outputs, strict=True)
-    first = outputs[0]
-    if isinstance(first, dict):
-        return [{"id": name, **output} for name, output in pairs if isinstance(output, dict)]
-    kind = identified(first.__struct_fields__)
-    values = attrgetter(*first.__struct_fields__)
-    return [kind(name, *values(output)) for name, output in pairs]
-
-
-@cache
-def identified(names: tuple[str, ...]) -> type[msgspec.Struct]:
-    """Return the type of an answer with its id."""
-    fields = [("id", str), *((name, object) for name in names)]
-    return msgspec.defstruct("Prediction", fields, gc=False)
+def with_ids(ids: Sequence[str], outputs: Sequence[Output]) -> Sequence[Output]:
+    """Return the answers, structs or what the log has of them, with their ids."""
+    if isinstance(outputs[0], dict):
+        logged = cast(Sequence[Prediction], outputs)
+        return [{"id": name, **output} for name, output in zip(ids, logged, strict=True)]
+    for name, output in zip(ids, outputs, strict=True):
+        output.id = name  # type: ignore[union-attr]
+    return outputs
 
 
 def answer_schema(schema: Schema) -> JsonSchema:
@@ -117,29 +89,16 @@ def answer_schema(schema: Schema) -> JsonSchema:
     }
     if schema.classes:
         fields["label"] = {"type": "string", "enum": [*schema.classes]}
-        fields["probabilities"] = {
-            "type": "object",
-            "properties": dict.fromkeys(schema.classes, number),
-            "required": schema.classes,
-        }
+        fields["probabilities"] = object_schema(dict.fromkeys(schema.classes, number))
     else:
         description = "Made to hold the truth as often as the card says"
+        interval: JsonSchema = {"type": "array", "items": number, "description": description}
         fields["value"] = number
-        fields["interval"] = {
-            "type": "array",
-            "items": number,
-            "minItems": 2,
-            "maxItems": 2,
-            "description": description,
-        }
-    prediction: JsonSchema = {"type": "object", "properties": fields, "required": list(fields)}
-    properties: dict[str, JsonSchema] = {
-        "model_version": {"type": "string"},
-        "predictions": {"type": "array", "items": prediction},
-    }
-    return {
-        "type": "object",
-        "title": "Answer",
-        "properties": properties,
-        "required": list(properties),
-    }
+        fields["interval"] = interval | {"minItems": 2, "maxItems": 2}
+    predictions: JsonSchema = {"type": "array", "items": object_schema(fields)}
+    answer = object_schema({"model_version": {"type": "string"}, "predictions": predictions})
+    return answer | {"title": "Answer"}
+
+
+def object_schema(properties: dict[str, JsonSchema]) -> JsonSchema:
+    return {"type": "object", "properties": properties, "required": list(properties)}

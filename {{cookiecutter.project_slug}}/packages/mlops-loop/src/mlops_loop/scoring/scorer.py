@@ -1,6 +1,7 @@
 """Scorer: the model of a bundle. Columns in, scores or answers out."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -22,8 +23,7 @@ class Scorer:
 
     def score(self, columns: Columns) -> list[Prediction]:
         """Return the answer for each row, as the API gives it."""
-        found: list[Prediction] = msgspec.to_builtins(self.answers(self.scores(columns)))
-        return found
+        return cast(list[Prediction], msgspec.to_builtins(self.answers(self.scores(columns))))
 
 
 def onnx_scores(bundle: Bundle) -> Score:
@@ -34,24 +34,21 @@ def onnx_scores(bundle: Bundle) -> Score:
     options.intra_op_num_threads = 1  # small batches lose more to threads than they gain
     path = bundle.folder / "model.onnx"
     session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-    features = list(bundle.schema.features)
-    categorical = set(bundle.schema.categorical)
-    derived = bundle.schema.derived
     inputs = [found.name for found in session.get_inputs()]  # in the order of the features
     output = session.get_outputs()[-1].name  # a classifier's first one is the label
+    features = list(zip(bundle.schema.features.items(), inputs, strict=True))
 
     def scores(columns: Columns) -> Floats:
         feed = {}
-        for name, given in zip(features, inputs, strict=True):
+        for (name, column), given in features:
             values = columns[name]
-            if name in categorical:
-                gaps = (not isinstance(values, np.ndarray) or name in derived) and None in values
-                array = np.array(
-                    [value or "" for value in values] if gaps else values, dtype=object
-                )
-            else:
-                array = np.asarray(values, dtype=np.float32)
-            feed[given] = array.reshape(-1, 1)
+            if column.type != "category":
+                feed[given] = np.asarray(values, dtype=np.float32).reshape(-1, 1)
+                continue
+            may_have_gaps = not isinstance(values, np.ndarray) or column.derived
+            if may_have_gaps and None in values:
+                values = [value or "" for value in values]
+            feed[given] = np.array(values, dtype=object).reshape(-1, 1)
         result: Floats = session.run([output], feed)[0]
         return result
 
@@ -63,10 +60,9 @@ def skops_scores(bundle: Bundle) -> Score:
     try:
         from mlops_loop.scoring.skops_model import open_model
     except ImportError as error:
+        what = f"{bundle.folder} cannot be served here, {error.name} is missing"
         need = "its model needs the group serve-skops (SERVE_GROUP of deploy/Dockerfile)"
-        raise Failure(
-            f"{bundle.folder} cannot be served here, {error.name} is missing: {need}"
-        ) from None
+        raise Failure(f"{what}: {need}") from None
     return open_model(bundle.folder / "model.skops", bundle.schema)
 
 
@@ -76,8 +72,8 @@ FORMATS = {"model.onnx": onnx_scores, "model.skops": skops_scores}
 def load_scorer(bundle: Bundle) -> Scorer:
     """Return the scorer of a bundle, by the model file that its manifest lists.
 
-    Raises Refusal for any other kind of file, and one that cannot be read; Failure for a model
-    with types that nobody has reviewed. A pickle is never opened: it could run any code.
+    Raises Refusal for a file that cannot be read or of another kind - a pickle is never opened: it
+    could run any code -, and Failure for a model with types that nobody has reviewed.
     """
     models = [name for name in bundle.manifest.files if name.startswith("model.")]
     if len(models) != 1 or models[0] not in FORMATS:
@@ -92,9 +88,8 @@ def load_scorer(bundle: Bundle) -> Scorer:
     except Exception as error:  # of as many kinds as there are engines
         reason = str(error).strip().partition("\n")[0]
         raise Refusal(f"{bundle.folder / models[0]} cannot be loaded: {reason}") from None
-    return Scorer(
-        open_deriver(bundle.schema), scores, answerer(bundle.schema, bundle.operating_point)
-    )
+    answers = answerer(bundle.schema, bundle.operating_point)
+    return Scorer(open_deriver(bundle.schema), scores, answers)
 
 
 def open_scorer(bundle: Bundle) -> Scorer:

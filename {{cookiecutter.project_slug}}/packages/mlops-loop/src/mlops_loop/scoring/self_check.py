@@ -4,17 +4,17 @@ Whoever loads the bundle computes them again with the code that is here: another
 function in a skops model or another library cannot change a version's answers unseen.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from mlops_loop.base.errors import Refusal
 from mlops_loop.base.project import fingerprint
-from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.contract.schema import Schema
 from mlops_loop.contract.values import Row, Value
 from mlops_loop.scoring.bundle import Bundle
-from mlops_loop.scoring.derived import Array, Arrays, Columns, DeriveError, Deriver, Score, Values
+from mlops_loop.scoring.derived import DeriveError, Deriver, Score, Values
 
 FILE = "check_rows.json"
 ROWS = 100
@@ -35,26 +35,22 @@ def compute(
 ) -> CheckRows:
     """Return rows, given as the API takes them, with what is derived from them and their scores."""
     inputs = {name: [row[name] for row in rows] for name in schema.inputs}
-    columns = as_columns(inputs, schema.inputs)
-    derived = derive(columns)
-    values = {name: as_values(array) for name, array in derived.items()}
-    scored = scores({**columns, **derived}).tolist()
-    return CheckRows(tolerance=tolerance, inputs=inputs, derived=values, scores=scored)
+    empty = CheckRows(tolerance=tolerance, inputs=inputs, derived={}, scores=[])
+    return computed_again(empty, schema, derive, scores)
 
 
-def as_columns(
-    inputs: Mapping[str, list[Value]], columns: Mapping[str, Column]
-) -> dict[str, Values]:
-    """Return columns as JSON has them as a scorer takes them."""
-    times = {name for name, column in columns.items() if column.type == "timestamp"}
-    return {
-        name: np.array(values, dtype="datetime64[s]") if name in times else values
-        for name, values in inputs.items()
+def computed_again(rows: CheckRows, schema: Schema, derive: Deriver, scores: Score) -> CheckRows:
+    columns: dict[str, Values] = {**rows.inputs}
+    for name, column in schema.inputs.items():
+        if column.type == "timestamp":
+            columns[name] = np.array(rows.inputs[name], dtype="datetime64[s]")
+    arrays = derive(columns)
+    derived = {
+        name: [None if value != value else value for value in array.tolist()]
+        for name, array in arrays.items()
     }
-
-
-def as_values(array: Array) -> list[Value]:
-    return [None if value != value else value for value in array.tolist()]
+    scored = scores({**columns, **arrays}).tolist()
+    return rows.model_copy(update={"derived": derived, "scores": scored})
 
 
 def check(bundle: Bundle, derive: Deriver, scores: Score) -> None:
@@ -62,39 +58,25 @@ def check(bundle: Bundle, derive: Deriver, scores: Score) -> None:
     if FILE not in bundle.manifest.files:
         return
     try:
-        rows = CheckRows.model_validate_json((bundle.folder / FILE).read_bytes())
+        old = CheckRows.model_validate_json((bundle.folder / FILE).read_bytes())
+        new = computed_again(old, bundle.schema, derive, scores)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise Refusal(f"{bundle.folder / FILE} cannot be read: {reason}") from None
-    columns = as_columns(rows.inputs, bundle.schema.inputs)
-    derived = check_derived(bundle, rows, columns, derive)
-    found = scores({**columns, **derived})
-    expected = np.array(rows.scores)
-    apart = np.abs(found - expected).max(axis=1)
-    if not (apart <= rows.tolerance * max(np.abs(expected).max(), 1e-30)).all():
-        row = int(np.nan_to_num(apart, nan=np.inf).argmax())
-        raise refusal(
-            bundle,
-            f"the model scores check row {row} {found[row, 0]:.6g}, not {expected[row, 0]:.6g}",
-            "model",
-        )
-
-
-def check_derived(bundle: Bundle, rows: CheckRows, columns: Columns, derive: Deriver) -> Arrays:
-    """Return the derived columns of the check rows; refuse the bundle if it holds others."""
-    try:
-        derived = derive(columns)
     except DeriveError as error:
         raise refusal(bundle, str(error), "derive") from None
-    for name, array in derived.items():
-        for row, (new, old) in enumerate(zip(as_values(array), rows.derived[name], strict=True)):
-            if not close(new, old, rows.tolerance):
-                raise refusal(
-                    bundle,
-                    f"{derive.name} gives {name!r} {new!r} for check row {row}, not {old!r}",
-                    "derive",
-                )
-    return derived
+    for name, values in new.derived.items():
+        for row, (value, before) in enumerate(zip(values, old.derived[name], strict=True)):
+            if not close(value, before, old.tolerance):
+                what = f"{derive.name} gives {name!r} {value!r} for check row {row}, not {before!r}"
+                raise refusal(bundle, what, "derive")
+    found = np.array(new.scores)
+    expected = np.array(old.scores)
+    apart = np.abs(found - expected).max(axis=1)
+    if not (apart <= old.tolerance * max(np.abs(expected).max(), 1e-30)).all():
+        row = int(np.nan_to_num(apart, nan=np.inf).argmax())
+        what = f"the model scores check row {row} {found[row, 0]:.6g}, not {expected[row, 0]:.6g}"
+        raise refusal(bundle, what, "model")
 
 
 def close(new: Value, old: Value, tolerance: float) -> bool:
@@ -106,13 +88,9 @@ def close(new: Value, old: Value, tolerance: float) -> bool:
 def refusal(bundle: Bundle, what: str, plugin: str) -> Refusal:
     """Return the refusal of a bundle: what differs, which commit made it, and how to go on."""
     commit = bundle.promotion.git_commit
-    made = (
-        f"was made by commit {commit[:12]}"
-        if commit
-        else "was made by an earlier state of this project"
-    )
+    made = f"commit {commit[:12]}" if commit else "an earlier state of this project"
     if bundle.manifest.code.get(plugin) == fingerprint(plugin):
         made += ", with the same function but perhaps other versions of libraries"
     ways = "serve it with that commit's code, or train and promote anew"
     ways += "; a changed feature needs a new name"
-    return Refusal(f"{bundle.folder} is refused: {what}. It {made}: {ways}")
+    return Refusal(f"{bundle.folder} is refused: {what}. It was made by {made}: {ways}")

@@ -88,9 +88,7 @@ def load(path: Path) -> Pipeline:
 def open_model(path: Path, schema: Schema) -> Score:
     """Return what scores with a skops file; raise Failure if it holds types that nobody trusts."""
     fitted = load(path)
-    threads = (
-        ThreadpoolController()
-    )  # after the model, which brings the libraries that have threads
+    threads = ThreadpoolController()  # of the libraries that came with the model
 
     def score(columns: Columns) -> Floats:
         with threads.limit(limits=1):  # small batches lose more to threads than they gain

@@ -71,7 +71,7 @@ PROMOTED = Gauge(
 LOG_QUEUE = Gauge("log_queue", "Requests that wait for the prediction log", multiprocess_mode=SUM)
 LOG_UP = Gauge("log_up", "1 if the log's database takes predictions", multiprocess_mode=MIN)
 SPOOL_ROWS = Gauge(
-    "log_spool_rows", "Rows that wait on disk for the log's database", multiprocess_mode=SUM
+    "log_spool_rows", "Rows that wait on disk for the log's database", multiprocess_mode=MAX
 )
 SPOOL_BYTES = Gauge("log_spool_bytes", "Size of what waits on disk", multiprocess_mode=MAX)
 

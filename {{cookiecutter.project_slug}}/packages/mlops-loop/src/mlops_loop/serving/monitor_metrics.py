@@ -9,8 +9,13 @@ from prometheus_client import Gauge
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.contract.schema import Schema
-from mlops_loop.prediction_log.monitoring_windows import Bounds, MonitoringWindow, read_windows
-from mlops_loop.prediction_log.window_summary import VERDICTS, ColumnDrift
+from mlops_loop.prediction_log.window_summary import (
+    VERDICTS,
+    Bounds,
+    ColumnDrift,
+    WindowSummary,
+    read_newest,
+)
 from mlops_loop.serving.metrics import NEWEST
 from mlops_loop.serving.service import Service
 
@@ -53,18 +58,17 @@ def refresh(service: Service) -> None:
     """Set the gauges to the newest window; while the database is away, they stay as they are."""
     model = service.settings.mlflow_experiment_name
     try:
-        windows = read_windows(service.writer.engine, model, 1)
+        summary = read_newest(service.writer.engine, model)
     except SQLAlchemyError:  # the writer has logged it
         return
-    if windows:
-        set_window(windows[-1], service.model.bundle.schema)
+    if summary:
+        set_window(summary, service.model.bundle.schema)
 
 
-def set_window(window: MonitoringWindow, schema: Schema) -> None:
+def set_window(summary: WindowSummary, schema: Schema) -> None:
     """Set the gauges. What this window lacks becomes NaN: no value of another window may stay."""
-    summary = window.summary
-    RUN.set(window.made.timestamp())
-    WINDOW_END.set(window.end.timestamp())
+    RUN.set(summary.made.timestamp())
+    WINDOW_END.set(summary.end.timestamp())
     for name in VERDICTS:
         VERDICT.labels(name).set(name in summary.verdicts)
     DRIFT.set(or_nan(summary.drift_share))
@@ -73,7 +77,7 @@ def set_window(window: MonitoringWindow, schema: Schema) -> None:
         column = columns.get(name, NOT_COMPARED)
         COLUMN.labels(name).set(or_nan(column.score))
         LIMIT.labels(name).set(or_nan(column.threshold))
-    set_metrics(window.metrics)
+    set_metrics(summary.metrics)
     COVERAGE.set(or_nan(summary.coverage))
     WINDOW_ROWS.set(or_nan(summary.rows))
 

@@ -13,7 +13,7 @@ from mlops_loop.contract.json_schema import JsonSchema
 from mlops_loop.contract.limits import MAX_ROWS
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.contract.values import Row
-from mlops_loop.scoring.predictions import AnswerBody, answer_schema, with_ids
+from mlops_loop.scoring.predictions import answer_schema, with_ids
 from mlops_loop.serving.http.auth import is_open
 from mlops_loop.serving.loaded_model import LoadedModel
 
@@ -140,7 +140,7 @@ def outcome_schemas(model: LoadedModel) -> dict[str, JsonSchema]:
     return {**found, "Outcomes": {**found["Outcomes"], "example": {"outcomes": [example]}}}
 
 
-def example_answer(model: LoadedModel) -> AnswerBody:
+def example_answer(model: LoadedModel) -> dict[str, object]:
     """Return the model's answer to the contract's example."""
     rows = model.reader.from_records([model.bundle.manifest.example])
     predictions = with_ids([ANY_ID], model.score(rows)[0])

@@ -1,175 +1,85 @@
-"""Spool: predictions on disk that wait for the log's database, one file of JSON lines per process.
-
-A process holds the lock of the file that it uses: a file that is not locked belongs to a process
-that has ended.
-"""
+"""Spool: predictions that wait on disk for the log's database, in one SQLite file."""
 
 import os
-import threading
-import uuid
+import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from io import FileIO
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-import msgspec
-from filelock import FileLock, Timeout
+from mlops_loop.base.errors import Failure
 
-from mlops_loop.prediction_log.predictions import Entry
+LOCK_SECONDS = 10  # until a process that waits for another one's transaction fails
+LINES = 100  # that are read at a time
+TABLES = """
+PRAGMA auto_vacuum = FULL;
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS lines (id INTEGER PRIMARY KEY AUTOINCREMENT, rows INTEGER, line BLOB);
+CREATE TABLE IF NOT EXISTS totals (rows INTEGER, bytes INTEGER);
+INSERT INTO totals SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM totals);
+COMMIT;
+"""
+ADD = "UPDATE totals SET rows = rows + ?, bytes = bytes + ?"
+COUNT = "SELECT coalesce(sum(rows), 0), coalesce(sum(length(line)), 0) FROM lines WHERE id <= ?"
 
-CHUNK = 1 << 20  # bytes that are replayed at a time
-LINE = msgspec.json.Decoder(Entry)
-# Of versions before 1.1: [entry, [[features, output], ...]].
-OLD_LINE = msgspec.json.Decoder(tuple[Entry, list[tuple[msgspec.Raw, msgspec.Raw]]])
 
-
-class LogFull(Exception):
+class LogFull(Failure):
     """A prediction cannot be stored, so it must not be answered."""
 
 
-def to_line(entry: Entry) -> bytes:
-    """Return the entry as a line. Raises ValueError for texts that are not Unicode."""
-    return msgspec.json.encode(entry) + b"\n"
-
-
-def from_line(line: bytes) -> Entry:
-    """Return the entry. Raises ValueError if the line holds none."""
-    if not line.startswith(b"["):
-        return LINE.decode(line)
-    entry, pairs = OLD_LINE.decode(line)
-    parts = [bytes(part) for features, output in pairs for part in (output, features)]
-    return msgspec.structs.replace(entry, rows=b"".join(part + b"\n" for part in parts))
-
-
-def size(folder: Path) -> int:
-    """Return the bytes of all files in the spool, also those of other processes."""
-    total = 0
-    for path in folder.glob("*.jsonl"):
-        with suppress(FileNotFoundError):  # replayed just now
-            total += path.stat().st_size
-    return total
-
-
 class Spool:
-    """This process's file in the spool; threads may share it."""
+    """Keeps lines of at most `limit` bytes together; processes and threads may share it."""
 
     def __init__(self, folder: Path, limit: int) -> None:
-        """Make the folder; `limit` is in bytes, of all files together."""
         folder.mkdir(parents=True, exist_ok=True)
+        if left := sorted(folder.glob("*.jsonl")):
+            why = "holds predictions of mlops-loop 1.0: let its server write them to the log first"
+            raise Failure(f"{left[0]} {why}")
         self.folder = folder
         self.limit = limit
-        self.mutex = threading.RLock()
-        self.file: FileIO | None = None
-        self.lock: FileLock | None = None
-        self.counts: dict[Path, int] = {}  # rows of each file that this process made
+        self.totals = (0, 0)  # rows and bytes, of all processes
+        with self.opened() as file:
+            file.executescript(TABLES)
 
-    def append(self, lines: Sequence[bytes], rows: int) -> None:
-        """Write lines, of `rows` rows; when this returns they are on disk.
+    @contextmanager
+    def opened(self) -> Iterator[sqlite3.Connection]:
+        """Open the file for one transaction: when it ends, it is on the disk.
 
-        Raises LogFull if they cannot be.
+        It is opened each time, because nobody would find what is written to a file that was moved.
         """
-        data = b"".join(lines)
-        with self.mutex:
-            try:
-                if size(self.folder) + len(data) > self.limit:
-                    raise LogFull("the spool is full")
-                file = self.file or self.create_file()
-                path = Path(str(file.name))
-                end = file.tell()
-                try:
-                    write(file, data)
-                except OSError:
-                    with suppress(OSError):  # leave no half line
-                        file.truncate(end)
-                    self.rotate()
-                    raise
-            except OSError as error:
-                raise LogFull(f"the spool cannot be written: {error.strerror}") from None
-            self.counts[path] += rows
-
-    def create_file(self) -> FileIO:
-        path = self.folder / f"{uuid.uuid4().hex}.jsonl"
-        lock = FileLock(path.with_suffix(".lock"), thread_local=False)
-        lock.acquire()  # before there is a file that another process might take
-        self.lock = lock
-        self.file = FileIO(path, "x")
-        self.counts[path] = 0
-        sync_folder(self.folder)
-        return self.file
-
-    def rotate(self) -> None:
-        """Release the file, so that it is replayed; the next line begins another one."""
-        with self.mutex:
-            if self.file:
-                self.file.close()
-            if self.lock:
-                self.lock.release()
-            self.file = None
-            self.lock = None
-
-    def rows(self) -> int:
-        """Return how many rows of this process are not in the database yet."""
-        with self.mutex:
-            self.counts = {path: rows for path, rows in self.counts.items() if path.exists()}
-            return sum(self.counts.values())
-
-
-def write(file: FileIO, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[file.write(left) :]
-    os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make sure that a new file is found again after a power cut."""
-    if os.name != "nt":  # Windows opens no folders
-        handle = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+            path = self.folder / "spool.db"
+            with closing(sqlite3.connect(path, LOCK_SECONDS)) as file, file:
+                file.execute("PRAGMA synchronous = EXTRA")  # a power cut undoes no commit
+                yield file
+                self.totals = file.execute("SELECT rows, bytes FROM totals").fetchone()
+        except sqlite3.Error as error:
+            raise LogFull(f"the spool cannot be used: {error}") from None
 
+    def append(self, lines: Sequence[tuple[int, bytes]]) -> None:
+        """Append lines, each after its number of rows; raise LogFull if they cannot be written."""
+        with self.opened() as file:
+            file.execute(ADD, (sum(n for n, _ in lines), sum(len(line) for _, line in lines)))
+            if file.execute("SELECT bytes > ? FROM totals", (self.limit,)).fetchone()[0]:
+                raise LogFull("the spool is full")
+            file.executemany("INSERT INTO lines (rows, line) VALUES (?, ?)", lines)
 
-@contextmanager
-def claimed(path: Path) -> Iterator[bool]:
-    """Lock a file of the spool; give whether that worked and the file is still there."""
-    lock = FileLock(path.with_suffix(".lock"), thread_local=False)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield path.exists()
-    finally:
-        lock.release()
-        if not path.exists():
-            with suppress(OSError):
-                path.with_suffix(".lock").unlink(missing_ok=True)
+    def oldest(self) -> dict[int, bytes]:
+        """Return the oldest lines by their numbers."""
+        with self.opened() as file:
+            return dict(file.execute("SELECT id, line FROM lines ORDER BY id LIMIT ?", (LINES,)))
 
+    def remove(self, last: int) -> None:
+        """Remove the lines up to this number; another process may have done it."""
+        with self.opened() as file:
+            file.execute("BEGIN IMMEDIATE")
+            rows, size = file.execute(COUNT, (last,)).fetchone()
+            file.execute(ADD, (-rows, -size))
+            file.execute("DELETE FROM lines WHERE id <= ?", (last,))
 
-def chunks(path: Path) -> Iterator[tuple[list[Entry], list[bytes]]]:
-    """Yield the entries of a file, some at a time, and the lines that hold none.
-
-    A last line without an end is left out: it was never acknowledged.
-    """
-    with path.open("rb") as file:
-        while lines := file.readlines(CHUNK):
-            entries: list[Entry] = []
-            broken: list[bytes] = []
-            for line in lines:
-                try:
-                    entries.append(from_line(line))
-                except ValueError:
-                    if line.endswith(b"\n"):
-                        broken.append(line)
-            yield entries, broken
-
-
-def keep_rejected(folder: Path, lines: Sequence[bytes]) -> Path:
-    """Keep lines that the database rejects, for a person to look at; return where."""
-    path = folder / "refused.txt"
-    with FileLock(path.with_suffix(".lock")), path.open("ab", buffering=0) as file:
-        write(file, b"".join(lines))
-    return path
+    def set_aside(self, lines: Sequence[bytes]) -> Path:
+        """Keep lines that the database rejects, for a person to look at; return where."""
+        path = self.folder / "refused.txt"
+        with path.open("ab", buffering=0) as file:
+            file.write(b"".join(line + b"\n" for line in lines))
+            os.fsync(file.fileno())
+        return path
