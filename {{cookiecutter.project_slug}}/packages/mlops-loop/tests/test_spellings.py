@@ -23,7 +23,7 @@ from mlops_loop.data.cast import check_rows
 from mlops_loop.data.source.read import batches
 from mlops_loop.onboarding.infer.main import infer
 
-from .conftest import ROOT, change
+from .conftest import ROOT, change, surrounding_project
 
 ROWS = 300
 RANDOM = np.random.default_rng(1)
@@ -369,16 +369,11 @@ def test_names_that_differ_in_case_or_look_like_sql_are_kept() -> None:
 def test_text_that_the_terminal_cannot_show_is_replaced(folder) -> None:
     cities = np.resize(["\u0141\u00f3d\u017a", "\u5317\u4eac", "\u0391\u03b8\u03ae"], ROWS)
     table(city=cities).to_csv("table.csv", index=False)
-    code = "import mlops_loop, importlib; importlib.import_module('PACKAGE.project').main()"
-    from .conftest import surrounding_project
-
     package = surrounding_project().model.partition(".")[0]
-    command = [sys.executable, "-c", code.replace("PACKAGE", package)]
-    done = subprocess.run(
-        [*command, "schema", "infer", "table.csv", "--target", "y"],
-        env={"PYTHONIOENCODING": "cp1252", "PATH": str(folder)},
-        capture_output=True,
-    )
+    code = f"import importlib; importlib.import_module('{package}.project').main()"
+    command = [sys.executable, "-c", code, "schema", "infer", "table.csv", "--target", "y"]
+    environment = {"PYTHONIOENCODING": "cp1252", "PATH": str(folder)}
+    done = subprocess.run(command, env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr.decode("cp1252")
     assert b"city" in done.stdout
     assert load_schema().columns["city"].type == "category"
@@ -436,19 +431,12 @@ def test_a_bad_line_at_the_end_of_a_long_file_is_named_and_nothing_is_written(fo
     assert not files.RAW.exists()
 
 
-def test_very_many_categories_and_columns(folder) -> None:
+def test_very_many_categories(folder) -> None:
     rows = 1_000_000
-    wide = pd.DataFrame(
-        {"name": [f"n{place}" for place in range(rows)], "x": np.arange(rows) % 977}
-    )
-    wide.assign(y=np.where(wide["x"] > 400, "a", "b"), z=np.arange(rows) % 13).to_parquet(
-        "t.parquet"
-    )
-    columns = inferred("t.parquet").columns
-    assert columns["name"].role == "id"
-    Path("wide.csv").write_text(",".join(f"c{place}" for place in range(5000)) + "\n" + "1," * 4999)
-    with pytest.raises(Failure, match="5,000 columns, the limit is 2,000"):
-        inferred("wide.csv")
+    columns = {"name": [f"n{place}" for place in range(rows)], "x": np.arange(rows) % 977}
+    wide = pd.DataFrame(columns | {"z": np.arange(rows) % 13})
+    wide.assign(y=np.where(wide["x"] > 400, "a", "b")).to_parquet("t.parquet")
+    assert inferred("t.parquet").columns["name"].role == "id"
 
 
 def test_a_database_that_goes_away_in_the_middle_leaves_nothing(folder, monkeypatch) -> None:

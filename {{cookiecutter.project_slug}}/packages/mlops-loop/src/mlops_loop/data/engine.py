@@ -3,21 +3,16 @@
 SQL names columns by their place, `c0`, `c1`, ...: DuckDB takes `a` and `A` for the same name.
 """
 
-import os
 import tempfile
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from functools import cache
-from itertools import groupby
-from typing import TypeVar
 
 import duckdb
 import pyarrow as pa
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-THREADS = min(4, os.cpu_count() or 1)  # that work; more would wait for the one that writes
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.files import BATCH
+
 OFFLINE = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 
 
@@ -50,47 +45,52 @@ def placed(table: pa.Table) -> pa.Table:
     return table.rename_columns([f"c{place}" for place in range(table.num_columns)])
 
 
+class QueryError(Failure):
+    """DuckDB could not answer a query on a stream."""
+
+
 class Stream:
-    """Arrow tables of one schema, as a stream that DuckDB reads; keeps the error of its maker."""
+    """Arrow tables as one stream that DuckDB reads, in the schema of the first table."""
 
-    def __init__(self, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-        names = [f"c{place}" for place in range(len(schema))]
-        fields = [field.with_name(name) for field, name in zip(schema, names, strict=True)]
+    def __init__(self, tables: Iterable[pa.Table]) -> None:
+        self.tables = iter(tables)
+        self.first = next(self.tables, pa.table({}))
+        # Later tables may have values where the first has none: as texts they fit any type.
+        fields = [
+            field.with_type(pa.string()) if pa.types.is_null(field.type) else field
+            for field in self.first.schema.remove_metadata()
+        ]
+        self.schema = pa.schema(fields)
         self.error: Exception | None = None
-        self.reader = pa.RecordBatchReader.from_batches(pa.schema(fields), self.batches(tables))
+        shape = placed(self.schema.empty_table()).schema
+        self.reader = pa.RecordBatchReader.from_batches(shape, self.batches())
 
-    def batches(self, tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
+    def batches(self) -> Iterator[pa.RecordBatch]:
         try:
-            for table in tables:
-                yield from placed(table).replace_schema_metadata().to_batches()
+            yield from self.fitted(self.first)
+            for table in self.tables:
+                yield from self.fitted(table)
         except Exception as error:
-            self.error = error
+            self.error = error  # DuckDB passes on its text alone
             raise
 
+    def fitted(self, table: pa.Table) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from placed(table.cast(self.schema)).to_batches()
+        except (pa.ArrowException, ValueError):
+            changed = [one.name for one in table.schema if one not in list(self.schema)]
+            what = "holds values of several kinds: let all be of one kind"
+            raise Failure(f"the column {(changed or table.column_names)[0]!r} {what}") from None
 
-def streams(tables: Iterable[pa.Table]) -> Iterator[tuple[pa.Schema, Stream]]:
-    """Give the tables as one stream for each run of tables of the same schema: most often one."""
-    for schema, alike in groupby(tables, lambda table: table.schema.remove_metadata()):
-        yield schema, Stream(schema, alike)
-
-
-def ahead(items: Iterator[Item], work: Callable[[Item], Result]) -> Generator[Result]:
-    """Yield what `work` makes of each item, in order: threads read and work ahead."""
-    reader = ThreadPoolExecutor(1)  # a database's driver may want to be read by one thread
-    workers = ThreadPoolExecutor(THREADS)
-    waiting = deque[Future[Result]]()
-    try:
-        reading = reader.submit(next, items, None)
-        while (item := reading.result()) is not None:
-            reading = reader.submit(next, items, None)
-            waiting.append(workers.submit(work, item))
-            if len(waiting) > THREADS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        reader.shutdown(cancel_futures=True)
-        workers.shutdown(cancel_futures=True)
+    def select(self, sql: str) -> Iterator[pa.Table]:
+        """Give the answer to a query on `rows`, those of the stream, in their order."""
+        with connect(threads=1) as connection:
+            connection.register("rows", self.reader)
+            try:
+                for batch in connection.sql(sql).to_arrow_reader(BATCH):
+                    yield pa.Table.from_batches([batch])
+            except (duckdb.Error, pa.ArrowException, OSError) as error:
+                raise self.error or QueryError(str(error).partition("\n")[0]) from None
 
 
 def text(value: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from textwrap import shorten
 
 from mlops_loop.base import files
-from mlops_loop.data.check import TABLE, Check
+from mlops_loop.data.checks import TABLE, Check
 from mlops_loop.reporting import page
 from mlops_loop.reporting.formats import number, percent
 
