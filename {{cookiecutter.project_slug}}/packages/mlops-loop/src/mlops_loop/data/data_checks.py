@@ -23,7 +23,6 @@ FEWEST = 100  # with fewer rows, a good feature would look like a leak by chance
 KEPT = 1_000  # categories of a column; the others are counted together
 
 Floats = NDArray[np.float64]
-Truth = NDArray[np.float64]  # numbers, or classes as objects
 Hashes = NDArray[np.uint64]  # of rows, shape (rows,)
 
 
@@ -47,8 +46,9 @@ def leaks(
     table = table.sample(min(len(table), LEAK_ROWS), random_state=SEED)
     if table[target].nunique() < 2:
         return {}
-    truth = table[target].to_numpy("float64" if regression else object)
-    truth = np.clip(truth, -LARGEST, LARGEST) if regression else truth
+    truth = pd.factorize(table[target])[0].astype(float)  # classes by number
+    if regression:
+        truth = np.clip(table[target].to_numpy("float64"), -LARGEST, LARGEST)
     score = r_squared if regression else balanced_accuracy
     if len(table) < FEWEST:
         score = same_number if regression else same_class
@@ -74,7 +74,7 @@ def codes(values: pd.Series) -> Floats:
     return np.column_stack([np.clip(np.nan_to_num(numbers), -LARGEST, LARGEST), np.isnan(numbers)])
 
 
-def orders(inputs: Floats, truth: Truth, regression: bool) -> bool:
+def orders(inputs: Floats, truth: Floats, regression: bool) -> bool:
     """Return whether a number orders the target perfectly, and hardly by chance.
 
     Then each class has a range of its own, or the target only rises, or falls, with the number. A
@@ -82,13 +82,13 @@ def orders(inputs: Floats, truth: Truth, regression: bool) -> bool:
     """
     order = np.lexsort((inputs[:, 0], inputs[:, 1]))
     numbers = inputs[order, 0]
-    places = truth[order] if regression else pd.factorize(truth[order])[0]
+    places = truth[order]
     counts = np.unique(places, return_counts=True)[1]
     # How many orders of the target there are, as a logarithm: each as likely by chance.
     orders_of_all = lgamma(len(places) + 1) - sum(lgamma(count + 1) for count in counts)
     if orders_of_all < log(UNLIKELY * (2 if regression else factorial(min(len(counts), 20)))):
         return False
-    steps = np.diff(places.astype(np.float64))
+    steps = np.diff(places)
     if regression:
         tied = pd.Series(places).groupby(numbers).nunique()
         return bool(tied.max() == 1 and ((steps >= 0).all() or (steps <= 0).all()))
@@ -97,7 +97,7 @@ def orders(inputs: Floats, truth: Truth, regression: bool) -> bool:
     return bool(borders.sum() == len(counts) - 1 and apart)
 
 
-def balanced_accuracy(inputs: Floats, truth: Truth) -> float:
+def balanced_accuracy(inputs: Floats, truth: Floats) -> float:
     half = len(truth) // 2
     leaf = max(1, len(truth) // 4000)
     tree = DecisionTreeClassifier(min_samples_leaf=leaf, class_weight="balanced", random_state=SEED)
@@ -107,18 +107,18 @@ def balanced_accuracy(inputs: Floats, truth: Truth) -> float:
     return float(balanced_accuracy_score(truth[half:], found, adjusted=True))
 
 
-def same_class(inputs: Floats, truth: Truth) -> float:
+def same_class(inputs: Floats, truth: Floats) -> float:
     """Return 1 if values and classes are the same but for their names, else 0."""
     seen = pd.crosstab(inputs[:, 0], truth) > 0
     return float((seen.sum(axis=0) == 1).all() and (seen.sum(axis=1) == 1).all())
 
 
-def same_number(inputs: Floats, truth: Truth) -> float:
+def same_number(inputs: Floats, truth: Floats) -> float:
     """Return 1 if the values lie on a straight line with the target, else 0."""
     return float(np.ptp(inputs[:, 0]) > 0 and abs(np.corrcoef(inputs[:, 0], truth)[0, 1]) > 0.99999)
 
 
-def r_squared(inputs: Floats, truth: Truth) -> float:
+def r_squared(inputs: Floats, truth: Floats) -> float:
     """Return R2 of a tree, or of a straight line, which tells the outermost values better."""
     half = len(truth) // 2
     leaf = max(1, len(truth) // 4000)

@@ -24,6 +24,8 @@ def connect(database: str = ":memory:", threads: int = 0) -> duckdb.DuckDBPyConn
     spill = tempfile.gettempdir()  # and not the folder of the project
     connection = duckdb.connect(database, config={**OFFLINE, "temp_directory": spill})
     connection.execute("SET TimeZone = 'UTC'")
+    # As a join, IN would be computed of all rows, also where few are asked: 3.2 instead of 0.2 s.
+    connection.execute("SET disabled_optimizers = 'in_clause'")
     if threads:
         connection.execute(f"SET threads = {threads}")
     return connection

@@ -1,8 +1,11 @@
 """In which formats the values of a column are times."""
 
+import re
+from contextlib import suppress
+from datetime import datetime
 from itertools import product
 
-from mlops_loop.data.cast import time_in
+from mlops_loop.data.cast import as_text, time_in, trimmed
 from mlops_loop.data.profile import NUMBERS, ColumnProfile, Profile, ask
 
 DAYS = (
@@ -43,7 +46,10 @@ def time_formats(profile: Profile, known: ColumnProfile) -> list[str | None]:
             if known.whole and low <= known.low and known.high <= high
         ]
         candidates = [None, *candidates] if "%Y%m%d" in candidates else candidates
-    for some in (" LIMIT 5", " LIMIT 5000", ""):  # to ask all formats of all rows would take long
+    shown = f"SELECT {trimmed(as_text('v', known.kind))} FROM ({known.texts}) LIMIT 5"
+    first = [value for (value,) in profile.connection.execute(shown).fetchall()]
+    candidates = [form for form in candidates if all(may_fit(form, value) for value in first)]
+    for some in (" LIMIT 5000", ""):
         fits = {
             f"f{place}": f"bool_and({time_in('v', known.kind, form)} IS NOT NULL)"
             for place, form in enumerate(candidates)
@@ -51,6 +57,17 @@ def time_formats(profile: Profile, known: ColumnProfile) -> list[str | None]:
         fine = ask(profile.connection, fits, f"({known.texts}{some})") if fits else {}
         candidates = [form for form, fits in zip(candidates, fine.values(), strict=True) if fits]
     return candidates
+
+
+def may_fit(form: str | None, value: str) -> bool:
+    """Return whether a text may be a time in a format: DuckDB takes seconds for all of them."""
+    if form is None or form.startswith(("epoch", "excel")):
+        return True
+    if "%z" in form.lower():
+        return bool(re.search(r"([A-Za-z]|[-+][0-9]{2}:?[0-9]{0,2})$", value))
+    with suppress(ValueError):
+        return bool(datetime.strptime(value, form))
+    return False
 
 
 def unreadable_time(profile: Profile, known: ColumnProfile) -> str:
