@@ -58,7 +58,8 @@ def write(kind: str = "csv", sep: str = ",", **columns: object) -> pd.DataFrame:
 def written(sep: str = ",", **columns: object) -> dict[str, Column]:
     """Return what is inferred of columns of a CSV file."""
     write(sep=sep, **columns)
-    return {name: inferred("table.csv").columns[name] for name in columns}
+    found = inferred("table.csv").columns
+    return {name: found[name] for name in columns}
 
 
 def ingested() -> pd.DataFrame:

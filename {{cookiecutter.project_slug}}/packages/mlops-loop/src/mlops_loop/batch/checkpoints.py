@@ -18,11 +18,9 @@ FAR = Path("build/scoring")  # the parts of what goes to a URL
 
 @contextmanager
 def folder_of(target: str) -> Iterator[Path]:
-    """Give the folder in which what goes to `target` is kept until it is whole, to this process
-    alone.
+    """Give the folder that holds what goes to `target` until it is whole, to this process alone.
 
-    It stays there with what is done if the process is stopped or fails, and is removed if all is
-    published.
+    It stays with what is done if the process is stopped or fails.
     """
     parts = Path(target).with_name(f".{Path(target).name}.parts")
     if "://" in target:

@@ -36,10 +36,9 @@ class Counts(NamedTuple):
 
 
 def record_file(source: str) -> Counts:
-    """Record the outcomes in a file or URL: CSV, JSON lines or Parquet.
+    """Record the outcomes in a file or URL; to record the same again changes nothing.
 
-    Those of predictions that the log has not, and those that break the contract, go to files beside
-    it. To record the same file again changes nothing.
+    Those of unknown predictions, and those that break the contract, go to files beside it.
     """
     settings = load_settings()
     schema = open_bundle(Path(settings.bundle)).schema

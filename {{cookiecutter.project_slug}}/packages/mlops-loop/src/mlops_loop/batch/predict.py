@@ -21,9 +21,7 @@ OTHERWISE = " of the model"  # after a name that a column of the table has
 
 
 def predict(table: pa.Table, scorer: Scorer, bundle: Bundle) -> pa.Table:
-    """Return the answer for each row, and the reason where it has none because it breaks the
-    contract.
-    """
+    """Return the answer for each row, or the reason why it has none."""
     schema = bundle.schema
     absent = set(schema.inputs) - set(table.column_names)
     if needed := {name for name in absent if not schema.inputs[name].nullable}:

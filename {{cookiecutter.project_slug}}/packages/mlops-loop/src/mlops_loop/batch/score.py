@@ -44,8 +44,7 @@ class Outcome(NamedTuple):
 def score(source: str, target: str | Path) -> Outcome:
     """Write the champion's predictions for the rows of `source` to `target`: a file, or a folder.
 
-    Rows that break the contract go to a file or folder beside it. Neither is there before both are
-    whole.
+    Rows that break the contract go to one beside it. Neither is there before both are whole.
     """
     source, target = storage.plain(source), storage.plain(str(target))
     place = storage.name_of(target)
@@ -84,10 +83,7 @@ class Scored(NamedTuple):
 def score_file(
     source: str, name: str, folder: Path, scorer: Scorer, bundle: Bundle, bar: Progress
 ) -> Scored:
-    """Score one file into `folder`; return the numbers of rows and the files that hold them.
-
-    What an earlier run has done there is taken over, if it had the same content, name and model.
-    """
+    """Score one file into `folder`, or take over what an earlier run of the same has done there."""
     with local(source) as path:
         facts = name, files.sha256(path), bundle.sha256, files.BATCH, pa.__version__
         key = sha256(repr(facts).encode()).hexdigest()[:32]
@@ -155,8 +151,8 @@ def ahead(
 def write(
     pairs: Iterator[Pair], good: Path, bad: Path, bar: Callable[[int], None]
 ) -> tuple[list[int], list[str]]:
-    """Write tables with their answers to two files: rows scored, and rows rejected. Return their
-    numbers, and the names that answers have because the usual ones are columns of the table.
+    """Write rows scored and rows rejected; return their numbers, and the names given to answers
+    where the usual ones are columns of the table.
     """
     kind = WRITERS[good.suffix]
     renamed = list[str]()

@@ -35,8 +35,7 @@ def sibling(place: str, name: str) -> str:
 
 
 def files_in(place: str) -> dict[str, str] | None:
-    """Return the files in and below a folder, sorted: name in the folder -> path or URL; None if
-    `place` is no folder.
+    """Return the files in and below a folder, name in it -> path or URL; None if it is none.
 
     Names that begin with . or _ are left out: such files mark something.
     """
@@ -59,9 +58,7 @@ def files_in(place: str) -> dict[str, str] | None:
 
 
 def output_names(found: Mapping[str, str], folder: str) -> dict[str, str]:
-    """Return for each file of a folder the name of its predictions: its own, or .parquet for JSON
-    lines.
-    """
+    """Return the name of each file's predictions: its own, or .parquet for JSON lines."""
     names: dict[str, str] = {}
     for name, place in found.items():
         reader_of(place)
@@ -110,10 +107,7 @@ def publish_file(made: Path, target: str) -> None:
 
 
 def publish_folder(made: Mapping[str, Path], target: str) -> None:
-    """Move files into a new folder, by their names in it, or copy them to a URL.
-
-    On a disk the folder shows when all are there; at a URL they show one by one, in order.
-    """
+    """Move files into a new folder, which shows when all are there, or copy them to a URL."""
     if "://" in target:
         for name, path in made.items():
             publish_file(path, f"{target}/{name}")

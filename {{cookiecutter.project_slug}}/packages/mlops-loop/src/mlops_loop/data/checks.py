@@ -20,6 +20,7 @@ from mlops_loop.data import data_checks, split
 from mlops_loop.data.data_checks import Distribution, Hashes
 
 EXAMPLES = 5  # offending values shown for a failed check
+NOT_NULL = "column values to not be null"
 TABLE = "the table"  # in place of a column
 
 

@@ -61,9 +61,7 @@ def leaks(
 
 
 def codes(values: pd.Series) -> Floats:
-    """Return numbers as they are and categories by frequency, beside whether there is a value:
-    (rows, 2).
-    """
+    """Return numbers as they are, categories by frequency, beside whether one is missing."""
     if pd.api.types.is_numeric_dtype(values):
         numbers = values.to_numpy("float64", na_value=np.nan)
     else:

@@ -83,9 +83,7 @@ def check_contract(table: pa.Table, schema: Schema) -> tuple[pa.Table, NDArray[n
 
 
 def refuse_impure(table: pd.DataFrame, schema: Schema) -> None:
-    """Refuse a `derive` by which a row's values depend on other rows or on chance, or differ from
-    the table's.
-    """
+    """Refuse a `derive` whose values depend on other rows or chance, or differ from the table's."""
     deriver = open_deriver(schema)
     if not deriver.derived:
         return

@@ -4,7 +4,7 @@ SQL names columns by their place, `c0`, `c1`, ...: DuckDB takes `a` and `A` for 
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from functools import cache
 
 import duckdb
@@ -13,6 +13,7 @@ import pyarrow as pa
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import BATCH
 
+CELLS = 20_000_000  # values held at a time, of a wide table
 OFFLINE = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 
 
@@ -47,6 +48,10 @@ def placed(table: pa.Table) -> pa.Table:
     return table.rename_columns([f"c{place}" for place in range(table.num_columns)])
 
 
+def rows_at_a_time(columns: Sized) -> int:
+    return min(BATCH, CELLS // max(1, len(columns)))
+
+
 class QueryError(Failure):
     """DuckDB could not answer a query on a stream."""
 
@@ -78,8 +83,8 @@ class Stream:
 
     def fitted(self, table: pa.Table) -> Iterator[pa.RecordBatch]:
         try:
-            yield from placed(table.cast(self.schema)).to_batches()
-        except (pa.ArrowException, ValueError):
+            yield from placed(table.select(self.schema.names).cast(self.schema)).to_batches()
+        except (pa.ArrowException, ValueError, KeyError):
             changed = [one.name for one in table.schema if one not in list(self.schema)]
             what = "holds values of several kinds: let all be of one kind"
             raise Failure(f"the column {(changed or table.column_names)[0]!r} {what}") from None
@@ -89,7 +94,7 @@ class Stream:
         with connect(threads=1) as connection:
             connection.register("rows", self.reader)
             try:
-                for batch in connection.sql(sql).to_arrow_reader(BATCH):
+                for batch in connection.sql(sql).to_arrow_reader(rows_at_a_time(self.schema)):
                     yield pa.Table.from_batches([batch])
             except (duckdb.Error, pa.ArrowException, OSError) as error:
                 raise self.error or QueryError(str(error).partition("\n")[0]) from None

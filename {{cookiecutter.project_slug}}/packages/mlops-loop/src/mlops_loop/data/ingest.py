@@ -37,11 +37,10 @@ def selected(
     columns: Mapping[str, Column],
     as_text: frozenset[str] = frozenset(),
 ) -> Iterator[pa.Table]:
-    """Give columns of the contract in their types, those in `as_text` apart, of the rows in the
-    window.
+    """Give columns of the contract, in their types or `as_text`, of the rows in the window.
 
     Columns that are missing and rows without a time are left for `validate` to report. Raises
-    Misfit if another column does not fit its type.
+    Misfit if a column does not fit its type.
     """
     stream = read(schema, params)
     found = cells(stream.schema, columns)

@@ -75,8 +75,7 @@ def by_time(when: pd.Series, params: SplitParams) -> Places:
 
 
 def at_random(strata: pd.Series, params: SplitParams) -> Places:
-    """Give each window its share of each stratum: one row at least if there are three, and training
-    first.
+    """Give each window its share of each stratum, one row at least if there are three.
 
     Nearly all rows stay in their window when others are added at the end.
     """
@@ -106,9 +105,7 @@ def check(counts: list[Counter[str]], schema: Schema, hint: str = HINT) -> None:
 
 
 def kept(batch: pa.RecordBatch, schema: Schema) -> tuple[NDArray[np.bool_], pa.Table]:
-    """Return which rows keep the contract and have target and time, booleans of shape (rows,), and
-    the rows in the contract's types, with what is derived.
-    """
+    """Return which rows keep the contract and have target and time, and all rows, typed."""
     typed, reasons = check_contract(pa.table(batch), schema)
     needed = [name for name in (schema.target, schema.timestamp) if name]
     return (reasons == "") & ~np.any([typed[name].is_null() for name in needed], axis=0), typed

@@ -16,13 +16,12 @@ from mlops_loop.base.files import RAW
 from mlops_loop.contract.schema import LARGEST, Column, Schema
 from mlops_loop.data import data_checks, engine
 from mlops_loop.data.cast import cells, latest_now
-from mlops_loop.data.checks import EXAMPLES, Check
+from mlops_loop.data.checks import EXAMPLES, NOT_NULL, Check
 from mlops_loop.data.data_checks import Hashes
 from mlops_loop.data.derived import check_contract
 
 CHUNK = 500_000  # rows that are checked at a time,
 CELLS = 10_000_000  # or as many as hold so many values
-NOT_NULL = "column values to not be null"
 
 
 def column_expectations(name: str, column: Column) -> list[gxe.Expectation]:
@@ -79,7 +78,7 @@ def as_check(outcome: ExpectationValidationResult, rows: int) -> Check:
         expected = {}
     elif "between" in rule and not expected:
         rule = "column values to be finite"
-    failed = outcome.result.get("unexpected_count", 0 if outcome.success else rows)
+    failed = int(outcome.result.get("unexpected_count", 0 if outcome.success else rows))
     values = outcome.result.get("partial_unexpected_list", []) if rule != NOT_NULL else []
     shown = list(dict.fromkeys(map(str, values)))[:EXAMPLES]
     return Check(column, rule, failed, rows, shown, allowed, expected)

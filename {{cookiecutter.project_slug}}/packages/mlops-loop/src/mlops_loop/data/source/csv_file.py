@@ -12,7 +12,6 @@ import duckdb
 import pyarrow as pa
 
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.files import BATCH
 from mlops_loop.data import engine
 from mlops_loop.data.source.remote import first_line
 from mlops_loop.data.source.rows import BLOCK, MAX_COLUMNS, check_names
@@ -37,8 +36,8 @@ class Dialect:
 
 
 def read_csv(path: Path, name: str) -> Iterator[pa.Table]:
-    """Give all columns as texts. A first column without a name, as pandas writes it, is called
-    `index`; another one is left out if it holds nothing.
+    """Give all columns as texts. The first, if it has no name, is called `index`, as in pandas;
+    another one without a name is left out if it holds nothing.
     """
     dialect = find_dialect(path, name)
     names = list(dialect.header)
@@ -47,7 +46,8 @@ def read_csv(path: Path, name: str) -> Iterator[pa.Table]:
     check_names([names[place] for place in kept], name)
     with engine.connect(threads=1) as connection:
         try:
-            for batch in connection.sql(scan(path, dialect)).to_arrow_reader(BATCH):
+            size = engine.rows_at_a_time(names)
+            for batch in connection.sql(scan(path, dialect)).to_arrow_reader(size):
                 table = pa.Table.from_batches([batch])
                 for place in range(len(names)):
                     if place not in kept and table.column(place).null_count < len(table):

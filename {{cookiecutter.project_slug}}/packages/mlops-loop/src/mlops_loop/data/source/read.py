@@ -13,10 +13,11 @@ import pyarrow.parquet
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import BATCH
 from mlops_loop.base.params.ingest import Sql, format_source
+from mlops_loop.data.engine import rows_at_a_time
 from mlops_loop.data.source.csv_file import read_csv
 from mlops_loop.data.source.json_lines import read_json
 from mlops_loop.data.source.remote import about, first_line, reached
-from mlops_loop.data.source.rows import BLOCK, CELLS, check_names, plain
+from mlops_loop.data.source.rows import BLOCK, check_names, plain
 from mlops_loop.data.source.sql import query
 
 
@@ -25,7 +26,7 @@ def read_parquet(path: Path, name: str) -> Iterator[pa.Table]:
         with pa.parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
             check_names(names, name)
-            for batch in file.iter_batches(min(BATCH, CELLS // max(1, len(names)))):
+            for batch in file.iter_batches(rows_at_a_time(names)):
                 yield pa.Table.from_batches([batch])
     except (pa.ArrowException, OSError) as error:  # also of a page that is cut off
         raise Failure(f"{name} is not a Parquet file, or broken: {first_line(error)}") from None

@@ -10,7 +10,6 @@ from pyarrow import types
 from mlops_loop.base.errors import Failure
 
 MAX_COLUMNS = 2000
-CELLS = 20_000_000  # values held at a time, of a wide table
 BLOCK = 1 << 24  # bytes read at a time
 
 

@@ -11,8 +11,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import BATCH
 from mlops_loop.base.params.ingest import Sql, format_source
+from mlops_loop.data.engine import rows_at_a_time
 from mlops_loop.data.source.remote import SECONDS, first_line
-from mlops_loop.data.source.rows import CELLS, check_names
+from mlops_loop.data.source.rows import check_names
 
 
 def query(source: Sql) -> Iterator[pa.Table]:
@@ -31,7 +32,7 @@ def query(source: Sql) -> Iterator[pa.Table]:
             result = connection.exec_driver_sql(source.sql)
             names = list(result.keys())
             check_names(names, name)
-            for rows in result.partitions(min(BATCH, CELLS // len(names))):
+            for rows in result.partitions(rows_at_a_time(names)):
                 columns = [
                     pa.array(map(spelled, column), pa.string())
                     for column in zip(*rows, strict=True)

@@ -194,9 +194,7 @@ def misspelt(seen: ColumnProfile) -> str:
 
 
 def categories_of(seen: ColumnProfile) -> dict[str, int]:
-    """Return the categories of a column with their counts: numbers and truth values in one
-    spelling, without what programs write for a missing value.
-    """
+    """Return how often each category comes: numbers and truth values in one spelling, no gaps."""
     counts = {name: n for name, n in seen.counts.items() if name.strip() not in CERTAIN}
     spell: Callable[[str], str] = str
     if all(PLAIN.fullmatch(name) for name in counts):
