@@ -19,8 +19,12 @@ from mlops_loop.data import engine
 from mlops_loop.data.engine import number, text, texts
 
 SQL = {
-    **{"number": "DOUBLE", "integer": "BIGINT", "boolean": "BOOLEAN", "category": "VARCHAR"},
-    **{"id": "VARCHAR", "timestamp": "TIMESTAMP"},
+    "number": "DOUBLE",
+    "integer": "BIGINT",
+    "boolean": "BOOLEAN",
+    "category": "VARCHAR",
+    "id": "VARCHAR",
+    "timestamp": "TIMESTAMP",  # UTC where the source names a time zone
 }
 # Texts that programs write for a missing value, whatever the column is,
 CERTAIN = (
@@ -40,13 +44,17 @@ COMPACT = ("%Y%m%d", "%Y%m%dT%H%M%S", "%Y%m%dT%H%M%SZ", "%Y-%m", "%Y/%m/%d", "%Y
 PLAIN = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")  # a number that is no code, such as 007
 SINCE_1970 = {"epoch s": "1000000", "epoch ms": "1000", "epoch us": "1", "epoch ns": "0.001"}
 EXCEL = "excel"  # days since 1899-12-30
-
-
 KINDS = {  # what SQL does with a type of Arrow
-    **{types.is_null: "nothing", types.is_boolean: "boolean", types.is_floating: "float"},
-    **{types.is_integer: "number", types.is_decimal: "number"},
-    **{types.is_timestamp: "time", types.is_date: "time"},
-    **{types.is_string: "text", types.is_large_string: "text", types.is_string_view: "text"},
+    types.is_null: "nothing",
+    types.is_boolean: "boolean",
+    types.is_floating: "float",
+    types.is_integer: "number",
+    types.is_decimal: "number",
+    types.is_timestamp: "time",
+    types.is_date: "time",
+    types.is_string: "text",
+    types.is_large_string: "text",
+    types.is_string_view: "text",
 }
 
 

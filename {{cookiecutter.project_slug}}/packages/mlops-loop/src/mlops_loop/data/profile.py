@@ -49,9 +49,19 @@ def total(condition: str = "true") -> str:
     return f"coalesce(sum(n) FILTER ({condition}), 0)::BIGINT"
 
 
+def first(condition: str) -> str:
+    """Return the first of some texts `t`, which is in row `r`, as SQL."""
+    return f"coalesce(arg_min(t, r) FILTER ({condition}), '')"
+
+
+def first_row(condition: str) -> str:
+    return f"coalesce(min(r) FILTER ({condition}), 0)"
+
+
 FILLED = {"filled": total()}
-NUMBER_FACTS = {  # of values `v` that may be the number `x`
-    **{"filled": total(), "numbers": total("x IS NOT NULL"), "infinite": total("isinf(x)")},
+NUMBER_FACTS = FILLED | {  # of values `v` that may be the number `x`
+    "numbers": total("x IS NOT NULL"),
+    "infinite": total("isinf(x)"),
     "whole": "coalesce(bool_and(x = floor(x)), false)",
     "low": "coalesce(min(x) FILTER (isfinite(x)), 0)",
     "high": "coalesce(max(x) FILTER (isfinite(x)), 0)",
@@ -59,17 +69,17 @@ NUMBER_FACTS = {  # of values `v` that may be the number `x`
 IS_COMMA = f"regexp_full_match(t, {text(DECIMAL_COMMA)})"
 IS_NUMERAL = f"x IS NULL AND regexp_full_match(t, {text(NUMERAL)})"
 IS_OTHER = f"x IS NULL AND NOT regexp_full_match(t, {text(NUMERAL)})"
-SPELLINGS = {  # of texts `t`, first in row `r`
+SPELLINGS = {
     "commas": total(IS_COMMA),
     "decisive": total(f"{IS_COMMA} AND regexp_matches(t, {text(NO_THOUSANDS)})"),
+    "numerals": total(IS_NUMERAL),
+    "numeral": first(IS_NUMERAL),
+    "numeral_row": first_row(IS_NUMERAL),
+    "others": total(IS_OTHER),
+    "other": first(IS_OTHER),
+    "other_row": first_row(IS_OTHER),
     "kinds": f"count(DISTINCT t) FILTER ({IS_OTHER})",
 }
-for kind, is_one in (("numeral", IS_NUMERAL), ("other", IS_OTHER)):
-    SPELLINGS |= {
-        f"{kind}s": total(is_one),
-        kind: f"coalesce(arg_min(t, r) FILTER ({is_one}), '')",
-        f"{kind}_row": f"coalesce(min(r) FILTER ({is_one}), 0)",
-    }
 
 
 @dataclass(frozen=True)
