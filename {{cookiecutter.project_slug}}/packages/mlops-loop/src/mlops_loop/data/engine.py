@@ -17,13 +17,13 @@ CELLS = 20_000_000  # values held at a time, of a wide table
 OFFLINE = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 
 
-def connect(database: str = ":memory:", threads: int = 0) -> duckdb.DuckDBPyConnection:
+def connect(threads: int = 0) -> duckdb.DuckDBPyConnection:
     """Return a connection of so many threads: by default as many as there are processors.
 
     One that streams its answer needs to have one thread: else blocks of rows change places.
     """
     spill = tempfile.gettempdir()  # and not the folder of the project
-    connection = duckdb.connect(database, config={**OFFLINE, "temp_directory": spill})
+    connection = duckdb.connect(config={**OFFLINE, "temp_directory": spill})
     connection.execute("SET TimeZone = 'UTC'")
     # As a join, IN would be computed of all rows, also where few are asked: 3.2 instead of 0.2 s.
     connection.execute("SET disabled_optimizers = 'in_clause'")

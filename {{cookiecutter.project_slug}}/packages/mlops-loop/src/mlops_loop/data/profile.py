@@ -4,8 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import duckdb
 import pyarrow as pa
@@ -149,12 +147,9 @@ class Profile:
 
 @contextmanager
 def profiled(tables: Iterable[pa.Table], indices: Iterable[str] = ()) -> Iterator[Profile]:
-    """Give what is known of a table; it is kept in a file for as long as the context lasts."""
+    """Give what is known of a table, which is kept in memory, or beside it if it is too large."""
     stream = engine.Stream(tables)
-    with (
-        TemporaryDirectory() as folder,
-        engine.connect(str(Path(folder) / "table.duckdb")) as connection,
-    ):
+    with engine.connect() as connection:
         connection.register("arriving", stream.reader)
         try:
             connection.execute("CREATE TABLE rows AS SELECT * FROM arriving")

@@ -145,7 +145,8 @@ def measure_shares(known: Profile, schema: Schema, params: SplitParams) -> Share
         what = f"is in the future in {late:,} rows, up to {found['b'].max()}"
         raise Failure(f"the timestamp {schema.timestamp!r} {what}: leave those out at the source")
     labels = found["y"] if schema.classes else pd.Series("", found.index)
-    counts = [Counter(labels[places == place].dropna()) for place in range(len(split.SPLITS))]
+    windows = [labels[places == place] for place in range(len(split.SPLITS))]
+    counts = [Counter(window.value_counts().to_dict()) for window in windows]
     split.check(counts, schema, "split at random, without --timestamp, or leave a class out")
     overlap = np.isin(found["l"][places == 2], found["l"][places == 0])
     return Shares(float(found["h"].duplicated().mean()), float(overlap.mean()))
