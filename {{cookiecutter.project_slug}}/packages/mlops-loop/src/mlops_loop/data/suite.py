@@ -45,7 +45,8 @@ def expectations(schema: Schema, present: list[str]) -> list[gxe.Expectation]:
         rules += column_expectations(name, column) if name in present else []
         if name == schema.timestamp and name in present:
             common = {"column": name, "mostly": column.mostly}
-            rules.append(gxe.ExpectColumnValuesToBeBetween(max_value=latest_now(), **common))
+            latest = latest_now().tz_localize("UTC")  # as `chunk_checks` gives the times
+            rules.append(gxe.ExpectColumnValuesToBeBetween(max_value=latest, **common))
     return rules
 
 
@@ -134,7 +135,10 @@ def chunk_checks(
         for name, column in schema.source.items()
         if name in given.column_names
     }
-    for found in suite.checks(typed.to_pandas()):
+    table = typed.to_pandas()
+    if (time := schema.timestamp) in table:  # without a zone each is compared on its own
+        table[time] = table[time].dt.tz_localize("UTC")
+    for found in suite.checks(table):
         if found.rule == NOT_NULL:
             misfits = types[found.column].failed_rows if found.column in types else broken
             yield replace(found, failed_rows=found.failed_rows - misfits)
