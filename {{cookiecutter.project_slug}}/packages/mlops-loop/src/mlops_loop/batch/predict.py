@@ -103,6 +103,8 @@ def divide(table: pa.Table, answered: pa.Table) -> tuple[pa.Table, pa.Table]:
         scored = scored.append_column(name, answered[name])
     rejected = table.append_column(reason, answered[reason])
     good = answered[reason].is_null()
+    if answered[reason].null_count == len(table):  # nearly always: no copy is made
+        return scored, rejected.slice(0, 0)
     return scored.filter(good), rejected.filter(pc.invert(good))
 
 

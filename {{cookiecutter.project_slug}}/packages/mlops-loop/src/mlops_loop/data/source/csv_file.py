@@ -53,7 +53,7 @@ def read_csv(path: Path, name: str) -> Iterator[pa.Table]:
                     if place not in kept and table.column(place).null_count < len(table):
                         raise Failure(f"{name}: column {place + 1} has no name: give it one")
                 yield table.select(kept).rename_columns([names[place] for place in kept])
-        except (duckdb.Error, pa.ArrowException) as error:
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
             what = f" cannot be read, it may be cut off or broken: {first_line(error)}"
             if line := other_line_end(path):
                 what = f", line {line:,}: ends in another way than line 1: run `dos2unix` on it"
