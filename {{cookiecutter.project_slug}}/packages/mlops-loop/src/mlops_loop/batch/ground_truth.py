@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import writing
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.contract.values import Value
 from mlops_loop.data.cast import check_table
 from mlops_loop.data.source.read import batches
 from mlops_loop.prediction_log.connection import open_log, unusable
@@ -24,6 +23,8 @@ from mlops_loop.scoring.bundle import open_bundle
 
 CHUNK = 10_000  # outcomes in one transaction
 NAMES = ["prediction_id", "value"]
+
+Rows = list[tuple[str, Value]]  # those with a reason have a third value
 
 
 class Counts(NamedTuple):
@@ -34,7 +35,35 @@ class Counts(NamedTuple):
     rejected: int
 
 
-def divide(table: pa.Table, schema: Schema) -> tuple[pd.DataFrame, pd.DataFrame]:
+def record_file(source: str) -> Counts:
+    """Record the outcomes in a file or URL; to record the same again changes nothing.
+
+    Those of unknown predictions, and those that break the contract, go to files beside it.
+    """
+    settings = load_settings()
+    schema = open_bundle(Path(settings.bundle)).schema
+    engine = open_log(settings.prediction_log_url)
+    counts = [0, 0, 0]
+    unknown: Rows = []
+    rejected: Rows = []
+    for table in batches(source, schema.missing):
+        good, bad = divide(table, schema)
+        rejected += bad
+        for start in range(0, len(good), CHUNK):
+            part = good[start : start + CHUNK]
+            try:
+                done = record_ground_truth(engine, part)
+            except SQLAlchemyError as error:
+                raise unusable(error) from None
+            counts = [sum(pair) for pair in zip(counts, done[:3], strict=True)]
+            unknown += [part[position] for position in done.unknown]
+    write_rows(sibling(source, "unknown"), NAMES, unknown)
+    write_rows(sibling(source, "rejects"), [*NAMES, "reason"], rejected)
+    recorded, repeated, corrected = counts
+    return Counts(recorded, repeated, corrected, len(unknown), len(rejected))
+
+
+def divide(table: pa.Table, schema: Schema) -> tuple[Rows, Rows]:
     """Return the rows that the contract allows, in its types, and the others with the reasons."""
     if missing := [name for name in NAMES if name not in table.column_names]:
         raise Failure(f"the column {missing[0]!r} is missing: outcomes have {' and '.join(NAMES)}")
@@ -48,63 +77,23 @@ def divide(table: pa.Table, schema: Schema) -> tuple[pd.DataFrame, pd.DataFrame]
     typed, reasons = check_table(rows, columns)
     good = pc.equal(reasons, "")
     rejected = rows.append_column("reason", reasons).filter(pc.invert(good))
-    return typed.filter(good).to_pandas(), rejected.to_pandas()
+    return as_rows(typed.filter(good)), as_rows(rejected)
 
 
-def record(engine: sa.Engine, rows: pd.DataFrame) -> tuple[list[int], list[list[object]]]:
-    """Record the outcomes; return how many were new, repeated and corrected, and the unknown
-    ones.
-    """
-    pairs = list(zip(rows["prediction_id"].tolist(), rows["value"].tolist(), strict=True))
-    counts = [0, 0, 0]
-    unknown = list[list[object]]()
-    for start in range(0, len(pairs), CHUNK):
-        part = pairs[start : start + CHUNK]
-        try:
-            done = record_ground_truth(engine, part)
-        except SQLAlchemyError as error:
-            raise unusable(error) from None
-        counts = [sum(pair) for pair in zip(counts, done[:3], strict=True)]
-        unknown += [list(part[position]) for position in done.unknown]
-    return counts, unknown
+def as_rows(table: pa.Table) -> Rows:
+    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
-def write_rows(path: Path, names: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def write_rows(path: Path, names: Sequence[str], rows: Rows) -> None:
     """Write a CSV file, or remove the one of the last time if there are no rows."""
     if not rows:
-        return path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        return
     with writing(path) as tmp_path, tmp_path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([names, *rows])
-    return None
 
 
 def sibling(source: str, kind: str) -> Path:
-    """Return where the outcomes go that were not recorded: beside the file, or here if it is a
-    URL.
-    """
+    """Return where outcomes go that were not recorded: beside the file, or here if it is a URL."""
     path = Path(Path(urlsplit(source).path).name) if "://" in source else Path(source)
     return path.with_name(f"{path.stem}.{kind}.csv")
-
-
-def record_file(source: str) -> Counts:
-    """Record the outcomes in a file or URL: CSV, JSON lines or Parquet.
-
-    Those of predictions that the log has not, and those that break the contract, go to files beside
-    it. To record the same file again changes nothing.
-    """
-    settings = load_settings()
-    schema = open_bundle(Path(settings.bundle)).schema
-    engine = open_log(settings.prediction_log_url)
-    counts = [0, 0, 0]
-    unknown = list[list[object]]()
-    rejected = list[list[object]]()
-    for table in batches(source, schema.missing):
-        good, bad = divide(table, schema)
-        done, strange = record(engine, good)
-        counts = [sum(pair) for pair in zip(counts, done, strict=True)]
-        unknown += strange
-        rejected += bad.values.tolist()
-    write_rows(sibling(source, "unknown"), NAMES, unknown)
-    write_rows(sibling(source, "rejects"), [*NAMES, "reason"], rejected)
-    recorded, repeated, corrected = counts
-    return Counts(recorded, repeated, corrected, len(unknown), len(rejected))

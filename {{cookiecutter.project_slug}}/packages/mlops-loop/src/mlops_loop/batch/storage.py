@@ -1,4 +1,4 @@
-"""Storage: list the files of a folder and publish results, on a disk or at a URL of fsspec."""
+"""Storage: list a folder's files and publish results, on a disk or at a URL of fsspec."""
 
 import shutil
 from collections.abc import Mapping
@@ -6,16 +6,19 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.params.ingest import format_source
+from mlops_loop.data.source.read import reader_of
 from mlops_loop.data.source.remote import about, reached
+
+FORMATS = (".parquet", ".csv")  # that predictions are written in
 
 
 def plain(place: str) -> str:
     """Return a file:// URL as the path that it is, anything else without a slash at its end."""
-    return (
-        url2pathname(urlsplit(place).path)
-        if place.startswith("file://")
-        else place.rstrip("/") or place
-    )
+    if place.startswith("file://"):
+        return url2pathname(urlsplit(place).path)
+    return place.rstrip("/") or place
 
 
 def name_of(place: str) -> PurePosixPath | Path:
@@ -32,34 +35,69 @@ def sibling(place: str, name: str) -> str:
 
 
 def files_in(place: str) -> dict[str, str] | None:
-    """Return the files of a folder and of those below it, sorted: name in the folder -> path or
-    URL.
+    """Return the files in and below a folder, name in it -> path or URL; None if it is none.
 
-    None if `place` is no folder. Names that begin with . or _ are left out: such files mark
-    something.
+    Names that begin with . or _ are left out: such files mark something.
     """
-    if "://" not in place:
+    if place.startswith("http"):  # there are no folders
+        return None
+    if "://" in place:
+        with reached(place) as (system, root):
+            if about(system, root)["type"] != "directory":
+                return None
+            found = {path.removeprefix(root).lstrip("/"): path for path in system.find(root)}
+            found = {name: system.unstrip_protocol(path) for name, path in found.items()}
+    else:
         folder = Path(place)
-        known = folder.is_dir()
+        if not folder.is_dir():
+            return None
         below = [path for path in folder.rglob("*") if path.is_file()]
         found = {path.relative_to(folder).as_posix(): str(path) for path in below}
-    elif place.startswith("http"):  # there are no folders
-        return None
-    else:
-        with reached(place) as (system, root):
-            known = about(system, root)["type"] == "directory"
-            paths = system.find(root) if known else []
-            found = {
-                path.removeprefix(root).lstrip("/"): system.unstrip_protocol(path) for path in paths
-            }
-    hidden = {name for name in found if any(part[0] in "._" for part in name.split("/"))}
-    return {name: found[name] for name in sorted(set(found) - hidden)} if known else None
+    shown = [name for name in found if not any(part[0] in "._" for part in name.split("/"))]
+    return {name: found[name] for name in sorted(shown)}
+
+
+def output_names(found: Mapping[str, str], folder: str) -> dict[str, str]:
+    """Return the name of each file's predictions: its own, or .parquet for JSON lines."""
+    names: dict[str, str] = {}
+    for name, place in found.items():
+        reader_of(place)
+        path = PurePosixPath(name)
+        path = path.with_suffix("") if path.suffix in (".gz", ".zst") else path
+        output = (path if path.suffix in FORMATS else path.with_suffix(".parquet")).as_posix()
+        if output in names.values():
+            what = f"the predictions of two files would be called {output}: rename one"
+            raise Failure(f"{format_source(folder)}: {what}")
+        names[name] = output
+    if not names:
+        raise Failure(f"{format_source(folder)} is an empty folder: files with rows are needed")
+    return names
+
+
+def refuse_overwriting(source: str, targets: tuple[str, str], folder: bool) -> None:
+    """Refuse what would read its own output, or mix it with other files."""
+    if "://" not in source and not Path(source).exists():
+        raise Failure(f"{source} is not there")
+    suffix = name_of(targets[0]).suffix
+    if folder and suffix in FORMATS:
+        what = f"is a folder: OUTPUT must be one too, without {suffix}"
+        raise Failure(f"{format_source(source)} {what}")
+    if not folder and suffix not in FORMATS:
+        raise Failure(f"{format_source(targets[0])}: predictions are written to .parquet or .csv")
+    for target in targets:
+        place = Path(target).resolve()
+        above = (place, *(place.parents if folder else ()))
+        here = "://" not in source + target and Path(source).resolve() in above
+        if target == source or here:
+            what = "would be overwritten by its own predictions: name another file"
+            raise Failure(f"{format_source(source)} {what}")
+        occupied = "://" not in target and place.is_dir()
+        if occupied and (not folder or any(place.iterdir())):
+            raise Failure(f"{target} is a folder with other files: name another, or remove it")
 
 
 def publish_file(made: Path, target: str) -> None:
-    """Move a file to a path on the same disk, or copy it to a URL; it shows there when it is
-    whole.
-    """
+    """Move a file to a path on the same disk, or copy it to a URL; it shows there when whole."""
     if "://" not in target:
         made.replace(target)
         return
@@ -69,10 +107,7 @@ def publish_file(made: Path, target: str) -> None:
 
 
 def publish_folder(made: Mapping[str, Path], target: str) -> None:
-    """Move files into a new folder, by their names in it, or copy them to a URL.
-
-    On a disk the folder shows when all are there; at a URL they show one by one, in order.
-    """
+    """Move files into a new folder, which shows when all are there, or copy them to a URL."""
     if "://" in target:
         for name, path in made.items():
             publish_file(path, f"{target}/{name}")

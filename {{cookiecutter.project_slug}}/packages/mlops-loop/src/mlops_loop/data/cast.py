@@ -7,28 +7,24 @@ each other.
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pyarrow import types
 
-from mlops_loop.base.files import BATCH
 from mlops_loop.contract.schema import Column
 from mlops_loop.data import engine
 from mlops_loop.data.engine import number, text, texts
 
-ARROW = {
-    "number": pa.float64(),
-    "integer": pa.int64(),
-    "boolean": pa.bool_(),
-    "category": pa.string(),
-    "id": pa.string(),
-    "timestamp": pa.timestamp("us"),  # UTC where the source names a time zone
-}
 SQL = {
-    **{"number": "DOUBLE", "integer": "BIGINT", "boolean": "BOOLEAN", "category": "VARCHAR"},
-    **{"id": "VARCHAR", "timestamp": "TIMESTAMP"},
+    "number": "DOUBLE",
+    "integer": "BIGINT",
+    "boolean": "BOOLEAN",
+    "category": "VARCHAR",
+    "id": "VARCHAR",
+    "timestamp": "TIMESTAMP",  # UTC where the source names a time zone
 }
 # Texts that programs write for a missing value, whatever the column is,
 CERTAIN = (
@@ -48,31 +44,25 @@ COMPACT = ("%Y%m%d", "%Y%m%dT%H%M%S", "%Y%m%dT%H%M%SZ", "%Y-%m", "%Y/%m/%d", "%Y
 PLAIN = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")  # a number that is no code, such as 007
 SINCE_1970 = {"epoch s": "1000000", "epoch ms": "1000", "epoch us": "1", "epoch ns": "0.001"}
 EXCEL = "excel"  # days since 1899-12-30
+KINDS = {  # what SQL does with a type of Arrow
+    types.is_null: "nothing",
+    types.is_boolean: "boolean",
+    types.is_floating: "float",
+    types.is_integer: "number",
+    types.is_decimal: "number",
+    types.is_timestamp: "time",
+    types.is_date: "time",
+    types.is_string: "text",
+    types.is_large_string: "text",
+    types.is_string_view: "text",
+}
 
 
 def kind_of(kind: pa.DataType) -> str:
-    """Return what SQL does with a type: text, number, float, boolean, time, nothing or other."""
-    if pa.types.is_dictionary(kind):
+    """Return text, number, float, boolean, time, nothing or other."""
+    if types.is_dictionary(kind):
         return kind_of(kind.value_type)
-    kinds = {
-        "nothing": pa.types.is_null,
-        "boolean": pa.types.is_boolean,
-        "float": pa.types.is_floating,
-    }
-    for name, fits in kinds.items():
-        if fits(kind):
-            return name
-    if is_text(kind):
-        return "text"
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        return "time"
-    return "number" if pa.types.is_integer(kind) or pa.types.is_decimal(kind) else "other"
-
-
-def is_text(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    )
+    return next((name for fits, name in KINDS.items() if fits(kind)), "other")
 
 
 def trimmed(value: str) -> str:
@@ -208,32 +198,27 @@ def given(value: str, kind: str, column: Column) -> str:
     return f"(NOT {missing})"
 
 
-def typed_sql(schema: pa.Schema, columns: Mapping[str, Column]) -> str:
-    """Return the query for `columns` of `rows` as t0, t1, ..., in the contract's types."""
-    parts = []
-    for place, (name, column) in enumerate(columns.items()):
-        value = f"c{schema.names.index(name)}"
-        parts.append(f"{typed(value, kind_of(schema.field(name).type), column)} AS t{place}")
-    return f"SELECT {', '.join(parts)} FROM rows"
+class Cell(NamedTuple):
+    """A value of a column of `rows`, as SQL."""
+
+    source: str
+    typed: str  # in the contract's type
+    given: str  # whether there is a value
+
+    @property
+    def misfit(self) -> str:
+        return f"({self.typed}) IS NULL AND {self.given}"
 
 
-def misfits(table: pa.Table, found: pa.Table, columns: Mapping[str, Column]) -> list[str]:
-    """Return the columns of which a value did not fit the type that it got in `found`."""
-    lost = [name for name in columns if found[name].null_count > table[name].null_count]
-    return [
-        name
-        for name in lost
-        if engine.run(
-            table.select([name]), f"{misfits_sql(table.schema.field(name), columns[name])} LIMIT 1"
-        ).num_rows
-    ]
-
-
-def misfits_sql(field: pa.Field, column: Column) -> str:
-    """Return the query for the values of a column, `c0` of `rows`, that are not of its type."""
-    kind = kind_of(field.type)
-    found = f"({typed('c0', kind, column)}) IS NULL AND {given('c0', kind, column)}"
-    return f"SELECT c0 FROM rows WHERE {found}"
+def cells(schema: pa.Schema, columns: Mapping[str, Column]) -> dict[str, Cell]:
+    """Return those of `columns` that a table of this schema has."""
+    found = {}
+    for name, column in columns.items():
+        if name in schema.names:
+            source = f"c{schema.names.index(name)}"
+            kind = kind_of(schema.field(name).type)
+            found[name] = Cell(source, typed(source, kind, column), given(source, kind, column))
+    return found
 
 
 def rules(value: str, name: str, column: Column) -> Iterator[tuple[str, str]]:
@@ -254,41 +239,35 @@ def check_table(table: pa.Table, columns: Mapping[str, Column]) -> tuple[pa.Tabl
     Values that do not fit their type come out as missing ones; a column that the table lacks is
     not among those returned.
     """
-    present = {name: column for name, column in columns.items() if name in table.column_names}
+    present = cells(table.schema, columns)
     if not present:
         reason = f"{next(iter(columns))}: missing" if columns else ""
         return table.select([]), pa.array([reason] * len(table), pa.string())
-    found = engine.run(table, typed_sql(table.schema, present)).rename_columns(list(present))
-    rows = found
+    value = {name: f"t{place}" for place, name in enumerate(present)}
     arms = []
-    for place, (name, column) in enumerate(columns.items()):
+    for name, column in columns.items():
         if name not in present:
             arms.append(f"WHEN true THEN {text(f'{name}: missing')}")
             continue
-        value = f"c{found.column_names.index(name)}"
-        if found[name].null_count > table[name].null_count:  # else all of its values fit
-            source = f"c{rows.num_columns}"
-            rows = rows.append_column(f"source {place}", table[name])
-            there = given(source, kind_of(table.schema.field(name).type), column)
-            unfit = f"{value} IS NULL AND {there}"
-            arms.append(f"WHEN {unfit} THEN {text(f'{name} is not of type {column.type}')}")
-        arms += [f"WHEN {rule} THEN {text(reason)}" for rule, reason in rules(value, name, column)]
-    reason = f"CASE {' '.join(arms)} ELSE '' END" if arms else "''"
-    reasons = engine.run(rows, f"SELECT {reason} AS reason FROM rows")["reason"]
-    return found, reasons.combine_chunks()
+        unfit = f"{value[name]} IS NULL AND {present[name].given}"
+        arms.append(f"WHEN {unfit} THEN {text(f'{name} is not of type {column.type}')}")
+        broken = rules(value[name], name, column)
+        arms += [f"WHEN {rule} THEN {text(reason)}" for rule, reason in broken]
+    cast = ", ".join(f"{cell.typed} AS {value[name]}" for name, cell in present.items())
+    reason = f"CASE {' '.join(arms)} ELSE '' END AS reason"
+    shown = ", ".join([*value.values(), reason])
+    found = engine.run(table, f"SELECT {shown} FROM (SELECT *, {cast} FROM rows)")
+    reasons = found["reason"].combine_chunks()
+    return found.drop_columns(["reason"]).rename_columns(list(present)), reasons
 
 
 def check_rows(
     table: pd.DataFrame, columns: Mapping[str, Column]
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Do what `check_table` does for a DataFrame, whose index both have."""
-    present = [name for name in columns if name in table]
-    if not present:
-        reasons = [f"{next(iter(columns))}: missing" if columns else ""] * len(table)
-        return pd.DataFrame(index=table.index), pd.Series(reasons, table.index, dtype=object)
-    arrays = [to_arrow(table[name], columns[name]) for name in present]
-    found, reasons = check_table(pa.table(arrays, present), columns)
-    frame = found.to_pandas().set_axis(table.index)
+    arrays = {name: to_arrow(table[name], columns[name]) for name in columns if name in table}
+    found, reasons = check_table(pa.table(arrays or {"": pa.nulls(len(table))}), columns)
+    frame = found.to_pandas().set_axis(table.index) if arrays else pd.DataFrame(index=table.index)
     return frame, pd.Series(reasons.to_numpy(zero_copy_only=False), table.index, dtype=object)
 
 
@@ -318,42 +297,3 @@ def spelled(value: object, column: Column) -> str | None:
 def latest_now() -> pd.Timestamp:
     """Return the time it is where it is latest: times without a zone are often local ones."""
     return pd.Timestamp.now("UTC").tz_localize(None) + pd.Timedelta(hours=14)
-
-
-class Misfit(Exception):
-    """A column turned out not to fit its type after rows of it had been given."""
-
-
-def cast_tables(
-    tables: Iterator[pa.Table], columns: Mapping[str, Column], as_text: set[str]
-) -> Iterator[pa.Table]:
-    """Give those of `columns` that the tables have, in the contract's types and order, BATCH rows
-    at a time.
-
-    A column that does not fit its type is kept as text, for `validate` to report: raises Misfit
-    once its name is added to `as_text`, for the caller to begin again.
-    """
-
-    def work(table: pa.Table) -> tuple[pa.Table, list[str]]:
-        present = {name: column for name, column in columns.items() if name in table.column_names}
-        if not present:
-            return pa.table({}), []
-        wanted = {name: LOOSE if name in as_text else column for name, column in present.items()}
-        found = engine.run(table, typed_sql(table.schema, wanted)).rename_columns(list(wanted))
-        fitted = {name: column for name, column in present.items() if name not in as_text}
-        return found, misfits(table, found, fitted)
-
-    slices = (
-        table.slice(start, BATCH)
-        for table in tables
-        for start in range(0, max(1, table.num_rows), BATCH)
-    )
-    with closing(engine.ahead(slices, work)) as parts:
-        for found, unfit in parts:
-            if unfit:
-                as_text.update(unfit)
-                raise Misfit
-            yield found
-
-
-LOOSE = Column(role="ignored", type="category")

@@ -1,4 +1,4 @@
-"""Checks that need the whole table: repeated rows, leakage of the target, shifted distributions."""
+"""Measures of a whole table: repeated rows, features that tell the target, shifts."""
 
 from collections.abc import Iterable
 from itertools import pairwise
@@ -9,6 +9,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel
+from scipy.spatial.distance import jensenshannon
+from sklearn.metrics import balanced_accuracy_score, r2_score
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from mlops_loop.contract.schema import LARGEST
@@ -18,36 +20,17 @@ SEED = 0
 LEAK_ROWS = 20_000  # half to learn from, half to measure on
 UNLIKELY = 1e4  # one chance in so many is none
 FEWEST = 100  # with fewer rows, a good feature would look like a leak by chance
-KEPT = 1_000  # categories in a profile; the others are counted together
+KEPT = 1_000  # categories of a column; the others are counted together
+
+Floats = NDArray[np.float64]
 Hashes = NDArray[np.uint64]  # of rows, shape (rows,)
 
 
-class Distribution(BaseModel, frozen=True):
-    """How a column is distributed: the share of each bin, by its own deciles or by category.
-
-    accepted.json holds it. The last two shares are those of other values and of missing ones.
-    """
-
-    type: str
-    rows: int
-    edges: list[float] | None = None
-    categories: list[str] | None = None
-    shares: list[float] = []
-
-
 def hashes(table: pa.Table, names: Iterable[str]) -> Hashes:
-    """Return a number for each row, shape (rows,) uint64: equal rows have equal ones, nulls
-    included.
-    """
+    """Return a number for each row: equal rows have equal ones, nulls included."""
     places = [f"c{table.column_names.index(name)}" for name in names]
     found = engine.run(table, f"SELECT hash({', '.join(places)}) AS h FROM rows")
     return np.asarray(found["h"].to_numpy(), dtype=np.uint64)
-
-
-def repeated(rows: Hashes) -> NDArray[np.bool_]:
-    """Return which of the hashes occurred further up, shape (rows,) bool."""
-    found: NDArray[np.bool_] = pd.Series(rows).duplicated().to_numpy()
-    return found
 
 
 def leaks(
@@ -63,8 +46,9 @@ def leaks(
     table = table.sample(min(len(table), LEAK_ROWS), random_state=SEED)
     if table[target].nunique() < 2:
         return {}
-    truth = table[target].to_numpy("float64" if regression else object)
-    truth = np.clip(truth, -LARGEST, LARGEST) if regression else truth
+    truth = pd.factorize(table[target])[0].astype(float)  # classes by number
+    if regression:
+        truth = np.clip(table[target].to_numpy("float64"), -LARGEST, LARGEST)
     score = r_squared if regression else balanced_accuracy
     if len(table) < FEWEST:
         score = same_number if regression else same_class
@@ -76,9 +60,19 @@ def leaks(
     return found
 
 
-def orders(
-    inputs: NDArray[np.float64], truth: NDArray[np.object_ | np.float64], regression: bool
-) -> bool:
+def codes(values: pd.Series) -> Floats:
+    """Return numbers as they are, categories by frequency, beside whether one is missing."""
+    if pd.api.types.is_numeric_dtype(values):
+        numbers = values.to_numpy("float64", na_value=np.nan)
+    else:
+        texts = values.astype(str).where(values.notna())
+        counts = texts.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+        places = pd.Series(np.arange(len(counts)), counts.index)
+        numbers = texts.map(places).to_numpy("float64", na_value=np.nan)
+    return np.column_stack([np.clip(np.nan_to_num(numbers), -LARGEST, LARGEST), np.isnan(numbers)])
+
+
+def orders(inputs: Floats, truth: Floats, regression: bool) -> bool:
     """Return whether a number orders the target perfectly, and hardly by chance.
 
     Then each class has a range of its own, or the target only rises, or falls, with the number. A
@@ -86,103 +80,86 @@ def orders(
     """
     order = np.lexsort((inputs[:, 0], inputs[:, 1]))
     numbers = inputs[order, 0]
-    places = truth[order] if regression else pd.factorize(truth[order])[0]
+    places = truth[order]
     counts = np.unique(places, return_counts=True)[1]
     # How many orders of the target there are, as a logarithm: each as likely by chance.
     orders_of_all = lgamma(len(places) + 1) - sum(lgamma(count + 1) for count in counts)
     if orders_of_all < log(UNLIKELY * (2 if regression else factorial(min(len(counts), 20)))):
         return False
+    steps = np.diff(places)
     if regression:
         tied = pd.Series(places).groupby(numbers).nunique()
-        return bool(tied.max() == 1) and (is_sorted(places) or is_sorted(-places))
-    borders = np.diff(places) != 0
-    return int(borders.sum()) == len(counts) - 1 and bool(
-        (np.diff(inputs[order], axis=0)[borders] != 0).any(axis=1).all()
-    )
+        return bool(tied.max() == 1 and ((steps >= 0).all() or (steps <= 0).all()))
+    borders = steps != 0
+    apart = (np.diff(inputs[order], axis=0)[borders] != 0).any(axis=1).all()
+    return bool(borders.sum() == len(counts) - 1 and apart)
 
 
-def is_sorted(values: NDArray[np.object_ | np.float64]) -> bool:
-    return bool((np.diff(values.astype(np.float64)) >= 0).all())
-
-
-def codes(values: pd.Series) -> NDArray[np.float64]:
-    """Return numbers as they are and categories by frequency, beside whether there is a value:
-    (rows, 2).
-    """
-    if pd.api.types.is_numeric_dtype(values):
-        numbers = values.to_numpy("float64", na_value=np.nan)
-    else:
-        places = {category: place for place, category in enumerate(frequent(values))}
-        numbers = (
-            values.astype(str)
-            .map(places)
-            .where(values.notna())
-            .to_numpy("float64", na_value=np.nan)
-        )
-    return np.column_stack([np.clip(np.nan_to_num(numbers), -LARGEST, LARGEST), np.isnan(numbers)])
-
-
-def balanced_accuracy(inputs: NDArray[np.float64], truth: NDArray[np.object_]) -> float:
+def balanced_accuracy(inputs: Floats, truth: Floats) -> float:
     half = len(truth) // 2
     leaf = max(1, len(truth) // 4000)
     tree = DecisionTreeClassifier(min_samples_leaf=leaf, class_weight="balanced", random_state=SEED)
-    right = tree.fit(inputs[:half], truth[:half]).predict(inputs[half:]) == truth[half:]
-    recalls = pd.Series(right).groupby(pd.Series(truth[half:])).mean()
-    chance = 1 / len(recalls)
-    return float((recalls.mean() - chance) / (1 - chance)) if chance < 1 else 0.0
+    found = tree.fit(inputs[:half], truth[:half]).predict(inputs[half:])
+    if len(np.unique(truth[half:])) < 2:
+        return 0.0
+    return float(balanced_accuracy_score(truth[half:], found, adjusted=True))
 
 
-def same_class(inputs: NDArray[np.float64], truth: NDArray[np.object_]) -> float:
+def same_class(inputs: Floats, truth: Floats) -> float:
     """Return 1 if values and classes are the same but for their names, else 0."""
     seen = pd.crosstab(inputs[:, 0], truth) > 0
     return float((seen.sum(axis=0) == 1).all() and (seen.sum(axis=1) == 1).all())
 
 
-def same_number(inputs: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
+def same_number(inputs: Floats, truth: Floats) -> float:
     """Return 1 if the values lie on a straight line with the target, else 0."""
     return float(np.ptp(inputs[:, 0]) > 0 and abs(np.corrcoef(inputs[:, 0], truth)[0, 1]) > 0.99999)
 
 
-def r_squared(inputs: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
+def r_squared(inputs: Floats, truth: Floats) -> float:
     """Return R2 of a tree, or of a straight line, which tells the outermost values better."""
     half = len(truth) // 2
     leaf = max(1, len(truth) // 4000)
-    tree = DecisionTreeRegressor(min_samples_leaf=leaf, random_state=SEED).fit(
-        inputs[:half], truth[:half]
-    )
+    tree = DecisionTreeRegressor(min_samples_leaf=leaf, random_state=SEED)
+    tree.fit(inputs[:half], truth[:half])
     measured = truth[half:]
     if not measured.std():
         return 0.0
-    error = ((measured - tree.predict(inputs[half:])) ** 2).mean()
     numbers = inputs[half:, 0]
     line = np.corrcoef(numbers, measured)[0, 1] ** 2 if numbers.std() else 0.0
-    return float(max(1 - error / measured.var(), line))
+    return float(max(r2_score(measured, tree.predict(inputs[half:])), line))
+
+
+class Distribution(BaseModel, frozen=True):
+    """How a column is distributed: the share of each bin, by its own deciles or by category.
+
+    accepted.json holds it. The last two shares are those of other values and of missing ones.
+    """
+
+    type: str
+    rows: int
+    edges: list[float] | None = None
+    categories: list[str] | None = None
+    shares: list[float] = []
 
 
 def column_distribution(values: pd.Series, kind: str) -> Distribution:
-    """Return how a column of a type of the contract is distributed, for `shift`."""
+    """Return how a column of a type of the contract is distributed."""
     if kind in ("number", "integer"):
-        found = values[np.isfinite(values.to_numpy("float64", na_value=np.nan))].to_numpy("float64")
-        deciles = (
-            np.quantile(found, np.arange(1, 10) / 10, method="inverted_cdf") if len(found) else []
-        )
-        bins = Distribution(type=kind, rows=len(values), edges=np.unique(deciles).tolist())
+        numbers = values.to_numpy("float64", na_value=np.nan)
+        found = numbers[np.isfinite(numbers)]
+        deciles = np.arange(1, 10) / 10
+        edges = np.quantile(found, deciles, method="inverted_cdf") if len(found) else []
+        bins = Distribution(type=kind, rows=len(values), edges=np.unique(edges).tolist())
     else:
-        bins = Distribution(type=kind, rows=len(values), categories=frequent(values)[:KEPT])
+        counts = values.dropna().astype(str).value_counts().sort_index()
+        frequent = counts.sort_values(ascending=False, kind="stable").index[:KEPT]
+        bins = Distribution(type=kind, rows=len(values), categories=list(frequent))
     return bins.model_copy(update={"shares": np.round(shares(values, bins), 6).tolist()})
 
 
-def frequent(values: pd.Series) -> list[str]:
-    """Return the values as text, the most frequent first, of equally frequent ones in their
-    order.
-    """
-    counts = values.dropna().astype(str).value_counts().sort_index()
-    return list(counts.sort_values(ascending=False, kind="stable").index)
-
-
 def shares(values: pd.Series, bins: Distribution) -> NDArray[np.float64]:
-    """Return the shares of the values in each bin of a profile; the last two: in no other, and
-    missing.
+    """Return the shares of the values in each bin; the last two: in no other, and missing.
 
     A number is on an edge or between two: so those that occur often have a bin of their own.
     """
@@ -194,8 +171,8 @@ def shares(values: pd.Series, bins: Distribution) -> NDArray[np.float64]:
     else:
         categories = bins.categories or []
         other = len(categories)
-        known = dict(zip(categories, range(other), strict=True))
-        places = values.astype(str).map(known).fillna(other).to_numpy("int64")
+        places = pd.Index(categories).get_indexer(values.astype(str))
+        places = np.where(places < 0, other, places)
     counts = np.bincount(np.where(values.isna(), other + 1, places), minlength=other + 2)
     return counts / max(1, len(values))
 
@@ -212,29 +189,17 @@ def labels(bins: Distribution) -> list[str]:
 
 
 def shift(accepted: Distribution, values: pd.Series) -> tuple[float, float, list[str]]:
-    """Return how far the values are from a profile: distance, share that moved, and where it moved
-    most.
+    """Return how far values are from a distribution: distance, share that moved, and where most.
 
     The distance is Jensen-Shannon's, base 2: 0 if they are alike, 1 if they have nothing in common.
     """
     before = np.array(accepted.shares)
     now = shares(values, accepted)
-    both = (before + now) / 2
-    some = both > 0
-    parts = [
-        share[some] @ np.log2(np.where(share > 0, share, both)[some] / both[some])
-        for share in (before, now)
-    ]
     # Two samples of the same kind are about this far apart; it matters where rows are few.
-    chance = (np.count_nonzero(both) - 1) / (8 * np.log(2))
+    chance = (np.count_nonzero(before + now) - 1) / (8 * np.log(2))
     chance *= 1 / max(1, accepted.rows) + 1 / max(1, len(values))
+    distance = np.sqrt(max(0.0, jensenshannon(before, now, base=2) ** 2 - chance))
     most = np.argsort(-np.abs(now - before), kind="stable")[:3]
-    named = labels(accepted)
-    examples = [
-        f"{named[place]}: {before[place]:.1%} before, {now[place]:.1%} now" for place in most
-    ]
-    return (
-        float(np.sqrt(max(0.0, sum(parts) / 2 - chance))),
-        float(np.abs(now - before).sum() / 2),
-        examples,
-    )
+    names = labels(accepted)
+    examples = [f"{names[at]}: {before[at]:.1%} before, {now[at]:.1%} now" for at in most]
+    return float(distance), float(np.abs(now - before).sum() / 2), examples

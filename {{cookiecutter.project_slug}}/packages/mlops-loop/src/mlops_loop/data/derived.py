@@ -7,10 +7,12 @@ from numpy.typing import NDArray
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.data.cast import check_table
 from mlops_loop.scoring.derived import Arrays, Deriver, as_array, open_deriver
 
 PURE_ROWS = 100  # rows on which `derive` must show that it takes each on its own
 AS_STORED = {"number": "float64", "integer": "float64", "category": "str"}
+ARROW = {"number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_()}
 
 
 def input_columns(table: pd.DataFrame, inputs: dict[str, Column]) -> Arrays:
@@ -28,15 +30,16 @@ def as_column(values: pd.Series, column: Column) -> pd.Series:
 
 def derive(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     """Return the derived columns of rows that keep the contract, with its index."""
-    return to_frame(open_deriver(schema), table)
-
-
-def to_frame(deriver: Deriver, table: pd.DataFrame) -> pd.DataFrame:
+    deriver = open_deriver(schema)
     arrays = deriver(input_columns(table, deriver.inputs)) if deriver.derived else {}
-    found = pd.DataFrame(index=table.index)
+    return to_frame(deriver, arrays, table.index)
+
+
+def to_frame(deriver: Deriver, arrays: Arrays, index: pd.Index) -> pd.DataFrame:
+    found = pd.DataFrame(index=index)
     for name, values in arrays.items():
         stored = AS_STORED.get(deriver.derived[name].type, values.dtype)
-        found[name] = pd.Series(values, index=table.index).astype(stored)
+        found[name] = pd.Series(values, index=index).astype(stored)
     return found
 
 
@@ -56,35 +59,31 @@ def checked(
     """
     good = (reasons == "").to_numpy()
     deriver = open_deriver(schema)
-    reasons = reasons.copy()
     if not deriver.derived or not good.any():
         return typed.reindex(columns=[*typed, *schema.derived]), reasons
     arrays = deriver(input_columns(typed[good], deriver.inputs))
+    reasons = reasons.copy()
     places = np.flatnonzero(good)
     for row, name, reason in deriver.breaches(arrays):
-        place = places[row]
-        if not reasons.iloc[place]:
-            reasons.iloc[place] = f"{name} {reason}"
-    return typed.join(to_frame(deriver, typed[good])), reasons
+        reasons.iloc[places[row]] = reasons.iloc[places[row]] or f"{name} {reason}"
+    return typed.join(to_frame(deriver, arrays, typed.index[good])), reasons
 
 
-def checked_table(
-    typed: pa.Table, reasons: pa.Array, schema: Schema
-) -> tuple[pa.Table, NDArray[np.object_]]:
-    """Do what `checked` does for what `check_table` returns."""
-    broken = reasons.to_numpy(zero_copy_only=False)
+def check_contract(table: pa.Table, schema: Schema) -> tuple[pa.Table, NDArray[np.object_]]:
+    """Return the rows of a source with their derived columns, and what breaks each ("")."""
+    typed, broken = check_table(table, schema.source)
+    reasons = broken.to_numpy(zero_copy_only=False)
     if not schema.derived:
-        return typed, broken
-    frame, found = checked(typed.to_pandas(), pd.Series(broken, dtype=object), schema)
-    for name in schema.derived:
-        typed = typed.append_column(name, pa.array(frame[name], from_pandas=True))
+        return typed, reasons
+    frame, found = checked(typed.to_pandas(), pd.Series(reasons, dtype=object), schema)
+    for name, column in schema.derived.items():
+        values = pa.array(frame[name], from_pandas=True).cast(ARROW.get(column.type, pa.string()))
+        typed = typed.append_column(name, values)
     return typed, found.to_numpy()
 
 
 def refuse_impure(table: pd.DataFrame, schema: Schema) -> None:
-    """Refuse a `derive` by which a row's values depend on other rows or on chance, or differ from
-    the table's.
-    """
+    """Refuse a `derive` whose values depend on other rows or chance, or differ from the table's."""
     deriver = open_deriver(schema)
     if not deriver.derived:
         return
@@ -96,31 +95,25 @@ def refuse_impure(table: pd.DataFrame, schema: Schema) -> None:
         for row in range(len(rows))
     ]
     single = {name: np.concatenate([one[name] for one in alone]) for name in batch}
-    if unknown := deriver.undeclared(columns):
-        what = f"returns {unknown[0]!r}, which schema.yaml does not declare as derived"
-        raise Failure(f"{deriver.name} {what}")
-    if name := differing(batch, deriver(columns)):
-        raise Failure(
-            f"{deriver.name} gives {name!r} differently each time: it must not use chance or time"
-        )
-    if name := differing(batch, single):
-        raise Failure(
-            f"{deriver.name} gives {name!r} of a row by other rows: use the row's own values only"
-        )
     stored = {name: values.to_numpy() for name, values in rows[list(deriver.derived)].items()}
+    if unknown := deriver.undeclared(columns):
+        what = f"{deriver.name} returns {unknown[0]!r}, which schema.yaml does not declare"
+        raise Failure(f"{what} as derived")
+    if name := differing(batch, deriver(columns)):
+        what = f"{deriver.name} gives {name!r} differently each time"
+        raise Failure(f"{what}: it must not use chance or time")
+    if name := differing(batch, single):
+        what = f"{deriver.name} gives {name!r} of a row by other rows"
+        raise Failure(f"{what}: use the row's own values only")
     if name := differing(batch, stored):
-        raise Failure(
-            f"data/train.parquet has other values of {name!r} than {deriver.name}: "
-            "run `uv run dvc repro`"
-        )
+        what = f"data/train.parquet has other values of {name!r} than {deriver.name}"
+        raise Failure(f"{what}: run `uv run dvc repro`")
 
 
 def differing(some: Arrays, others: Arrays) -> str:
     """Return the first column whose values are not the same on both sides, "" if there is none."""
-    pairs = ((name, pd.Series(some[name]), pd.Series(others[name])) for name in some)
-    return next((name for name, one, other in pairs if not same(one, other)), "")
-
-
-def same(one: pd.Series, other: pd.Series) -> bool:
-    equal = (one == other) | (one.isna() & other.isna())
-    return bool(equal.fillna(False).all())
+    for name in some:
+        one, other = pd.Series(some[name]), pd.Series(others[name])
+        if not ((one == other) | (one.isna() & other.isna())).fillna(False).all():
+            return name
+    return ""

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mlops_loop.base import files, project
 from mlops_loop.base.errors import Failure
@@ -13,76 +12,107 @@ from mlops_loop.base.params.ingest import IngestParams, format_source
 from mlops_loop.base.params.params_file import load_params
 from mlops_loop.contract.schema import Column, Schema, load_schema
 from mlops_loop.data import tables
-from mlops_loop.data.cast import Misfit, cast_tables
+from mlops_loop.data.cast import Cell, cells
+from mlops_loop.data.engine import QueryError, Stream, text
 from mlops_loop.data.source.read import batches
 
 
-def read(schema: Schema, params: IngestParams) -> Iterator[pa.Table]:
-    """Yield the rows that the project's reader gives, or those of the file, URL or query."""
+class Misfit(Exception):
+    """A value does not fit its column's type: holds the names of all such columns."""
+
+    def __init__(self, names: set[str]) -> None:
+        super().__init__(", ".join(sorted(names)))
+        self.names = names
+
+
+def read(schema: Schema, params: IngestParams) -> Stream:
+    """Return the rows that the project's reader gives, or those of the file, URL or query."""
     reader = project.load("reader")
-    yield from reader(schema, params) if reader else batches(params.source, schema.missing)
+    return Stream(reader(schema, params) if reader else batches(params.source, schema.missing))
 
 
 def selected(
-    schema: Schema, params: IngestParams, as_text: set[str], columns: Mapping[str, Column]
+    schema: Schema,
+    params: IngestParams,
+    columns: Mapping[str, Column],
+    as_text: frozenset[str] = frozenset(),
 ) -> Iterator[pa.Table]:
-    """Give columns of the contract, of the rows in the window.
+    """Give columns of the contract, in their types or `as_text`, of the rows in the window.
 
-    What does not fit the contract - columns that are missing, values of another type, rows without
-    a time - is left for `validate` to report. Raises Misfit as `cast_tables` does.
+    Columns that are missing and rows without a time are left for `validate` to report. Raises
+    Misfit if a column does not fit its type.
     """
-    time = schema.timestamp
-    for table in cast_tables(read(schema, params), columns, as_text):
-        if time is None or time not in table.column_names or time in as_text:
-            yield table
-            continue
-        inside = pc.is_null(table[time])
-        after = pc.greater_equal(table[time], params.start) if params.start else True
-        before = pc.less(table[time], params.end) if params.end else True
-        yield table.filter(pc.fill_null(pc.or_(inside, pc.and_(after, before)), True))
+    stream = read(schema, params)
+    found = cells(stream.schema, columns)
+    if not found:
+        raise Failure(f"{format_source(params.source)} has none of the columns in schema.yaml")
+    parts = [
+        f"{cell.source}::VARCHAR" if name in as_text else strict(cell)
+        for name, cell in found.items()
+    ]
+    window = inside(params, found[schema.timestamp].typed) if schema.timestamp in found else ""
+    try:
+        for table in stream.select(f"SELECT {', '.join(parts)} FROM rows{window}"):
+            yield table.rename_columns(list(found))
+    except QueryError:
+        if names := misfits(read(schema, params), columns):
+            raise Misfit(names) from None
+        raise
+
+
+def strict(cell: Cell) -> str:
+    """Return a value in its type; the query fails if it does not fit."""
+    return f"coalesce({cell.typed}, CASE WHEN {cell.given} THEN error('a misfit') END)"
+
+
+def inside(params: IngestParams, time: str) -> str:
+    """Return the condition that a row is in the window, or has no time."""
+    ends = [(">=", params.start), ("<", params.end)]
+    bounds = [f"{time} {sign} {text(str(end))}::TIMESTAMP" for sign, end in ends if end]
+    return f" WHERE ({' AND '.join(bounds)}) IS NOT FALSE" if bounds else ""
+
+
+def misfits(stream: Stream, columns: Mapping[str, Column]) -> set[str]:
+    """Return the columns of which a value does not fit its type."""
+    found = cells(stream.schema, columns)
+    asked = ", ".join(f"coalesce(bool_or({cell.misfit}), false)" for cell in found.values())
+    (answer,) = stream.select(f"SELECT {asked} FROM rows")
+    return {name for name, wrong in zip(found, answer.columns, strict=True) if wrong[0].as_py()}
 
 
 def labels(schema: Schema, params: IngestParams) -> Iterator[pa.Table]:
     """Give target and timestamp of the rows in the window; raise a Failure if they do not fit."""
     columns = {name: schema.columns[name] for name in (schema.timestamp, schema.target) if name}
-    as_text: set[str] = set()
-    absent = set[str]()
     try:
-        for table in selected(schema, params, as_text, columns):
-            absent = set(columns) - set(table.column_names)
-            if absent:
-                break
+        for table in selected(schema, params, columns):
+            if absent := set(columns) - set(table.column_names):
+                raise Misfit(absent)
             yield table
-    except Misfit:
-        absent = as_text
-    if absent:
+    except Misfit as misfit:
         source = format_source(params.source)
-        raise Failure(f"{source} has no column {min(absent)!r} that fits schema.yaml")
+        what = f"has no column {min(misfit.names)!r} that fits schema.yaml"
+        raise Failure(f"{source} {what}") from None
 
 
 def store(schema: Schema, params: IngestParams, path: Path = RAW) -> tuple[int, int]:
-    """Write the rows of the source to `path`; return the numbers of rows and columns."""
-    as_text: set[str] = set()
-    while True:
+    """Write the rows of the source to `path`; return the numbers of rows and columns.
+
+    A column that does not fit its type is kept as text, for `validate` to report.
+    """
+    as_text: frozenset[str] = frozenset()
+    with files.writing(path) as tmp_path:
         try:
-            with files.writing(path) as tmp_path:
-                rows, columns = tables.write_tables(
-                    tmp_path, selected(schema, params, as_text, schema.source)
-                )
-                if not columns:
-                    raise Failure(
-                        f"{format_source(params.source)} has none of the columns in schema.yaml"
-                    )
-                if not rows:
-                    start = f"{params.start:%Y-%m-%d}" if params.start else "the first"
-                    end = f"{params.end:%Y-%m-%d}" if params.end else "the last"
-                    raise Failure(
-                        f"{format_source(params.source)} has no row "
-                        f"from {start} to {end}: see params.yaml"
-                    )
-                return rows, columns
-        except Misfit:
-            continue  # again, with that column as text
+            rows, columns = tables.write_tables(tmp_path, selected(schema, params, schema.source))
+        except Misfit as misfit:
+            as_text = frozenset(misfit.names)
+            found = selected(schema, params, schema.source, as_text)
+            rows, columns = tables.write_tables(tmp_path, found)
+        if not rows:
+            start = f"{params.start:%Y-%m-%d}" if params.start else "the first"
+            end = f"{params.end:%Y-%m-%d}" if params.end else "the last"
+            what = f"has no row from {start} to {end}: see params.yaml"
+            raise Failure(f"{format_source(params.source)} {what}")
+    return rows, columns
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ from mlops_loop.base.files import RAW, TEST, TRAIN, VALIDATION
 from mlops_loop.base.params.params_file import load_params
 from mlops_loop.base.params.split import SplitParams
 from mlops_loop.contract.schema import Schema, load_schema
-from mlops_loop.data.cast import ARROW, check_table
-from mlops_loop.data.derived import checked_table
+from mlops_loop.data.cast import check_table
+from mlops_loop.data.derived import check_contract
 
 SPLITS = {"training": TRAIN, "validation": VALIDATION, "test": TEST}
 Places = NDArray[np.int8]  # in SPLITS, of each row
@@ -32,15 +32,17 @@ def assign(schema: Schema, params: SplitParams) -> Places:
     Raises Failure if there are too few times, or none, and params.yaml asks for dates.
     """
     if params.train_end and not schema.timestamp:
-        raise Failure(
-            "params.yaml: split.train_end needs a timestamp, which schema.yaml lacks: make it null"
-        )
+        what = "params.yaml: split.train_end needs a timestamp, which schema.yaml lacks"
+        raise Failure(f"{what}: make it null")
     name = schema.timestamp or schema.target
     if name not in pq.read_schema(RAW).names:
-        raise Failure(f"{RAW} lacks the column {name!r}: run `uv run dvc repro`")
-    given = pq.ParquetFile(RAW).read([name])
-    typed, _ = check_table(given, {name: schema.columns[name]})
+        raise lacks(name)
+    typed, _ = check_table(pq.ParquetFile(RAW).read([name]), {name: schema.columns[name]})
     return split_rows(typed[name].to_pandas(), schema, params)
+
+
+def lacks(name: str) -> Failure:
+    return Failure(f"{RAW} lacks the column {name!r}: run `uv run dvc repro`")
 
 
 def split_rows(values: pd.Series, schema: Schema, params: SplitParams) -> Places:
@@ -63,9 +65,7 @@ def by_time(when: pd.Series, params: SplitParams) -> Places:
         times, counts = np.unique(when.dropna(), return_counts=True)
         if (last := len(times) - 1) < 2:
             raise Failure(f"{len(times)} different times are too few for three windows: {HINT}")
-        earlier = (counts.cumsum() - counts) / max(
-            1, int(counts.sum())
-        )  # share of the rows before each time
+        earlier = (counts.cumsum() - counts) / max(1, int(counts.sum()))  # share before each time
         shares = [params.train_share, params.train_share + params.validation_share]
         first, second = np.searchsorted(earlier, np.array(shares) - 1e-9)
         first = np.clip(first, 1, last - 1)
@@ -75,8 +75,7 @@ def by_time(when: pd.Series, params: SplitParams) -> Places:
 
 
 def at_random(strata: pd.Series, params: SplitParams) -> Places:
-    """Give each window its share of each stratum: one row at least if there are three, and training
-    first.
+    """Give each window its share of each stratum, one row at least if there are three.
 
     Nearly all rows stay in their window when others are added at the end.
     """
@@ -93,31 +92,23 @@ def at_random(strata: pd.Series, params: SplitParams) -> Places:
     return splits
 
 
-def check(counts: list[Counter[str]], schema: Schema) -> None:
-    """Raise Failure unless each window has rows, and of a classification two classes that training
-    has.
-    """
+def check(counts: list[Counter[str]], schema: Schema, hint: str = HINT) -> None:
+    """Refuse a window without rows, or in a classification without two classes of training's."""
     lacking = [name for name in schema.classes if not counts[0][name]]
     if lacking and counts[0]:
-        raise Failure(
-            f"the training window lacks the class {lacking[0]!r} of {schema.target!r}: {HINT}"
-        )
+        what = f"the training window lacks the class {lacking[0]!r} of {schema.target!r}"
+        raise Failure(f"{what}: {hint}")
     for name, count in zip(SPLITS, counts, strict=True):
         if len(count) < (2 if schema.classes else 1):
-            seen = f"the {name} window has {count.total():,} rows"
-            raise Failure(f"{seen}{' and not two classes' if schema.classes else ''}: {HINT}")
+            two = " and not two classes" if schema.classes else ""
+            raise Failure(f"the {name} window has {count.total():,} rows{two}: {hint}")
 
 
 def kept(batch: pa.RecordBatch, schema: Schema) -> tuple[NDArray[np.bool_], pa.Table]:
-    """Return which rows keep the contract and have target and time, and the rows with what is
-    derived.
-
-    Booleans, shape (rows,), and a table in the contract's types.
-    """
+    """Return which rows keep the contract and have target and time, and all rows, typed."""
+    typed, reasons = check_contract(pa.table(batch), schema)
     needed = [name for name in (schema.target, schema.timestamp) if name]
-    typed, reasons = checked_table(*check_table(pa.table(batch), schema.source), schema)
-    good = (reasons == "") & ~np.any([typed[name].is_null() for name in needed], axis=0)
-    return good, typed
+    return (reasons == "") & ~np.any([typed[name].is_null() for name in needed], axis=0), typed
 
 
 def split(schema: Schema, params: SplitParams) -> tuple[list[int], int]:
@@ -127,26 +118,24 @@ def split(schema: Schema, params: SplitParams) -> tuple[list[int], int]:
     without a target or timestamp.
     """
     splits = assign(schema, params)
+    if absent := [name for name in schema.source if name not in pq.read_schema(RAW).names]:
+        raise lacks(absent[0])
     counts: list[Counter[str]] = [Counter() for _ in SPLITS]
     start = 0
     with ExitStack() as stack:
         paths = [stack.enter_context(files.writing(path)) for path in SPLITS.values()]
-        shape = pa.schema([(name, ARROW[column.type]) for name, column in schema.used.items()])
-        writers = [stack.enter_context(pq.ParquetWriter(path, shape)) for path in paths]
+        writers: list[pq.ParquetWriter] = []
         for batch in pq.ParquetFile(RAW).iter_batches(files.BATCH):
             good, typed = kept(batch, schema)
-            if absent := [name for name in shape.names if name not in typed.column_names]:
-                raise Failure(f"{RAW} lacks the column {absent[0]!r}: run `uv run dvc repro`")
-            table = typed.select(shape.names).cast(shape)
+            table = typed.select(list(schema.used))
+            opened = (pq.ParquetWriter(path, table.schema) for path in paths)
+            writers = writers or list(map(stack.enter_context, opened))
             inside = splits[start : start + len(batch)]
-            for number, writer in enumerate(writers):
-                part = table.filter(pa.array(good & (inside == number)))
-                if part.num_rows:
-                    writer.write_table(part, row_group_size=files.BATCH)
-                    labels = (
-                        part[schema.target].to_pylist() if schema.classes else [""] * part.num_rows
-                    )
-                    counts[number].update(labels)
+            for place, writer in enumerate(writers):
+                part = table.filter(pa.array(good & (inside == place)))
+                writer.write_table(part)
+                labels = part[schema.target].to_pylist() if schema.classes else [""] * len(part)
+                counts[place].update(labels)
             start += len(batch)
         check(counts, schema)
     return [count.total() for count in counts], start - sum(count.total() for count in counts)
@@ -155,11 +144,5 @@ def split(schema: Schema, params: SplitParams) -> tuple[list[int], int]:
 def main() -> None:
     rows, left_out = split(load_schema(), load_params().split)
     sizes = ", ".join(f"{size:,} {name}" for size, name in zip(rows, SPLITS, strict=True))
-    print(
-        f"split: {sizes} rows"
-        + (
-            f"; {left_out:,} left out, as they break schema.yaml or lack target or time"
-            if left_out
-            else ""
-        )
-    )
+    why = f"; {left_out:,} left out, as they break schema.yaml or lack target or time"
+    print(f"split: {sizes} rows{why if left_out else ''}")

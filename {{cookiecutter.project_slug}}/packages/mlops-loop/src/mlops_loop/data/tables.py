@@ -1,6 +1,6 @@
 """Tables in Parquet files, read and written some rows at a time."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -30,33 +30,16 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 def write_tables(path: Path, tables: Iterable[pa.Table]) -> tuple[int, int]:
     """Write Arrow tables, one after the other, to a Parquet file; return its rows and columns."""
-    rows = 0
     writer = None
     try:
-        for table in alike(tables):
+        for table in tables:
             writer = writer or pq.ParquetWriter(path, table.schema)
-            writer.write_table(table, row_group_size=files.BATCH)
-            rows += table.num_rows
+            writer.write_table(table)
     finally:
         if writer:
             writer.close()
-    return rows, len(writer.schema) if writer else 0
-
-
-def alike(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Give the rows of tables BATCH at a time, so that a file does not depend on how they came."""
-    waiting: pa.Table | None = None
-    given = False
-    for table in tables:
-        waiting = table if waiting is None else pa.concat_tables([waiting, table])
-        waiting = waiting.combine_chunks()
-        whole = waiting.num_rows - waiting.num_rows % files.BATCH
-        for start in range(0, whole, files.BATCH):
-            yield waiting.slice(start, files.BATCH)
-        given |= whole > 0
-        waiting = waiting.slice(whole)
-    if waiting is not None and (waiting.num_rows or not given):
-        yield waiting
+    found = pq.read_metadata(path) if writer else None
+    return (found.num_rows, found.num_columns) if found else (0, 0)
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -73,9 +56,7 @@ def sample_mask(total: int, rows: int, seed: int = 0) -> NDArray[np.bool_]:
 
 
 def read_sample(path: Path, rows: int, seed: int = 0) -> pd.DataFrame:
-    """Return a Parquet file as a DataFrame, or, if it has more, `rows` random rows of it in
-    order.
-    """
+    """Return the rows of a Parquet file in order; `rows` random ones of them, if it has more."""
     if not path.is_file() or (total := pq.read_metadata(path).num_rows) <= rows:
         return read_table(path)
     chosen = sample_mask(total, rows, seed)

@@ -13,20 +13,12 @@ from mlops_loop.base.files import ACCEPTED, RAW, REPORTS
 from mlops_loop.base.params.params_file import load_params
 from mlops_loop.base.params.split import SplitParams
 from mlops_loop.contract.schema import Schema, load_schema
-from mlops_loop.data import tables, validation_page
+from mlops_loop.data import checks, tables, validation_page
 from mlops_loop.data.cast import check_rows
-from mlops_loop.data.check import Check
+from mlops_loop.data.checks import Check
 from mlops_loop.data.data_checks import Distribution, column_distribution
 from mlops_loop.data.derived import checked
-from mlops_loop.data.row_checks import scan
-from mlops_loop.data.table_checks import (
-    enough_rows,
-    every_class,
-    leaks,
-    profiled,
-    repeats,
-    shifts,
-)
+from mlops_loop.data.suite import scan
 
 SAMPLE = 100_000  # rows from which leaks and shifts are measured
 
@@ -45,13 +37,11 @@ def check(
     rows = pq.read_metadata(RAW).num_rows
     names = pq.read_schema(RAW).names
     present = [name for name in schema.used if name in names or name in schema.derived]
-    checks, hashes = scan(schema, present)
-    checks.append(enough_rows(schema, rows))
-    checks += [every_class(schema, rows)] if schema.target in names and schema.classes else []
-    checks += repeats(schema, hashes, params)
-    checks += leaks(schema, sample, rows)
-    checks += shifts(schema, sample, rows, accepted)
-    return sorted(checks, key=lambda found: found.passed)
+    found, hashes = scan(schema, present)
+    found += checks.table_checks(schema, hashes, params)
+    found += checks.leaks(schema, sample, rows)
+    found += checks.shifts(schema, sample, rows, accepted)
+    return sorted(found, key=lambda one: one.passed)
 
 
 def last_accepted(schema: Schema) -> dict[str, Distribution]:
@@ -66,19 +56,11 @@ def accept(schema: Schema, sample: pd.DataFrame, rows: int) -> None:
     # A line for each column, for those who read a diff.
     lines = ",\n".join(
         f"{json.dumps(name)}: {json.dumps(found.model_dump(exclude_none=True))}"
-        for name, column in profiled(schema, sample).items()
+        for name, column in checks.watched(schema, sample).items()
         if (found := column_distribution(sample[name], column.type))
     )
     about = f'"table": {json.dumps(schema.name)},\n"rows": {rows},\n"columns":'
     files.write_text(ACCEPTED, "{\n" + about + " {\n" + lines + "\n}\n}\n")
-
-
-def write_reports(checks: list[Check], rows: int) -> None:
-    results = [found.as_json() for found in checks]
-    passed = all(found.passed for found in checks)
-    report = {"passed": passed, "rows": rows, "checks": results}
-    files.write_json(REPORTS / "data/validation.json", report)
-    validation_page.write(checks, rows)
 
 
 def main() -> None:
@@ -86,14 +68,16 @@ def main() -> None:
     params = load_params()
     rows = pq.read_metadata(RAW).num_rows
     sample, _ = checked(*check_rows(tables.read_sample(RAW, SAMPLE), schema.source), schema)
-    checks = check(schema, params.split, sample, last_accepted(schema))
-    failed = [found for found in checks if not found.passed]
-    summary = f"{len(checks) - len(failed)} of {len(checks)} checks passed on {rows:,} rows"
-    write_reports(checks, rows)
+    found = check(schema, params.split, sample, last_accepted(schema))
+    failed = [one for one in found if not one.passed]
+    report = {"passed": not failed, "rows": rows, "checks": [one.as_json() for one in found]}
+    files.write_json(REPORTS / "data/validation.json", report)
+    validation_page.write(found, rows)
+    summary = f"{len(found) - len(failed)} of {len(found)} checks passed on {rows:,} rows"
     if failed:
         where = f"the data breaks schema.yaml: {summary}; see {REPORTS}/data/validation.html"
-        if any("max_shift" in found.expected for found in failed):
+        if any("max_shift" in one.expected for one in failed):
             where += f". To accept a shift, delete {ACCEPTED} or raise max_shift in schema.yaml"
-        raise Refusal("\n".join([where, *(found.describe() for found in failed)]))
+        raise Refusal("\n".join([where, *(one.describe() for one in failed)]))
     accept(schema, sample, rows)
     print(f"validate: {summary}")

@@ -16,8 +16,7 @@ from mlops_loop.base.files import RAW, TEST
 from mlops_loop.base.params.params_file import Params
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.data import split, tables
-from mlops_loop.data.cast import Misfit
-from mlops_loop.data.ingest import selected
+from mlops_loop.data.ingest import Misfit, selected
 
 
 def with_champion_inputs(
@@ -50,11 +49,11 @@ def read_again(lacking: dict[str, Column], schema: Schema, params: Params) -> pd
     kept = {name: column.model_copy(update={"role": "slice"}) for name, column in lacking.items()}
     wider = schema.model_copy(update={"columns": {**schema.columns, **kept}})
     keys = [name for name in (schema.target, schema.timestamp) if name]
-    as_text = set[str]()
     parts = list[pa.Table]()
+    columns = {name: wider.columns[name] for name in (*keys, *kept)}
     try:
-        for table in selected(wider, params.ingest, as_text, wider.source):
-            if gone := [name for name in kept if name not in table.column_names or name in as_text]:
+        for table in selected(wider, params.ingest, columns):
+            if gone := [name for name in kept if name not in table.column_names]:
                 needs = f"the champion predicts from {gone[0]!r}, of type {kept[gone[0]].type}"
                 raise Failure(f"{needs}: put it back into the source until it is not compared")
             parts.append(table.select([*keys, *kept]))

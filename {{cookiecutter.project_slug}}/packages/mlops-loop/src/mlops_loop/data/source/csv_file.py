@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,13 +12,11 @@ import duckdb
 import pyarrow as pa
 
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.files import BATCH
 from mlops_loop.data import engine
 from mlops_loop.data.source.remote import first_line
 from mlops_loop.data.source.rows import BLOCK, MAX_COLUMNS, check_names
 
 HEAD = 1 << 20  # bytes in which a CSV file's header and delimiter are looked for
-DELIMITERS = ",;\t|"
 LINES = 10  # that tell the delimiter
 EXCEL_LINE = re.compile(r'"?sep=(.)"?')
 NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?")
@@ -37,29 +35,29 @@ class Dialect:
     skipped: int  # lines before the header
 
 
-def read_csv(path: Path, name: str, missing: Sequence[str]) -> Iterator[pa.Table]:
-    """Give all columns as texts. A first column without a name, as pandas writes it, is called
-    `index`; another one is left out if it holds nothing.
+def read_csv(path: Path, name: str) -> Iterator[pa.Table]:
+    """Give all columns as texts. The first, if it has no name, is called `index`, as in pandas;
+    another one without a name is left out if it holds nothing.
     """
     dialect = find_dialect(path, name)
-    names = named(dialect.header)
+    names = list(dialect.header)
+    names[0] = names[0] or ("" if "index" in names else "index")
     kept = [place for place, column in enumerate(names) if column]
     check_names([names[place] for place in kept], name)
-    nameless = [place for place, column in enumerate(names) if not column]
     with engine.connect(threads=1) as connection:
         try:
-            reader = connection.sql(scan(path, dialect, missing)).to_arrow_reader(BATCH)
-            for batch in reader:
+            size = engine.rows_at_a_time(names)
+            for batch in connection.sql(scan(path, dialect)).to_arrow_reader(size):
                 table = pa.Table.from_batches([batch])
-                for place in nameless:
-                    if table.column(place).null_count < len(table):
+                for place in range(len(names)):
+                    if place not in kept and table.column(place).null_count < len(table):
                         raise Failure(f"{name}: column {place + 1} has no name: give it one")
                 yield table.select(kept).rename_columns([names[place] for place in kept])
-        except (duckdb.Error, pa.ArrowException) as error:
-            what = f"cannot be read, it may be cut off or broken: {first_line(error)}"
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            what = f" cannot be read, it may be cut off or broken: {first_line(error)}"
             if line := other_line_end(path):
-                what = f"line {line:,}: ends in another way than line 1: run `dos2unix` on the file"
-            raise Failure(f"{name}{',' if line else ''} {what}") from None
+                what = f", line {line:,}: ends in another way than line 1: run `dos2unix` on it"
+            raise Failure(f"{name}{what}") from None
         refuse_mistakes(connection, name, dialect)
 
 
@@ -77,43 +75,28 @@ def other_line_end(path: Path) -> int:
         return 0
 
 
-def named(header: list[str]) -> list[str]:
-    return ["index" if header[0] == "" and "index" not in header else header[0], *header[1:]]
-
-
-def scan(path: Path, dialect: Dialect, missing: Sequence[str]) -> str:
+def scan(path: Path, dialect: Dialect) -> str:
     """Return the query for all rows of a CSV file: every column as text, c0, c1, ..."""
     types = ", ".join(f"c{place}: 'VARCHAR'" for place in range(len(dialect.header)))
-    nulls = ", ".join(map(engine.text, dict.fromkeys(["", *missing])))
+    no_pattern = re.sub(r"([*?\[])", r"[\1]", str(path))  # DuckDB takes [1] for one
     # Files with few columns and long texts are read as well.
-    options = f"max_line_size={BLOCK}, buffer_size={2 * BLOCK}, skip={dialect.skipped}"
     return (
-        f"SELECT * FROM read_csv({engine.text(glob_free(path))}, auto_detect=false, header=true, "
+        f"SELECT * FROM read_csv({engine.text(no_pattern)}, auto_detect=false, header=true, "
         f"delim={engine.text(dialect.delimiter)}, quote='\"', escape='\"', comment='', "
-        f"columns={{{types}}}, nullstr=[{nulls}], {options}, "
-        f"store_rejects=true, rejects_limit=1)"
+        f"columns={{{types}}}, max_line_size={BLOCK}, buffer_size={2 * BLOCK}, "
+        f"skip={dialect.skipped}, store_rejects=true, rejects_limit=1)"
     )
-
-
-def glob_free(path: Path) -> str:
-    """Return a path in which DuckDB sees no pattern: [1] would be one."""
-    return re.sub(r"([*?\[])", r"[\1]", str(path))
 
 
 def refuse_mistakes(connection: duckdb.DuckDBPyConnection, name: str, dialect: Dialect) -> None:
     """Raise Failure for the first row that was left out, as it cannot be read."""
     asked = "SELECT line, error_type, error_message, csv_line FROM reject_errors ORDER BY line"
-    found = connection.execute(asked).fetchall()
-    if not found:
-        return
-    line, kind, message, content = found[0]
-    what = MISTAKES.get(kind)
-    if what is None:
-        fields = len(next(csv.reader([content or ""], delimiter=dialect.delimiter), []))
-        what = f"{fields} fields, but the header has {len(dialect.header)}: correct the line"
-        if kind not in ("TOO MANY COLUMNS", "MISSING COLUMNS"):
-            what = first_line(ValueError(message))
-    raise Failure(f"{name}, line {line:,}: {what}")
+    for line, kind, message, content in connection.execute(asked).fetchall():
+        what = MISTAKES.get(kind) or first_line(ValueError(message))
+        if kind in ("TOO MANY COLUMNS", "MISSING COLUMNS"):
+            fields = len(next(csv.reader([content or ""], delimiter=dialect.delimiter), []))
+            what = f"{fields} fields, but the header has {len(dialect.header)}: correct the line"
+        raise Failure(f"{name}, line {line:,}: {what}")
 
 
 def find_dialect(path: Path, name: str) -> Dialect:
@@ -130,22 +113,22 @@ def find_dialect(path: Path, name: str) -> Dialect:
     first, _, rest = text.partition("\n")
     told = EXCEL_LINE.fullmatch(first.strip())
     text = rest if told else text
-    delimiters = told[1] if told else DELIMITERS
+    if not text.strip():
+        raise Failure(f"{name} is empty: a header and rows are needed")
     try:
-        found = {each: rows(text, each, len(head) == HEAD) for each in delimiters}
+        found = [
+            (each, rows(text, each, len(head) == HEAD)) for each in (told[1] if told else ",;\t|")
+        ]
     except csv.Error as error:
         raise Failure(f"{name} is not a CSV file: {error}") from None
-    best = max(delimiters, key=lambda each: common(found[each]))
-    if not found[best] or not text.strip():
-        raise Failure(f"{name} is empty: a header and rows are needed")
-    header = found[best][0]
+    delimiter, (header, *below) = max(found, key=lambda pair: common(pair[1]))
     if re.search("[\udc80-\udcff]", "".join(header)):
         raise Failure(f"{name}, line 1: {MISTAKES['INVALID ENCODING']}")
-    if len(found[best]) == 1 and len(head) < HEAD and len(header) <= MAX_COLUMNS:
+    if not below and len(head) < HEAD and len(header) <= MAX_COLUMNS:
         raise Failure(f"{name} has no rows: a table with rows is needed")
-    refuse_other_lines(header, found[best][1:], name, 2 if told else 1)
+    refuse_other_lines(header, below, f"{name}, line {2 if told else 1}")
     blank = len(text) - len(text.lstrip("\r\n"))
-    return Dialect(best, header, bool(told) + text[:blank].count("\n"))
+    return Dialect(delimiter, header, bool(told) + text[:blank].count("\n"))
 
 
 def rows(text: str, delimiter: str, cut: bool) -> list[list[str]]:
@@ -156,25 +139,23 @@ def rows(text: str, delimiter: str, cut: bool) -> list[list[str]]:
 
 def common(found: list[list[str]]) -> int:
     """Return how many columns most of the rows have, so that a title's line does not count."""
-    sizes = sorted(map(len, found))
-    return sizes[len(sizes) // 2] if sizes else 0
+    return sorted(map(len, found))[len(found) // 2]
 
 
-def refuse_other_lines(header: list[str], below: list[list[str]], name: str, line: int) -> None:
+def refuse_other_lines(header: list[str], below: list[list[str]], where: str) -> None:
     """Refuse a title above the header, and a table without one."""
     filled = [cell for cell in header if cell.strip()]
     if below and len(filled) < 2 < min(map(len, below)):
         what = f"{len(filled)} name for {common(below)} columns: is it a title above the header?"
-        raise Failure(f"{name}, line {line}: {what} Remove the lines above the header")
+        raise Failure(f"{where}: {what} Remove the lines above the header")
     numbers = [cell for cell in filled if NUMBER.fullmatch(cell.strip())]
-    if len(numbers) * 2 < len(filled) or not numbers or counted(numbers):
-        return
-    what = f"numbers where the columns' names belong, such as {numbers[0]}: put a header above"
-    raise Failure(f"{name}, line {line}: {what}")
+    if numbers and len(numbers) * 2 >= len(filled) and not may_be_names(numbers):
+        what = f"numbers where the columns' names belong, such as {numbers[0]}"
+        raise Failure(f"{where}: {what}: put a header above")
 
 
-def counted(numbers: list[str]) -> bool:
-    """Return whether numbers may be names: counted up, as pandas names columns, or years."""
+def may_be_names(numbers: list[str]) -> bool:
+    """Return whether numbers are counted up, as pandas names columns, or years."""
     if not all(each.isdigit() for each in numbers):
         return False
     whole = list(map(int, numbers))

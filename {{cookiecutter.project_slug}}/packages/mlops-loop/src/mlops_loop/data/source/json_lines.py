@@ -1,7 +1,7 @@
 """JSON lines: one pass finds the types that hold for all lines, another reads the rows."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,25 +9,22 @@ import pyarrow.json
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.data.source.remote import first_line
-from mlops_loop.data.source.rows import BLOCK, check_names, plain
-
-NOT_UTF8 = "not UTF-8: save the file as UTF-8"
+from mlops_loop.data.source.rows import BLOCK, check_names
 
 
-def read_json(path: Path, name: str, missing: Sequence[str]) -> Iterator[pa.Table]:
+def read_json(path: Path, name: str) -> Iterator[pa.Table]:
     """Give the rows of JSON lines in the types that hold for all lines."""
     try:
         types = types_of(path, name)
         check_names(types.names, name)
         for block in blocks(path):
-            found = parse(block, explicit_schema=types, unexpected_field_behavior="ignore")
-            yield plain(found, missing)
+            yield parse(block, explicit_schema=types, unexpected_field_behavior="ignore")
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise mistake(path, name, error) from None
 
 
 def types_of(path: Path, name: str) -> pa.Schema:
-    """Return the types that hold for all lines."""
+    """Return the types that hold for all lines; times are texts, as other lines may hold others."""
     types = pa.schema([])
     for number, block in enumerate(blocks(path)):
         if not number and block.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
@@ -35,14 +32,12 @@ def types_of(path: Path, name: str) -> pa.Schema:
             raise Failure(f"{name} is a JSON array: JSON lines are needed, {lines}")
         table = parse(block)
         table.validate(full=True)  # UTF-8, too
-        found = [pa.field(field.name, without_time(field.type)) for field in table.schema]
+        found = [
+            field.with_type(pa.string()) if pa.types.is_timestamp(field.type) else field
+            for field in table.schema
+        ]
         types = pa.unify_schemas([types, pa.schema(found)], promote_options="permissive")
     return types
-
-
-def without_time(kind: pa.DataType) -> pa.DataType:
-    """Return text for what Arrow takes for a time: other lines may hold other texts."""
-    return pa.string() if pa.types.is_timestamp(kind) else kind
 
 
 def parse(block: bytes, **options: object) -> pa.Table:
@@ -57,7 +52,7 @@ def mistake(path: Path, name: str, error: Exception) -> Failure:
         try:
             fine = not line.strip() or isinstance(json.loads(line), dict)
         except UnicodeDecodeError:
-            return Failure(f"{name}, line {number:,}: {NOT_UTF8}")
+            return Failure(f"{name}, line {number:,}: not UTF-8: save the file as UTF-8")
         except ValueError:
             fine = False
         if not fine:

@@ -5,11 +5,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.params.ingest import format_source
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 SECONDS = 10  # without an answer, after which a server counts as out of reach
 TIMEOUTS: dict[str, Mapping[str, object]] = {
@@ -18,30 +21,9 @@ TIMEOUTS: dict[str, Mapping[str, object]] = {
 }
 
 
-class FileSystem(Protocol):
-    """A file system of fsspec."""
-
-    async_impl: bool
-    loop: object  # asyncio's, of those that are asynchronous
-
-    def open(self, path: str, mode: str) -> IO[bytes]: ...
-
-    def info(self, path: str) -> Mapping[str, object]: ...
-
-    async def _info(self, path: str) -> Mapping[str, object]: ...
-
-    def find(self, path: str) -> list[str]: ...
-
-    def unstrip_protocol(self, name: str) -> str: ...
-
-    def put_file(self, lpath: str, rpath: str) -> None: ...
-
-
 @contextmanager
-def reached(url: str, verb: str = "read") -> Iterator[tuple[FileSystem, str]]:
-    """Give fsspec's file system of a URL, and the path there; whatever these raise becomes a
-    Failure.
-    """
+def reached(url: str, verb: str = "read") -> Iterator[tuple["AbstractFileSystem", str]]:
+    """Give fsspec's file system of a URL, and the path there; their errors become a Failure."""
     import fsspec
 
     scheme = urlsplit(url).scheme
@@ -63,17 +45,13 @@ def reached(url: str, verb: str = "read") -> Iterator[tuple[FileSystem, str]]:
         raise Failure(f"{format_source(url)} cannot be {verb}: {reason}") from None
 
 
-def about(system: FileSystem, place: str) -> Mapping[str, object]:
-    """Return what a file system of fsspec knows of a path, such as its "type": file or
-    directory.
-    """
+def about(system: "AbstractFileSystem", place: str) -> Mapping[str, object]:
+    """Return what a file system knows of a path, such as its "type": file or directory."""
     if system.async_impl:  # some would try again for minutes
         import fsspec
 
-        found = fsspec.asyn.sync(system.loop, system._info, place, timeout=3 * SECONDS)
-    else:
-        found = system.info(place)
-    return dict(found)
+        return dict(fsspec.asyn.sync(system.loop, system._info, place, timeout=3 * SECONDS))
+    return dict(system.info(place))
 
 
 def first_line(error: BaseException) -> str:

@@ -1,8 +1,7 @@
 """SQL queries, through SQLAlchemy."""
 
 import os
-from collections.abc import Iterator, Sequence
-from decimal import Decimal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,12 +11,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import BATCH
 from mlops_loop.base.params.ingest import Sql, format_source
+from mlops_loop.data.engine import rows_at_a_time
 from mlops_loop.data.source.remote import SECONDS, first_line
-from mlops_loop.data.source.rows import CELLS, check_names, plain
+from mlops_loop.data.source.rows import check_names
 
 
-def query(source: Sql, missing: Sequence[str]) -> Iterator[pa.Table]:
-    """Give the rows of a query; decimals come as floats, what Arrow has no type for as texts."""
+def query(source: Sql) -> Iterator[pa.Table]:
+    """Give the rows of a query, each value as the text that it spells: databases' types vary."""
     name = format_source(source)
     address = os.environ.get(source.url_env)
     if not address:
@@ -32,9 +32,12 @@ def query(source: Sql, missing: Sequence[str]) -> Iterator[pa.Table]:
             result = connection.exec_driver_sql(source.sql)
             names = list(result.keys())
             check_names(names, name)
-            for rows in result.partitions(min(BATCH, CELLS // len(names))):
-                columns = [to_arrow(column) for column in zip(*rows, strict=True)]
-                yield plain(pa.table(columns, names), missing)
+            for rows in result.partitions(rows_at_a_time(names)):
+                columns = [
+                    pa.array(map(spelled, column), pa.string())
+                    for column in zip(*rows, strict=True)
+                ]
+                yield pa.table(columns, names)
         engine.dispose()
     except (SQLAlchemyError, ImportError) as error:
         reason = first_line(getattr(error, "orig", None) or error)
@@ -51,10 +54,7 @@ def open_engine(url: sa.URL, name: str) -> sa.Engine:
     return sa.create_engine(url, connect_args={"connect_timeout": SECONDS} if slow else {})
 
 
-def to_arrow(values: Sequence[Decimal | float | str | None]) -> pa.Array:
-    if any(isinstance(value, Decimal) for value in values):
-        values = [None if value is None else float(value) for value in values]
-    try:
-        return pa.array(values)
-    except (pa.ArrowException, OverflowError):
-        return pa.array([None if value is None else str(value) for value in values], pa.string())
+def spelled(value: object) -> str | None:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return None if value is None else str(value)

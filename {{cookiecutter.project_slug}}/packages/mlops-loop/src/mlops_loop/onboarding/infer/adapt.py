@@ -1,6 +1,5 @@
 """Adapt params.yaml, dvc.yaml and behaviour.yaml to the table; nothing of the former one stays."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TypedDict
 
@@ -12,7 +11,6 @@ from mlops_loop.base.config import edited
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import BEHAVIOUR, DVC, PARAMS, SCHEMA
 from mlops_loop.base.params.ingest import Sql
-from mlops_loop.base.params.params_file import load_params
 from mlops_loop.base.params.train import AUTO
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Schema
@@ -21,17 +19,12 @@ from mlops_loop.metrics.values import PlotOptions
 from mlops_loop.onboarding.infer.contract import former_task
 from mlops_loop.training.behaviour.declaration import load_behaviour
 from mlops_loop.training.behaviour.examples import without_tests
-from mlops_loop.training.fit import build
-
-
-class Stage(TypedDict):
-    deps: list[str]
 
 
 class Pipeline(TypedDict):
     """What is changed of dvc.yaml."""
 
-    stages: dict[str, Stage]
+    stages: dict[str, dict[str, list[str]]]
     plots: list[PlotOptions]
 
 
@@ -46,25 +39,14 @@ def new_params(source: str | Sql, schema: Schema) -> str:
         params["ingest"] |= {"start": None, "end": None}
         params["split"] |= {"train_end": None, "validation_end": None}
         params["evaluate"]["baseline_by"] = None
-        params["train"]["model"] = suitable_model(schema)
+        if current_project().candidates:
+            params["train"]["model"] = AUTO
         slices = params.get("gates", {}).get("slices")
         # Its limits were of other metrics.
         if isinstance(slices, dict) and former_task() != schema.task:
             slices.update(task.SLICE_LIMITS)
 
     return edited(PARAMS, change)
-
-
-def suitable_model(schema: Schema) -> str:
-    """Return AUTO, or where model.py has no candidates the estimator in use, or one that fits."""
-    if current_project().candidates:
-        return AUTO
-    params = load_params().train
-    for name in (params.model, *params.sections):
-        with suppress(Failure):
-            build(schema, params.model_copy(update={"model": name}))
-            return name
-    return params.model
 
 
 def new_behaviour(schema: Schema) -> tuple[str | None, str]:
@@ -87,18 +69,20 @@ def new_pipeline(source: str | Sql, schema: Schema, removed: list[Path]) -> str:
     own = [str(source).replace("${", "\\${")] if is_file else []
     plots = tasks.of(schema).PLOTS
 
-    def is_gone(dep: str) -> bool:
-        return Path(dep) in removed or (dep.endswith("/flights.py") and not Path(dep).exists())
-
     def change(pipeline: Pipeline) -> None:
-        deps = pipeline["stages"]["ingest"]["deps"]
-        code = [dep for dep in deps if str(dep).startswith(("src/", "packages/"))]
-        deps[:] = [str(SCHEMA), *own, *code]
-        for stage in pipeline["stages"].values():
-            for dep in [dep for dep in stage["deps"] if is_gone(str(dep))]:
-                stage["deps"].remove(dep)
+        for name, stage in pipeline["stages"].items():
+            kept = [dep for dep in stage["deps"] if not is_gone(str(dep), removed)]
+            if name == "ingest":
+                code = [dep for dep in kept if str(dep).startswith(("src/", "packages/"))]
+                kept = [str(SCHEMA), *own, *code]
+            if kept != list(stage["deps"]):
+                stage["deps"][:] = kept
         if pipeline["plots"] != plots:
             text = yaml.safe_dump(plots, default_flow_style=None, sort_keys=False)
             pipeline["plots"] = YAML().load(text)
 
     return edited(DVC, change)
+
+
+def is_gone(dep: str, removed: list[Path]) -> bool:
+    return Path(dep) in removed or (dep.endswith("/flights.py") and not Path(dep).exists())

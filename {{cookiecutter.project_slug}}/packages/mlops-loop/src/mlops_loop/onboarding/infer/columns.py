@@ -1,12 +1,14 @@
 """Propose what schema.yaml says of a column. Change `propose` first."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
 from mlops_loop.contract.schema import LARGEST, Column
 from mlops_loop.data.cast import CERTAIN, PLAIN, canonical, number_in
-from mlops_loop.data.profile import WHOLE, ColumnProfile, Profile, time_formats
+from mlops_loop.data.profile import WHOLE, ColumnProfile, Profile, ask
+from mlops_loop.onboarding.infer.times import time_formats
 
 MAX_CATEGORIES = 100  # of a text column; of one with more, only the most frequent are named
 FREQUENT = 50  # so many are named,
@@ -51,6 +53,10 @@ def used(reason: str, **keys: object) -> Proposal:
     return Proposal(Column.model_validate(keys), reason)
 
 
+def time(name: str, written: str = "") -> Proposal:
+    return ignored("timestamp", f"a time{written}: to split by it, give --timestamp {name!r}")
+
+
 def propose(seen: ColumnProfile, profile: Profile) -> Proposal:
     """Return the proposal for a column that is neither target nor timestamp."""
     empty = 1 - seen.filled / seen.rows
@@ -74,8 +80,7 @@ def gaps(seen: ColumnProfile, kind: str) -> int:
     missing = seen.rows - seen.filled
     if kind not in ("category", "id"):
         return missing
-    doubtful = [n for value, n in seen.stand_ins.items() if value.strip() not in CERTAIN]
-    return missing - sum(doubtful)
+    return missing - sum(n for value, n in seen.stand_ins.items() if value.strip() not in CERTAIN)
 
 
 def propose_by_values(seen: ColumnProfile, profile: Profile) -> Proposal:
@@ -88,11 +93,6 @@ def propose_by_values(seen: ColumnProfile, profile: Profile) -> Proposal:
     return propose_text(seen, profile)
 
 
-def time(name: str, written: str = "") -> Proposal:
-    reason = f"a time{written}: to split by it, give --timestamp {name!r}"
-    return ignored("timestamp", reason)
-
-
 def words(name: str) -> list[str]:
     """Return the words of a name: `order_no`, `orderNo` and `Order No.` have the same."""
     return [word.lower() for word in WORDS.findall(name)]
@@ -101,25 +101,18 @@ def words(name: str) -> list[str]:
 def propose_number(seen: ColumnProfile, profile: Profile) -> Proposal:
     kind = "integer" if seen.whole else "number"
     largest = max(-seen.low, seen.high)
-    form = numbered_time(seen, profile) if seen.whole and not called_id(seen.name) else ""
-    if form:
+    if form := numbered_time(seen, profile):
         return time(seen.name, f", written as {form}")
-    if seen.whole and (why := is_id(seen)):
-        big = {"type": "id"} if largest > WHOLE else {"type": kind}
-        return used(why, role="id", **big)
-    if seen.is_index and seen.unique:
-        return used("the file calls it the index of its rows", type=kind, role="id")
+    if why := is_id(seen):
+        return used(why, role="id", type="id" if largest > WHOLE else kind)
     if largest > LARGEST:
         return ignored(kind, f"values as large as {largest:.1e} are beyond float32")
     if seen.whole and seen.kind == "number" and largest > WHOLE:
         return ignored("category", "whole numbers beyond 2^53 are codes, and these repeat")
     reason = f"seen: {seen.low:.8g} to {seen.high:.8g}"
     found = limits(seen.low, seen.high, seen.whole)
-    if (
-        seen.whole
-        and YEAR_WORDS.intersection(words(seen.name))
-        and 1900 <= seen.low <= seen.high <= 2100
-    ):
+    year = seen.whole and YEAR_WORDS.intersection(words(seen.name))
+    if year and 1900 <= seen.low <= seen.high <= 2100:
         return used(f"{reason}; a year grows: no maximum", type=kind, minimum=found["minimum"])
     return used(reason, type=kind, **found)
 
@@ -131,7 +124,11 @@ def called_id(name: str) -> bool:
 
 
 def is_id(seen: ColumnProfile) -> str:
-    """Return why whole numbers tell which row it is, and not what it is like; "" if they do not."""
+    """Return why numbers tell which row it is, and not what it is like; "" if they do not."""
+    if seen.is_index and seen.unique:
+        return "the file calls it the index of its rows"
+    if not seen.whole:
+        return ""
     spread = seen.high - seen.low + 1
     largest = max(-seen.low, seen.high)
     if largest > WHOLE and (seen.kind == "number" or spread < largest):
@@ -139,41 +136,38 @@ def is_id(seen: ColumnProfile) -> str:
         return f"whole numbers beyond 2^53, {differ}" if seen.different > seen.rows / 2 else ""
     if ROW.fullmatch(seen.name.strip()) and seen.unique:
         return "different in each row, and called as programs call a row's number"
-    if seen.is_index and seen.unique:
-        return "the file calls it the index of its rows"
     if called_id(seen.name) and (seen.unique or seen.different > MOSTLY * seen.filled > 50):
-        return (
-            "different in each row, and an id by its name" if seen.unique else "an id by its name"
-        )
-    if seen.unique and seen.rows >= DENSE * spread:
+        return "different in each row, and an id by its name" * seen.unique or "an id by its name"
+    if counts_rows(seen):
         return "different in each row, as if they count the rows"
     return ""
 
 
+def counts_rows(seen: ColumnProfile) -> bool:
+    """Return whether whole numbers are different in each row, and close to each other."""
+    return seen.unique and seen.rows >= DENSE * (seen.high - seen.low + 1)
+
+
 def numbered_time(seen: ColumnProfile, profile: Profile) -> str:
     """Return the format of times that are written as whole numbers; "" if these are none."""
-    called = TIME_WORDS.intersection(words(seen.name))
-    near = seen.high <= 1.5 * seen.low
+    if not seen.whole or called_id(seen.name):
+        return ""
+    named = TIME_WORDS.intersection(words(seen.name))
+    near = seen.high <= 1.5 * seen.low and not counts_rows(seen)
     for form in filter(None, time_formats(profile, seen)):
-        if form in ("excel", "%Y%m") and not (called or "month" in words(seen.name)):
+        if form in ("excel", "%Y%m") and not (named or "month" in words(seen.name)):
             continue
-        if called or (seen.different >= 5 and (near or form.startswith("%"))):
+        if named or (seen.different >= 5 and (near or form.startswith("%"))):
             return form
     return ""
 
 
 def propose_comma(seen: ColumnProfile, profile: Profile) -> Proposal:
-    low, high = comma_range(seen, profile)
+    found = number_in(f"c{seen.place}", ",")
+    asked = {"low": f"min({found})", "high": f"max({found})"}
+    low, high = ask(profile.connection, asked, "rows").values()
     reason = f"written with a decimal comma; seen: {low:.8g} to {high:.8g}"
     return used(reason, type="number", decimal=",", **limits(low, high, False))
-
-
-def comma_range(seen: ColumnProfile, profile: Profile) -> tuple[float, float]:
-    found = number_in(f"c{seen.place}", ",")
-    (row,) = profile.query(
-        f"SELECT min({found}) AS low, max({found}) AS high FROM rows"
-    ).to_pylist()
-    return row["low"], row["high"]
 
 
 def misspelt(seen: ColumnProfile) -> str:
@@ -181,45 +175,35 @@ def misspelt(seen: ColumnProfile) -> str:
 
     Texts that come often among few numbers are categories: 0, 1, 2, 3+.
     """
-    found = seen.spelling
-    like_numbers = seen.numbers + found.numerals
-    if (
-        seen.kind != "text"
-        or seen.number
-        or seen.coded
-        or not like_numbers
-        or like_numbers < SHARE * seen.filled
-    ):
+    like_numbers = seen.numbers + seen.numerals
+    if seen.kind != "text" or seen.number or seen.coded:
+        return ""
+    if not like_numbers or like_numbers < SHARE * seen.filled:
+        return ""
+    often = seen.others >= FEW * seen.kinds and seen.different <= 30
+    if seen.others and often and not seen.numerals:
         return ""
     odd = []
-    if found.numerals:
-        how = "with thousands separators" if found.commas == seen.filled else "like"
-        odd.append(
-            f"{found.numerals:,} written {how} {found.numeral!r} (row {found.numeral_row:,})"
-        )
-    if found.others:
-        if not found.numerals and found.others >= FEW * found.kinds and seen.different <= 30:
-            return ""
-        odd.append(f"{found.others:,} like {found.other!r} (row {found.other_row:,})")
+    if seen.numerals:
+        how = "with thousands separators" if seen.commas == seen.filled else "like"
+        odd.append(f"{seen.numerals:,} written {how} {seen.numeral!r} (row {seen.numeral_row:,})")
+    if seen.others:
+        odd.append(f"{seen.others:,} like {seen.other!r} (row {seen.other_row:,})")
     mend = "write them like 1234.5, leave missing ones empty, and infer again"
     return f"numbers, but for {' and '.join(odd)}: {mend}"
 
 
 def categories_of(seen: ColumnProfile) -> dict[str, int]:
-    """Return the categories of a column with their counts: numbers and truth values in one
-    spelling, without what programs write for a missing value.
-    """
+    """Return how often each category comes: numbers and truth values in one spelling, no gaps."""
     counts = {name: n for name, n in seen.counts.items() if name.strip() not in CERTAIN}
-    lowered = {name.lower() for name in counts}
+    spell: Callable[[str], str] = str
     if all(PLAIN.fullmatch(name) for name in counts):
-        spelled = {name: canonical(name) for name in counts}
-    elif lowered <= {"true", "false"}:
-        spelled = {name: name.lower() for name in counts}
-    else:
-        return counts
+        spell = canonical
+    elif {name.lower() for name in counts} <= {"true", "false"}:
+        spell = str.lower
     found: dict[str, int] = {}
     for name, count in counts.items():
-        found[spelled[name]] = found.get(spelled[name], 0) + count
+        found[spell(name)] = found.get(spell(name), 0) + count
     return dict(sorted(found.items()))
 
 
@@ -229,18 +213,12 @@ def propose_text(seen: ColumnProfile, profile: Profile) -> Proposal:
         return used("true and false", type="boolean")
     if any(re.search("[0-9]", name) for name in list(counts)[:5]) and time_formats(profile, seen):
         return time(seen.name)
-    if seen.unique:
-        return used("different in each row", type="id", role="id")
     if seen.different >= NEARLY * seen.filled:
-        return used("different in nearly all rows", type="id", role="id")
+        rows = "each row" if seen.unique else "nearly all rows"
+        return used(f"different in {rows}", type="id", role="id")
     if len(counts) <= MAX_CATEGORIES and not seen.more:
         reason = f"{len(counts)} different texts" + ", like 007" * seen.coded
         return used(reason, type="category", categories=list(counts))
-    return propose_frequent(seen, counts)
-
-
-def propose_frequent(seen: ColumnProfile, counts: dict[str, int]) -> Proposal:
-    """Return the proposal for many texts: the most frequent ones, if they hold most rows."""
     frequent = sorted(counts, key=lambda name: -counts[name])[:FREQUENT]
     share = sum(counts[name] for name in frequent) / seen.rows
     reason = f"{number_of(seen)} different texts, {FREQUENT} of which hold {share:.0%} of the rows"

@@ -1,6 +1,8 @@
 """Write a proposal as schema.yaml: a head that explains the keys, each column with its reason."""
 
 import re
+from collections.abc import Mapping
+from itertools import takewhile
 from math import ceil
 from textwrap import indent
 
@@ -8,10 +10,8 @@ import yaml
 from pydantic import JsonValue
 
 from mlops_loop.base.files import SCHEMA
-from mlops_loop.contract.schema import Column
-from mlops_loop.contract.versions import LOOP_KEY, VERSION
-from mlops_loop.onboarding.infer.columns import tidy
-from mlops_loop.onboarding.infer.table import MAX_LEAKAGE, Shares, TableProposal
+from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.onboarding.infer.columns import Proposal, tidy
 
 HEAD = """\
 # The data contract: what each column of the table is. The Great Expectations suite, the API's
@@ -26,23 +26,14 @@ HEAD = """\
 INFERRED = "# Inferred from "
 
 
-def as_yaml(proposal: TableProposal, source: str, shares: Shares | None, head: str = HEAD) -> str:
+def as_yaml(
+    schema: Schema, proposals: Mapping[str, Proposal], source: str, head: str = HEAD
+) -> str:
     """Return schema.yaml, without the keys that have their default."""
-    about: dict[str, str | float | list[str]] = {LOOP_KEY: ".".join(VERSION.split(".")[:2])}
-    about |= {"name": proposal.name, "task": proposal.task}
-    about |= {"positive": proposal.positive} if proposal.positive else {}
-    about |= {"target": proposal.target}
-    about |= {"timestamp": proposal.timestamp} if proposal.timestamp else {}
-    about |= {"unique": proposal.unique} if proposal.unique else {}
-    about |= {"min_rows": proposal.min_rows}
-    if proposal.max_leakage != MAX_LEAKAGE:
-        about["max_leakage"] = proposal.max_leakage
-    if shares:
-        about["max_duplicates"] = allowed(shares.duplicates)
-        about["max_overlap"] = allowed(shares.overlap)
+    about = schema.model_dump(exclude={"columns"}, exclude_defaults=True, mode="json")
     columns = [
         comment(found.column.role, found.reason) + indent(dump(name, keys_of(found.column)), "  ")
-        for name, found in proposal.columns.items()
+        for name, found in proposals.items()
     ]
     keys = "".join(dump(key, value) for key, value in about.items())
     origin = f"{INFERRED}{printable(source)}: correct what you know better.\n"
@@ -86,15 +77,9 @@ def allowed(share: float) -> float:
 
 def present_head() -> str:
     """Return the comment at the top of the present schema.yaml, or the usual one."""
-    if not SCHEMA.exists():
-        return HEAD
-    lines = SCHEMA.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = []
-    for line in lines:
-        if not line.startswith("#"):
-            break
-        kept += [] if line.startswith(INFERRED) else [line]
-    return "".join(kept) or HEAD
+    text = SCHEMA.read_text(encoding="utf-8") if SCHEMA.exists() else ""
+    head = takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True))
+    return "".join(line for line in head if not line.startswith(INFERRED)) or HEAD
 
 
 def former_task() -> str | None:

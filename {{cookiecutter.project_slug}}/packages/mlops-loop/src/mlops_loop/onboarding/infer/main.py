@@ -19,11 +19,10 @@ from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import Schema
 from mlops_loop.contract.task import Task
 from mlops_loop.data.profile import profiled
-from mlops_loop.data.source.parquet import index_columns
-from mlops_loop.data.source.read import batches
+from mlops_loop.data.source.read import batches, index_columns
 from mlops_loop.onboarding import git
 from mlops_loop.onboarding.infer.adapt import new_behaviour, new_params, new_pipeline
-from mlops_loop.onboarding.infer.contract import as_yaml, present_head
+from mlops_loop.onboarding.infer.contract import allowed, as_yaml, present_head
 from mlops_loop.onboarding.infer.example import PYPROJECT, Removal, plan_removal
 from mlops_loop.onboarding.infer.report import print_report
 from mlops_loop.onboarding.infer.table import measure_shares, propose_table
@@ -42,19 +41,19 @@ def infer(
     refuse_arguments(source, target, timestamp, force)
     name = format_source(source)
     written_source = as_written(source)
-    head = present_head()
     with (
         Console(stderr=True).status("reading") as status,
         profiled(watched(batches(source), status), indices(source)) as known,
     ):
         status.update("profiling")
-        proposal = propose_table(known, name_of(source), target, timestamp, task)
-        schema = parse_yaml(as_yaml(proposal, name, None, head), str(SCHEMA), Schema)
+        title = "query" if isinstance(source, Sql) else Path(name).name.split(".")[0] or "table"
+        schema, proposals = propose_table(known, title, target, timestamp, task)
         params = new_params(written_source, schema)
-        split_params = parse_yaml(params, str(PARAMS), Params).split
         status.update("looking for repeated rows")
+        split_params = parse_yaml(params, str(PARAMS), Params).split
         shares = measure_shares(known, schema, split_params)
-    text = as_yaml(proposal, name, shares, head)
+    limits = {"max_duplicates": allowed(shares.duplicates), "max_overlap": allowed(shares.overlap)}
+    text = as_yaml(schema.model_copy(update=limits), proposals, name, present_head())
     schema = parse_yaml(text, str(SCHEMA), Schema)
     tests, outcome = new_behaviour(schema)
     removal = plan_removal()
@@ -67,7 +66,7 @@ def infer(
     removal.carry_out()
     if PYPROJECT in removal.written and not locked():
         removal.by_hand.append("pyproject.toml asks for less than before: run `uv lock`")
-    print_report(open_console(), schema, proposal, known, shares, outcome)
+    print_report(open_console(), schema, proposals, known, shares, outcome)
     print_next(written_source, list(written), removal)
 
 
@@ -106,12 +105,6 @@ def as_written(source: str | Sql) -> str | Sql:
     return (path.relative_to(Path.cwd()) if inside else path).as_posix()
 
 
-def name_of(source: str | Sql) -> str:
-    if isinstance(source, Sql):
-        return "query"
-    return Path(format_source(source)).name.split(".")[0] or "table"
-
-
 def locked() -> bool:
     """Bring uv.lock, if there is one, in step with pyproject.toml; return whether it is."""
     if not LOCK.is_file():
@@ -129,19 +122,12 @@ def print_next(source: str | Sql, written: list[Path], removal: Removal) -> None
         print(f"removed, with the example: {', '.join(map(str, removal.deleted))}")
     for task in removal.by_hand:
         print(f"by hand: {task}")
-    for command in next_commands(source):
-        print(f"next: {command}")
-
-
-def next_commands(source: str | Sql) -> Iterator[str]:
-    """Give the commands that the user should run now."""
     inside = isinstance(source, str) and "://" not in source and not Path(source).is_absolute()
-    if inside and not Path(f"{source}.dvc").exists() and git.would_commit(Path(str(source))):
-        if git.is_tracked(Path(str(source))):
-            yield f"git rm --cached {quoted(str(source))}"
-        yield f"uv run dvc add {quoted(str(source))}"
-    yield f"uv run {current_project().name} demo"
-
-
-def quoted(path: str) -> str:
-    return path if all(char.isalnum() or char in "./-_" for char in path) else f'"{path}"'
+    path = Path(str(source))
+    if inside and not Path(f"{path}.dvc").exists() and git.would_commit(path):
+        plain = all(char.isalnum() or char in "./-_" for char in str(source))
+        quoted = str(source) if plain else f'"{source}"'
+        if git.is_tracked(path):
+            print(f"next: git rm --cached {quoted}")
+        print(f"next: uv run dvc add {quoted}")
+    print(f"next: uv run {current_project().name} demo")

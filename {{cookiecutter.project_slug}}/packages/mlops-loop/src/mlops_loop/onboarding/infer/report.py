@@ -1,7 +1,8 @@
 """Print what was proposed for each column, and why."""
 
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from textwrap import shorten
 
 from rich.console import Console
@@ -13,8 +14,8 @@ from mlops_loop.base.files import SCHEMA
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.data.cast import CERTAIN, STAND_INS
 from mlops_loop.data.profile import Profile
-from mlops_loop.onboarding.infer.columns import SLACK
-from mlops_loop.onboarding.infer.table import Shares, TableProposal
+from mlops_loop.onboarding.infer.columns import SLACK, Proposal
+from mlops_loop.onboarding.infer.table import Shares
 
 MUCH_OVERLAP = 0.05  # share of the test rows from which on results mislead
 PEOPLE = re.compile(
@@ -27,21 +28,12 @@ PEOPLE = re.compile(
 def print_report(
     console: Console,
     schema: Schema,
-    proposal: TableProposal,
+    proposals: Mapping[str, Proposal],
     known: Profile,
     shares: Shares,
     tests: str,
 ) -> None:
     """Print the columns as a table, then the facts that hold for all of it."""
-    console.print(columns_table(schema, proposal))
-    for name, fact in facts(schema, known, shares, tests):
-        console.print(f"{name:9} {escape(fact)}", soft_wrap=True)
-    for name, found in proposal.columns.items():
-        if found.loud:
-            console.print(f"look at   {escape(repr(name))}: {escape(found.reason)}", soft_wrap=True)
-
-
-def columns_table(schema: Schema, proposal: TableProposal) -> Table:
     table = Table(
         Head("column", overflow="fold"),
         *("type", "role", Head("limits or categories", overflow="fold"), "null"),
@@ -49,10 +41,15 @@ def columns_table(schema: Schema, proposal: TableProposal) -> Table:
     )
     for name, column in schema.columns.items():
         nullable = "yes" if column.nullable else ""
-        reason = proposal.reasons[name]
+        reason = proposals[name].reason
         cells = (name, column.type, column.role, format_values(column), nullable, reason)
         table.add_row(*map(escape, cells), style="dim" if column.role == "ignored" else None)
-    return table
+    console.print(table)
+    for name, fact in facts(schema, known, shares, tests):
+        console.print(f"{name:9} {escape(fact)}", soft_wrap=True)
+    for name, found in proposals.items():
+        if found.loud:
+            console.print(f"look at   {escape(repr(name))}: {escape(found.reason)}", soft_wrap=True)
 
 
 def format_values(column: Column) -> str:
@@ -70,7 +67,9 @@ def facts(schema: Schema, known: Profile, shares: Shares, tests: str) -> Iterato
     yield "target", schema.target
     yield "split", by_time if schema.timestamp else "at random, as there is no timestamp"
     yield "rows", f"{known.rows:,}, at least {schema.min_rows:,} are required"
-    yield "repeated", format_shares(shares)
+    mislead = ": results will be better than on new rows" * (shares.overlap > MUCH_OVERLAP)
+    overlap = f"{shares.overlap:.1%} of the test rows in training{mislead}"
+    yield "repeated", f"{shares.duplicates:.1%} of the rows, {overlap}"
     yield "limits", f"the observed range, plus {SLACK:.0%} of it on either side"
     if missing := stand_ins(schema, known):
         yield "missing", missing
@@ -90,15 +89,12 @@ def stand_ins(schema: Schema, known: Profile) -> str:
     """Return which texts count as missing, and how often."""
     found = []
     for name, column in schema.used.items():
-        if column.type == "id":
-            continue
-        kept = {*(column.categories or ())} if column.type == "category" else set[str]()
-        wanted = CERTAIN if column.type == "category" and name != schema.target else STAND_INS
-        counts = known.columns[name].stand_ins
+        few = column.type == "category" and name != schema.target
+        wanted = {*(CERTAIN if few else STAND_INS)} if column.type != "id" else set[str]()
         found += [
             f"{value!r} in {name} ({count:,})"
-            for value, count in counts.items()
-            if value not in kept and value.strip() in wanted
+            for value, count in known.columns[name].stand_ins.items()
+            if value not in (column.categories or ()) and value.strip() in wanted
         ]
     return ", ".join(found)
 
@@ -107,23 +103,12 @@ def nearly_alike(schema: Schema) -> str:
     """Return the classes and categories that differ only in blanks or case."""
     found = []
     for name, column in schema.used.items():
-        same: dict[str, list[str]] = {}
+        alike = defaultdict[str, list[str]](list)
         for value in column.categories or ():
-            same.setdefault(" ".join(value.split()).casefold(), []).append(value)
-        found += [
-            f"{' and '.join(map(repr, values))} in {name!r}"
-            for values in same.values()
-            if len(values) > 1
-        ]
-    if not found:
-        return ""
-    return f"{'; '.join(found)} differ only in blanks or case: make them one at the source"
-
-
-def format_shares(shares: Shares) -> str:
-    text = f"{shares.duplicates:.1%} of the rows, {shares.overlap:.1%} of the test rows in training"
-    warning = ": results will be better than on new rows"
-    return text + (warning if shares.overlap > MUCH_OVERLAP else "")
+            alike[" ".join(value.split()).casefold()].append(repr(value))
+        found += [f"{' and '.join(same)} in {name!r}" for same in alike.values() if len(same) > 1]
+    mend = " differ only in blanks or case: make them one at the source"
+    return "; ".join(found) + mend if found else ""
 
 
 def people(schema: Schema) -> list[str]:
