@@ -9,7 +9,7 @@ from rich.table import Table
 from mlops_loop.base.errors import Refusal
 from mlops_loop.base.terminal import open_console
 from mlops_loop.metrics.gate_result import GateResult, format_reason
-from mlops_loop.release.gates.advice import advices
+from mlops_loop.release.gates.run import advices
 
 WORDS = {True: "passed", False: "[bold red]REFUSED", None: "[dim]not judged"}
 SHOWN = 3  # reasons in the line that tells of a refusal; the table and the records have all
@@ -22,6 +22,14 @@ class Promotion(BaseModel, frozen=True):
     version: str  # of the candidate
     champion: str | None  # the version that is served from now on
     gates: list[GateResult] = []
+
+    @classmethod
+    def of(cls, version: str, before: str | None, results: list[GateResult]) -> Self:
+        """Return what the gates' results make of a version, beside the champion of before."""
+        if reasons(results):
+            return cls(outcome="refused", version=version, champion=before, gates=results)
+        outcome: Literal["promoted", "unchanged"] = "promoted" if results else "unchanged"
+        return cls(outcome=outcome, version=version, champion=version, gates=results)
 
     @property
     def reasons(self) -> list[str]:
