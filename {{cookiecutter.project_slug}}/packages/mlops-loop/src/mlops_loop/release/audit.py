@@ -86,18 +86,13 @@ class Line:
     @property
     def document(self) -> dict[str, JsonValue]:
         """What is hashed, in this order."""
-        return {
-            **{"model": self.model, "number": self.number},
-            **{"time": self.time, "by": self.by, "event": self.event},
-            **self.told,
-            "previous_sha256": self.previous_sha256,
-        }
+        place = {name: getattr(self, name) for name in ("model", "number", "time", "by", "event")}
+        return place | self.told | {"previous_sha256": self.previous_sha256}
 
     @property
     def digest(self) -> str:
         """The hash that the line must have."""
-        text = json.dumps(self.document, ensure_ascii=False)
-        return sha256(text.encode()).hexdigest()
+        return sha256(json.dumps(self.document, ensure_ascii=False).encode()).hexdigest()
 
     def signed(self, key: bytes) -> str | None:
         """Return the signature that the line must have; None without a key."""
@@ -135,16 +130,14 @@ def open_audit(url: str) -> sa.Engine:
 
 def take_over(connection: sa.Connection) -> None:
     """Copy the lines of version 1.0, whose hashes stay what they were."""
-    for model, number, text, digest in connection.execute(sa.select(EARLIER)).all():
+    for _, number, text, digest in connection.execute(sa.select(EARLIER)).all():
         try:
             told = json.loads(text)
-            for key in ("model", "number"):
-                told.pop(key)
-            row = {key: told.pop(key) for key in ("time", "by", "event", "previous_sha256")}
+            place = ("model", "number", "time", "by", "event", "previous_sha256")
+            row = {key: told.pop(key) for key in place}
         except (ValueError, KeyError):
             raise Refusal(f"line {number} of the audit log was changed: {MEND}") from None
-        row |= {"model": model, "number": number, "sha256": digest}
-        row["facts"] = json.dumps(told, ensure_ascii=False)
+        row |= {"facts": json.dumps(told, ensure_ascii=False), "sha256": digest}
         connection.execute(sa.insert(LINES), row)
 
 
@@ -215,8 +208,7 @@ def verify(log: sa.Engine, model: str, anchors: Mapping[str, str]) -> list[str]:
         elif line.number != expected:
             problems.append(f"line {expected} is missing")
         elif line.previous_sha256 != before:
-            follows = f"line {line.number} does not follow the one before it"
-            problems.append(f"{follows}: either was changed")
+            problems.append(f"line {line.number} does not follow the one before it")
         elif key and signed and line.signature != line.signed(key):
             problems.append(f"line {line.number} is not signed with AUDIT_KEY")
         missing.pop(line.sha256, None)

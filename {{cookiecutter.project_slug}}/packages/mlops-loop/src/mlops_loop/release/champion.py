@@ -47,24 +47,17 @@ def settle(registry: Registry, log: sa.Engine) -> Version | None:
     if version.tags.get(SETTLED) == move.sha256:
         if champion and champion.number == version.number:
             return champion
-        move = restore(registry, log, move, champion)
+        moved = f"to version {champion.number}" if champion else "away"
+        facts = audit.Facts(
+            version=version.number,
+            before=move.facts.before,
+            reason=f"its alias had been moved {moved} by other means than these commands",
+            bundle_sha256=move.facts.bundle_sha256,
+        )
+        seen = audit.Seen(move, audit.MOVES)
+        move = audit.append(log, registry.name, "restored", facts, seen)
     carry_out(registry, version, move)
     return by_number(registry, version.number)
-
-
-def restore(
-    registry: Registry, log: sa.Engine, move: audit.Line, champion: Version | None
-) -> audit.Line:
-    """Record that the alias comes back to where the log has it; return the new line."""
-    moved = f"to version {champion.number}" if champion else "away"
-    reason = f"its alias had been moved {moved} by other means than these commands"
-    facts = audit.Facts(
-        version=move.facts.version,
-        before=move.facts.before,
-        reason=reason,
-        bundle_sha256=move.facts.bundle_sha256,
-    )
-    return audit.append(log, registry.name, "restored", facts, audit.Seen(move, audit.MOVES))
 
 
 def carry_out(registry: Registry, version: Version, move: audit.Line) -> None:
@@ -190,11 +183,11 @@ def find_former(
     It must have been champion, and by default not have been rolled back since.
     """
     versions = {version.number: version for version in registry.versions()}
-    moves = audit.read(log, registry.name, *audit.MOVES)
-    former = [versions[line.facts.version] for line in moves if line.facts.version in versions]
-    kept = [each for each in former if each.number != champion.number]
-    kept = [each for each in kept if "rolled_back" not in each.tags]
-    wanted = versions.get(number) if number else next(reversed(kept), None)
+    wanted = versions.get(number or "")
+    for line in audit.read(log, registry.name, *audit.MOVES) if number is None else ():
+        former = versions.get(line.facts.version, champion)
+        if former.number != champion.number and "rolled_back" not in former.tags:
+            wanted = former
     if wanted is None:
         none = "there was no champion before this one that was not rolled back: name a VERSION"
         raise Failure(f"there is no version {number}" if number else none)

@@ -96,7 +96,7 @@ def version_facts(registry: Registry, version: Version) -> dict[str, str]:
         "promoted": f"{tags.get('promoted_at', 'never')} by {tags.get('promoted_by', 'nobody')}",
         **{name.replace("_", " "): tags[name] for name in moved},
         "gates": gates or "not on record",
-        "run": f"{version.run_id} {registry.run_name(version.run_id)}",
+        "run": version.run_id,
         "git commit": tags.get("git_commit") or "none: it was made outside of git",
         "dvc.lock, sha256": tags.get("dvc_lock") or "none",
     }

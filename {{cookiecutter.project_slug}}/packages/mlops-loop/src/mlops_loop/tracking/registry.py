@@ -73,10 +73,6 @@ class Registry:
         with connect(self.uri) as client:
             client.delete_registered_model_alias(self.name, alias)
 
-    def run_name(self, run_id: str) -> str:
-        with connect(self.uri) as client:
-            return str(client.get_run(run_id).info.run_name)
-
     def fetch(self, run_id: str, path: str, target: Path) -> None:
         """Copy a folder of a run's files to a folder that is not there yet."""
         with connect(self.uri) as client, tempfile.TemporaryDirectory() as folder:
@@ -134,21 +130,14 @@ class EmbeddedRegistry(Registry):
             "DELETE FROM registered_model_aliases WHERE name = ? AND alias = ?", self.name, alias
         )
 
-    def run_name(self, run_id: str) -> str:
-        return self.run(run_id)[0]
-
     def fetch(self, run_id: str, path: str, target: Path) -> None:
-        if folder := local_folder(self.run(run_id)[1], self.uri):
+        found = self.query("SELECT artifact_uri FROM runs WHERE run_uuid = ?", run_id)
+        if not found:
+            raise Failure(f"the registry at {self.uri} has lost run {run_id}")
+        if folder := local_folder(found[0][0], self.uri):
             shutil.copytree(folder / path, target)
         else:
             super().fetch(run_id, path, target)
-
-    def run(self, run_id: str) -> tuple[str, ...]:
-        """Return name and artifact URI of a run."""
-        found = self.query("SELECT name, artifact_uri FROM runs WHERE run_uuid = ?", run_id)
-        if not found:
-            raise Failure(f"the registry at {self.uri} has lost run {run_id}")
-        return found[0]
 
     def query(self, sql: str, *values: str) -> list[tuple[str, ...]]:
         """Run one statement in a transaction of its own; return the rows that it gives."""

@@ -36,12 +36,9 @@ GATES = {
         "look at the newest labels before the model: are they complete, and of this target?",
     ),
     "parity": Gate(
-        quality.parity,
-        "set `export.format: skops` in params.yaml, or train again: `uv run dvc repro -f`",
+        quality.parity, "set `export.format: skops`, or train again: `uv run dvc repro -f`"
     ),
-    "size": Gate(
-        quality.size, "try a smaller model (fewer trees), or a smaller `export.reference_rows`"
-    ),
+    "size": Gate(quality.size, "fewer trees, or a smaller `export.reference_rows`"),
     "baseline": Gate(
         quality.baseline,
         "the features tell little of the target, or the model learned noise: try more rows or "
@@ -49,8 +46,7 @@ GATES = {
     ),
     "champion": Gate(
         champion.champion,
-        "keep the champion, or give the next candidate something new: newer rows, a feature, "
-        "`uv run {slug} tune`",
+        "keep the champion, or try something new: newer rows, a feature, `uv run {slug} tune`",
     ),
     "slices": Gate(
         quality.slices,
@@ -60,29 +56,24 @@ GATES = {
     "calibration": Gate(
         quality.calibration,
         f"it is surer than its results allow, often for too many trees on few rows: try {SIMPLER}, "
-        "or a CalibratedClassifierCV in model.py; for a regression see whether the validation and "
-        "the test window are alike",
+        "or a CalibratedClassifierCV in model.py; for a regression compare the validation window",
     ),
     "fairness": Gate(
         quality.fairness,
-        "compare the groups in reports/fairness.csv: look for features that stand for the group, "
-        "and for groups with few rows",
+        "look in reports/fairness.csv for groups with few rows, and features that stand for one",
     ),
     "behaviour": Gate(
         quality.behaviour,
-        "look at reports/behaviour.csv: mend the feature or the data behind it, or the test in "
-        "behaviour.yaml if it is the test that is wrong",
+        "look at reports/behaviour.csv: mend the feature, the data or the test in behaviour.yaml",
     ),
 }
 ADVICE = {
     **{name: gate.advice for name, gate in GATES.items()},
     "server": "read the reason above; `BUNDLE=build/bundle uv run {slug} serve` shows it in full",
-    "latency": "try a smaller model (fewer trees), or `export.format: onnx` if it is skops",
+    "latency": "fewer trees, or `export.format: onnx` if it is skops",
     "leakage: time": "end the training window before the test window: split in params.yaml",
-    "leakage: rows": "remove repeated rows at the source, or allow for them: max_overlap in "
-    "schema.yaml",
-    "leakage: perfect": "look at the importance of the features in build/bundle/card.html before "
-    "anybody trusts this model",
+    "leakage: rows": "remove repeated rows at the source, or allow max_overlap in schema.yaml",
+    "leakage: perfect": "look at the features' importance in build/bundle/card.html",
 }
 
 
