@@ -1,6 +1,7 @@
 """The audit log: its chain, its signatures, and lines of an older version."""
 
 import json
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -54,6 +55,27 @@ def test_who_writes_to_the_database_cannot_sign(log, monkeypatch, signature) -> 
     refuse("3")  # on a machine without the key
     monkeypatch.setenv("AUDIT_KEY", "a long secret")
     assert problems()[-1] == "line 3 is not signed with AUDIT_KEY"
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        ("UPDATE audit_log SET event = 'promoted' WHERE number = 2", "line 2 was changed"),
+        ("UPDATE audit_log SET facts = 'no JSON' WHERE number = 3", "line 3 was changed"),
+        ("UPDATE audit_log SET number = 7 WHERE number = 3", "line 7 was changed"),
+        ("UPDATE audit_log SET by = 'x', sha256 = :digest WHERE number = 2", "line 3 does not"),
+        ("DELETE FROM audit_log WHERE number = 2", "line 2 is missing"),
+        ("DELETE FROM audit_log WHERE number = 3", "the line about version 3 is missing"),
+    ],
+)
+def test_a_tampered_line_is_found(log, statement, found) -> None:
+    refuse("1", "2", "3")
+    lines = audit.read(log, "flights")
+    assert problems(**{lines[2].sha256: "3"}) == []
+    forged = {"digest": replace(lines[1], by="x").digest} if ":" in statement else {}
+    with log.begin() as connection:
+        connection.execute(sa.text(statement), forged)
+    assert problems(**{lines[2].sha256: "3"})[0].startswith(found)
 
 
 def test_lines_of_an_older_version_are_taken_over_with_their_hashes(log) -> None:

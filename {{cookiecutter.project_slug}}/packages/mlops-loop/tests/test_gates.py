@@ -18,7 +18,7 @@ from mlops_loop.base.params.gates import (
 from mlops_loop.base.params.params_file import load_params
 from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.data import tables
-from mlops_loop.metrics.bootstrap import days, intervals, resample
+from mlops_loop.metrics.bootstrap import days, resample
 from mlops_loop.metrics.fairness import Judged, answered, differences, groups
 from mlops_loop.metrics.gate_result import GateResult, compare
 from mlops_loop.metrics.tasks import deciding_metric, of
@@ -86,15 +86,6 @@ def test_weighted_metrics_are_the_metrics_and_weights_count_rows(candidate) -> N
         assert weighted(given) == pytest.approx(
             {name: measured[name] for name in weighted(given)}, rel=1e-6
         )
-
-
-def test_intervals_are_around_the_metrics_and_repeat(candidate) -> None:
-    given = candidate.table, candidate.truth, candidate.scores, candidate.operating_point
-    found = intervals(*given, candidate.schema)
-    assert found == intervals(*given, candidate.schema)
-    for name, (low, high) in found.items():
-        assert low - 1e-6 <= candidate.metrics[name] <= high + 1e-6
-    assert any(low < high for low, high in found.values())
 
 
 def test_no_better_than_the_naive_baseline_is_refused(candidate) -> None:

@@ -121,24 +121,29 @@ def open_audit(url: str) -> sa.Engine:
     log = connect(url)
     with usable():
         if not sa.inspect(log).has_table(LINES.name):
+            rows = earlier_rows(log)
             with log.begin() as connection:
                 connection.execute(CreateTable(LINES, if_not_exists=True))
-                if sa.inspect(connection).has_table(EARLIER.name):
-                    take_over(connection)
+                if rows:
+                    connection.execute(sa.insert(LINES), rows)
     return log
 
 
-def take_over(connection: sa.Connection) -> None:
-    """Copy the lines of version 1.0, whose hashes stay what they were."""
-    for _, number, text, digest in connection.execute(sa.select(EARLIER)).all():
-        try:
-            told = json.loads(text)
-            place = ("model", "number", "time", "by", "event", "previous_sha256")
-            row = {key: told.pop(key) for key in place}
-        except (ValueError, KeyError):
-            raise Refusal(f"line {number} of the audit log was changed: {MEND}") from None
-        row |= {"facts": json.dumps(told, ensure_ascii=False), "sha256": digest}
-        connection.execute(sa.insert(LINES), row)
+def earlier_rows(log: sa.Engine) -> list[dict[str, JsonValue]]:
+    """Return the lines of version 1.0 as rows; their hashes stay what they were."""
+    rows = []
+    if sa.inspect(log).has_table(EARLIER.name):
+        with log.connect() as connection:
+            lines = connection.execute(sa.select(EARLIER)).all()
+        for _, number, text, digest in lines:
+            try:
+                told = json.loads(text)
+                place = ("model", "number", "time", "by", "event", "previous_sha256")
+                row = {key: told.pop(key) for key in place}
+            except (ValueError, KeyError):
+                raise Refusal(f"line {number} of the audit log was changed: {MEND}") from None
+            rows.append(row | {"facts": json.dumps(told, ensure_ascii=False), "sha256": digest})
+    return rows
 
 
 def read(log: sa.Engine, model: str, *events: str, newest: int | None = None) -> list[Line]:
