@@ -41,8 +41,7 @@ def with_champion_inputs(
     inside &= split.assign(schema, params.split) == list(split.SPLITS).index("test")
     keys = [name for name in (schema.target, schema.timestamp) if name]
     test = tables.read_table(TEST)
-    if len(rows) == len(inside):
-        rows = rows[inside].reset_index(drop=True)
+    rows = rows[inside].reset_index(drop=True) if len(rows) == len(inside) else rows
     if not rows[keys].equals(test[keys]):
         raise Failure(f"the source has other rows than {TEST}: run `uv run dvc repro -f ingest`")
     chosen = tables.sample_mask(len(test), params.gates.max_rows)

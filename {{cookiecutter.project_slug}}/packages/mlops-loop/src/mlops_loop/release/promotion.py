@@ -32,17 +32,14 @@ class Promotion(BaseModel, frozen=True):
         return cls(outcome=outcome, version=version, champion=version, gates=results)
 
     @property
-    def reasons(self) -> list[str]:
-        """Why the gates refuse the candidate; nothing if they do not."""
-        return reasons(self.gates)
-
-    @property
     def text(self) -> str:
         """The outcome as a line for people."""
         if self.outcome == "refused":
-            more = len(self.reasons) - SHOWN
-            listed = "; ".join(self.reasons[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
-            return f"version {self.version} stays a challenger: {listed}"
+            against = reasons(self.gates)
+            listed = against[:SHOWN]
+            if len(against) > SHOWN:
+                listed.append(f"and {len(against) - SHOWN} more")
+            return f"version {self.version} stays a challenger: {'; '.join(listed)}"
         if self.outcome == "promoted":
             return f"version {self.version} is the new champion"
         return f"version {self.version} is champion already; it was not judged again"
@@ -55,6 +52,7 @@ class Promotion(BaseModel, frozen=True):
 
 
 def reasons(results: list[GateResult]) -> list[str]:
+    """Return why the gates refuse a candidate; nothing if they do not."""
     return [format_reason(result) for result in results if result.passed is False]
 
 

@@ -47,7 +47,8 @@ def connect(uri: str) -> Iterator["MlflowClient"]:
         if uri.startswith("sqlite:"):
             yield open_database(Path(uri.partition(":///")[2]))
         else:
-            check_server(uri)
+            if uri.startswith(("http://", "https://")):
+                check_server(uri)
             yield mlflow.MlflowClient()
     except Exception as error:
         if is_failure_of_mlflow(error):
@@ -70,8 +71,6 @@ def open_database(database: Path) -> "MlflowClient":
 @cache
 def check_server(uri: str) -> None:
     """Raise a Failure for a server that is too old, or no tracking server: MLflow does not say."""
-    if not uri.startswith(("http://", "https://")):
-        return
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 

@@ -114,11 +114,10 @@ def named(name: str, returned: object) -> list[GateResult]:
     if not results or len(results) < len(given):
         wanted = "return a GateResult, such as compare(...) gives, or a list of them"
         raise Failure(f"project.py: gates: {name} returned {returned!r}: {wanted}")
-    about = [result.gate.removeprefix(name).removeprefix(":").strip() for result in results]
-    return [
-        replace(result, gate=f"{name}: {what}" if what else name)
-        for result, what in zip(results, about, strict=True)
-    ]
+    for place, result in enumerate(results):
+        about = result.gate.removeprefix(name).removeprefix(":").strip()
+        results[place] = replace(result, gate=f"{name}: {about}" if about else name)
+    return results
 
 
 def advices(results: Iterable[GateResult]) -> list[str]:
