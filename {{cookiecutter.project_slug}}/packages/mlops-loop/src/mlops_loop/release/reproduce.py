@@ -144,9 +144,10 @@ def freeze(pipeline: dict[str, dict[str, Stage]]) -> None:
     """Keep dvc from making data/raw.parquet again; its source need not be there."""
     for stage in pipeline["stages"].values():
         if any(RAW.as_posix() in out for out in stage.get("outs", [])):
-            code = [dep for dep in stage["deps"] if str(dep).startswith(("src/", "packages/"))]
             stage["frozen"] = True
-            stage["deps"] = code  # of which the manifest holds the hashes
+            # What remains is code, of which the manifest holds the hashes.
+            known = stage.get("deps", [])
+            stage["deps"] = [dep for dep in known if dep.startswith(("src/", "packages/"))]
 
 
 def differences(old: Document, new: Document, place: str = "") -> list[str]:
