@@ -5,7 +5,6 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -110,12 +109,10 @@ def drive(served) -> Iterator[Callable[[Path, str], list[int]]]:
     """Promote in other processes; returns exit codes, negative for a signal."""
     if SERVER.startswith("http") or not hasattr(os, "fork"):
         pytest.skip("needs fork, and a registry that can be copied")
-    driver, log = DRIVER, served / "driver.log"
+    command = [sys.executable, "-c", DRIVER]
     with (
-        log.open("w") as errors,
-        subprocess.Popen(
-            [sys.executable, "-c", driver], stdin=-1, stdout=-1, stderr=errors, text=True, bufsize=1
-        ) as process,
+        (served / "driver.log").open("w") as log,
+        subprocess.Popen(command, stdin=-1, stdout=-1, stderr=log, text=True, bufsize=1) as process,
     ):
 
         def drive(folder: Path, how: str) -> list[int]:
@@ -202,11 +199,8 @@ def test_the_better_is_crowned_the_worse_kept_as_challenger_and_all_is_written_d
 ):
     use(rivals["mixed"])
     first = promote()
-    assert (first.version, open_bundle(SERVED).version, aliases()) == (
-        "1",
-        "1",
-        {"champion": "1"},
-    )
+    assert first.version == open_bundle(SERVED).version == "1"
+    assert aliases() == {"champion": "1"}
     again = promote()
     assert (again.outcome, again.version, again.gates) == ("unchanged", "1", [])
     use(rivals["honest"])
@@ -218,11 +212,8 @@ def test_the_better_is_crowned_the_worse_kept_as_challenger_and_all_is_written_d
     assert aliases() == {"champion": "2", "previous": "1", "challenger": "1"}
     assert open_bundle(SERVED).version == "2"
     kept = lines()
-    assert [(line.event, line.facts.version) for line in kept] == [
-        ("promoted", "1"),
-        ("promoted", "2"),
-        ("refused", "1"),
-    ]
+    told = [(line.event, line.facts.version) for line in kept]
+    assert told == [("promoted", "1"), ("promoted", "2"), ("refused", "1")]
     refused = version("1")
     assert refused.tags["refused"] == kept[-1].facts.reason
     assert json.loads(refused.tags["gates"]) == kept[-1].told["gates"]
@@ -233,19 +224,6 @@ def test_the_better_is_crowned_the_worse_kept_as_challenger_and_all_is_written_d
         there = client.get_model_version_by_alias(experiment_name(), "challenger")
         assert (str(there.version), there.tags) == ("1", refused.tags)
     assert {"git_commit", "data_sha256", "bundle_sha256"} <= set(kept[0].told)
-
-
-def test_an_equal_model_is_no_better(rivals):
-    use(rivals["honest"])
-    promote()
-    with (files.BUNDLE / "card.md").open("a") as text:
-        text.write("\n")
-    manifest = files.read_json(files.BUNDLE / "bundle.json")
-    manifest["files"]["card.md"] = files.sha256(files.BUNDLE / "card.md")
-    files.write_json(files.BUNDLE / "bundle.json", manifest)
-    with pytest.raises(Refusal, match="champion"):
-        promote()
-    assert aliases() == {"champion": "1", "challenger": "2"}
 
 
 def test_what_is_not_whole_or_not_made_of_this_data_is_not_judged(served):
@@ -266,25 +244,9 @@ def test_what_is_not_whole_or_not_made_of_this_data_is_not_judged(served):
     tables.write_table(files.TEST, tables.read_table(files.TEST).head(100))
     with pytest.raises(Failure, match=r"was not made from this data/test\.parquet"):
         promote()
-
-
-def test_a_work_tree_that_has_changed_since_is_told(served):
-    change(files.SCHEMA, "columns", next(iter(load_schema().slices)), protected=True)
-    with pytest.raises(Failure, match=r"was not made from this schema\.yaml"):
-        promote()
-    run_stages("validate", "split", "train", "evaluate", "export")
+    run_stages("split", "train", "evaluate", "export")
     change(files.PARAMS, "evaluate", min_slice_rows=7)
     with pytest.raises(Failure, match=r"was not made from this params\.yaml"):
-        promote()
-
-
-def test_another_name_for_the_contract_does_not_make_the_champion_go_away(rivals):
-    use(rivals["honest"])
-    promote()
-    shutil.copy(rivals["mixed"] / files.TRAIN.name, files.TRAIN)
-    change(files.SCHEMA, name="other")
-    run_stages("train", "evaluate", "export")
-    with pytest.raises(Refusal, match="champion: gain in"):
         promote()
 
 
@@ -293,9 +255,6 @@ def test_uncommitted_changes_are_said_and_a_later_commit_is_recorded(rivals, cap
         identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
         subprocess.run(["git", *identity, *command], check=True, capture_output=True)
 
-    def commit_of_1() -> str:
-        return version("1").tags["git_commit"]
-
     git("init", "--quiet")
     git("add", "params.yaml")
     git("commit", "--quiet", "--message", "one")
@@ -303,10 +262,10 @@ def test_uncommitted_changes_are_said_and_a_later_commit_is_recorded(rivals, cap
     use(rivals["honest"])
     promote()
     assert "uncommitted changes" in capsys.readouterr().err
-    assert commit_of_1().endswith("-dirty")
+    assert version("1").tags["git_commit"].endswith("-dirty")
     git("commit", "--quiet", "--all", "--message", "two")
     promote()
-    assert len(commit_of_1()) == 40
+    assert len(version("1").tags["git_commit"]) == 40
     assert events() == ["promoted", "committed"]
     verbs.audit()
 
@@ -316,41 +275,30 @@ def test_the_candidate_s_own_folder_is_not_the_champion_s(project):
         promote()
 
 
-@pytest.mark.parametrize("how", [None, {"role": "ignored"}])
-def test_a_column_may_be_dropped_and_the_champion_is_still_compared(served, how):
+def test_a_column_may_be_dropped_and_the_champion_is_still_compared(served):
     promote()
     gone = list(load_schema().features)[-1]
-    if how:
-        change(files.SCHEMA, "columns", gone, **how)
-    else:
-        change(files.SCHEMA, "columns", **{gone: None})
+    change(files.SCHEMA, "columns", **{gone: None})
     files.BEHAVIOUR.write_text("{}")
     run_stages("ingest", "validate", "split", "train", "evaluate", "export")
     assert gone not in tables.read_table(files.TEST)
     found = {result.gate: result for result in promotions.promote().gates}
     assert found["champion"].measure.startswith("gain in")
     assert found["labels"].value is not None
-    # The source no longer has it: the gate says what to do, and is off where it is told to be.
-    tables.write_table(
-        Path("sample.parquet"), tables.read_table(Path("sample.parquet")).drop(columns=gone)
-    )
+    # The source no longer has it: the gate says what to do.
+    source = Path("sample.parquet")
+    tables.write_table(source, tables.read_table(source).drop(columns=gone))
     refused = {result.gate: result for result in promotions.promote().gates}["champion"]
     assert refused.passed is False
     assert f"predicts from {gone!r}, of type" in refused.measure
     assert "set gates.champion in params.yaml to null" in refused.measure
-    change(files.PARAMS, "gates", champion=None)
-    off = {result.gate: result for result in promotions.promote().gates}["champion"]
-    assert (off.measure, off.passed) == ("off", None)
 
 
 def test_a_champion_that_takes_a_column_for_something_else_scores_its_own(served):
     schema, window = load_schema(), tables.read_table(files.TEST)
     name = next(name for name in schema.numeric if not schema.columns[name].derived)
-    as_text = {
-        **schema.columns,
-        name: Column(type="category", categories=("0",), allow_unknown=True),
-    }
-    champion = schema.model_copy(update={"columns": as_text})
+    as_text = Column(type="category", categories=("0",), allow_unknown=True)
+    champion = schema.model_copy(update={"columns": {**schema.columns, name: as_text}})
     found = with_champion_inputs(champion, schema, window, load_params())
     assert found[name].dropna().map(type).eq(str).all()
     assert found.drop(columns=name).equals(window.drop(columns=name))
@@ -383,22 +331,17 @@ def test_roll_back_there_and_back_again(rivals):
     use(rivals["mixed"])  # which was only left again, not rolled back
     with pytest.raises(Refusal, match="version 1 stays a challenger"):
         promote()
+    with (files.BUNDLE / "bundle.json").open("a") as manifest:
+        manifest.write(" ")
+    with pytest.raises(Refusal, match="version 3 stays a challenger"):
+        promote()
+    with pytest.raises(Refusal, match="version 3 was never champion"):
+        champion.roll_back("3", "")
     champion.roll_back(None, "again")
     assert aliases()["champion"] == "1"
-    assert [line.facts.reason for line in lines() if line.event == "returned"] == [
-        "it was not the model"
-    ]
+    returned = [line.facts.reason for line in lines() if line.event == "returned"]
+    assert returned == ["it was not the model"]
     verbs.audit(as_json=True)
-
-
-def test_only_a_former_champion_is_rolled_back_to(rivals):
-    use(rivals["honest"])
-    promote()
-    use(rivals["mixed"])
-    with pytest.raises(Refusal, match="challenger"):
-        promote()
-    with pytest.raises(Refusal, match="version 2 was never champion"):
-        champion.roll_back("2", "")
 
 
 def test_an_alias_moved_by_hand_is_moved_back(rivals):
@@ -421,50 +364,19 @@ def test_an_alias_moved_by_hand_is_moved_back(rivals):
     verbs.audit()
 
 
-def test_the_log_of_another_registry_is_not_followed(rivals, monkeypatch):
+def test_nothing_is_promoted_by_a_log_that_was_tampered_with(rivals, monkeypatch):
     use(rivals["mixed"])
     promote()
-    monkeypatch.setenv("PREDICTION_LOG_URL", "sqlite:///other.db")
     use(rivals["honest"])
+    with sqlite3.connect("predictions.db") as database:
+        database.execute("UPDATE audit_log SET by = 'x'")
+    for verb in (verbs.audit, promote):
+        with pytest.raises(Refusal, match="line 1 was changed"):
+            verb()
+    monkeypatch.setenv("PREDICTION_LOG_URL", "sqlite:///other.db")
     with pytest.raises(Refusal, match=r"the line about version 1 is missing.*PREDICTION_LOG_URL"):
         promote()
     assert aliases() == {"champion": "1"}
-
-
-TAMPER = {
-    "changed": (
-        "UPDATE audit_log SET event = 'promoted' WHERE number = 2",
-        "line 2 was changed",
-    ),
-    "unreadable": ("UPDATE audit_log SET facts = 'no JSON' WHERE number = 3", "line 3 was"),
-    "renumbered": ("UPDATE audit_log SET number = 7 WHERE number = 3", "line 7 was changed"),
-    "forged": (
-        "UPDATE audit_log SET by = 'x', sha256 = :digest WHERE number = 2",
-        "line 3 does not follow",
-    ),
-    "removed": ("DELETE FROM audit_log WHERE number = 2", "line 2 is missing"),
-    "cut": ("DELETE FROM audit_log WHERE number = 3", "the line about version 2 is missing"),
-}
-
-
-@pytest.mark.parametrize("how", TAMPER)
-def test_a_tampered_line_is_found_and_nothing_is_promoted_by_such_a_log(rivals, how):
-    use(rivals["honest"])
-    promote()
-    use(rivals["mixed"])
-    for _ in range(2):
-        with pytest.raises(Refusal, match="challenger"):
-            promote()
-    verbs.audit()
-    statement, found = TAMPER[how]
-    values = {"digest": replace(lines()[1], by="x").digest}
-    with sqlite3.connect("predictions.db") as database:
-        database.execute(statement, values if ":" in statement else {})
-    with pytest.raises(Refusal, match=found):
-        verbs.audit()
-    with pytest.raises(Refusal, match=found):
-        promote()
-    assert aliases()["champion"] == "1"
 
 
 def test_a_killed_promotion_leaves_one_champion_and_the_next_heals_the_rest(
@@ -476,9 +388,7 @@ def test_a_killed_promotion_leaves_one_champion_and_the_next_heals_the_rest(
     codes, step, cut = [-9], 0, set()
     while codes == [-9]:
         step += 1
-        folder = shutil.copytree(
-            ".", Path(f"../{step}").resolve(), ignore=shutil.ignore_patterns("*.log")
-        )
+        folder = shutil.copytree(".", Path(f"../{step}").resolve())
         monkeypatch.chdir(folder)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         codes = drive(folder, str(step))

@@ -1,5 +1,6 @@
 """What `audit` shows: the log's lines, and whether they and the registry agree."""
 
+import json
 import sys
 
 import sqlalchemy as sa
@@ -28,39 +29,37 @@ def problems(registry: Registry, log: sa.Engine) -> list[str]:
     return []
 
 
-def show_audit(lines: int, as_json: bool) -> None:
+def show_audit(newest: int, as_json: bool) -> None:
     """Print the audit log; raise a Refusal if it, or the registry, was tampered with."""
     settings = load_settings()
     registry = open_registry(settings)
     log = audit.open_audit(settings.prediction_log_url)
     found = problems(registry, log)
+    lines = audit.read(log, registry.name)
     if as_json:
-        for line in audit.read(log, registry.name):
-            print(line.as_json())
+        for line in lines:
+            sealed = {"sha256": line.sha256, "signature": line.signature}
+            known = {key: value for key, value in sealed.items() if value}
+            print(json.dumps(line.document | known, ensure_ascii=False))
     if found:
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         listed = "; ".join(found[:SHOWN])
         raise Refusal(f"the audit log cannot be trusted: {listed}{more}; {audit.MEND}")
     if not as_json:
-        print_lines(list(audit.read(log, registry.name, newest=lines))[::-1])
-    print("every line is in its place, and the registry agrees", file=sys.stderr)
-    print(signatures(log, registry.name), file=sys.stderr)
-
-
-def signatures(log: sa.Engine, model: str) -> str:
-    """Return how many lines are signed, and whether that was checked."""
-    signed = [line.signature is not None for line in audit.read(log, model)]
+        print_lines(lines[max(0, len(lines) - newest) :])
+    signed = sum(line.signature is not None for line in lines)
     checked = "with AUDIT_KEY" if audit.signing_key() else "but AUDIT_KEY is not set to check them"
-    return f"{sum(signed)} of {len(signed)} lines are signed, {checked}"
+    print("every line is in its place, and the registry agrees", file=sys.stderr)
+    print(f"{signed} of {len(lines)} lines are signed, {checked}", file=sys.stderr)
 
 
 def print_lines(lines: list[audit.Line]) -> None:
     table = Table("line", "when", "what", "version", "by", "commit", "why")
     for line in lines:
-        commit, _, dirty = (line.facts.git_commit or "").partition("-")
+        facts = line.facts
+        commit, _, dirty = (facts.git_commit or "").partition("-")
         commit = commit[:10] + "-dirty" * bool(dirty)
         time = line.time[:19].replace("T", " ")
-        facts = line.facts
         cells = (str(line.number), time, line.event, facts.version, line.by, commit, facts.reason)
         table.add_row(*map(escape, cells))
     open_console().print(table)

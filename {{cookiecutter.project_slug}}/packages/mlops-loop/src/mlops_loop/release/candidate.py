@@ -57,23 +57,17 @@ def score(bundle: Bundle, table: pd.DataFrame) -> Scores:
 def open_candidate(
     bundle: Bundle, champion: Champion | None, window: pd.DataFrame, params: EvaluateParams
 ) -> Candidate:
-    """Return a bundle with its scores and metrics on the window, beside the naive baseline's."""
     schema = bundle.schema
     point = bundle.operating_point
     task = tasks.of(schema)
     truth = task.truth(window, schema)
     scores = score(bundle, window)
     naive = task.baseline(tables.read_table(TRAIN), window, schema, params.baseline_by)
+    metrics, baseline = (
+        own_metrics.measure(truth, each, point, schema, params) for each in (scores, naive)
+    )
     return Candidate(
-        bundle,
-        params,
-        window,
-        truth,
-        scores,
-        point,
-        metrics=own_metrics.measure(truth, scores, point, schema, params),
-        baseline=own_metrics.measure(truth, naive, point, schema, params),
-        champion=champion,
+        bundle, params, window, truth, scores, point, metrics, baseline, champion=champion
     )
 
 

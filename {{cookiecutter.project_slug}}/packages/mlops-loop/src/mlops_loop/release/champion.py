@@ -47,47 +47,36 @@ def settle(registry: Registry, log: sa.Engine) -> Version | None:
     if version.tags.get(SETTLED) == move.sha256:
         if champion and champion.number == version.number:
             return champion
-        move = restore(registry, log, move, champion)
-    tag(registry, version, move)
-    set_aliases(registry, move.facts)
-    # Last, because it says that all of the above is done.
-    registry.set_tag(version.number, SETTLED, move.sha256)
+        moved = f"to version {champion.number}" if champion else "away"
+        facts = audit.Facts(
+            version=version.number,
+            before=move.facts.before,
+            reason=f"its alias had been moved {moved} by other means than these commands",
+            bundle_sha256=move.facts.bundle_sha256,
+        )
+        seen = audit.Seen(move, audit.MOVES)
+        move = audit.append(log, registry.name, "restored", facts, seen)
+    carry_out(registry, version, move)
     return by_number(registry, version.number)
 
 
-def restore(
-    registry: Registry, log: sa.Engine, move: audit.Line, champion: Version | None
-) -> audit.Line:
-    """Record that the alias comes back to where the log has it; return the new line."""
-    moved = f"to version {champion.number}" if champion else "away"
-    facts = audit.Facts(
-        version=move.facts.version,
-        before=move.facts.before,
-        reason=f"its alias had been moved {moved} by other means than these commands",
-        bundle_sha256=move.facts.bundle_sha256,
-    )
-    return audit.append(log, registry.name, "restored", facts, audit.Seen(move, audit.MOVES))
-
-
-def tag(registry: Registry, version: Version, move: audit.Line) -> None:
-    """Write on the versions who promoted the one, and why the other was rolled back."""
+def carry_out(registry: Registry, version: Version, move: audit.Line) -> None:
+    """Move the aliases; tag who promoted the version, and why the one before was rolled back."""
+    before = move.facts.before
     if move.event == "promoted":
         registry.set_tag(version.number, "promoted_by", move.by)
         registry.set_tag(version.number, "promoted_at", move.time)
-    elif move.event == "rolled back" and move.facts.before:
-        registry.set_tag(move.facts.before, "rolled_back", f"{move.time} {move.facts.reason}")
+    elif move.event == "rolled back" and before:
+        registry.set_tag(before, "rolled_back", f"{move.time} {move.facts.reason}")
     for stale in {"refused", "rolled_back"} & set(version.tags):
         registry.delete_tag(version.number, stale)
-
-
-def set_aliases(registry: Registry, move: audit.Facts) -> None:
-    """Point `champion` and `previous` at the versions that the line names."""
-    if move.before:
-        registry.set_alias("previous", move.before)
-    registry.set_alias("champion", move.version)
-    challenger = by_alias(registry, "challenger")
-    if challenger and challenger.number == move.version:  # refused once, better now
+    if before:
+        registry.set_alias("previous", before)
+    registry.set_alias("champion", version.number)
+    if "challenger" in version.aliases:  # refused once, better now
         registry.delete_alias("challenger")
+    # Last, because it says that all of the above is done.
+    registry.set_tag(version.number, SETTLED, move.sha256)
 
 
 def anchors(registry: Registry) -> dict[str, str]:
@@ -98,13 +87,9 @@ def anchors(registry: Registry) -> dict[str, str]:
 
 def record(version: Version) -> PromotionRecord:
     """Return what the registry knows of a version, for promotion.json."""
-    facts = {
-        **version.tags,
-        "version": version.number,
-        "run_id": version.run_id,
-        "gates": json.loads(version.tags.get("gates", "[]")),
-    }
-    return PromotionRecord.model_validate(facts)
+    gates = json.loads(version.tags.get("gates", "[]"))
+    known = {"version": version.number, "run_id": version.run_id, "gates": gates}
+    return PromotionRecord.model_validate(version.tags | known)
 
 
 def install(registry: Registry, target: Path) -> str | None:
@@ -145,18 +130,17 @@ def holds(target: Path, promotion: PromotionRecord) -> bool:
 
 
 def target() -> Path:
-    """Return the folder that is served."""
-    folder = Path(load_settings().bundle)
+    """Return the folder that is served; refuse one in which another bundle lies."""
+    settings = load_settings()
+    folder = Path(settings.bundle)
+    challenger = Path(settings.challenger).resolve()
     if folder.resolve() == BUNDLE.resolve():
-        raise Failure(
-            f"BUNDLE is {BUNDLE}, the candidate's own folder: name another for the champion"
-        )
-    challenger = Path(load_settings().challenger).resolve()
+        own = "the candidate's own folder: name another for the champion"
+        raise Failure(f"BUNDLE is {BUNDLE}, {own}")
     for other in (folder.resolve(), BUNDLE.resolve()):
-        if challenger == other or challenger in other.parents or other in challenger.parents:
-            raise Failure(
-                f"CHALLENGER must be a folder of its own, apart from {folder} and {BUNDLE}"
-            )
+        if challenger.is_relative_to(other) or other.is_relative_to(challenger):
+            apart = f"a folder of its own, apart from {folder} and {BUNDLE}"
+            raise Failure(f"CHALLENGER must be {apart}")
     return folder
 
 
@@ -194,8 +178,16 @@ def roll_back(number: str | None, reason: str) -> str:
 def find_former(
     registry: Registry, log: sa.Engine, champion: Version, number: str | None
 ) -> Version:
-    """Return the version to roll back to; it must have been champion."""
-    wanted = by_number(registry, number) if number else last_former(registry, log, champion)
+    """Return the version to roll back to, by default the champion before this one.
+
+    It must have been champion, and by default not have been rolled back since.
+    """
+    versions = {version.number: version for version in registry.versions()}
+    wanted = versions.get(number or "")
+    for line in audit.read(log, registry.name, *audit.MOVES) if number is None else ():
+        former = versions.get(line.facts.version, champion)
+        if former.number != champion.number and "rolled_back" not in former.tags:
+            wanted = former
     if wanted is None:
         none = "there was no champion before this one that was not rolled back: name a VERSION"
         raise Failure(f"there is no version {number}" if number else none)
@@ -205,12 +197,3 @@ def find_former(
         never = f"version {wanted.number} was never champion"
         raise Refusal(f"{never}: only `promote` can make it that")
     return wanted
-
-
-def last_former(registry: Registry, log: sa.Engine, champion: Version) -> Version | None:
-    """Return the champion before this one; not one that was itself rolled back since."""
-    for line in reversed(list(audit.read(log, registry.name, *audit.MOVES))):
-        found = by_number(registry, line.facts.version)
-        if found and found.number != champion.number and "rolled_back" not in found.tags:
-            return found
-    return None

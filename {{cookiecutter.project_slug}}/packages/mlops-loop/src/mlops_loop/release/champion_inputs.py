@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
@@ -35,17 +34,21 @@ def with_champion_inputs(
     }
     if not lacking:
         return window
-    found = read_again(lacking, schema, params)
+    rows = read_again(lacking, schema, params)
+    batches = pq.ParquetFile(RAW).iter_batches(files.BATCH)
+    inside = np.concatenate([split.kept(batch, schema)[0] for batch in batches])
+    inside &= split.assign(schema, params.split) == list(split.SPLITS).index("test")
     keys = [name for name in (schema.target, schema.timestamp) if name]
     test = tables.read_table(TEST)
-    if not found[keys].equals(test[keys]):
+    rows = rows[inside].reset_index(drop=True) if len(rows) == len(inside) else rows
+    if not rows[keys].equals(test[keys]):
         raise Failure(f"the source has other rows than {TEST}: run `uv run dvc repro -f ingest`")
     chosen = tables.sample_mask(len(test), params.gates.max_rows)
-    return window.assign(**{name: found.loc[chosen, name].array for name in lacking})
+    return window.assign(**{name: rows.loc[chosen, name].array for name in lacking})
 
 
 def read_again(lacking: dict[str, Column], schema: Schema, params: Params) -> pd.DataFrame:
-    """Return these columns, with target and time, of the test window's rows, from the source."""
+    """Return these columns, with target and time, from the source: the rows of RAW."""
     kept = {name: column.model_copy(update={"role": "slice"}) for name, column in lacking.items()}
     wider = schema.model_copy(update={"columns": {**schema.columns, **kept}})
     keys = [name for name in (schema.target, schema.timestamp) if name]
@@ -59,18 +62,4 @@ def read_again(lacking: dict[str, Column], schema: Schema, params: Params) -> pd
             parts.append(table.select([*keys, *kept]))
     except Misfit:
         raise Failure("a column of the champion has values of another type in the source") from None
-    rows = pa.concat_tables(parts).to_pandas()
-    inside = test_rows(schema, params)
-    if len(rows) != len(inside):
-        raise Failure(f"the source has other rows than {RAW}: run `uv run dvc repro -f ingest`")
-    return rows[inside].reset_index(drop=True)
-
-
-def test_rows(schema: Schema, params: Params) -> NDArray[np.bool_]:
-    """Return which rows of data/raw.parquet are in the test window: booleans, shape (rows,)."""
-    batches = pq.ParquetFile(RAW).iter_batches(files.BATCH)
-    kept = np.concatenate([split.kept(batch, schema)[0] for batch in batches])
-    inside: NDArray[np.bool_] = kept & (
-        split.assign(schema, params.split) == list(split.SPLITS).index("test")
-    )
-    return inside
+    return pa.concat_tables(parts).to_pandas()

@@ -9,7 +9,7 @@ from rich.table import Table
 from mlops_loop.base.errors import Refusal
 from mlops_loop.base.terminal import open_console
 from mlops_loop.metrics.gate_result import GateResult, format_reason
-from mlops_loop.release.gates.advice import advices
+from mlops_loop.release.gates.run import advices
 
 WORDS = {True: "passed", False: "[bold red]REFUSED", None: "[dim]not judged"}
 SHOWN = 3  # reasons in the line that tells of a refusal; the table and the records have all
@@ -23,18 +23,23 @@ class Promotion(BaseModel, frozen=True):
     champion: str | None  # the version that is served from now on
     gates: list[GateResult] = []
 
-    @property
-    def reasons(self) -> list[str]:
-        """Why the gates refuse the candidate; nothing if they do not."""
-        return reasons(self.gates)
+    @classmethod
+    def of(cls, version: str, before: str | None, results: list[GateResult]) -> Self:
+        """Return what the gates' results make of a version, beside the champion of before."""
+        if reasons(results):
+            return cls(outcome="refused", version=version, champion=before, gates=results)
+        outcome: Literal["promoted", "unchanged"] = "promoted" if results else "unchanged"
+        return cls(outcome=outcome, version=version, champion=version, gates=results)
 
     @property
     def text(self) -> str:
         """The outcome as a line for people."""
         if self.outcome == "refused":
-            more = len(self.reasons) - SHOWN
-            listed = "; ".join(self.reasons[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
-            return f"version {self.version} stays a challenger: {listed}"
+            against = reasons(self.gates)
+            listed = against[:SHOWN]
+            if len(against) > SHOWN:
+                listed.append(f"and {len(against) - SHOWN} more")
+            return f"version {self.version} stays a challenger: {'; '.join(listed)}"
         if self.outcome == "promoted":
             return f"version {self.version} is the new champion"
         return f"version {self.version} is champion already; it was not judged again"
@@ -47,6 +52,7 @@ class Promotion(BaseModel, frozen=True):
 
 
 def reasons(results: list[GateResult]) -> list[str]:
+    """Return why the gates refuse a candidate; nothing if they do not."""
     return [format_reason(result) for result in results if result.passed is False]
 
 

@@ -1,27 +1,22 @@
 """The model registry: versions with their tags and aliases, and the files of their runs.
 
-An embedded registry is read and written in MLflow's tables, a server's through its REST API. So
-`rollback`, `audit` and `trace` do without the import of MLflow, which takes seconds.
+MLflow's client reads and writes it. Of an embedded one that is done in MLflow's tables instead: so
+`rollback`, `audit` and `trace` do without the import of MLflow, which takes 3 to 4 seconds of CPU.
 """
 
 import shutil
+import sqlite3
+import tempfile
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
-import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
-
-from mlops_loop.base.errors import Failure
+from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.settings import Settings
+from mlops_loop.scoring.bundle import Bundle, open_bundle
 from mlops_loop.tracking.artifacts import local_folder
-from mlops_loop.tracking.server import Server, is_server, unusable
-
-if TYPE_CHECKING:
-    from sqlalchemy.sql.base import ReadOnlyColumnCollection
-
-    Table = sa.Table[ReadOnlyColumnCollection[str, sa.Column[object]]]
+from mlops_loop.tracking.session import connect, unusable
 
 
 @dataclass(frozen=True)
@@ -35,33 +30,131 @@ class Version:
     aliases: tuple[str, ...]
 
 
-class Registry(Protocol):
-    """The versions of one model."""
+class Registry:
+    """The versions of one model, by MLflow's client."""
 
-    name: str
+    def __init__(self, name: str, uri: str) -> None:
+        self.name = name
+        self.uri = uri
 
-    def versions(self) -> list[Version]: ...
+    def versions(self) -> list[Version]:
+        """Return all, the first one first."""
+        wanted = f"name = '{self.name}'"
+        with connect(self.uri) as client:
+            import mlflow
 
-    def set_tag(self, number: str, key: str, value: str) -> None: ...
+            models = client.search_registered_models(wanted)
+            aliases = models[0].aliases if models else {}
+            found = mlflow.search_model_versions(filter_string=wanted)
+        return [
+            Version(
+                number=str(each.version),
+                run_id=each.run_id,
+                created=datetime.fromtimestamp(each.creation_timestamp / 1000, UTC),
+                tags=dict(each.tags),
+                aliases=tuple(name for name, n in aliases.items() if str(n) == str(each.version)),
+            )
+            for each in sorted(found, key=lambda each: int(each.version))
+        ]
 
-    def delete_tag(self, number: str, key: str) -> None: ...
+    def set_tag(self, number: str, key: str, value: str) -> None:
+        with connect(self.uri) as client:
+            client.set_model_version_tag(self.name, number, key, value)
 
-    def set_alias(self, alias: str, number: str) -> None: ...
+    def delete_tag(self, number: str, key: str) -> None:
+        with connect(self.uri) as client:
+            client.delete_model_version_tag(self.name, number, key)
 
-    def delete_alias(self, alias: str) -> None: ...
+    def set_alias(self, alias: str, number: str) -> None:
+        with connect(self.uri) as client:
+            client.set_registered_model_alias(self.name, alias, number)
 
-    def run_name(self, run_id: str) -> str: ...
+    def delete_alias(self, alias: str) -> None:
+        with connect(self.uri) as client:
+            client.delete_registered_model_alias(self.name, alias)
 
     def fetch(self, run_id: str, path: str, target: Path) -> None:
         """Copy a folder of a run's files to a folder that is not there yet."""
+        with connect(self.uri) as client, tempfile.TemporaryDirectory() as folder:
+            shutil.copytree(client.download_artifacts(run_id, path, folder), target)
+
+
+class EmbeddedRegistry(Registry):
+    """The registry in an SQLite file, as MLflow keeps it there."""
+
+    def versions(self) -> list[Version]:
+        if not self.query("SELECT 1 FROM sqlite_master WHERE name = 'model_versions'"):
+            return []  # MLflow has not made its tables yet
+        tags = self.query(
+            "SELECT version, key, value FROM model_version_tags WHERE name = ?", self.name
+        )
+        aliases = self.query(
+            "SELECT version, alias FROM registered_model_aliases WHERE name = ?", self.name
+        )
+        found = self.query(
+            "SELECT version, run_id, creation_time FROM model_versions"
+            " WHERE name = ? AND current_stage <> 'Deleted_Internal' ORDER BY version",
+            self.name,
+        )
+        return [
+            Version(
+                number=str(number),
+                run_id=run_id,
+                created=datetime.fromtimestamp(int(created) / 1000, UTC),
+                tags={key: value for version, key, value in tags if version == number},
+                aliases=tuple(alias for version, alias in aliases if version == number),
+            )
+            for number, run_id, created in found
+        ]
+
+    def set_tag(self, number: str, key: str, value: str) -> None:
+        self.query(
+            "REPLACE INTO model_version_tags (name, version, key, value) VALUES (?, ?, ?, ?)",
+            *(self.name, number, key, value),
+        )
+
+    def delete_tag(self, number: str, key: str) -> None:
+        self.query(
+            "DELETE FROM model_version_tags WHERE name = ? AND version = ? AND key = ?",
+            *(self.name, number, key),
+        )
+
+    def set_alias(self, alias: str, number: str) -> None:
+        self.query(
+            "REPLACE INTO registered_model_aliases (name, alias, version) VALUES (?, ?, ?)",
+            *(self.name, alias, number),
+        )
+
+    def delete_alias(self, alias: str) -> None:
+        self.query(
+            "DELETE FROM registered_model_aliases WHERE name = ? AND alias = ?", self.name, alias
+        )
+
+    def fetch(self, run_id: str, path: str, target: Path) -> None:
+        found = self.query("SELECT artifact_uri FROM runs WHERE run_uuid = ?", run_id)
+        if not found:
+            raise Failure(f"the registry at {self.uri} has lost run {run_id}")
+        if folder := local_folder(found[0][0], self.uri):
+            shutil.copytree(folder / path, target)
+        else:
+            super().fetch(run_id, path, target)
+
+    def query(self, sql: str, *values: str) -> list[tuple[str, ...]]:
+        """Run one statement in a transaction of its own; return the rows that it gives."""
+        file = Path(self.uri.partition(":///")[2])
+        if not file.is_file():  # SQLite would make an empty one
+            return []
+        try:
+            with closing(sqlite3.connect(file, timeout=60)) as database, database:
+                return database.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise unusable(self.uri, error) from None
 
 
 def open_registry(settings: Settings) -> Registry:
-    name = settings.mlflow_experiment_name
     uri = settings.mlflow_tracking_uri
-    if is_server(uri):
-        return ServedRegistry(name, Server(uri))
-    return EmbeddedRegistry(name, uri)
+    kind = EmbeddedRegistry if uri.startswith("sqlite:") else Registry
+    return kind(settings.mlflow_experiment_name, uri)
 
 
 def by_alias(registry: Registry, alias: str) -> Version | None:
@@ -77,174 +170,13 @@ def of_bundle(registry: Registry, digest: str) -> list[Version]:
     return [each for each in registry.versions() if each.tags.get("bundle_sha256") == digest]
 
 
-def fetch_bundle(registry: Registry, version: Version, target: Path) -> None:
-    """Copy a version's bundle to a folder that is not there yet."""
+def fetch_bundle(registry: Registry, version: Version, target: Path) -> Bundle:
+    """Copy a version's bundle to a folder that is not there yet; refuse one that was changed."""
     if not (digest := version.tags.get("bundle_sha256")):
         raise Failure(f"version {version.number} was not registered by `promote`: it has no bundle")
     registry.fetch(version.run_id, f"bundle/{digest[:12]}", target)
-
-
-def milliseconds(number: int) -> datetime:
-    return datetime.fromtimestamp(number / 1000, UTC)
-
-
-def table(name: str, *columns: str) -> "Table":
-    return sa.Table(name, sa.MetaData(), *(sa.Column(column) for column in columns))
-
-
-Keys = dict[str, str | int]  # values of columns
-# MLflow's tables, in what is used of them here. Their column `workspace`, which older ones lack,
-# has a default.
-VERSIONS = table("model_versions", "name", "version", "creation_time", "current_stage", "run_id")
-TAGS = table("model_version_tags", "name", "version", "key", "value")
-ALIASES = table("registered_model_aliases", "name", "version", "alias")
-RUNS = table("runs", "run_uuid", "name", "artifact_uri")
-DELETED = "Deleted_Internal"  # the stage of a version that MLflow calls deleted
-
-
-class EmbeddedRegistry:
-    """The registry in a database, as MLflow keeps it there."""
-
-    def __init__(self, name: str, url: str) -> None:
-        self.name = name
-        self.url = url
-        try:
-            self.engine = sa.create_engine(url)
-        except (SQLAlchemyError, ImportError) as error:
-            raise unusable(url, error) from None
-
-    def versions(self) -> list[Version]:
-        if not self.is_there():
-            return []
-        mine = VERSIONS.c.name == self.name
-        rows = self.read(sa.select(VERSIONS).where(mine, VERSIONS.c.current_stage != DELETED))
-        tags = self.read(sa.select(TAGS).where(TAGS.c.name == self.name))
-        aliases = self.read(sa.select(ALIASES).where(ALIASES.c.name == self.name))
-        found = [
-            Version(
-                number=str(row["version"]),
-                run_id=str(row["run_id"]),
-                created=milliseconds(int(str(row["creation_time"]))),
-                tags={
-                    str(tag["key"]): str(tag["value"])
-                    for tag in tags
-                    if tag["version"] == row["version"]
-                },
-                aliases=tuple(
-                    str(alias["alias"]) for alias in aliases if alias["version"] == row["version"]
-                ),
-            )
-            for row in rows
-        ]
-        return sorted(found, key=lambda version: int(version.number))
-
-    def set_tag(self, number: str, key: str, value: str) -> None:
-        self.put(TAGS, {"name": self.name, "version": int(number), "key": key}, {"value": value})
-
-    def delete_tag(self, number: str, key: str) -> None:
-        self.put(TAGS, {"name": self.name, "version": int(number), "key": key}, None)
-
-    def set_alias(self, alias: str, number: str) -> None:
-        self.put(ALIASES, {"name": self.name, "alias": alias}, {"version": int(number)})
-
-    def delete_alias(self, alias: str) -> None:
-        self.put(ALIASES, {"name": self.name, "alias": alias}, None)
-
-    def run_name(self, run_id: str) -> str:
-        return self.run(run_id)[0]
-
-    def fetch(self, run_id: str, path: str, target: Path) -> None:
-        _, uri = self.run(run_id)
-        if folder := local_folder(uri, self.url):
-            shutil.copytree(folder / path, target)
-        else:
-            fetch_by_mlflow(self.url, f"{uri}/{path}", target)
-
-    def run(self, run_id: str) -> tuple[str, str]:
-        """Return name and artifact URI of a run."""
-        rows = self.read(sa.select(RUNS).where(RUNS.c.run_uuid == run_id))
-        if not rows:
-            raise Failure(f"the registry at {self.url} has lost run {run_id}")
-        return str(rows[0]["name"]), str(rows[0]["artifact_uri"])
-
-    def is_there(self) -> bool:
-        """Return whether MLflow has made its tables; SQLite would make an empty file."""
-        file = self.engine.url.database if self.engine.dialect.name == "sqlite" else None
-        if file and not Path(file).is_file():
-            return False
-        try:
-            return sa.inspect(self.engine).has_table(VERSIONS.name)
-        except SQLAlchemyError as error:
-            raise unusable(self.url, error) from None
-
-    def read(self, query: sa.Executable) -> list[sa.RowMapping]:
-        try:
-            with self.engine.connect() as connection:
-                return list(connection.execute(query).mappings())
-        except SQLAlchemyError as error:
-            raise unusable(self.url, error) from None
-
-    def put(self, table: "Table", key: Keys, values: Keys | None) -> None:
-        """Write the row of this key in one transaction; without values, delete it."""
-        same = [table.c[name] == value for name, value in key.items()]
-        try:
-            with self.engine.begin() as connection:
-                if values is None:
-                    connection.execute(sa.delete(table).where(*same))
-                elif not connection.execute(sa.update(table).where(*same).values(values)).rowcount:
-                    connection.execute(sa.insert(table).values(key | values))
-        except SQLAlchemyError as error:
-            raise unusable(self.url, error) from None
-
-
-class ServedRegistry:
-    """The registry of a tracking server."""
-
-    def __init__(self, name: str, server: Server) -> None:
-        self.name = name
-        self.server = server
-
-    def versions(self) -> list[Version]:
-        model = self.server.get("registered-models/get", name=self.name)
-        aliases = model.registered_model.aliases
-        found = self.server.search_versions(self.name)
-        return [
-            Version(
-                number=each.version,
-                run_id=each.run_id,
-                created=milliseconds(each.creation_timestamp),
-                tags={tag.key: tag.value for tag in each.tags},
-                aliases=tuple(a.alias for a in aliases if a.version == each.version),
-            )
-            for each in sorted(found, key=lambda each: int(each.version))
-        ]
-
-    def set_tag(self, number: str, key: str, value: str) -> None:
-        about = {"name": self.name, "version": number, "key": key, "value": value}
-        self.server.send("POST", "model-versions/set-tag", about)
-
-    def delete_tag(self, number: str, key: str) -> None:
-        about = {"name": self.name, "version": number, "key": key}
-        self.server.send("DELETE", "model-versions/delete-tag", about)
-
-    def set_alias(self, alias: str, number: str) -> None:
-        about = {"name": self.name, "alias": alias, "version": number}
-        self.server.send("POST", "registered-models/alias", about)
-
-    def delete_alias(self, alias: str) -> None:
-        about = {"name": self.name, "alias": alias}
-        self.server.send("DELETE", "registered-models/alias", about)
-
-    def run_name(self, run_id: str) -> str:
-        return self.server.get("runs/get", run_id=run_id).run.info.run_name
-
-    def fetch(self, run_id: str, path: str, target: Path) -> None:
-        self.server.download(run_id, path, target)
-
-
-def fetch_by_mlflow(tracking_uri: str, artifact_uri: str, target: Path) -> None:
-    """Copy files from where only MLflow's plugins reach, such as an object store."""
-    import mlflow
-
-    mlflow.set_tracking_uri(tracking_uri)
-    mlflow.artifacts.download_artifacts(artifact_uri, dst_path=str(target))
+    bundle = open_bundle(target)
+    if bundle.sha256 != digest:
+        about = f"version {version.number} of {registry.name}"
+        raise Refusal(f"the registry's files of {about} are not those that were registered")
+    return bundle

@@ -2,42 +2,86 @@
 
 import logging
 import os
+import re
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlops_loop.base.errors import Failure
+from mlops_loop.base.errors import Failure, redacted
 from mlops_loop.base.settings import Settings, load_settings
 from mlops_loop.tracking.artifacts import LOCATION
-from mlops_loop.tracking.server import Server, is_server, unusable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+NEEDED = 3  # MLflow's major version on a server
+
 
 @contextmanager
 def session(settings: Settings) -> Iterator["MlflowClient"]:
-    """Give a client of the tracking server; whatever MLflow raises comes out as a Failure."""
+    """Give a client, with the project's experiment as the active one."""
     uri = settings.mlflow_tracking_uri
-    if is_server(uri):
-        Server(uri)  # says what is wrong with an old one, which MLflow's client does not
+    with connect(uri) as client:
+        import mlflow
+
+        name = settings.mlflow_experiment_name
+        if uri.startswith("sqlite:") and not client.get_experiment_by_name(name):
+            with suppress(mlflow.MlflowException):  # another process has just made it
+                client.create_experiment(name, LOCATION)
+        mlflow.set_experiment(name)
+        yield client
+
+
+@contextmanager
+def connect(uri: str) -> Iterator["MlflowClient"]:
+    """Give a client; whatever MLflow raises comes out as a Failure."""
     quieten()
     try:
         import mlflow
-        from mlflow import MlflowClient
 
         mlflow.set_tracking_uri(uri)
         if uri.startswith("sqlite:"):
-            create_experiment(Path(uri.partition(":///")[2]), settings.mlflow_experiment_name)
-        mlflow.set_experiment(settings.mlflow_experiment_name)
-        yield MlflowClient()
+            yield open_database(Path(uri.partition(":///")[2]))
+        else:
+            if uri.startswith(("http://", "https://")):
+                check_server(uri)
+            yield mlflow.MlflowClient()
     except Exception as error:
         if is_failure_of_mlflow(error):
             raise unusable(uri, error) from None
         raise
+
+
+def open_database(database: Path) -> "MlflowClient":
+    from filelock import FileLock
+    from mlflow import MlflowClient
+
+    if "%" in str(database.resolve()):  # its migrations read it as a variable
+        raise Failure(f"MLflow cannot work in a folder with % in its path: move {Path.cwd()}")
+    database.parent.mkdir(parents=True, exist_ok=True)
+    # Two processes that make the database at the same time would break it.
+    with FileLock(f"{database}.lock", timeout=60):
+        return MlflowClient()
+
+
+@cache
+def check_server(uri: str) -> None:
+    """Raise a Failure for a server that is too old, or no tracking server: MLflow does not say."""
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    answer = http_request(get_default_host_creds(uri), "/version", "GET", raise_on_status=False)
+    if answer.status_code in (401, 403):
+        raise unusable(uri, f"it answers {answer.status_code}: who may log in?")
+    version = re.match(r"(\d+)\.\d+\S*$", answer.text.strip()) if answer.ok else None
+    if version is None:
+        raise unusable(uri, "no MLflow server answers there")
+    if int(version[1]) < NEEDED:
+        raise unusable(uri, f"server {version[0]}, needed {NEEDED}.x: update the server")
 
 
 def quieten() -> None:
@@ -53,30 +97,18 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
 
 
-def create_experiment(database: Path, name: str) -> None:
-    from filelock import FileLock, Timeout
-    from mlflow import MlflowClient
-
-    if "%" in str(database.resolve()):  # its migrations read it as a variable
-        raise Failure(f"MLflow cannot work in a folder with % in its path: move {Path.cwd()}")
-    database.parent.mkdir(parents=True, exist_ok=True)
-    lock = f"{database}.lock"
-    try:
-        # Two processes that make the database at the same time would break it.
-        with FileLock(lock, timeout=60):
-            client = MlflowClient()
-            if not client.get_experiment_by_name(name):
-                client.create_experiment(name, LOCATION)
-    except Timeout:
-        raise Failure(f"{lock} is held by another process for a minute: is one hanging?") from None
-
-
 def is_failure_of_mlflow(error: Exception) -> bool:
-    """Return whether MLflow, or what it called, raised an error; a Failure says it already."""
-    if isinstance(error, Failure):
-        return False
+    """Return whether MLflow, or what it called, raised an error that is no Failure yet."""
     frames = traceback.walk_tb(error.__traceback__)
-    return any(str(frame.f_globals.get("__name__")).startswith("mlflow.") for frame, _ in frames)
+    return not isinstance(error, Failure) and any(
+        str(frame.f_globals.get("__name__")).startswith("mlflow.") for frame, _ in frames
+    )
+
+
+def unusable(uri: str, error: object) -> Failure:
+    """Return the one line about what MLflow, its database or its server says."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return Failure(redacted(f"MLflow at {uri}: {reason} (see MLFLOW_TRACKING_URI)"))
 
 
 def experiment_name() -> str:

@@ -1,11 +1,12 @@
 """Odd requests: at the contract's edges, beyond them, and some that are no requests at all."""
 
 import json
+import math
 from collections.abc import Iterator
-from itertools import count, islice
+from itertools import cycle, islice
+from random import Random
 from typing import NamedTuple
 
-import numpy as np
 import requests
 
 from mlops_loop.contract.limits import MAX_ROWS
@@ -19,10 +20,10 @@ class Request(NamedTuple):
 
     about: str
     body: bytes
+    acceptable: bool = False
     method: str = "POST"
     path: str = "predict"
     with_key: bool = True
-    acceptable: bool = False
 
 
 def fuzz(
@@ -49,26 +50,25 @@ def fuzz(
 
 def odd_requests(schema: Schema, example: Row) -> Iterator[Request]:
     """Yield requests that keep and that break the contract, endless and always the same."""
-    random = np.random.default_rng(0)
-    inputs = list(schema.inputs)
-    broken = [*malformed(example), *misshapen(schema, example)]
-    for number in count():
-        name = inputs[number % len(inputs)]
-        row = {key: valid_value(column, random) for key, column in schema.inputs.items()}
-        less = {key: value for key, value in row.items() if value is not None}
-        yield rows("a row at the contract's edges", [row, less])._replace(acceptable=True)
-        wrong = invalid_value(schema.inputs[name], random)
+    random = Random(0)  # noqa: S311 (always the same)
+    columns = schema.inputs.items()
+    for name, broken in zip(cycle(schema.inputs), cycle(broken_requests(schema, example))):
+        row = {key: random.choice(edges(column, random)) for key, column in columns}
+        known = {key: value for key, value in row.items() if value is not None}
+        yield rows("a row at the contract's edges", [row, known])._replace(acceptable=True)
+        wrong = random.choice(wrong_values(schema.inputs[name]))
         yield rows(f"{name} = {str(wrong)[:20]}", [{**example, name: wrong}])
-        yield broken[number % len(broken)]
+        yield broken
 
 
 def rows(about: str, content: object) -> Request:
     return Request(about, json.dumps({"rows": content}).encode())
 
 
-def malformed(example: Row) -> list[Request]:
-    """Return requests that are no JSON, no rows, or not allowed."""
+def broken_requests(schema: Schema, example: Row) -> list[Request]:
+    """Return requests that are no JSON, no rows, rows of the wrong shape, or not allowed."""
     good = json.dumps({"rows": [example]}).encode()
+    needed = [name for name, column in schema.inputs.items() if not column.nullable]
     return [
         Request("no key", good, with_key=False),
         Request("an empty body", b""),
@@ -77,25 +77,15 @@ def malformed(example: Row) -> list[Request]:
         Request("a number of 5,000 digits", b'{"rows": [' + b"9" * 5000 + b"]}"),
         Request("deeply nested lists", b"[" * 100_000),
         Request("no object", b"[1, 2, 3]"),
+        Request("another key beside rows", good[:-1] + b', "model": "other"}'),
         Request("GET", good, method="GET"),
         Request("DELETE", b"", method="DELETE"),
         Request("an unknown path", good, path="train"),
-    ]
-
-
-def misshapen(schema: Schema, example: Row) -> list[Request]:
-    """Return requests whose rows have the wrong shape."""
-    needed = [name for name, column in schema.inputs.items() if not column.nullable]
-    return [
         rows("no rows", []),
         rows("rows that are none", "all of them"),
         rows("a row that is null", [None]),
         rows("too many rows", [example] * (MAX_ROWS + 1)),
         rows("an unknown column", [{**example, "no such column": 1}]),
-        Request(
-            "another key beside rows",
-            json.dumps({"rows": [example], "model": "other"}).encode(),
-        ),
         *(
             rows(f"a row without {name}", [{key: example[key] for key in example if key != name}])
             for name in needed[:3]
@@ -103,41 +93,30 @@ def misshapen(schema: Schema, example: Row) -> list[Request]:
     ]
 
 
-def valid_value(column: Column, random: np.random.Generator) -> Value:
-    """Return a value at the edge of what the contract allows."""
+def edges(column: Column, random: Random) -> list[Value]:
+    """Return values at the edges of what the contract allows."""
     low, high = column.limits
+    unknown = ["no such category", "é\u2028\U0001f600"] * column.allow_unknown
     kinds: dict[str, list[Value]] = {
-        "number": [low, high, float(random.uniform(low, high))],
-        "integer": [int(np.ceil(max(low, -(2**53)))), int(np.floor(min(high, 2**53)))],
+        "number": [low, high, random.uniform(low, high)],
+        "integer": [math.ceil(max(low, -(2**53))), math.floor(min(high, 2**53))],
         "boolean": [True, False],
-        "category": [
-            *(column.categories or ()),
-            *["no such category", "é\u2028\U0001f600"] * column.allow_unknown,
-        ],
+        "category": [*(column.categories or ()), *unknown],
         "timestamp": ["1970-01-01T00:00:00", "2024-02-29T23:59:59.5", "2024-12-31T23:30:00-05:00"],
     }
-    values = [*kinds[column.type], *[None] * column.nullable]
-    return values[random.integers(len(values))]
+    return [*kinds[column.type], *[None] * column.nullable]
 
 
-def invalid_value(column: Column, random: np.random.Generator) -> object:
-    """Return a value of the wrong type, out of range, unknown, or missing where it must not be."""
+def wrong_values(column: Column) -> list[object]:
+    """Return values of the wrong type, out of range, unknown, or missing where they must not be."""
     low, high = column.limits
-    beyond = [
-        low - abs(low) * 0.01 - 1,
-        high + abs(high) * 0.01 + 1,
-        1e300,
-        -(10**400),
-        float("nan"),
-        np.inf,
-    ]
+    far = [low - abs(low) * 0.01 - 1, high + abs(high) * 0.01 + 1, 1e300, -(10**400), math.inf]
+    unknown = ["no such category"] * (not column.allow_unknown)
     kinds: dict[str, list[object]] = {
-        "number": [*beyond, "far", True],
-        "integer": [*beyond, 0.5, "far", True],
-        "boolean": ["maybe", 7, float("nan")],
-        "category": [7.5, float("nan"), True, *["no such category"] * (not column.allow_unknown)],
+        "number": [*far, math.nan, "far", True],
+        "integer": [*far, math.nan, 0.5, "far", True],
+        "boolean": ["maybe", 7, math.nan],
+        "category": [7.5, math.nan, True, *unknown],
         "timestamp": ["yesterday", "2024-02-30T00:00:00", "2024-02-03T24:00:00", 0, True],
     }
-    shapes: list[object] = [[], {}, [[1]], {"$ne": None}]
-    values = [*kinds[column.type], *shapes, *[None] * (not column.nullable)]
-    return values[random.integers(len(values))]
+    return [*kinds[column.type], [], {}, [[1]], {"$ne": None}, *[None] * (not column.nullable)]

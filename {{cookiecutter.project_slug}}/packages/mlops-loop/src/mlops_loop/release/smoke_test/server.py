@@ -44,12 +44,8 @@ def serving_command(group: str = "serve") -> Path:
     place = root / "build" / group.replace("serve", "serving-env")
     command = [uv, "sync", "--quiet", "--project", str(root), "--frozen"]
     command += ["--no-default-groups", "--group", group]
-    done = subprocess.run(
-        command,
-        env=outside() | {"UV_PROJECT_ENVIRONMENT": str(place)},
-        capture_output=True,
-        text=True,
-    )
+    env = outside() | {"UV_PROJECT_ENVIRONMENT": str(place)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode:
         reason = " ".join(done.stderr.split()) or f"uv ended with {done.returncode}"
         raise Failure(f"the serving environment {place} cannot be made: {reason}")
@@ -65,23 +61,28 @@ def outside() -> dict[str, str]:
 
 @contextmanager
 def server(
-    bundle: Path, log_url: str, output: Path, timeout: float = 60, **more: str
+    bundle: Path, log_url: str, output: Path, timeout: float = 60
 ) -> Iterator[tuple[str, requests.Session]]:
     """Run the real server on a free loopback port; give its address and a client with a key.
 
-    Predictions are logged at `log_url`; what the server prints goes to the file `output`; `more`
-    are settings of its environment. Raises Unready, with the last line of that output, if the
-    server is not ready within `timeout` seconds.
+    Predictions are logged at `log_url`; what the server prints goes to the file `output`. Raises
+    Unready, with the last line of that output, if it is not ready within `timeout` seconds.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
+    address = f"http://127.0.0.1:{port}"
     group = "serve-skops" if (bundle / "model.skops").is_file() else "serve"
     command = [str(serving_command(group)), "serve", "--port", port]
     client = requests.Session()
-    address = f"http://127.0.0.1:{port}"
     client.trust_env = False  # no proxy
     client.headers["X-API-Key"] = key = secrets.token_urlsafe(16)
-    settings = server_settings(bundle, log_url, output, key) | more
+    settings = {
+        "API_KEYS": f"smoke-test:{key}",
+        "BUNDLE": str(bundle.resolve()),
+        "PREDICTION_LOG_URL": log_url,
+        "PREDICTION_SPOOL": str(output.with_suffix(".spool")),
+        **{"API_KEYS_FILE": "", "RATE_LIMIT": "0", "TRAFFIC": ""},  # those are for clients
+    }
     with output.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(command, env=outside() | settings, stdout=log, stderr=log)
     try:
@@ -97,17 +98,6 @@ def server(
             process.wait()
 
 
-def server_settings(bundle: Path, log_url: str, output: Path, key: str) -> dict[str, str]:
-    """Return the environment of a server that nobody but this process uses."""
-    return {
-        "API_KEYS": f"smoke-test:{key}",
-        "BUNDLE": str(bundle.resolve()),
-        "PREDICTION_LOG_URL": log_url,
-        "PREDICTION_SPOOL": str(output.with_suffix(".spool")),
-        **{"API_KEYS_FILE": "", "RATE_LIMIT": "0", "TRAFFIC": ""},  # those are for clients
-    }
-
-
 def wait_until_ready(
     process: subprocess.Popen[bytes],
     address: str,
@@ -117,25 +107,17 @@ def wait_until_ready(
 ) -> None:
     end = time.monotonic() + timeout
     while not ready(address, client):
-        if process.poll() is not None:
-            raise Unready(f"the server does not start: {last_line(output)}")
-        if time.monotonic() > end:
+        ended = process.poll() is not None
+        if ended or time.monotonic() > end:
+            said = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             late = f"the server was not ready within {timeout:g} seconds"
-            raise Unready(f"{late}: {last_line(output)}")
+            why = "the server does not start" if ended else late
+            raise Unready(f"{why}: {said[-1].strip() if said else 'it said nothing'}")
         time.sleep(0.05)
 
 
 def ready(address: str, client: requests.Session) -> bool:
     return send(client, "GET", f"{address}/health/ready")[0] == 200
-
-
-def last_line(output: Path) -> str:
-    lines = [
-        line
-        for line in output.read_text(encoding="utf-8", errors="replace").splitlines()
-        if line.strip()
-    ]
-    return lines[-1].strip() if lines else "it said nothing"
 
 
 def send(
