@@ -74,12 +74,7 @@ def tracing_options() -> TelemetryConfig:
 
     FastAPI adds the exporter when the app starts, and flushes it when it ends.
     """
-    off: TelemetryConfig = {
-        "tracing": False,
-        "metrics": False,
-        "logs": False,
-        "auto_configure": False,
-    }
+    off = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
     if not any(map(os.environ.get, ENDPOINTS)):
         return off
     from opentelemetry.context import Context
@@ -89,14 +84,9 @@ def tracing_options() -> TelemetryConfig:
     class RedactUrls(SpanProcessor):
         """Redacts what a client may have put into its URL; the route stays."""
 
-        def on_start(
-            self,
-            span: Span,
-            parent_context: Context | None = None,  # noqa: ARG002
-        ) -> None:
-            for name in ("url.path", "url.query"):
-                if name in (span.attributes or ()):
-                    span.set_attribute(name, "REDACTED")
+        def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
+            for name in {"url.path", "url.query"} & set(span.attributes or ()):
+                span.set_attribute(name, "REDACTED")
 
     service = os.environ.get("OTEL_SERVICE_NAME") or current_project().name
     resource = Resource.create({SERVICE_NAME: service})
