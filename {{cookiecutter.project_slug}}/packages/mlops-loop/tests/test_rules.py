@@ -3,7 +3,6 @@
 import json
 import re
 from datetime import UTC, datetime
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +47,6 @@ def named(expression: str) -> set[str]:
 def expressions() -> list[str]:
     shown = [target["expr"] for panel in panels() for target in panel["targets"]]
     return [rule["expr"] for rule in rules()] + shown
-
-
-def test_metrics_are_found_in_expressions() -> None:
-    text = 'sum by (le, x) (rate(a_bucket{b="c(d)"}[5m])) / ignoring (e) group_left b_total > 3'
-    text += " or vector(0)"
-    assert named(text) == {"a_bucket", "b_total"}
-    assert named("absent(up) or time() - x_seconds > 2 * 86400") == {"x_seconds"}
 
 
 @pytest.fixture
@@ -134,12 +126,6 @@ def test_the_dashboards_can_be_told_apart_and_have_a_choice_of_source() -> None:
         ids = [panel["id"] for panel in board["panels"]]
         assert len(set(ids)) == len(ids)
         assert [one["name"] for one in board["templating"]["list"]] == ["datasource"]
-        taken = set()
         for panel in board["panels"]:
             assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
-            place = panel["gridPos"]
-            columns = range(place["x"], place["x"] + place["w"])
-            cells = set(product(columns, range(place["y"], place["y"] + place["h"])))
-            assert not cells & taken
-            assert columns.stop <= 24
-            taken |= cells
+            assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24

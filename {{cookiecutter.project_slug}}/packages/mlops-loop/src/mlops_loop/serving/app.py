@@ -53,14 +53,7 @@ def create_app() -> FastAPI:
         url = settings.rate_limit_url.get_secret_value()
         limit = RateLimiter(settings.rate_limit, url).check
     app.openapi = lambda: document(app, service.model, keys.required, limit is not None)  # type: ignore[method-assign]
-    app.add_middleware(
-        Middleware,
-        predict=api.predict,
-        keys=keys,
-        limit=limit,
-        max_bytes=settings.max_body_mb * 2**20,
-        count_rejected=service.writer.count_rejected,
-    )
+    app.add_middleware(Middleware, service=service, keys=keys, limit=limit)
     return app
 
 

@@ -48,8 +48,8 @@ class Follower:
         self.refused = ""
         self.swaps = 0
         self.since = time.time()
-        self.seen: Snapshot = {}
-        self.against: Schema | None = None  # the champion's contract, when it was checked
+        self.seen: Snapshot | None = None  # when it was checked
+        self.against: Schema | None = None  # the contract of the champion then
         self.model: LoadedModel | None = None
         self.versions: set[str] = set()  # all that were served, for the metrics
         if not champion:

@@ -67,7 +67,7 @@ def value_type(column: Column, missing: tuple[str, ...]) -> Any:
     kinds: dict[str, Any] = {"category": known, "boolean": bool, "timestamp": datetime}
     kind = kinds.get(column.type, number)
     text = f"{column.description} ({column.unit})" if column.unit else column.description
-    more = {}
+    more: dict[str, Any] = {"format": "date-time"} if column.type == "timestamp" else {}
     if column.allow_unknown:
         text += f" Known are {', '.join(column.categories or ())}; others are taken as unknown."
         more = {} if column.nullable else {"not": {"enum": list(missing)}}

@@ -1,6 +1,7 @@
 """One request and its answer: id, body, headers that every answer has, metrics and log line."""
 
 import asyncio
+import logging
 import re
 import time
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from starlette.types import Message, Receive, Scope, Send
 
 from mlops_loop.serving import metrics
 from mlops_loop.serving.http.auth import OPEN_PATHS
-from mlops_loop.serving.http.telemetry import log_request
 from mlops_loop.serving.ids import new_request_id
 
 PREDICT = "/v1/predict"
@@ -43,6 +43,7 @@ MAX_BYTES_HELD = 256 << 20  # of all bodies; above, only small ones are taken
 SMALL_BODY = 64 << 10  # bytes
 BODY_SECONDS = 10  # in which a body must arrive
 RETRY_AFTER = {"Retry-After": "1"}
+LOGGER = logging.getLogger(f"{__package__}.requests")
 
 
 @dataclass
@@ -136,4 +137,6 @@ class Exchange:
         if self.status >= 400:
             other = "server" if self.status >= 500 else "other"
             metrics.ERRORS.labels(ERROR_KINDS.get(self.status, other)).inc()
-        log_request(method, route, self.status, seconds, self.id.decode())
+        facts: dict[str, object] = {"request_id": self.id.decode(), "method": method}
+        facts |= {"path": route, "status": self.status, "milliseconds": round(seconds * 1000, 3)}
+        LOGGER.info("%s %s %d", method, route, self.status, extra=facts)

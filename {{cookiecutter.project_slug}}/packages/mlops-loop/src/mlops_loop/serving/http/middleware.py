@@ -11,42 +11,28 @@ from collections.abc import Awaitable, Callable
 from opentelemetry import trace
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlops_loop.serving import metrics
+from mlops_loop.serving import api, metrics
 from mlops_loop.serving.http.auth import ApiKeys, is_local, is_open
 from mlops_loop.serving.http.exchange import CLIENT_CLOSED, ERROR_KINDS, PREDICT, Exchange, Load
 from mlops_loop.serving.request_schema import Invalid
+from mlops_loop.serving.service import Service
 
 PREDICT_PATHS = re.compile(r"/v1/predict|/v2/models/[^/]+(/versions/[^/]+)?/infer")
 REJECTED = {400, 413, 415, 422}  # for what was sent: the prediction log counts these
 LOGGER = logging.getLogger("uvicorn.error")
-Endpoint = Callable[[Request], Awaitable[Response]]
+Limit = Callable[[str], Awaitable[None]]  # takes the name of a key, and may raise HTTPException
 
 
 class Middleware:
-    """`predict` answers /v1/predict; the app answers the rest.
-
-    `limit` takes the name of a key, and may raise. `count_rejected` gets the kind of each rejected
-    request for predictions, and its column.
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        predict: Endpoint,
-        keys: ApiKeys,
-        limit: Callable[[str], Awaitable[None]] | None,
-        max_bytes: int,
-        count_rejected: Callable[[str, str], None],
-    ) -> None:
+    def __init__(self, app: ASGIApp, service: Service, keys: ApiKeys, limit: Limit | None) -> None:
         self.app = app
-        self.predict = predict
         self.keys = keys
         self.limit = limit
-        self.load = Load(max_bytes)
-        self.count_rejected = count_rejected
+        self.load = Load(service.settings.max_body_mb * 2**20)
+        self.count_rejected = service.writer.count_rejected
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -55,8 +41,9 @@ class Middleware:
         exchange = Exchange(scope, send, self.load)
         metrics.IN_FLIGHT.inc()
         try:
-            await self.admit(exchange)
-            await exchange.read_body(receive)
+            if not is_open(exchange.path):
+                await self.admit(exchange)
+                await exchange.read_body(receive)
             await self.answer(exchange, receive)
         except ClientDisconnect:  # in the middle of its body
             exchange.status = CLIENT_CLOSED
@@ -75,8 +62,6 @@ class Middleware:
 
     async def admit(self, exchange: Exchange) -> None:
         """Raise HTTPException if a request is not let in."""
-        if is_open(exchange.path):
-            return
         if self.keys.required:
             given = exchange.headers.get(b"x-api-key", b"").decode("utf-8", "surrogateescape")
             exchange.state["key"] = self.keys.key_name(given)
@@ -98,7 +83,7 @@ class Middleware:
         span = trace.get_current_span()  # that of FastAPI, which knows no route here
         span.update_name(f"POST {PREDICT}")
         span.set_attribute("http.route", PREDICT)
-        response = await self.predict(Request(exchange.scope))
+        response = await api.predict(Request(exchange.scope))
         await response(exchange.scope, receive, exchange.send)
 
     def count_if_rejected(self, exchange: Exchange) -> None:

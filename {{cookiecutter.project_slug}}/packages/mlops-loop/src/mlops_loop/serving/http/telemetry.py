@@ -3,7 +3,6 @@
 Neither holds clients, keys or rows: paths are those of the routes, exceptions have no texts.
 """
 
-import logging
 import os
 import traceback
 from functools import cache
@@ -17,7 +16,6 @@ from mlops_loop.base.errors import redacted
 from mlops_loop.base.project import current_project
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-LOGGER = logging.getLogger(f"{__package__}.requests")
 
 
 class JsonLines(MsgspecFormatter):
@@ -49,7 +47,7 @@ def format_exception(error: BaseException) -> str:
 def logging_config() -> dict[str, JsonValue]:
     """Return the logging configuration of a server's process, as uvicorn's log_config takes it.
 
-    uvicorn's own line on each request names the client and the raw path: `log_request` replaces it.
+    uvicorn's own line on each request names the client and the raw path: `Exchange` logs another.
     """
     return {
         "version": 1,
@@ -59,13 +57,6 @@ def logging_config() -> dict[str, JsonValue]:
         "root": {"handlers": ["stderr"], "level": "INFO"},
         "loggers": {"uvicorn.access": {"level": "CRITICAL"}},
     }
-
-
-def log_request(method: str, path: str, status: int, seconds: float, request_id: str) -> None:
-    """Log one request; `path` is its route's."""
-    more = {"request_id": request_id, "method": method, "path": path, "status": status}
-    more["milliseconds"] = round(seconds * 1000, 3)
-    LOGGER.info("%s %s %d", method, path, status, extra=more)
 
 
 @cache  # one provider, and one exporter, for all apps of this process

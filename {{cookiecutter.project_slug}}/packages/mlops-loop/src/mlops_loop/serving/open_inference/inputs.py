@@ -1,6 +1,6 @@
 """Input tensors: the body of POST /v2/models/NAME/infer, and rows of the contract from it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -181,16 +181,6 @@ def to_contract(values: Values, datatype: str, column: Column) -> Values:
     if not datatype.startswith("FP"):
         return values
     values = [None if value != value else value for value in values]
-    if datatype != "FP64":  # a limit such as 0.1 is no float32: the nearest may lie beyond it
-        limits = nearest(column.limits, datatype)
-        values = [limits.get(value, value) if type(value) is float else value for value in values]
     if column.type == "integer":
         values = [int(x) if isinstance(x, float) and x.is_integer() else x for x in values]
     return values
-
-
-def nearest(limits: Sequence[float], datatype: str) -> dict[float, Value]:
-    """Return the limits by the values that stand for them in a datatype."""
-    with np.errstate(over="ignore"):
-        found = np.asarray(limits).astype(DTYPES[datatype]).tolist()
-    return {value: limit for value, limit in zip(found, limits, strict=True) if np.isfinite(value)}
