@@ -6,25 +6,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.project import current_project
 from mlops_loop.batch.score import score
-from mlops_loop.cli import serving
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data.cast import check_rows
 from mlops_loop.data.derived import with_derived
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.scoring.skops_model import load, scores
-from mlops_loop.serving.app import create_app
 
-from .conftest import model_file
 from .contract import invalid_rows, valid_rows
-from .server import logged, read_log
+from .server import read_log
 
 ANY = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -96,26 +91,6 @@ def test_a_refusal_names_the_column_and_echoes_nothing(client, row) -> None:
     assert client.post("/v1/predict", content=body, headers=headers).status_code == 400
 
 
-def test_keys_are_asked_for(project, row, monkeypatch) -> None:
-    monkeypatch.setenv("API_KEYS", "a:first,b:second")
-    with TestClient(create_app(), "http://127.0.0.1") as client:
-        for key, code in (("second", 200), ("third", 401), ("", 401), ("é", 401)):
-            headers = {"X-API-Key": key.encode()}
-            answer = client.post("/v1/predict", json={"rows": [row]}, headers=headers)
-            assert answer.status_code == code
-        # Without a key all that is not open is closed.
-        for path, word in (
-            ("/v1/model", "detail"),
-            ("/no/such/path", "detail"),
-            ("/v2/models/other", "error"),
-        ):
-            answer = client.get(path)
-            assert (answer.status_code, list(answer.json())) == (401, [word])
-        for path in ("/health/ready", "/v2/health/ready"):
-            assert client.get(path).status_code == 200
-    assert [line["key_name"] for line in logged()] == ["b"]
-
-
 def test_documentation_comes_from_the_contract_and_needs_no_network(client, row) -> None:
     assert "//cdn" not in client.get("/docs").text
     shapes = client.get("/openapi.json").json()["components"]["schemas"]
@@ -124,45 +99,3 @@ def test_documentation_comes_from_the_contract_and_needs_no_network(client, row)
     assert list(found) == list(inputs)
     for name, column in inputs.items():
         assert column.description in found[name]["description"]
-
-
-@pytest.mark.parametrize("keys", ["", "a:first"])
-@pytest.mark.parametrize("rate_limit", ["0", "1000"])
-def test_the_openapi_document_says_which_keys_and_limits_are_in_force(
-    project, monkeypatch, keys, rate_limit
-) -> None:
-    monkeypatch.setenv("API_KEYS", keys)
-    monkeypatch.setenv("RATE_LIMIT", rate_limit)
-    with TestClient(create_app(), "http://127.0.0.1") as client:
-        document = client.get("/openapi.json").json()
-        assert document["info"]["title"] == current_project().name
-        assert ("securitySchemes" in document["components"]) == bool(keys)
-        closed = {"/v1/predict", "/v1/outcomes", "/v1/model"}
-        for path, operations in document["paths"].items():
-            for method, operation in operations.items():
-                answers = {int(code) for code in operation["responses"]}
-                assert ("security" in operation) == (bool(keys) and path in closed)
-                assert (401 in answers) == (bool(keys) and path in closed)
-                assert (403 in answers) == (not keys and path in closed)
-                assert (429 in answers) == (rate_limit != "0" and path in closed)
-                # What the document says is what happens, without a key and from another host.
-                code = client.request(method, path).status_code
-                assert (code == 401) == (401 in answers)
-                code = client.request(method, path, headers={"Host": "other.example"}).status_code
-                assert (code == 403) == (403 in answers)
-
-
-def test_the_model_has_the_projects_name_everywhere(client) -> None:
-    name = current_project().name
-    for path in ("/v1/model", "/v2", f"/v2/models/{name}"):
-        assert client.get(path).json()["name"] == name
-    assert f"{name}</h1>" in client.get("/").text
-
-
-def test_serving_is_refused_without_keys_off_loopback_or_with_a_changed_bundle(project) -> None:
-    with pytest.raises(Failure, match="API_KEYS must be set"):
-        serving.serve(host="0.0.0.0")
-    with model_file().open("ab") as model:
-        model.write(b"x")
-    with pytest.raises(Failure, match=r"model\.\w+ is missing or was changed"):
-        serving.serve()

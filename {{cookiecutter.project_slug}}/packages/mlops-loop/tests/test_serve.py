@@ -18,13 +18,14 @@ from fastapi.testclient import TestClient
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.project import current_project
+from mlops_loop.cli import serving as cli
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.serving.app import create_app
 from mlops_loop.serving.http import auth, exchange
 
-from .conftest import change, run_stages
+from .conftest import change, model_file, run_stages
 from .server import SERVED, free_port, install, logged, redis, running, until, value
 
 PREDICT = "/v1/predict"
@@ -265,6 +266,21 @@ def test_behind_a_proxy_with_a_prefix_no_address_leads_away_from_it(client, row)
     assert client.post(f"{PREDICT}/", json={"rows": [row]}).status_code == 200
 
 
+def test_keys_are_asked_for(project, row, monkeypatch) -> None:
+    monkeypatch.setenv("API_KEYS", "a:first,b:second")
+    with serving() as client:
+        for key, code in (("second", 200), ("third", 401), ("", 401), ("é", 401)):
+            headers = {"X-API-Key": key.encode()}
+            assert client.post(PREDICT, json={"rows": [row]}, headers=headers).status_code == code
+        # Without a key all that is not open is closed.
+        for path, word in (("/v1/model", "detail"), ("/no/such/path", "detail"), (V2, "error")):
+            answer = client.get(path)
+            assert (answer.status_code, list(answer.json())) == (401, [word])
+        for path in ("/health/ready", "/v2/health/ready"):
+            assert client.get(path).status_code == 200
+    assert [line["key_name"] for line in logged()] == ["b"]
+
+
 def test_keys_are_replaced_without_a_restart(project, monkeypatch) -> None:
     keys = Path("keys")
     keys.write_text("# ours\na:first\n")
@@ -287,6 +303,37 @@ def test_keys_are_replaced_without_a_restart(project, monkeypatch) -> None:
             assert let_in() == known
         keys.unlink()
         assert let_in() == ["second"]
+
+
+@pytest.mark.parametrize("keys", ["", "a:first"])
+@pytest.mark.parametrize("rate_limit", ["0", "1000"])
+def test_the_openapi_document_says_which_keys_and_limits_are_in_force(
+    project, monkeypatch, keys, rate_limit
+) -> None:
+    monkeypatch.setenv("API_KEYS", keys)
+    monkeypatch.setenv("RATE_LIMIT", rate_limit)
+    with serving() as client:
+        document = client.get("/openapi.json").json()
+        assert document["info"]["title"] == current_project().name
+        assert ("securitySchemes" in document["components"]) == bool(keys)
+        for path, operations in document["paths"].items():
+            closed = path in {PREDICT, "/v1/outcomes", "/v1/model"}
+            for method, operation in operations.items():
+                answers = {int(code) for code in operation["responses"]} & {401, 403, 429}
+                expected = {401 if keys else 403, *([429] if rate_limit != "0" else [])}
+                assert answers == (expected if closed else set())
+                assert ("security" in operation) == (bool(keys) and closed)
+                # What the document says is what happens, without a key and from another host.
+                code = client.request(method, path, headers={"Host": "other.example"}).status_code
+                assert (code in (401, 403)) == closed
+                assert not closed or code in answers
+
+
+def test_the_model_has_the_projects_name_everywhere(client) -> None:
+    name = current_project().name
+    for path in ("/v1/model", "/v2", f"/v2/models/{name}"):
+        assert client.get(path).json()["name"] == name
+    assert f"{name}</h1>" in client.get("/").text
 
 
 def test_metrics_tell_what_was_predicted(client, row) -> None:
@@ -428,3 +475,12 @@ def test_a_mistake_of_ours_is_logged_and_not_told(project, caplog) -> None:
         assert answer.headers["X-Request-Id"] == "abc"
         assert value(client.get("/metrics").text, "errors_total", 'kind="server"') >= 1
     assert "request abc failed" in caplog.text
+
+
+def test_serving_is_refused_without_keys_off_loopback_or_with_a_changed_bundle(project) -> None:
+    with pytest.raises(Failure, match="API_KEYS must be set"):
+        cli.serve(host="0.0.0.0")
+    with model_file().open("ab") as model:
+        model.write(b"x")
+    with pytest.raises(Failure, match=r"model\.\w+ is missing or was changed"):
+        cli.serve()

@@ -80,10 +80,7 @@ async def predict(request: Request) -> Response:
     """Score the rows; every prediction is in the log before it is answered."""
     body = read_json(request)
     answer, shadow = await service_of(request).predict(
-        body,
-        lambda model: model.reader.read(body),
-        request.state.key,
-        request.headers.get("idempotency-key"),
+        request, lambda model: model.reader.read(body)
     )
     predictions = with_ids(answer.ids, answer.outputs)
     text = ENCODER.encode({"model_version": answer.model_version, "predictions": predictions})

@@ -13,6 +13,7 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from mlops_loop.base.settings import Settings
 from mlops_loop.prediction_log.predictions import Entry, read_predictions, to_lines
@@ -89,18 +90,15 @@ class Service:
         return self.model, CHAMPION
 
     async def predict(
-        self,
-        body: bytes,
-        read: ReadRows,
-        key: str | None,
-        idempotency_key: str | None,
-        *,
-        champion: bool = False,
+        self, request: Request, read: ReadRows, *, champion: bool = False
     ) -> tuple[Answer, BackgroundTask | None]:
         """Return the answer to a request, which is in the log, and what runs after it was sent.
 
         `read` returns the rows as a model takes them. With `champion` no other model answers.
         """
+        body: bytes = request.state.body
+        key: str | None = request.state.key
+        idempotency_key = request.headers.get("idempotency-key")
         model, variant = (self.model, CHAMPION) if champion else self.choose(body)
         prefix = request_prefix(idempotency_key, key, body)
         entry, answer = self.score(read(model), model, variant, key, prefix)

@@ -47,21 +47,20 @@ class Output(msgspec.Struct):
 
 
 class Inference(msgspec.Struct):
-    """The JSON of a request; `binary` is what follows it."""
+    """The JSON of a request."""
 
     inputs: Annotated[list[Input], msgspec.Meta(min_length=1)]
     outputs: list[Output] | None = None
     id: Annotated[str, msgspec.Meta(max_length=256)] | None = None
     parameters: Parameters = None
-    binary: bytes = b""
 
 
 DECODER = msgspec.json.Decoder(Inference)
 
 
-def read_inference(body: bytes, header_length: str | None) -> Inference:
-    """Return what a body asks for; without `header_length` it is all JSON. Raises Invalid."""
-    length = len(body)
+def read_inference(body: bytes, header_length: str | None) -> tuple[Inference, bytes]:
+    """Return what a body asks for, and the binary data after it. Raises Invalid."""
+    length = len(body)  # all of it is JSON
     if header_length is not None:
         if not (header_length.isdecimal() and len(header_length) < 16):
             raise Invalid(400, f"{HEADER} must be a number of bytes")
@@ -77,11 +76,10 @@ def read_inference(body: bytes, header_length: str | None) -> Inference:
     for parameters in (found.parameters, *(tensor.parameters for tensor in found.inputs)):
         if (parameters or {}).get("content_type") not in CONTENT_TYPES:
             raise Invalid(422, "the content_type must be np, pd or str, if there is one")
-    found.binary = body[length:]
-    return found
+    return found, body[length:]
 
 
-def to_records(inference: Inference, schema: Schema) -> list[Row]:
+def to_records(inference: Inference, rest: bytes, schema: Schema) -> list[Row]:
     """Return the rows of the tensors. Whether they keep the contract is not checked here.
 
     Raises Invalid: 400 for what is not in the format, 413 for too many rows, 422 for tensors that
@@ -89,7 +87,6 @@ def to_records(inference: Inference, schema: Schema) -> list[Row]:
     """
     rows = count_rows(inference)
     columns: dict[str, Values] = {}
-    rest = inference.binary
     for place, tensor in enumerate(inference.inputs):
         name = tensor.name
         if name not in schema.inputs:

@@ -67,16 +67,14 @@ async def infer(request: Request) -> Response:
         raise Invalid(415, "send JSON, or JSON and binary tensors")
     service = service_of(request)
     schema = service.model.bundle.schema
-    body = request.state.body
-    inference = read_inference(body, request.headers.get(HEADER))
+    inference, rest = read_inference(request.state.body, request.headers.get(HEADER))
     wanted = wanted_outputs(inference, schema)
 
     def read(model: LoadedModel) -> Rows:
-        return model.reader.from_records(to_records(inference, model.bundle.schema))
+        return model.reader.from_records(to_records(inference, rest, model.bundle.schema))
 
-    key = request.headers.get("idempotency-key")
     named = "version" in request.path_params  # who names a version gets no other
-    answer, shadow = await service.predict(body, read, request.state.key, key, champion=named)
+    answer, shadow = await service.predict(request, read, champion=named)
     answered = response(inference, wanted, answer, schema)
     answered.background = shadow
     return answered
