@@ -68,56 +68,48 @@ def control(value: Any = None, **facts: Any) -> list[tuple[str, dict]]:
     return Reader(shown(model_page.field(0, "name", column(**facts), value))).elements
 
 
+def options(value: Any, **facts: Any) -> list[dict]:
+    return [made for tag, made in control(value, **facts) if tag == "option"]
+
+
 def shown(field: model_page.Field) -> str:
     """Return a field as the page has it."""
     return TEMPLATES.get_template("parts.html").module.field(field)
 
 
 def test_the_page_has_a_labelled_input_for_each_feature_with_the_example_in_it(bundle) -> None:
-    found, example = read(bundle), bundle.manifest.example
+    found, example, features = read(bundle), bundle.manifest.example, load_schema().inputs
     inputs = [made for made in found.all("input", "select") if "data-name" in made]
-    assert [made["data-name"] for made in inputs] == list(load_schema().inputs)
-    ids = [made["id"] for made in found.all(*{tag for tag, _ in found.elements}) if "id" in made]
+    assert [made["data-name"] for made in inputs] == list(features)
+    ids = [made["id"] for _, made in found.elements if "id" in made]
     assert len(set(ids)) == len(ids)
     assert {made["id"] for made in inputs} < {made["for"] for made in found.all("label")}
     for made in inputs:
+        name, feature = made["data-name"], features[made["data-name"]]
         assert set(made["aria-describedby"].split()) <= set(ids)
-        feature, name = load_schema().inputs[made["data-name"]], made["data-name"]
         assert ("required" in made) != feature.nullable
         if feature.type in ("number", "integer") and name in example:
             assert float(made["value"]) == float(f"{example[name]:.4g}")
-            for key, limit in (("min", feature.minimum), ("max", feature.maximum)):
-                assert (float(made[key]) if key in made else None) == limit
     chosen = [json.loads(made["value"]) for made in found.all("option") if "selected" in made]
-    listed = [
-        name
-        for name, column in load_schema().inputs.items()
-        if column.type in ("category", "boolean")
+    assert chosen == [
+        example[name]
+        for name, column in features.items()
+        if column.type in ("category", "boolean") and not column.allow_unknown and name in example
     ]
-    closed = [
-        name for name in listed if not load_schema().inputs[name].allow_unknown and name in example
-    ]
-    assert chosen == [example[name] for name in closed]
 
 
 def test_each_type_has_its_own_input() -> None:
-    ((_, _), (_, _), (tag, made), *_) = control(
-        0.5, minimum=0.1, maximum=1e30, unit="m", nullable=True
-    )
+    tag, made = control(0.5, minimum=0.1, maximum=1e30, unit="m", nullable=True)[2]
     assert (tag, made["type"], made["step"]) == ("input", "number", "any")
     assert (made["min"], made["max"], made["value"]) == ("0.1", "1e+30", "0.5")
     made = control(5.0, type="integer", minimum=0.5, maximum=7.5)[2][1]
     assert (made["step"], made["min"], made["max"], made["value"]) == ("1", "1", "7", "5")
-    options = [
-        made
-        for tag, made in control("b", type="category", categories=["a", "b"])
-        if tag == "option"
+    assert options("b", type="category", categories=["a", "b"]) == [
+        {"value": '"a"'},
+        {"value": '"b"', "selected": None},
     ]
-    assert options == [{"value": '"a"'}, {"value": '"b"', "selected": None}]
-    options = [
-        made for tag, made in control(False, type="boolean", nullable=True) if tag == "option"
-    ]
-    assert options == [{"value": ""}, {"value": "true"}, {"value": "false", "selected": None}]
+    listed = [{"value": ""}, {"value": "true"}, {"value": "false", "selected": None}]
+    assert options(False, type="boolean", nullable=True) == listed
     found = dict(control("c", type="category", categories=["a"], allow_unknown=True)[2:])
     assert (found["input"]["type"], found["input"]["value"]) == ("text", "c")
     assert found["input"]["list"] == found["datalist"]["id"]
@@ -140,7 +132,7 @@ def test_limits_are_told_in_words(facts, words) -> None:
 
 def test_nothing_that_a_contract_says_becomes_part_of_the_page(project) -> None:
     schema = load_schema()
-    usual = Reader(model_page.html(open_bundle(files.BUNDLE), False))
+    usual = read(open_bundle(files.BUNDLE))
     change(files.SCHEMA, name=HOSTILE, description=HOSTILE, limits=HOSTILE)
     for name in schema.inputs:
         change(files.SCHEMA, "columns", name, description=HOSTILE, unit=HOSTILE)
@@ -148,40 +140,29 @@ def test_nothing_that_a_contract_says_becomes_part_of_the_page(project) -> None:
     export.main()
     found = read(open_bundle(files.BUNDLE))
     assert found.all("script") == [{"src": "page.js", "defer": None}]
-    assert not [
-        made for made in found.all(*{tag for tag, _ in found.elements}) if "onerror" in made
-    ]
+    assert not [made for _, made in found.elements if "onerror" in made]
     assert len(found.all("img")) == len(usual.all("img"))
     told = " ".join(found.texts)
     assert told.count(HOSTILE) >= 2 + len(schema.inputs)  # name, description and each hint
-    made = Reader(
-        shown(model_page.field(0, HOSTILE, column(type="category", categories=[HOSTILE]), HOSTILE))
-    )
-    assert made.all("select")[0]["data-name"] == HOSTILE
-    assert json.loads(made.all("option")[0]["value"]) == HOSTILE
-    assert [text for text in made.texts if text.strip()] == [HOSTILE, HOSTILE]
-    open_column = column(type="category", categories=[HOSTILE], allow_unknown=True)
-    made = Reader(shown(model_page.field(0, "a", open_column, HOSTILE)))
-    assert (made.all("input")[0]["value"], made.all("option")) == (HOSTILE, [{"value": HOSTILE}])
+    for unknown in (False, True):
+        listed = column(type="category", categories=[HOSTILE], allow_unknown=unknown)
+        made = Reader(shown(model_page.field(0, HOSTILE, listed, HOSTILE)))
+        assert made.all("input" if unknown else "select")[0]["data-name"] == HOSTILE
+        value = made.all("option")[0]["value"]
+        assert (value if unknown else json.loads(value)) == HOSTILE
+        assert {text for text in made.texts if text.strip()} == {HOSTILE}
 
 
 def test_the_page_asks_nobody_else_and_runs_its_own_script_only(bundle) -> None:
-    client = TestClient(
-        create_app(), "http://127.0.0.1"
-    )  # without its log, which a page does not need
+    client = TestClient(create_app(), "http://127.0.0.1")  # without its log: a page needs none
     answer, script = client.get("/"), client.get("/page.js")
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert (
-        "default-src 'none'; script-src 'self'; connect-src 'self';"
-        in answer.headers["Content-Security-Policy"]
-    )
+    policy = "default-src 'none'; script-src 'self'; connect-src 'self';"
+    assert policy in answer.headers["Content-Security-Policy"]
     found = read(bundle)
-    outside = r"^(?!data:)(?:[a-z]+:|//)"
-    links = [
-        made.get("src", "") + made.get("href", "")
-        for made in found.all("script", "link", "img", "a")
-    ]
-    assert not [link for link in links if re.match(outside, link)]
+    pages = found.all("script", "link", "img", "a")
+    links = [made.get("src", "") + made.get("href", "") for made in pages]
+    assert not [link for link in links if re.match(r"^(?!data:)(?:[a-z]+:|//)", link)]
     (style,) = re.findall(r"<style>(.*?)</style>", answer.text, re.DOTALL)
     assert not re.search(r"url\(|@import", style)
     for made in found.all("a"):
@@ -191,10 +172,9 @@ def test_the_page_asks_nobody_else_and_runs_its_own_script_only(bundle) -> None:
     assert script.headers["Content-Type"].startswith("text/javascript")
     assert script.headers["X-Content-Type-Options"] == "nosniff"
     names = set(re.findall(r'\bfind\("([\w-]+)"\)', model_page.SCRIPT))
-    assert names <= {made.get("id") for made in found.all(*{tag for tag, _ in found.elements})}
-    assert not re.search(
-        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", model_page.SCRIPT
-    )
+    assert names <= {made.get("id") for _, made in found.elements}
+    writes = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b"
+    assert not re.search(writes, model_page.SCRIPT)
 
 
 def test_a_key_is_asked_for_only_where_there_are_keys(bundle, monkeypatch) -> None:
@@ -202,9 +182,8 @@ def test_a_key_is_asked_for_only_where_there_are_keys(bundle, monkeypatch) -> No
         (place,) = [made for made in read(bundle, keyed).all("div") if made.get("id") == "with-key"]
         assert ("hidden" in place) != keyed
     monkeypatch.setenv("API_KEYS", "a:first")
-    assert TestClient(create_app(), "http://127.0.0.1").get("/").text == model_page.html(
-        bundle, True
-    )
+    page = TestClient(create_app(), "http://127.0.0.1").get("/").text
+    assert page == model_page.html(bundle, True)
 
 
 def test_the_card_is_on_the_page_and_an_older_bundle_without_one_is_served(bundle) -> None:
@@ -218,10 +197,8 @@ def test_the_card_is_on_the_page_and_an_older_bundle_without_one_is_served(bundl
 
 
 def test_the_rule_of_an_answer_is_told(bundle) -> None:
-    threshold = bundle.manifest.threshold
     told = model_page.rule(bundle.schema, bundle.operating_point)
-    assert (
-        (percent(threshold) in told)
-        if threshold is not None
-        else ("interval" in told) != bool(bundle.schema.classes)
-    )
+    if (threshold := bundle.manifest.threshold) is not None:
+        assert percent(threshold) in told
+    else:
+        assert ("interval" in told) != bool(bundle.schema.classes)
