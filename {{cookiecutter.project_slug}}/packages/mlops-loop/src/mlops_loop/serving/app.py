@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 
@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from mlops_loop.base.project import current_project
 from mlops_loop.base.settings import load_settings
-from mlops_loop.serving import api, metrics
+from mlops_loop.serving import api
 from mlops_loop.serving.http.auth import ApiKeys
 from mlops_loop.serving.http.middleware import Middleware, refuse
 from mlops_loop.serving.http.telemetry import tracing_options
@@ -23,7 +23,7 @@ from mlops_loop.serving.open_inference import routes as open_inference
 from mlops_loop.serving.openapi import document
 from mlops_loop.serving.service import Service
 
-PAUSE = 0.5  # seconds between two looks at the bundles
+PAUSE = 0.5  # seconds between two looks at the bundles, and two updates of the gauges
 LOGGER = logging.getLogger("uvicorn.error")
 
 
@@ -62,8 +62,11 @@ async def run(app: FastAPI) -> AsyncIterator[None]:
     """Run what the service needs beside its requests."""
     service: Service = app.state.service
     service.writer.start()
+    service.set_gauges()
     now = asyncio.Event()
-    following = asyncio.create_task(follow(service, now))
+    tasks = [
+        asyncio.create_task(repeat(action, now)) for action in (service.follow, service.set_gauges)
+    ]
     loop = asyncio.get_running_loop()
     with suppress(ValueError, AttributeError):  # not in the main thread, or on Windows
         signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(now.set))
@@ -72,19 +75,18 @@ async def run(app: FastAPI) -> AsyncIterator[None]:
     # own limit of 700 the collector took a tenth of the event loop's time.
     gc.set_threshold(50_000, 20, 50)
     yield
-    following.cancel()
+    for task in tasks:
+        task.cancel()
     await asyncio.to_thread(service.writer.close)
 
 
-async def follow(service: Service, now: asyncio.Event) -> None:
-    """Take over new bundles, and keep the gauges of this process up to date."""
+async def repeat(action: Callable[[], None], now: asyncio.Event) -> None:
+    """Run an action again and again in a thread, and at once when the event is set."""
     while True:
         try:
-            for follower in service.followers.values():
-                await asyncio.to_thread(follower.step)
-            metrics.set_state(service.followers, service.writer)
-        except Exception:  # of whatever kind: the next look may find it mended
-            LOGGER.exception("the bundles cannot be followed")
+            await asyncio.to_thread(action)
+        except Exception:  # of whatever kind: the next time may find it mended
+            LOGGER.exception("%s failed", action.__name__)
         with suppress(TimeoutError):
             await asyncio.wait_for(now.wait(), PAUSE)
         now.clear()

@@ -104,7 +104,7 @@ def set_state(followers: Mapping[str, Follower], writer: Writer) -> None:
         SWAPS.labels(variant).set(follower.swaps)
         LOADED.labels(variant).set(follower.since)
         PROMOTED.labels(variant).set(promotion_time(model.bundle) if model else nan)
-        for version in follower.versions:
+        for version in tuple(follower.versions):  # another thread may add to them
             MODEL.labels(variant, version).set(model is not None and version == model.version)
 
 

@@ -74,6 +74,14 @@ class Service:
         variant = SHADOW if self.settings.share is None else CANARY
         return {CHAMPION: self.champion, variant: self.challenger}
 
+    def follow(self) -> None:
+        """Take over new bundles."""
+        for follower in self.followers.values():
+            follower.step()
+
+    def set_gauges(self) -> None:
+        metrics.set_state(self.followers, self.writer)
+
     def check_ready(self) -> None:
         """Raise HTTPException 503 if predictions are not answered."""
         if self.writer.full:
