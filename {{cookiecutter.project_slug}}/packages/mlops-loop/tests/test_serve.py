@@ -426,6 +426,7 @@ def test_a_new_model_comes_on_sighup_and_stays_also_with_a_process_that_starts_l
         def versions() -> set[str]:  # each time a new connection, so that both processes are asked
             return {ready()["model_version"] for _ in range(12)}
 
+        until(lambda: log.read_text().count("Application startup complete") == 2)
         assert versions() == {"1"}
         install("2")
         process.send_signal(signal.SIGHUP)

@@ -80,7 +80,6 @@ def configure(app: FastAPI | str, host: str, port: int, workers: int = 1) -> uvi
         ws="none",
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        timeout_worker_healthcheck=60,  # seconds: a process that still imports may not answer
     )
 
 
