@@ -2,10 +2,8 @@
 
 import json
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import pytest
 import requests
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
@@ -17,7 +15,7 @@ from mlops_loop.prediction_log.rejected_requests import RejectedCounter, count_r
 from mlops_loop.prediction_log.retention import prune
 from mlops_loop.prediction_log.tables import REFUSALS
 from mlops_loop.serving.app import create_app
-from mlops_loop.serving.open_inference.tensors import ACCEPTED
+from mlops_loop.serving.open_inference.inputs import ACCEPTED
 from mlops_loop.serving.request_schema import NOT_A_COLUMN
 
 from .server import running, until
@@ -41,33 +39,23 @@ def wrong(name: str) -> Any:
     return 7 if load_schema().inputs[name].type in ("category", "timestamp") else SECRET
 
 
-def tensors(row: dict[str, Any], **changes: Any) -> dict[str, Any]:
+def tensors(row: dict[str, Any]) -> list[dict[str, Any]]:
     """A row as the Open Inference Protocol has it."""
-    features = load_schema().inputs
-    inputs = [
-        {"name": name, "shape": [1], "datatype": ACCEPTED[features[name].type][0], "data": [value]}
+    kinds = {name: ACCEPTED[load_schema().inputs[name].type][0] for name in row}
+    return [
+        {"name": name, "shape": [1], "datatype": kinds[name], "data": [value]}
         for name, value in row.items()
     ]
-    return {"inputs": inputs} | changes
 
 
-@pytest.fixture
-def client(project: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
-    """A client whose server is started by the test, so that it can be stopped there."""
-    return TestClient(create_app(), "http://127.0.0.1")
-
-
-def test_refusals_are_counted_by_kind_and_column(client, row) -> None:
+def test_refusals_are_counted_by_kind_and_column(project, row) -> None:
     needed = next(name for name, column in load_schema().inputs.items() if not column.nullable)
+    codes = {"malformed": 400, "size": 413, "type": 415, "contract": 422}
     expected: dict[tuple[str, str], int] = {}
-    with client:
+    with TestClient(create_app(), "http://127.0.0.1") as client:
 
         def send(kind: str, place: str, path: str = "/v1/predict", **body: Any) -> None:
-            answer = client.post(path, **body)
-            assert (
-                answer.status_code
-                == {"malformed": 400, "size": 413, "type": 415, "contract": 422}[kind]
-            )
+            assert client.post(path, **body).status_code == codes[kind]
             expected[kind, place] = expected.get((kind, place), 0) + 1
 
         for name in row:
@@ -81,15 +69,12 @@ def test_refusals_are_counted_by_kind_and_column(client, row) -> None:
         send("type", "", content=SECRET, headers={"Content-Type": "text/plain"})
         send("type", "", content=SECRET, headers=JSON | {"Content-Encoding": SECRET})
         send("size", "", json={"rows": [row] * 1001})
-        send("contract", needed, V2, json=tensors(less))
-        send("contract", needed, V2, json=tensors(row | {needed: wrong(needed)}))
+        send("contract", needed, V2, json={"inputs": tensors(less)})
+        send("contract", needed, V2, json={"inputs": tensors(row | {needed: wrong(needed)})})
         send("malformed", "", V2, content=SECRET, headers=JSON)
         send("type", "", V2, content=SECRET, headers={"Content-Type": "text/plain"})
-        inputs = [
-            *tensors(row)["inputs"],
-            {"name": SECRET, "shape": [1], "datatype": "FP64", "data": [1]},
-        ]
-        send("contract", NOT_A_COLUMN, V2, json={"inputs": inputs})
+        foreign = {"name": SECRET, "shape": [1], "datatype": "FP64", "data": [1]}
+        send("contract", NOT_A_COLUMN, V2, json={"inputs": [*tensors(row), foreign]})
         # What is no request for predictions, or was answered, is not among them.
         assert client.post("/v1/outcomes", json={SECRET: SECRET}).status_code == 422
         assert client.post(f"/v2/models/{SECRET}/infer", json={}).status_code == 404
@@ -113,20 +98,18 @@ def test_those_without_a_key_are_not_counted(project, monkeypatch) -> None:
 
 
 def test_refusals_are_in_the_log_within_seconds_from_all_workers(project, row) -> None:
+    bad = json.dumps({"rows": [row | {SECRET: 1}]})
+    expected = {("contract", NOT_A_COLUMN): 40}
     with running("--workers", "2") as (address, _):
-        for _ in range(40):  # each on a connection of its own: some reach the one, some the other
-            answer = requests.post(
-                f"{address}/v1/predict", json={"rows": [row | {SECRET: 1}]}, timeout=60
-            )
-            assert answer.status_code == 422
-        until(lambda: refused() == {("contract", NOT_A_COLUMN): 40})
-        bad = json.dumps({"rows": [row]})[:-1]
-        answer = requests.post(f"{address}/v1/predict", data=bad, headers=JSON, timeout=60)
-        assert answer.status_code == 400
-    assert refused() == {
-        ("contract", NOT_A_COLUMN): 40,
-        ("malformed", ""): 1,
-    }  # it is stopped: none is left
+
+        def send(body: str) -> int:  # each on a connection of its own: both processes are reached
+            answer = requests.post(f"{address}/v1/predict", data=body, headers=JSON, timeout=60)
+            return answer.status_code
+
+        assert {send(bad) for _ in range(40)} == {422}
+        until(lambda: refused() == expected)
+        assert send("{") == 400
+    assert refused() == expected | {("malformed", ""): 1}  # it is stopped: none is left
 
 
 def test_what_is_read_begins_at_the_start_and_ends_before_the_end(project) -> None:
@@ -144,12 +127,12 @@ def test_what_is_read_begins_at_the_start_and_ends_before_the_end(project) -> No
             counter.insert(connection)
             counter.insert(connection)  # when nobody knows whether it was
     place = "a" * 128
-    assert count_rejected(engine, noon, noon + 2 * hour) == {
-        ("contract", place): 1 + 2,
-        ("size", ""): 3,
-    }
-    assert count_rejected(engine, noon + hour, noon + 2 * hour) == {("contract", place): 2}
-    assert count_rejected(engine, noon + 9 * hour, noon + 10 * hour) == {}
+    for first, last, found in (
+        (0, 2, {("contract", place): 1 + 2, ("size", ""): 3}),
+        (1, 2, {("contract", place): 2}),
+        (9, 10, {}),
+    ):
+        assert count_rejected(engine, noon + first * hour, noon + last * hour) == found
     assert prune(engine, noon + hour) == 0  # predictions; of which there are none
     with engine.connect() as connection:
         assert connection.scalar(sa.select(sa.func.sum(REFUSALS.c.requests))) == 2 + 3

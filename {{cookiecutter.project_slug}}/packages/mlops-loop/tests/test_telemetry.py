@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from math import isnan, nan
+from math import isnan
 from pathlib import Path
 from threading import Thread
 
-import pytest
 import requests
 import sqlalchemy as sa
+from fastapi.testclient import TestClient
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from mlops_loop.base import files
@@ -21,9 +21,9 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import WINDOWS
-from mlops_loop.prediction_log.window_summary import BOUNDS, VERDICTS, WindowSummary
+from mlops_loop.prediction_log.window_summary import BOUNDS, VERDICTS
 from mlops_loop.scoring.bundle import PROMOTION, open_bundle
-from mlops_loop.serving import metrics, monitor_metrics
+from mlops_loop.serving.app import create_app
 from mlops_loop.serving.http.telemetry import ENDPOINTS, JsonLines
 
 from .server import SERVED, install, running, until, value
@@ -65,19 +65,16 @@ def ask(address: str, **headers: str) -> None:
     """Send what must not be in any log: the client's own key, query, path and name."""
     row = open_bundle(files.BUNDLE).manifest.example
     headers = {"X-API-Key": SECRET, "User-Agent": SECRET, **headers}
-    body = {"rows": [row]}
-    answer = requests.post(
-        f"{address}/v1/predict?who={SECRET}", json=body, headers=headers, timeout=60
-    )
-    assert answer.status_code == 200
-    body = {"rows": [row | {SECRET: SECRET}]}
-    refused = requests.post(f"{address}/v1/predict", json=body, headers=headers, timeout=60)
-    assert refused.status_code == 422
-    assert requests.get(f"{address}/{SECRET}", headers=headers, timeout=60).status_code == 404
-    assert (
-        requests.get(f"{address}/v2/models/{SECRET}", headers=headers, timeout=60).status_code
-        == 404
-    )
+    for method, path, sent, code in (
+        ("POST", f"v1/predict?who={SECRET}", row, 200),
+        ("POST", "v1/predict", row | {SECRET: SECRET}, 422),
+        ("GET", SECRET, row, 404),
+        ("GET", f"v2/models/{SECRET}", row, 404),
+    ):
+        body = {"rows": [sent]}
+        url = f"{address}/{path}"
+        answer = requests.request(method, url, json=body, headers=headers, timeout=60)
+        assert answer.status_code == code
 
 
 def test_traces_are_sent_where_the_environment_says(project, monkeypatch) -> None:
@@ -112,33 +109,27 @@ def test_the_log_is_json_and_names_no_client_and_nothing_that_is_not_ours(
     assert SECRET not in written
     imported = [line for line in written.splitlines() if line.startswith("import time:")]
     assert any("onnxruntime" in line for line in imported)
-    assert not [
-        line for line in imported if "opentelemetry.sdk" in line or "opentelemetry.exporter" in line
-    ]
-    lines = [
-        json.loads(line) for line in written.splitlines() if not line.startswith("import time:")
-    ]
+    for name in ("opentelemetry.sdk", "opentelemetry.exporter"):
+        assert not any(name in line for line in imported)
+    rest = [line for line in written.splitlines() if not line.startswith("import time:")]
+    lines = list(map(json.loads, rest))
     assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
-    answered = [(line["method"], line["path"], line["status"]) for line in lines if "path" in line]
-    assert answered[-4:] == [
+    answered = [line for line in lines if "path" in line]
+    assert [(line["method"], line["path"], line["status"]) for line in answered[-4:]] == [
         ("POST", "/v1/predict", 200),
         ("POST", "/v1/predict", 422),
         ("GET", "other", 404),
         ("GET", "/v2/models/{name}", 404),
     ]
-    assert all(line["milliseconds"] > 0 for line in lines if "path" in line)
-
-
-def fail(secret: str) -> None:
-    try:
-        raise ValueError(secret)
-    except ValueError as error:
-        raise KeyError(secret) from error
+    assert all(line["milliseconds"] > 0 for line in answered)
 
 
 def test_an_exception_is_one_line_that_says_where_but_not_on_what(caplog) -> None:
     try:
-        fail(SECRET)
+        try:
+            raise ValueError(SECRET)
+        except ValueError as error:
+            raise KeyError(SECRET) from error
     except KeyError:
         logging.getLogger("x").exception("failed to reach //user:%s@host/", SECRET)
     line = JsonLines().format(caplog.records[-1])
@@ -151,7 +142,7 @@ def test_an_exception_is_one_line_that_says_where_but_not_on_what(caplog) -> Non
     assert Path(__file__).name in found["exception"]
 
 
-def window(days: int, summary: dict, model: str = "") -> None:
+def insert_window(days: int, summary: dict, model: str = "") -> None:
     """Put a window into the log, as the monitor does: one that ended so many days ago."""
     now = datetime.now(UTC)
     times = {"start": now - timedelta(days + 1), "end": now - timedelta(days), "made": now}
@@ -166,58 +157,37 @@ def test_the_metrics_tell_what_the_monitor_found_and_when_the_champion_was_promo
 ) -> None:
     name, *_, last = load_schema().features
     monkeypatch.setenv("BUNDLE", str(SERVED))
-    promoted = {"version": "1", "promoted_at": "2013-05-01T00:00:00+00:00"}
     install("1")
+    promoted = {"version": "1", "promoted_at": "2013-05-01T00:00:00+00:00"}
     files.write_json(SERVED / PROMOTION, promoted)
-    drift = {
-        "share": 0.5,
-        "columns": {name: {"score": 1.5, "threshold": 0.5}, SECRET: {"score": 1}},
-    }
+    columns = {name: {"score": 1.5, "threshold": 0.5}, SECRET: {"score": 1}}
     metric = {"value": 0.7, "low": 0.6, "high": None, "reference": 0.8}
     performance = {"coverage": 0.25, "metrics": {"roc_auc": metric, "not_known": {"value": None}}}
-    found = {
-        "rows": 1000,
-        "verdicts": ["drift", "decay"],
-        "drift": drift,
-        "performance": performance,
-    }
-    window(8, {"rows": 1, "verdicts": ["quality"]})  # an earlier one
-    window(1, found)
-    window(0, {"rows": 2, "verdicts": ["quality"]}, model="another")
+    found = {"rows": 1000, "verdicts": ["drift", "decay"], "performance": performance}
+    found["drift"] = {"share": 0.5, "columns": columns}
+    insert_window(8, {"rows": 1, "verdicts": ["quality"]})  # an earlier one
+    insert_window(1, found)
+    insert_window(0, {"rows": 2, "verdicts": ["quality"]}, model="another")
     started = time.time()
-    with running("--workers", "2") as (address, _):
-        tell = lambda: requests.get(f"{address}/metrics", timeout=60).text  # noqa: E731
-        until(lambda: value(tell(), "monitor_rows") == 1000)
-        text = tell()
-        assert value(text, "model_promoted_timestamp_seconds", 'variant="champion"') == 1367366400
-        assert abs(value(text, "monitor_last_run_timestamp_seconds") - started) < 60
-        assert abs(value(text, "monitor_window_end_timestamp_seconds") - started + 86400) < 60
-        told = {verdict: value(text, "monitor_verdict", f'"{verdict}"') for verdict in VERDICTS}
-        assert told == {"drift": 1, "quality": 0, "decay": 1}
-        assert value(text, "monitor_drift_share") == 0.5
-        assert value(text, "monitor_coverage") == 0.25
-        assert value(text, "monitor_column_score", f'"{name}"') == 1.5
-        assert value(text, "monitor_column_threshold", f'"{name}"') == 0.5
-        assert isnan(value(text, "monitor_column_score", f'"{last}"'))  # was not compared
-        assert SECRET not in text  # no column of the contract
-        bounds = {bound: value(text, "monitor_metric", f'"{bound}"') for bound in BOUNDS}
+    with TestClient(create_app(), "http://127.0.0.1") as client:
+
+        def told(metric: str, label: str = "") -> float:
+            return value(client.get("/metrics").text, metric, label)
+
+        until(lambda: told("model_promoted_timestamp_seconds", '"champion"') == 1367366400)
+        assert abs(told("monitor_last_run_timestamp_seconds") - started) < 60
+        assert abs(told("monitor_window_end_timestamp_seconds") - started + 86400) < 60
+        verdicts = {verdict: told("monitor_verdict", f'"{verdict}"') for verdict in VERDICTS}
+        assert verdicts == {"drift": 1, "quality": 0, "decay": 1}
+        assert told("monitor_rows") == 1000
+        assert told("monitor_drift_share") == 0.5
+        assert told("monitor_coverage") == 0.25
+        assert told("monitor_column_score", f'"{name}"') == 1.5
+        assert told("monitor_column_threshold", f'"{name}"') == 0.5
+        bounds = {bound: told("monitor_metric", f'"{bound}"') for bound in BOUNDS}
         assert bounds == {"value": 0.7, "low": 0.6, "high": 0, "reference": 0.8}
-        assert 'bound="high"' not in text
-        assert "not_known" not in text
+        # No column of the contract, one that was not compared, and what has no value.
+        for absent in (SECRET, f'column="{last}"', 'bound="high"', "not_known"):
+            assert absent not in client.get("/metrics").text
         install("2")  # without a date
-        until(lambda: isnan(value(tell(), "model_promoted_timestamp_seconds")))
-
-
-def test_what_a_newer_window_lacks_is_not_told_of_an_older_one(project) -> None:
-    schema = load_schema()
-    name = next(iter(schema.features))
-    drift = {"share": 0.5, "columns": {name: {"score": 1.5, "threshold": 0.5}}}
-    performance = {"coverage": 0.25, "metrics": {"f1": {"value": 0.7}}}
-    for summary, one in (({"drift": drift, "performance": performance}, 0.7), ({"rows": 5}, nan)):
-        monitor_metrics.set_window(WindowSummary(**summary), schema)
-        text = metrics.exposition().decode()
-        assert value(text, "monitor_metric", '"f1"') == pytest.approx(one, nan_ok=True)
-        assert isnan(value(text, "monitor_column_score", f'"{name}"')) == isnan(one)
-        assert isnan(value(text, "monitor_drift_share")) == isnan(one)
-    for promoted_at in ("", "yesterday"):
-        assert isnan(metrics.promotion_time(promoted_at))
+        until(lambda: isnan(told("model_promoted_timestamp_seconds")))

@@ -65,10 +65,9 @@ def test_a_canary_answers_its_share_and_always_the_same_requests(
         assert first[:20] == again
         assert 30 <= first.count("9") <= 90  # of 200: three standard deviations are 19 either way
         lines = logged()
-        assert {(line["model_version"] == "9", line["variant"] == "canary") for line in lines} == {
-            (True, True),
-            (False, False),
-        }
+        assert all(
+            (line["model_version"] == "9") == (line["variant"] == "canary") for line in lines
+        )
         shutil.rmtree(CHALLENGER)  # as when it is promoted, or another model is
         until(lambda: "9" not in {answered(client, row, rows)[0] for rows in range(1, 41)})
 
@@ -77,21 +76,21 @@ def test_a_challenger_that_cannot_be_served_leaves_the_champion_alone(
     challenger, row, monkeypatch
 ) -> None:
     monkeypatch.setenv("TRAFFIC", "canary:1")
-    (CHALLENGER / "bundle.json").write_text(json.dumps({"files": {}}))
+    manifest = read_document(CHALLENGER / MANIFEST, Manifest)
+    (CHALLENGER / MANIFEST).write_text(json.dumps({"files": {}}))
     with TestClient(create_app(), "http://127.0.0.1") as client:
-        until(lambda: "canary" in client.get("/health/ready").json().get("refused", {}))
+
+        def refused() -> str:
+            return client.get("/health/ready").json().get("refused", {}).get("canary", "")
+
+        until(refused)
         assert answered(client, row, 1)[0] != "9"
         until(lambda: value(client.get("/metrics").text, "model_refused", 'variant="canary"') == 1)
-
-
-def test_a_challenger_of_another_contract_gets_no_traffic(challenger, row, monkeypatch) -> None:
-    monkeypatch.setenv("TRAFFIC", "canary:1")
-    # It would refuse rows that the champion takes.
-    name = next(name for name, column in load_schema().features.items() if column.nullable)
-    change(CHALLENGER / "schema.yaml", "columns", name, nullable=False)
-    write_manifest(CHALLENGER, read_document(CHALLENGER / MANIFEST, Manifest))
-    with TestClient(create_app(), "http://127.0.0.1") as client:
-        until(lambda: client.get("/health/ready").json().get("refused"))
+        # Of another contract: it would refuse rows that the champion takes.
+        name = next(name for name, column in load_schema().features.items() if column.nullable)
+        change(CHALLENGER / "schema.yaml", "columns", name, nullable=False)
+        write_manifest(CHALLENGER, manifest)
+        until(lambda: "differs from the champion" in refused())
         assert answered(client, row, 1)[0] != "9"
 
 
@@ -103,9 +102,7 @@ def test_requests_that_are_sent_again_have_a_shadow_too_and_one(
         until(lambda: loaded(client))
         for _ in range(3):
             headers = {"Idempotency-Key": "k"}
-            assert (
-                client.post("/v1/predict", json={"rows": [row]}, headers=headers).status_code == 200
-            )
+            client.post("/v1/predict", json={"rows": [row]}, headers=headers).raise_for_status()
         until(lambda: {line["variant"] for line in logged()} == {"champion", "shadow"})
     assert len(logged()) == 2
 
@@ -125,15 +122,9 @@ def test_a_model_that_answers_another_question_is_no_successor(project) -> None:
         columns = schema.columns | {schema.target: target.model_copy(update=facts)}
         return breaking_changes(schema.model_copy(update={"columns": columns}), schema)
 
-    assert (
-        breaking_changes(
-            schema, schema.model_copy(update={"name": "other", "description": "other"})
-        )
-        == []
-    )
-    assert of_target(description="other") == []
+    other = schema.model_copy(update={"name": "other", "description": "other"})
+    assert breaking_changes(schema, other) == of_target(description="other") == []
     assert breaking_changes(schema, schema.model_copy(update={"target": "other"})) == ["target"]
     if schema.classes:
-        assert of_target(categories=(*schema.classes, "another")) == [
-            f"columns.{schema.target}.categories"
-        ]
+        places = of_target(categories=(*schema.classes, "another"))
+        assert places == [f"columns.{schema.target}.categories"]

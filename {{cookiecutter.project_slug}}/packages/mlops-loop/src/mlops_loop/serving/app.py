@@ -5,116 +5,88 @@ import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
+from importlib.resources import files
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from mlops_loop.base.project import current_project
 from mlops_loop.base.settings import load_settings
-from mlops_loop.serving import metrics, monitor_metrics
-from mlops_loop.serving.hot_reload import watch
+from mlops_loop.serving import api
 from mlops_loop.serving.http.auth import ApiKeys
-from mlops_loop.serving.http.middleware import Middleware
-from mlops_loop.serving.http.rate_limit import RateLimiter
+from mlops_loop.serving.http.middleware import Middleware, refuse
 from mlops_loop.serving.http.telemetry import tracing_options
+from mlops_loop.serving.monitor_metrics import NewestWindow
 from mlops_loop.serving.open_inference import routes as open_inference
 from mlops_loop.serving.openapi import document
-from mlops_loop.serving.request_schema import Invalid
-from mlops_loop.serving.routes import api, pages
-from mlops_loop.serving.routes.api import add_documentation
-from mlops_loop.serving.routes.predict import http_error, invalid_request, predict_handler
 from mlops_loop.serving.service import Service
 
-GAUGE_SECONDS = 1.0  # between two updates of the gauges
-MONITOR_SECONDS = 30.0  # between two reads of what the monitor found
+PAUSE = 0.5  # seconds between two looks at the bundles, and two updates of the gauges
 LOGGER = logging.getLogger("uvicorn.error")
 
 
 def create_app() -> FastAPI:
     """Return the API of the bundle in BUNDLE, with its prediction log."""
     settings = load_settings()
-    service = Service(settings)
-    keys = ApiKeys(settings)
     app = FastAPI(
         title=current_project().name,
-        lifespan=lifespan(service),
+        lifespan=run,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         telemetry=tracing_options(),
+        exception_handlers={HTTPException: refuse},
     )
-    app.state.service = service
-    app.include_router(api.router(service))
-    app.include_router(open_inference.router(service))
-    app.include_router(pages.router(service, keys.required))
-    add_documentation(app)
-    add_error_handlers(app, service)
-    limiter = None
-    if settings.rate_limit:
-        limiter = RateLimiter(settings.rate_limit, settings.rate_limit_url.get_secret_value())
-    app.openapi = lambda: document(app, service.model, keys.required, limiter is not None)  # type: ignore[method-assign]
-    app.add_middleware(
-        Middleware,
-        predict=predict_handler(service),
-        keys=keys,
-        limiter=limiter,
-        max_bytes=settings.max_body_mb * 2**20,
-        count_rejected=service.writer.count_rejected,
-    )
+    service = app.state.service = Service(settings)
+    keys = app.state.keys = ApiKeys(settings)
+    app.state.newest_window = NewestWindow(service)
+    for router in (api.ROUTER, api.PAGES, open_inference.ROUTER):
+        app.include_router(router)
+    static = str(files("fastapi_offline").joinpath("static"))
+    app.mount("/static-offline-docs", StaticFiles(directory=static))
+    limit = None
+    if settings.rate_limit:  # most servers have none, and do without what it needs
+        from mlops_loop.serving.http.rate_limit import RateLimiter
+
+        url = settings.rate_limit_url.get_secret_value()
+        limit = RateLimiter(settings.rate_limit, url).check
+    app.openapi = lambda: document(app, service.model, keys.required, limit is not None)  # type: ignore[method-assign]
+    app.add_middleware(Middleware, service=service, keys=keys, limit=limit)
     return app
 
 
-def add_error_handlers(app: FastAPI, service: Service) -> None:
-    @app.exception_handler(Invalid)
-    async def invalid(request: Request, error: Invalid) -> JSONResponse:
-        return invalid_request(service, request, error)
-
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> JSONResponse:
-        return http_error(request, error)
-
-
-def lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    @asynccontextmanager
-    async def run(_: FastAPI) -> AsyncIterator[None]:
-        service.writer.start()
-        reload_now, stop_watching = watch(list(service.followers.values()))
-        with suppress(ValueError, AttributeError):  # not in the main thread, or on Windows
-            signal.signal(signal.SIGHUP, lambda *_: reload_now())
-        tasks = [
-            asyncio.create_task(update_gauges(service)),
-            asyncio.create_task(update_monitor_gauges(service)),
-        ]
-        gc.freeze()  # what exists by now stays: the collector need not visit it again
-        # Reference counts free the thousands of objects of a request with many rows; with Python's
-        # own limit of 700 the collector took a tenth of the event loop's time.
-        gc.set_threshold(50_000, 20, 50)
-        yield
-        for task in tasks:
-            task.cancel()
-        stop_watching()
-        await asyncio.to_thread(service.writer.close)
-
-    return run
+@asynccontextmanager
+async def run(app: FastAPI) -> AsyncIterator[None]:
+    """Run what the service needs beside its requests."""
+    service: Service = app.state.service
+    service.writer.start()
+    service.set_gauges()
+    now = asyncio.Event()
+    tasks = [
+        asyncio.create_task(repeat(action, now)) for action in (service.follow, service.set_gauges)
+    ]
+    loop = asyncio.get_running_loop()
+    with suppress(ValueError, AttributeError):  # not in the main thread, or on Windows
+        signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(now.set))
+    gc.freeze()  # what exists by now stays: the collector need not visit it again
+    # Reference counts free the thousands of objects of a request with many rows; with Python's
+    # own limit of 700 the collector took a tenth of the event loop's time.
+    gc.set_threshold(50_000, 20, 50)
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.to_thread(service.writer.close)
 
 
-async def update_gauges(service: Service) -> None:
-    """Keep the gauges of this process up to date."""
+async def repeat(action: Callable[[], None], now: asyncio.Event) -> None:
+    """Run an action again and again in a thread, and at once when the event is set."""
     while True:
         try:
-            metrics.set_state(service.followers, service.writer.status(), service.ready)
-        except Exception:  # of whatever kind: the next update may work
-            LOGGER.exception("the gauges could not be updated")
-        await asyncio.sleep(GAUGE_SECONDS)
-
-
-async def update_monitor_gauges(service: Service) -> None:
-    """Keep what `monitor` found last among the metrics."""
-    while True:
-        try:
-            await asyncio.to_thread(monitor_metrics.refresh, service)
-        except Exception:  # of whatever kind: the next update may work
-            LOGGER.exception("the monitor's gauges could not be updated")
-        await asyncio.sleep(MONITOR_SECONDS)
+            await asyncio.to_thread(action)
+        except Exception:  # of whatever kind: the next time may find it mended
+            LOGGER.exception("%s failed", action.__name__)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(now.wait(), PAUSE)
+        now.clear()

@@ -2,22 +2,22 @@
 
 import logging
 import shutil
-import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from mlops_loop.base import files
+from mlops_loop.base.errors import Failure
 from mlops_loop.contract.compatibility import BREAK, TABLE, changes
 from mlops_loop.contract.schema import Schema
+from mlops_loop.scoring.promotion import PromotionFacts
 from mlops_loop.serving.loaded_model import LoadedModel, load
 
-PAUSE = 0.5  # seconds between two checks of a bundle's folder
 LOGGER = logging.getLogger("uvicorn.error")
+Snapshot = dict[str, tuple[int, ...]]
 
 
-def snapshot(folder: Path) -> dict[str, tuple[int, ...]]:
+def snapshot(folder: Path) -> Snapshot:
     """Return inode, size and time of each file in the folder; nothing if it does not exist."""
     try:
         facts = {str(path): path.stat() for path in folder.rglob("*")}
@@ -30,23 +30,41 @@ class Follower:
     """The model of a folder: `model` is what is served now, `refused` why a newer one is not.
 
     With `champion`, the follower of another folder, it is that one's challenger: it need not exist,
-    and must take and answer what the champion does.
+    and must take and answer what the champion does. In `kept` there is a copy of what is served,
+    for a process that starts later than others and finds a bundle that cannot be.
     """
 
-    def __init__(self, folder: Path, secret: bytes, champion: "Follower | None" = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        secret: bytes,
+        kept: Path | None = None,
+        champion: "Follower | None" = None,
+    ) -> None:
         self.folder = folder
         self.secret = secret
+        self.kept = kept
         self.champion = champion
         self.refused = ""
         self.swaps = 0
         self.since = time.time()
-        self.seen = snapshot(folder)
-        self.against: Schema | None = None  # the champion's contract, when it was checked
-        self.model = None if champion else load(folder, secret)
-        self.kept: Path | None = None  # where a copy of what is served is kept
-        self.versions = (
-            {self.model.version} if self.model else set()
-        )  # all that were served, for the metrics
+        self.seen: Snapshot | None = None  # when it was checked
+        self.against: Schema | None = None  # the contract of the champion then
+        self.model: LoadedModel | None = None
+        self.versions: set[str] = set()  # all that were served, for the metrics
+        if not champion:
+            self.begin()
+
+    def begin(self) -> None:
+        seen = snapshot(self.folder)
+        try:
+            self.model = load(self.folder, self.secret)
+            self.seen = seen
+        except Failure:
+            if self.kept is None:
+                raise
+            self.model = load(self.kept, self.secret)
+        self.versions.add(self.model.version)
 
     def step(self) -> None:
         """Check once: a new bundle is loaded and warmed, and then takes over."""
@@ -56,94 +74,59 @@ class Follower:
             return
         model = None
         problem = ""
-        if self.champion and not now:
-            self.seen = now
-            self.against = other
-            self.model = None
-            self.refused = ""
-            return
-        try:
-            model = load(self.folder, self.secret)
-            problem = reason_against(self.model, model, other)
-        except Exception as error:  # of whatever kind: it must not end the following
-            problem = str(error).partition("\n")[0]
-        if snapshot(self.folder) != now:
-            return  # replaced meanwhile: what was read may be of two bundles
+        if now or not self.champion:
+            try:
+                model = load(self.folder, self.secret)
+                problem = reason_against(self.model, model, other)
+            except Exception as error:  # of whatever kind: it must not end the following
+                problem = str(error).partition("\n")[0]
+            if snapshot(self.folder) != now:
+                return  # replaced meanwhile: what was read may be of two bundles
         self.seen = now
         self.against = other
-        if self.champion and problem:
+        if self.champion and (problem or not model):
             self.model = None  # an older one may not go with the champion either
         if problem and problem != self.refused:
             served = (
                 f"version {self.model.version} is served on" if self.model else "none is served"
             )
             LOGGER.error("%s, the new bundle in %s cannot be: %s", served, self.folder, problem)
-        elif model and not problem and not is_same_bundle(model, self.model):
-            self.model = model
-            self.swaps += 1
-            self.since = time.time()
-            self.versions.add(model.version)
-            self.keep(now)
-            LOGGER.info("version %s in %s is served now", model.version, self.folder)
+        elif model and not problem and identity(model) != identity(self.model):
+            self.take_over(model)
         self.refused = problem
 
-    def keep(self, now: dict[str, tuple[int, ...]]) -> None:
-        """Copy what is served, for a process that starts later and finds a broken bundle."""
-        if self.kept is None:
-            return
-        with (
-            suppress(OSError),
-            files.writing(self.kept) as tmp_path,
-        ):  # another process may do it, too
-            shutil.copytree(self.folder, tmp_path)
-            if snapshot(self.folder) != now:
-                raise OSError("replaced meanwhile")
+    def take_over(self, model: LoadedModel) -> None:
+        self.model = model
+        self.swaps += 1
+        self.since = time.time()
+        self.versions.add(model.version)
+        LOGGER.info("version %s in %s is served now", model.version, self.folder)
+        if self.kept:
+            # Another process may do it, too.
+            with suppress(OSError), files.writing(self.kept) as tmp_path:
+                shutil.copytree(self.folder, tmp_path)
+                if snapshot(self.folder) != self.seen:
+                    raise OSError("replaced meanwhile")
 
 
 def reason_against(old: LoadedModel | None, new: LoadedModel, champion: Schema | None) -> str:
     """Return why a model must not take over, or stand beside the champion."""
     if champion:
-        found = [
-            change.where for change in changes(champion, new.bundle.schema) if change.kind == BREAK
-        ]
+        found = breaks(champion, new.bundle.schema)
         return f"it differs from the champion in {found[0]}" if found else ""
-    broken = breaking_changes(old.bundle.schema, new.bundle.schema) if old else []
-    return f"it answers another question ({broken[0]}): start the server anew" if broken else ""
+    found = breaking_changes(old.bundle.schema, new.bundle.schema) if old else []
+    return f"it answers another question ({found[0]}): start the server anew" if found else ""
+
+
+def breaks(old: Schema, new: Schema) -> list[str]:
+    return [change.where for change in changes(old, new) if change.kind == BREAK]
 
 
 def breaking_changes(old: Schema, new: Schema) -> list[str]:
     """Return the places where the answers of two contracts mean something else."""
     places = (*TABLE, f"columns.{old.target}", f"columns.{old.target}.")
-    found = [change.where for change in changes(old, new) if change.kind == BREAK]
-    return [where for where in found if where.startswith(places)]
+    return [where for where in breaks(old, new) if where.startswith(places)]
 
 
-def is_same_bundle(one: LoadedModel, other: LoadedModel | None) -> bool:
-    mine = one.bundle.sha256, one.bundle.promotion
-    return other is not None and mine == (other.bundle.sha256, other.bundle.promotion)
-
-
-def watch(followers: list[Follower]) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Check repeatedly in a thread; return the functions that make it check now, and stop."""
-    now = threading.Event()
-    ended = threading.Event()
-
-    def run() -> None:
-        while not ended.is_set():
-            now.wait(PAUSE)
-            now.clear()
-            for follower in followers:
-                try:
-                    follower.step()
-                except Exception:  # of whatever kind: the next look may find it mended
-                    LOGGER.exception("%s cannot be followed", follower.folder)
-
-    thread = threading.Thread(target=run, daemon=True, name="follow")
-    thread.start()
-
-    def end() -> None:
-        ended.set()
-        now.set()
-        thread.join(1)
-
-    return now.set, end
+def identity(model: LoadedModel | None) -> tuple[str, PromotionFacts] | None:
+    return (model.bundle.sha256, model.bundle.promotion) if model else None

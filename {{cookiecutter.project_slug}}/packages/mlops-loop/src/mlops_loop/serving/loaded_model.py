@@ -43,8 +43,8 @@ def load(folder: Path, secret: bytes = b"") -> LoadedModel:
     Raises Failure if there is none, and Refusal if it cannot be served.
     """
     bundle = open_bundle(folder)
-    readers = Reader(bundle.schema, secret), OutcomeReader(bundle.schema)
-    served = LoadedModel(bundle, *readers, open_scorer(bundle))
+    reader = Reader(bundle.schema, secret)
+    served = LoadedModel(bundle, reader, OutcomeReader(bundle.schema), open_scorer(bundle))
     try:
         served.score(served.reader.read(msgspec.json.encode({"rows": [bundle.manifest.example]})))
     except Exception as error:  # of as many kinds as there are engines

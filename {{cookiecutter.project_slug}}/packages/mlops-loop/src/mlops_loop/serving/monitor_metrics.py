@@ -1,94 +1,76 @@
-"""Prometheus metrics of what `monitor` found in its newest window.
+"""Prometheus metrics of what `monitor` found in its newest window."""
 
-Each process of the server reads it from the prediction log: the last one to do so is right.
-"""
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
-from math import nan
-
-from prometheus_client import Gauge
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.contract.schema import Schema
-from mlops_loop.prediction_log.window_summary import (
-    VERDICTS,
-    Bounds,
-    ColumnDrift,
-    WindowSummary,
-    read_newest,
-)
-from mlops_loop.serving.metrics import NEWEST
+from mlops_loop.prediction_log.window_summary import VERDICTS, WindowSummary, read_newest
 from mlops_loop.serving.service import Service
 
-RUN = Gauge(
-    "monitor_last_run_timestamp_seconds",
-    "When `monitor` last ran; 0 if it never did",
-    multiprocess_mode=NEWEST,
-)
-WINDOW_END = Gauge(
-    "monitor_window_end_timestamp_seconds", "End of the newest window", multiprocess_mode=NEWEST
-)
-VERDICT = Gauge(
-    "monitor_verdict",
-    "1 if the newest window has this verdict",
-    ["verdict"],
-    multiprocess_mode=NEWEST,
-)
-DRIFT = Gauge("monitor_drift_share", "Share of the columns that drifted", multiprocess_mode=NEWEST)
-COLUMN = Gauge(
-    "monitor_column_score", "Drift score of a column", ["column"], multiprocess_mode=NEWEST
-)
-LIMIT = Gauge(
-    "monitor_column_threshold", "Drift threshold of a column", ["column"], multiprocess_mode=NEWEST
-)
-METRIC = Gauge(
-    "monitor_metric",
-    "Metrics of the labelled predictions: value, interval, and that of the test window",
-    ["metric", "bound"],
-    multiprocess_mode=NEWEST,
-)
-COVERAGE = Gauge(
-    "monitor_coverage", "Share of the predictions with an outcome", multiprocess_mode=NEWEST
-)
-WINDOW_ROWS = Gauge("monitor_rows", "Predictions in the newest window", multiprocess_mode=NEWEST)
-NOT_COMPARED = ColumnDrift()
-SEEN: dict[str, set[str]] = {}  # metrics, and which of BOUNDS some window had
+SECONDS = 30.0  # between two looks into the prediction log
+METRICS = {  # texts and labels
+    "last_run_timestamp_seconds": ("When `monitor` last ran; 0 if it never did",),
+    "window_end_timestamp_seconds": ("End of the newest window",),
+    "verdict": ("1 if the newest window has this verdict", "verdict"),
+    "drift_share": ("Share of the columns that drifted",),
+    "column_score": ("Drift score of a column", "column"),
+    "column_threshold": ("Drift threshold of a column", "column"),
+    "metric": (
+        "Metrics of the labelled predictions: value, interval, and that of the test window",
+        "metric",
+        "bound",
+    ),
+    "coverage": ("Share of the predictions with an outcome",),
+    "rows": ("Predictions in the newest window",),
+}
+Sample = tuple[str, float | None, *tuple[str, ...]]  # of a metric, with the values of its labels
 
 
-def refresh(service: Service) -> None:
-    """Set the gauges to the newest window; while the database is away, they stay as they are."""
-    model = service.settings.mlflow_experiment_name
-    try:
-        summary = read_newest(service.writer.engine, model)
-    except SQLAlchemyError:  # the writer has logged it
+class NewestWindow(Collector):
+    """Reads the newest window when it is asked; while the database is away, it stays as it was."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.summary: WindowSummary | None = None
+        self.read_at = -SECONDS
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        writer = self.service.writer
+        if time.monotonic() - self.read_at >= SECONDS and writer.database.available:
+            self.read_at = time.monotonic()
+            model = self.service.settings.mlflow_experiment_name
+            with suppress(SQLAlchemyError):  # the writer logs it
+                self.summary = read_newest(writer.engine, model)
+        families = {
+            name: GaugeMetricFamily(f"monitor_{name}", text, labels=labels)
+            for name, (text, *labels) in METRICS.items()
+        }
+        for name, value, *labels in samples(self.summary, self.service.model.bundle.schema):
+            if value is not None:
+                families[name].add_metric(labels, value)
+        return families.values()
+
+
+def samples(summary: WindowSummary | None, schema: Schema) -> Iterator[Sample]:
+    """Return the values of a window's metrics; None is one that it lacks."""
+    yield "last_run_timestamp_seconds", summary.made.timestamp() if summary else 0
+    if summary is None:
         return
-    if summary:
-        set_window(summary, service.model.bundle.schema)
-
-
-def set_window(summary: WindowSummary, schema: Schema) -> None:
-    """Set the gauges. What this window lacks becomes NaN: no value of another window may stay."""
-    RUN.set(summary.made.timestamp())
-    WINDOW_END.set(summary.end.timestamp())
-    for name in VERDICTS:
-        VERDICT.labels(name).set(name in summary.verdicts)
-    DRIFT.set(or_nan(summary.drift_share))
-    columns = summary.drift.columns if summary.drift else {}
-    for name in (*schema.features, schema.prediction):  # and no other: a label for each
-        column = columns.get(name, NOT_COMPARED)
-        COLUMN.labels(name).set(or_nan(column.score))
-        LIMIT.labels(name).set(or_nan(column.threshold))
-    set_metrics(summary.metrics)
-    COVERAGE.set(or_nan(summary.coverage))
-    WINDOW_ROWS.set(or_nan(summary.rows))
-
-
-def set_metrics(metrics: dict[str, Bounds]) -> None:
-    for name, values in metrics.items():
-        SEEN.setdefault(name, set()).update(values)
-    for name, bounds in SEEN.items():
-        for bound in bounds:
-            METRIC.labels(name, bound).set(metrics.get(name, {}).get(bound, nan))
-
-
-def or_nan(value: float | None) -> float:
-    return nan if value is None else float(value)
+    yield "window_end_timestamp_seconds", summary.end.timestamp()
+    yield "drift_share", summary.drift_share
+    yield "coverage", summary.coverage
+    yield "rows", summary.rows
+    for verdict in VERDICTS:
+        yield "verdict", verdict in summary.verdicts, verdict
+    for name, column in summary.drift.columns.items() if summary.drift else ():
+        if name in schema.features or name == schema.prediction:  # no other becomes a label
+            yield "column_score", column.score, name
+            yield "column_threshold", column.threshold, name
+    for name, bounds in summary.metrics.items():
+        for bound, value in bounds.items():
+            yield "metric", value, name, bound

@@ -1,31 +1,22 @@
 """The OpenAPI document: the contract's types, and the keys and limits that are in force."""
 
-from math import ceil, floor
-from typing import TypedDict
-
 import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import JsonValue
 
 from mlops_loop.base.project import current_project
-from mlops_loop.contract.json_schema import JsonSchema
-from mlops_loop.contract.limits import MAX_ROWS
-from mlops_loop.contract.schema import Column, Schema
-from mlops_loop.contract.values import Row
 from mlops_loop.scoring.predictions import answer_schema, with_ids
 from mlops_loop.serving.http.auth import is_open
 from mlops_loop.serving.loaded_model import LoadedModel
 
-JSON = "application/json"
 ELSEWHERE = (
     "Besides: `/v2` speaks the Open Inference Protocol, `/metrics` is for Prometheus, and "
     "[the first page](./) has a form and the model card."
 )
-ERROR_SCHEMA: JsonSchema = {"type": "object", "properties": {"detail": {}}, "required": ["detail"]}
+ERROR_SCHEMA = {"type": "object", "properties": {"detail": {}}, "required": ["detail"]}
 ANY_ID = "019a7c3e51d0f4b28c6e9d2a7b150000"  # in examples
-PREDICT = "/v1/predict"
-PREDICT_TEXT = "Score the rows; every prediction is in the log before it is answered."
+REF = "#/components/schemas/{name}"
 API_KEY = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
 BODY_ERRORS = {
     400: "Not JSON",
@@ -39,163 +30,67 @@ BODY_ERRORS = {
 KEY_ERRORS = {401: "X-API-Key is missing or wrong"}
 NO_KEY_ERRORS = {403: "No API keys configured: only localhost requests are allowed"}
 RATE_ERRORS = {429: "Too many requests with this key: Retry-After says when to try again"}
+Document = dict[str, JsonValue]
 
 
-class MediaType(TypedDict):
-    schema: JsonSchema
+def content(name: str) -> Document:
+    return {"application/json": {"schema": {"$ref": REF.format(name=name)}}}
 
 
-Content = dict[str, MediaType]
-
-
-class ResponseObject(TypedDict):
-    description: str
-    content: Content
-
-
-class RequestBody(TypedDict):
-    required: bool
-    content: Content
-
-
-class Operation(TypedDict):
-    """What OpenAPI says of an endpoint besides its path and texts."""
-
-    requestBody: RequestBody
-    responses: dict[str, ResponseObject]
-
-
-def content(name: str) -> Content:
-    return {JSON: {"schema": {"$ref": f"#/components/schemas/{name}"}}}
-
-
-def error_response(description: str = "Error") -> ResponseObject:
-    return {"description": description, "content": content("Error")}
-
-
-def json_operation(body: str, answer: str) -> Operation:
-    """Return the OpenAPI text of an endpoint that takes and returns JSON, by schemas' names."""
-    errors = {str(code): error_response(text) for code, text in BODY_ERRORS.items()}
-    success: ResponseObject = {"description": "Done", "content": content(answer)}
+def error_responses(texts: dict[int, str]) -> Document:
     return {
-        "requestBody": {"required": True, "content": content(body)},
-        "responses": {"200": success} | errors,
+        str(code): {"description": text, "content": content("Error")}
+        for code, text in texts.items()
     }
 
 
-def document(
-    app: FastAPI, model: LoadedModel, keys_required: bool, rate_limited: bool
-) -> dict[str, JsonValue]:
+def json_operation(body: str, answer: str) -> Document:
+    """Return the OpenAPI text of an endpoint that takes and returns JSON, by schemas' names."""
+    success: Document = {"200": {"description": "Done", "content": content(answer)}}
+    return {
+        "requestBody": {"required": True, "content": content(body)},
+        "responses": success | error_responses(BODY_ERRORS),
+    }
+
+
+def document(app: FastAPI, model: LoadedModel, keys_required: bool, rate_limited: bool) -> Document:
     """Return the document of what is served now: a new model may come with another contract."""
     found = get_openapi(
         title=current_project().name,
-        version=model.bundle.version,
+        version=model.version,
         description=f"{model.bundle.schema.description}\n\n{ELSEWHERE}",
         routes=app.routes,
         servers=[{"url": "."}],  # from where this document is: a proxy may add a prefix
     )
-    # The middleware answers it, not a route.
-    predict = {
-        "summary": "Predict rows and log each prediction",
-        "description": PREDICT_TEXT,
-        "operationId": "predict",
-        "tags": ["predictions"],
-    }
-    found["paths"] = {PREDICT: {"post": predict | json_operation("Rows", "Answer")}} | found[
-        "paths"
-    ]
-    components = found.setdefault("components", {})
-    components.setdefault("schemas", {}).update(schemas(model))
+    components = found["components"]
+    components["schemas"] |= schemas(model)
     if keys_required:
         components["securitySchemes"] = {"key": API_KEY}
-    codes = KEY_ERRORS if keys_required else NO_KEY_ERRORS
-    if rate_limited:
-        codes = codes | RATE_ERRORS
-    errors = {str(code): error_response(text) for code, text in codes.items()}
+    errors = KEY_ERRORS if keys_required else NO_KEY_ERRORS
+    errors = errors | (RATE_ERRORS if rate_limited else {})
     for path, operations in found["paths"].items():
         for operation in operations.values():
             if not is_open(path):
-                operation["responses"] |= errors
+                operation["responses"] |= error_responses(errors)
                 if keys_required:
                     operation["security"] = [{"key": []}]
     return found
 
 
-def schemas(model: LoadedModel) -> dict[str, JsonSchema]:
-    bundle = model.bundle
-    return {
-        "Row": row_schema(bundle.schema),
-        "Rows": rows_schema(bundle.manifest.example),
-        "Answer": {**answer_schema(bundle.schema), "example": example_answer(model)},
-        **outcome_schemas(model),
-        "Error": ERROR_SCHEMA,
-    }
-
-
-def outcome_schemas(model: LoadedModel) -> dict[str, JsonSchema]:
-    template = "#/components/schemas/{name}"
-    _, found = msgspec.json.schema_components((model.outcomes.type,), ref_template=template)
+def schemas(model: LoadedModel) -> dict[str, object]:
+    """Return the schemas of requests, as they are checked, and of answers."""
+    row = model.bundle.manifest.example
+    answers = with_ids([ANY_ID], model.score(model.reader.from_records([row]))[0])
+    answer = {"model_version": model.version, "predictions": msgspec.to_builtins(answers)}
     classes = model.bundle.schema.classes
-    example = {"prediction_id": ANY_ID, "value": classes[0] if classes else 1}
-    return {**found, "Outcomes": {**found["Outcomes"], "example": {"outcomes": [example]}}}
-
-
-def example_answer(model: LoadedModel) -> dict[str, object]:
-    """Return the model's answer to the contract's example."""
-    rows = model.reader.from_records([model.bundle.manifest.example])
-    predictions = with_ids([ANY_ID], model.score(rows)[0])
-    return {"model_version": model.version, "predictions": msgspec.to_builtins(predictions)}
-
-
-def input_schema(column: Column, missing: tuple[str, ...]) -> JsonSchema:
-    """Return the JSON Schema of one value."""
-    text = f"{column.description} ({column.unit})" if column.unit else column.description
-    low, high = column.limits
-    kinds: dict[str, JsonSchema] = {
-        "boolean": {"type": "boolean"},
-        "integer": {"type": "integer", "minimum": ceil(low), "maximum": floor(high)},
-        "number": {"type": "number", "minimum": low, "maximum": high},
-        "category": {"type": "string", "enum": list(column.categories or ())},
-        "timestamp": {"type": "string", "format": "date-time"},
-    }
-    found = kinds[column.type]
-    if column.allow_unknown:
-        text += f" Known are {', '.join(column.categories or ())}; others are taken as unknown."
-        found = {"type": "string"}
-        if not column.nullable:
-            found["not"] = {"enum": list(missing)}
-    if column.nullable:
-        found["type"] = [str(found["type"]), "null"]
-        if "enum" in found:
-            found["enum"].append(None)
-    return {"description": text.strip(), **found}
-
-
-def row_schema(schema: Schema) -> JsonSchema:
-    """Return the JSON Schema of a row."""
-    inputs = schema.inputs.items()
-    return {
-        "type": "object",
-        "title": "Row",
-        "properties": {name: input_schema(column, schema.missing) for name, column in inputs},
-        "required": [name for name, column in inputs if not column.nullable],
-        "additionalProperties": False,
-    }
-
-
-def rows_schema(example: Row) -> JsonSchema:
-    """Return the JSON Schema of a request's body."""
-    rows: JsonSchema = {
-        "type": "array",
-        "items": {"$ref": "#/components/schemas/Row"},
-        "minItems": 1,
-        "maxItems": MAX_ROWS,
-    }
-    return {
-        "type": "object",
-        "title": "Rows",
-        "properties": {"rows": rows},
-        "required": ["rows"],
-        "additionalProperties": False,
-        "example": {"rows": [example]},
-    }
+    outcome = {"prediction_id": ANY_ID, "value": classes[0] if classes else 1}
+    types = (model.reader.body_type, model.outcomes.body_type)
+    _, found = msgspec.json.schema_components(types, ref_template=REF)
+    names = model.reader.names  # columns may have any name, keys in msgspec may not
+    properties = found["Row"]["properties"]
+    found["Row"]["properties"] = {names[key]: schema for key, schema in properties.items()}
+    found["Row"]["required"] = [names[key] for key in found["Row"]["required"]]
+    found["Rows"]["example"] = {"rows": [row]}
+    found["Outcomes"]["example"] = {"outcomes": [outcome]}
+    described = {**answer_schema(model.bundle.schema), "example": answer}
+    return {**found, "Answer": described, "Error": ERROR_SCHEMA}

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from math import ceil, floor
-from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
+from starlette.exceptions import HTTPException
 
 from mlops_loop.contract.limits import MAX_ROWS, ODD_NAME
 from mlops_loop.contract.schema import LARGEST, Column, Schema
@@ -17,28 +18,18 @@ from mlops_loop.contract.values import Row, Value
 
 Outcome = str | int | float | bool
 MAX_OUTCOMES = 10_000  # in one request
-OUTCOME_FIELDS = {name: name for name in ("prediction_id", "value")}
-LENGTH = Meta(min_length=1, max_length=MAX_ROWS)
 EXACT = 2**53  # up to here every integer is a float, too
 UNKNOWN = "there is a key that the contract does not know"
-TIME = "is no time in ISO 8601, such as 2024-12-31T23:59:00"
 NOT_A_COLUMN = "(unknown column)"  # stands for one that a client made up
-TOLD = {  # msgspec's words that would echo what was sent, and ours
+TOLD = {  # msgspec's words that would echo what was sent or say too little, and ours
     r"Object contains unknown field .*": UNKNOWN,
+    r"Object missing required field .*": "is missing",
     r"Invalid enum value .*": "is none of the contract's categories",
-    r"Invalid RFC3339 encoded datetime": TIME,
+    r"Invalid RFC3339 encoded datetime": "is no time in ISO 8601, such as 2024-12-31T23:59:00",
 }
 
 
-class ErrorDetail(TypedDict):
-    """What is wrong with a request, as FastAPI has it."""
-
-    loc: list[str | int]
-    msg: str
-    type: str
-
-
-class Invalid(Exception):
+class Invalid(HTTPException):
     """A request that cannot be answered: its HTTP status, what is wrong, and where.
 
     `column` is the one that broke the contract, if one did; it is never the client's text.
@@ -47,10 +38,11 @@ class Invalid(Exception):
     def __init__(
         self, status: int, text: str, place: Sequence[str | int] = (), column: str = ""
     ) -> None:
-        super().__init__(text)
-        self.status = status
+        super().__init__(status)
         self.text = text
-        self.place = ["body", *place]
+        self.place = place
+        # FastAPI's form, which clients of such APIs know.
+        self.detail: Any = [{"loc": ["body", *place], "msg": text, "type": "value_error"}]
         self.column = column
         match place:
             case ["rows", int(), str(name)]:
@@ -58,12 +50,12 @@ class Invalid(Exception):
             case ["rows", int()] if text == UNKNOWN:
                 self.column = NOT_A_COLUMN
 
-    @property
-    def detail(self) -> list[ErrorDetail]:
-        return [{"loc": self.place, "msg": self.text, "type": "value_error"}]
+    def __str__(self) -> str:
+        where = ", ".join(map(str, self.place))
+        return f"{where}: {self.text}" if where else self.text
 
 
-def value_type(column: Column) -> Any:
+def value_type(column: Column, missing: tuple[str, ...]) -> Any:
     """Return the type of one value: strict, within the contract's range or categories."""
     low, high = column.limits
     number: Any = Annotated[float, Meta(ge=low, le=high)]
@@ -74,7 +66,13 @@ def value_type(column: Column) -> Any:
     known: Any = str if column.allow_unknown else Literal[column.categories]
     kinds: dict[str, Any] = {"category": known, "boolean": bool, "timestamp": datetime}
     kind = kinds.get(column.type, number)
-    return kind | None if column.nullable else kind
+    text = f"{column.description} ({column.unit})" if column.unit else column.description
+    more: dict[str, Any] = {"format": "date-time"} if column.type == "timestamp" else {}
+    if column.allow_unknown:
+        text += f" Known are {', '.join(column.categories or ())}; others are taken as unknown."
+        more = {} if column.nullable else {"not": {"enum": list(missing)}}
+    about = Meta(description=text.strip(), extra_json_schema=more)
+    return Annotated[kind | None if column.nullable else kind, about]
 
 
 class Rows(NamedTuple):
@@ -89,24 +87,24 @@ class Reader:
 
     def __init__(self, schema: Schema, secret: bytes = b"") -> None:
         self.inputs = schema.inputs
-        # Columns may have any name, fields may not: the n-th one is f<n>.
-        names = {f"f{place}": name for place, name in enumerate(schema.inputs)}
-        members: list[Any] = [
-            (field, value_type(column), *([None] if column.nullable else []))
-            for field, column in zip(names, schema.inputs.values(), strict=True)
+        # Columns may have any name, keys in msgspec may not: these rows are read as mappings first.
+        self.keys = {
+            name: f"\ufffd{place}" if ODD_NAME.search(name) else name
+            for place, name in enumerate(schema.inputs)
+        }
+        self.names = {key: name for name, key in self.keys.items()}
+        self.odd = list(self.names) != list(self.keys)
+        fields: list[Any] = [
+            (f"f{place}", value_type(column, schema.missing), *([None] if column.nullable else []))
+            for place, column in enumerate(schema.inputs.values())
         ]
-        # Where a name cannot be a field's, rows are read as mappings, and their keys replaced.
-        odd = any(map(ODD_NAME.search, names.values()))
-        self.fields = {name: field for field, name in names.items()} if odd else {}
-        # As errors call them.
-        self.names = names if odd else {name: name for name in schema.inputs}
-        options: Any = {"rename": None if odd else names, "kw_only": True}
-        options |= {"forbid_unknown_fields": True}
-        row: Any = msgspec.defstruct("Row", members, gc=False, **options)
-        self.type: Any = Annotated[list[row], LENGTH]
-        kind = Annotated[list[dict[str, Any]], LENGTH] if odd else self.type
-        body = msgspec.defstruct("Rows", [("rows", kind)], forbid_unknown_fields=True)
-        self.decoder: Any = msgspec.json.Decoder(body)
+        rename = {field[0]: key for field, key in zip(fields, self.names, strict=True)}
+        options: Any = {"rename": rename, "kw_only": True, "forbid_unknown_fields": True}
+        row: Any = msgspec.defstruct("Row", fields, gc=False, **options)
+        self.row_list: Any = Annotated[list[row], Meta(min_length=1, max_length=MAX_ROWS)]
+        self.body_type = body_type(self.row_list)
+        as_sent = Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=MAX_ROWS)]
+        self.decoder: Any = msgspec.json.Decoder(body_type(as_sent) if self.odd else self.body_type)
         self.missing = set(schema.missing)
         self.secret = secret
         self.pii = [name for name, column in schema.inputs.items() if column.pii]
@@ -116,21 +114,18 @@ class Reader:
 
     def read(self, body: bytes) -> Rows:
         """Return the rows of a JSON body {"rows": [...]}. Raises Invalid."""
-        try:
-            decoded = self.decoder.decode(body).rows
-            rows = self.to_rows(decoded) if self.fields else decoded
-        except msgspec.ValidationError as error:
-            raise to_invalid(str(error), names=self.names, others=self.others) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise Invalid(400, "this is not JSON") from None
-        return Rows(rows, self.columns(rows))
+        rows = decode(self.decoder, body, self.names, self.others).rows
+        return self.from_records(rows) if self.odd else Rows(rows, self.columns(rows))
 
     def from_records(self, records: Sequence[Row]) -> Rows:
         """Return the rows of mappings; raise Invalid if they break the contract."""
+        if self.odd:
+            keys = self.keys
+            records = [{keys.get(name, name): row[name] for name in row} for row in records]
         try:
-            rows = self.to_rows(records)
+            rows = msgspec.convert(records, self.row_list)
         except msgspec.ValidationError as error:
-            raise to_invalid(str(error), ["rows"], self.names, self.others) from None
+            raise to_invalid(str(error), self.names, self.others) from None
         return Rows(rows, self.columns(rows))
 
     def columns(self, rows: list[msgspec.Struct]) -> dict[str, Sequence[Value | datetime]]:
@@ -148,38 +143,27 @@ class Reader:
                 found[name] = [None if value in self.missing else value for value in found[name]]
         return found
 
-    def to_rows(self, records: Sequence[Row]) -> list[msgspec.Struct]:
-        """Return mappings as structs. Raises msgspec.ValidationError, or Invalid."""
-        given = self.translated(records) if self.fields else records
-        rows: list[msgspec.Struct] = msgspec.convert(given, self.type)
-        return rows
-
-    def translated(self, records: Sequence[Row]) -> list[Row]:
-        """Return mappings with the fields' names; keys that are not known stay unknown."""
-        for place, row in enumerate(records):
-            for name in row:
-                if name in self.others:
-                    raise Invalid(422, self.others[name], ["rows", place, name])
-        return [{self.fields.get(key, ""): value for key, value in row.items()} for row in records]
-
     def loggable(self, rows: list[msgspec.Struct]) -> Sequence[msgspec.Struct | Row]:
         """Return rows as the log may have them.
 
         Columns that the contract marks as `pii` are left out or, if there is a secret, hashed.
         """
-        if not self.fields and not self.pii:
+        if not self.odd and not self.pii:
             return rows
-        return [
-            self.without({self.names.get(key, key): value for key, value in row.items()})
+        found: list[dict[str, Value]] = [
+            {self.names[key]: value for key, value in row.items()}
             for row in msgspec.to_builtins(rows)
         ]
+        for row in found:
+            for name in self.pii:
+                value = row.pop(name)
+                if value is not None and self.secret:
+                    row[name] = hmac.new(self.secret, str(value).encode(), sha256).hexdigest()
+        return found
 
-    def without(self, row: dict[str, Value]) -> dict[str, Value]:
-        """Return a row as the log may have it."""
-        for name in self.pii:
-            if (value := row.pop(name, None)) is not None and self.secret:
-                row[name] = hmac.new(self.secret, str(value).encode(), sha256).hexdigest()
-        return row
+
+def body_type(rows: Any) -> Any:
+    return msgspec.defstruct("Rows", [("rows", rows)], forbid_unknown_fields=True)
 
 
 class OutcomeReader:
@@ -194,21 +178,17 @@ class OutcomeReader:
         described = Annotated[value, Meta(description=target.description)]
         name = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
         fields = [("prediction_id", name), ("value", described)]
+        self.names = {name: name for name, _ in fields}
         outcome: Any = msgspec.defstruct("Outcome", fields, forbid_unknown_fields=True)
         outcomes = Annotated[list[outcome], Meta(min_length=1, max_length=MAX_OUTCOMES)]
-        self.type: Any = msgspec.defstruct(
+        self.body_type: Any = msgspec.defstruct(
             "Outcomes", [("outcomes", outcomes)], forbid_unknown_fields=True
         )
-        self.decoder: Any = msgspec.json.Decoder(self.type)
+        self.decoder: Any = msgspec.json.Decoder(self.body_type)
 
     def read(self, body: bytes) -> list[tuple[str, Outcome]]:
         """Return (prediction id, value) pairs. Raises Invalid."""
-        try:
-            outcomes = self.decoder.decode(body).outcomes
-        except msgspec.ValidationError as error:
-            raise to_invalid(str(error), names=OUTCOME_FIELDS) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise Invalid(400, "this is not JSON") from None
+        outcomes = decode(self.decoder, body, self.names).outcomes
         return [(outcome.prediction_id, outcome.value) for outcome in outcomes]
 
 
@@ -223,28 +203,34 @@ def no_input(name: str, schema: Schema) -> str:
     return f"{name} is {what}, not an input: leave it out"
 
 
-def to_invalid(
-    text: str,
-    place: Sequence[str | int] = (),
-    names: Mapping[str, str] = {},
-    others: Mapping[str, str] = {},
-) -> Invalid:
+def decode(
+    decoder: Any, body: bytes, names: Mapping[str, str], others: Mapping[str, str] = {}
+) -> Any:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise to_invalid(str(error), names, others) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Invalid(400, "this is not JSON") from None
+
+
+def to_invalid(text: str, names: Mapping[str, str], others: Mapping[str, str]) -> Invalid:
     """Return what msgspec says of a request, without echoing any of it.
 
-    `names` are the inputs; `others` say of the contract's other columns why they are none.
+    `names` are the inputs by their keys; `others` say of other columns why they are no inputs.
     """
     said, _, where = text.rpartition(" - at `$") if " - at `$" in text else (text, "", "")
-    unknown = re.fullmatch("Object contains unknown field `(.*)`", said, re.DOTALL)
-    other = unknown[1] if unknown and unknown[1] in others else ""
-    for pattern, instead in TOLD.items():
-        said = re.sub(pattern, instead, said, flags=re.DOTALL)
+    place: list[str | int] = []
     if number := re.match(r"(?:\.(rows|outcomes))?\[(\d+)\]\.?", where):
-        place = [*(place or [number[1] or "rows"]), int(number[2])]
+        place = [number[1] or "rows", int(number[2])]
         where = where[number.end() :]
-    missing = re.fullmatch("Object missing required field `(.*)`", said, re.DOTALL)
-    said = "is missing" if missing else said
-    column = missing[1] if missing else where.lstrip(".").rstrip("`")
-    if other and len(place) > 1:
-        return Invalid(422, others[other], [*place, other])
-    status = 413 if re.match("Expected `array` of length <=", said) else 422
-    return Invalid(status, said, [*place, *([names[column]] if column in names else [])])
+    field = re.fullmatch("Object [a-z ]+ field `(.*)`", said, re.DOTALL)
+    key = field[1] if field else where.lstrip(".").rstrip("`")
+    if key in others and place:
+        return Invalid(422, others[key], [*place, key])
+    status = 413 if said.startswith("Expected `array` of length <=") else 422
+    if key in names and not said.startswith("Object contains"):
+        place.append(names[key])
+    for pattern, ours in TOLD.items():
+        said = re.sub(pattern, ours, said, flags=re.DOTALL)
+    return Invalid(status, said, place)

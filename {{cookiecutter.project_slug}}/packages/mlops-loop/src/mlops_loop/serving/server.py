@@ -5,13 +5,11 @@ import shutil
 import signal
 import socket
 import tempfile
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal, TypedDict
 
 import uvicorn
 from fastapi import FastAPI
-from pydantic import JsonValue
 from uvicorn.supervisors import Multiprocess
 
 from mlops_loop.base.errors import Failure
@@ -32,24 +30,30 @@ class Processes(Multiprocess):
 
 def serve(host: str, port: int, workers: int) -> None:
     """Serve until a signal ends it: then finish what is in flight, flush the log, and return."""
-    with ExitStack() as stack:
-        temporary = tempfile.TemporaryDirectory(prefix="serve-", ignore_cleanup_errors=True)
-        folder = Path(stack.enter_context(temporary))
+    with tempfile.TemporaryDirectory(prefix="serve-", ignore_cleanup_errors=True) as folder:
         # The processes add up their metrics here. The module of the metrics reads it on import.
-        stack.callback(os.environ.pop, FOLDER)
-        os.environ[FOLDER] = str(folder)
-        from mlops_loop.serving.app import create_app
+        os.environ[FOLDER] = folder
+        try:
+            serve_app(host, port, workers, Path(folder))
+        finally:
+            del os.environ[FOLDER]
 
-        app = create_app()  # with several processes too, so that a mistake is reported in one line
-        check_address(host, port)
-        # Uvicorn raises the signal again that ended it: then the process would not end with 0.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        options = uvicorn_options(host, port)
-        if workers == 1:
-            uvicorn.run(app, **options)
-        else:
-            serve_in_processes(app, folder, stack, options, workers)
+
+def serve_app(host: str, port: int, workers: int, folder: Path) -> None:
+    from mlops_loop.serving.app import create_app
+
+    app = create_app()  # with several processes too, so that a mistake is reported in one line
+    check_address(host, port)
+    # Uvicorn raises the signal again that ended it: then the process would not end with 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    if workers > 1:
+        serve_in_processes(app, host, port, workers, folder)
+        return
+    server = uvicorn.Server(configure(app, host, port))
+    server.run()
+    if not server.started:
+        raise Failure("the server did not start: its log says why")
 
 
 def check_address(host: str, port: int) -> None:
@@ -62,42 +66,31 @@ def check_address(host: str, port: int) -> None:
         raise Failure(f"cannot listen on {host}:{port}: {error.strerror}; try --port") from None
 
 
-class UvicornOptions(TypedDict):
-    host: str
-    port: int
-    access_log: bool
-    log_config: dict[str, JsonValue]
-    ws: Literal["none"]
-    server_header: bool
-    timeout_graceful_shutdown: int
-
-
-def uvicorn_options(host: str, port: int) -> UvicornOptions:
+def configure(app: FastAPI | str, host: str, port: int, workers: int = 1) -> uvicorn.Config:
     from mlops_loop.serving.http.telemetry import logging_config
 
-    return {
-        "host": host,
-        "port": port,
-        "access_log": False,
-        "log_config": logging_config(),
-        "ws": "none",
-        "server_header": False,
-        "timeout_graceful_shutdown": SHUTDOWN_SECONDS,
-    }
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
+        host=host,
+        port=port,
+        workers=workers,
+        access_log=False,
+        log_config=logging_config(),
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
 
 
-def serve_in_processes(
-    app: FastAPI, folder: Path, stack: ExitStack, options: UvicornOptions, workers: int
-) -> None:
+def serve_in_processes(app: FastAPI, host: str, port: int, workers: int, folder: Path) -> None:
     from mlops_loop.serving.metrics import forget_process
     from mlops_loop.serving.service import LAST_GOOD_BUNDLE
 
     # A process that is restarted later may find a bundle that cannot be served.
     bundle = folder / "bundle"
     shutil.copytree(app.state.service.model.bundle.folder, bundle)
-    stack.callback(os.environ.pop, LAST_GOOD_BUNDLE)
     os.environ[LAST_GOOD_BUNDLE] = str(bundle)
     forget_process(os.getpid())  # this one only starts the others
-    factory = f"{__package__}.app:create_app"
-    config = uvicorn.Config(factory, factory=True, workers=workers, **options)
+    config = configure(f"{__package__}.app:create_app", host, port, workers)
     Processes(config, sockets=[config.bind_socket()]).run()

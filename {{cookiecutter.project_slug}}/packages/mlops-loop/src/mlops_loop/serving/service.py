@@ -13,8 +13,8 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
-from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import Settings
 from mlops_loop.prediction_log.predictions import Entry, read_predictions, to_lines
 from mlops_loop.prediction_log.writing.spool import LogFull
@@ -25,7 +25,7 @@ from mlops_loop.serving import metrics
 from mlops_loop.serving.hot_reload import Follower
 from mlops_loop.serving.ids import new_prefix, request_prefix, row_ids
 from mlops_loop.serving.loaded_model import LoadedModel
-from mlops_loop.serving.request_schema import Invalid, Rows
+from mlops_loop.serving.request_schema import Rows
 
 # In the environment of processes that `serve --workers` starts: a copy of what is served now.
 LAST_GOOD_BUNDLE = "BUNDLE_KEPT"
@@ -48,21 +48,13 @@ class Answer:
     outputs: Sequence[Output]  # structs, or what the log has of them
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A scored request: what must be logged, the answer, and what runs after it was sent."""
-
-    entry: Entry
-    answer: Answer
-    shadow: BackgroundTask | None = None
-
-
 class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         secret = settings.pii_key.get_secret_value().encode()
-        self.champion = follow_champion(Path(settings.bundle), secret)
-        self.challenger = Follower(Path(settings.challenger), secret, self.champion)
+        kept = Path(os.environ[LAST_GOOD_BUNDLE]) if LAST_GOOD_BUNDLE in os.environ else None
+        self.champion = Follower(Path(settings.bundle), secret, kept)
+        self.challenger = Follower(Path(settings.challenger), secret, champion=self.champion)
         spool_bytes = settings.prediction_spool_mb * 2**20
         spool = Path(settings.prediction_spool)
         self.writer = Writer(settings.prediction_log_url, spool, spool_bytes)
@@ -82,13 +74,17 @@ class Service:
         variant = SHADOW if self.settings.share is None else CANARY
         return {CHAMPION: self.champion, variant: self.challenger}
 
-    @property
-    def ready(self) -> bool:
-        return not self.writer.full
+    def follow(self) -> None:
+        """Take over new bundles."""
+        for follower in self.followers.values():
+            follower.step()
+
+    def set_gauges(self) -> None:
+        metrics.set_state(self.followers, self.writer)
 
     def check_ready(self) -> None:
         """Raise HTTPException 503 if predictions are not answered."""
-        if not self.ready:
+        if self.writer.full:
             raise HTTPException(503, "the prediction log takes no more", RETRY_AFTER)
 
     def choose(self, body: bytes) -> tuple[LoadedModel, str]:
@@ -101,34 +97,26 @@ class Service:
                 return challenger, CANARY
         return self.model, CHAMPION
 
-    def score_request(
-        self,
-        body: bytes,
-        read: ReadRows,
-        key: str | None,
-        idempotency_key: str | None,
-        version: str | None = None,
-    ) -> Scored:
-        """Score a request. `read` returns the rows as a model takes them.
+    async def predict(
+        self, request: Request, read: ReadRows, *, champion: bool = False
+    ) -> tuple[Answer, BackgroundTask | None]:
+        """Return the answer to a request, which is in the log, and what runs after it was sent.
 
-        A client that names a `version` gets no other.
+        `read` returns the rows as a model takes them. With `champion` no other model answers.
         """
-        if version is None:
-            model, variant = self.choose(body)
-        else:
-            model = self.model
-            variant = CHAMPION
-            if model.version != version:
-                raise HTTPException(404, "this version is not served")
+        body: bytes = request.state.body
+        key: str | None = request.state.key
+        idempotency_key = request.headers.get("idempotency-key")
+        model, variant = (self.model, CHAMPION) if champion else self.choose(body)
         prefix = request_prefix(idempotency_key, key, body)
-        scored = self.score(read(model), model, variant, key, prefix)
-        if self.settings.traffic != "shadow":
-            return scored
-        shadow_prefix = new_prefix()
+        entry, answer = self.score(read(model), model, variant, key, prefix)
+        await self.store(entry)
+        shadow = None
+        if self.settings.traffic == "shadow":
+            shadow = BackgroundTask(self.score_in_shadow, read, entry, idempotency_key is not None)
         if idempotency_key is not None:
-            shadow_prefix = sha256(prefix.encode()).hexdigest()[:28]
-        task = BackgroundTask(self.score_in_shadow, read, key, prefix, shadow_prefix)
-        return Scored(scored.entry, scored.answer, task)
+            answer = await self.first_answer(prefix) or answer
+        return answer, shadow
 
     def score(
         self,
@@ -138,7 +126,7 @@ class Service:
         key: str | None,
         prefix: str,
         paired: str | None = None,
-    ) -> Scored:
+    ) -> tuple[Entry, Answer]:
         started = time.perf_counter()
         now = datetime.now(UTC)
         try:
@@ -152,23 +140,7 @@ class Service:
         metrics.count_predictions(variant, model.bundle, outputs, scores)
         logged = to_lines(outputs, model.reader.loggable(rows.rows))
         entry = Entry(prefix, now, key, model.version, variant, paired, milliseconds, logged)
-        return Scored(entry, Answer(model.version, row_ids(prefix, len(outputs)), outputs))
-
-    async def make_durable(self, entry: Entry, idempotency_key: str | None) -> Answer | None:
-        """Return when the entry is durable: for a repeated request, with its first answer.
-
-        While the log is unreachable that cannot be looked up: the answer may be another version's.
-        """
-        await self.store(entry)
-        if idempotency_key is None or not self.writer.database.available:
-            return None
-        try:
-            rows = await asyncio.to_thread(read_predictions, self.writer.engine, entry.prefix)
-        except SQLAlchemyError:
-            return None
-        if not rows:
-            return None
-        return Answer(rows[0].model_version, [row.id for row in rows], [row.output for row in rows])
+        return entry, Answer(model.version, row_ids(prefix, len(outputs)), outputs)
 
     async def store(self, entry: Entry) -> None:
         """Return when the entry is durable. Raises HTTPException 503 if it cannot be."""
@@ -179,34 +151,31 @@ class Service:
             reason = "the prediction log takes no more; try again"
             raise HTTPException(503, reason, RETRY_AFTER) from None
 
-    async def score_in_shadow(
-        self, read: ReadRows, key: str | None, answered: str, prefix: str
-    ) -> None:
+    async def first_answer(self, prefix: str) -> Answer | None:
+        """Return what a repeated request was answered at first.
+
+        While the log is unreachable that cannot be looked up: its answer may be another version's.
+        """
+        if not self.writer.database.available:
+            return None
+        try:
+            rows = await asyncio.to_thread(read_predictions, self.writer.engine, prefix)
+        except SQLAlchemyError:
+            return None
+        if not rows:
+            return None
+        return Answer(rows[0].model_version, [row.id for row in rows], [row.output for row in rows])
+
+    async def score_in_shadow(self, read: ReadRows, answered: Entry, repeatable: bool) -> None:
         """Let the challenger score a request that was answered; its client does not wait."""
         model = self.challenger.model
         if model is None:
             return
+        prefix = sha256(answered.prefix.encode()).hexdigest()[:28] if repeatable else new_prefix()
+        key = answered.key_name
         try:
-            await self.store(self.score(read(model), model, SHADOW, key, prefix, answered).entry)
-        except (Invalid, HTTPException) as error:  # the log may be full
+            entry, _ = self.score(read(model), model, SHADOW, key, prefix, answered.prefix)
+            await self.store(entry)
+        except HTTPException as error:  # the log may be full
             metrics.ERRORS.labels("shadow").inc()
             LOGGER.warning("the challenger did not score a request in the shadow: %s", error)
-
-
-def follow_champion(folder: Path, secret: bytes) -> Follower:
-    """Return the follower of the served bundle.
-
-    A process that starts later than others, and finds a bundle that cannot be served, begins with
-    the copy of what they serve.
-    """
-    kept = Path(os.environ[LAST_GOOD_BUNDLE]) if LAST_GOOD_BUNDLE in os.environ else None
-    try:
-        champion = Follower(folder, secret)
-    except Failure:
-        if kept is None:
-            raise
-        champion = Follower(kept, secret)
-        champion.folder = folder
-        champion.seen = {}
-    champion.kept = kept
-    return champion

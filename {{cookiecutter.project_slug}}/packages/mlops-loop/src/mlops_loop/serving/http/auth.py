@@ -14,7 +14,7 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import Settings, parse_keys
 
 LOGGER = logging.getLogger("uvicorn.error")
-RELOAD_SECONDS = 1.0  # between two checks of the keys' file
+RELOAD_SECONDS = 1.0  # between two looks into the keys' file
 OPEN_PATHS = {"/", "/page.js", "/docs", "/openapi.json", "/metrics", "/v2"}
 OPEN_PREFIXES = ("/health/", "/v2/health/", "/static-offline-docs/")
 MODEL_READY = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/ready")
@@ -51,55 +51,43 @@ def is_loopback(host: bytes) -> bool:
 class ApiKeys:
     """The keys of API_KEYS, and of the file API_KEYS_FILE: a name:key on each line.
 
-    The file is read again when it changes: a key is replaced without a restart.
+    The file is read again and again: a key is replaced without a restart.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.fixed = settings.keys()
         self.file = Path(settings.api_keys_file) if settings.api_keys_file else None
-        self.file_version = (0, 0)  # time of its last change, inode
-        self.checked_at = 0.0
+        self.required = settings.asks_for_keys
         self.logged_error = ""
-        self.digests: dict[str, bytes] = {}
-        self.reload()
-        self.required = bool(self.digests) or self.file is not None
+        self.read()
 
-    def reload(self) -> None:
-        """Read the file if it has changed; one that cannot be read leaves the keys as they are."""
-        self.checked_at = time.monotonic()
-        from_file: dict[str, str] = {}
-        if self.file:
-            stat = self.file.stat()
-            version = (stat.st_mtime_ns, stat.st_ino)
-            if version == self.file_version:
-                return
-            text = self.file.read_text(encoding="utf-8", errors="replace")
-            from_file = parse_keys(text, str(self.file))
-            self.file_version = version
-            self.logged_error = ""
-        self.digests = {name: digest(key) for name, key in (self.fixed | from_file).items()}
+    def read(self) -> None:
+        self.read_at = time.monotonic()
+        text = self.file.read_text(encoding="utf-8", errors="replace") if self.file else ""
+        keys = self.fixed | parse_keys(text, str(self.file))
+        self.digests = {name: digest(key) for name, key in keys.items()}
 
     def key_name(self, given: str) -> str | None:
         """Return the name of a key, None if it is unknown.
 
         It is compared with every key, in constant time each, so that timing reveals nothing.
         """
-        if self.file and time.monotonic() - self.checked_at > RELOAD_SECONDS:
-            self.try_reload()
-        name = None
-        given_digest = digest(given)
-        for known_name, known_digest in self.digests.items():
-            if hmac.compare_digest(given_digest, known_digest):
-                name = known_name
-        return name
+        if self.file and time.monotonic() - self.read_at > RELOAD_SECONDS:
+            self.try_to_read()
+        found = digest(given)
+        names = [name for name, each in self.digests.items() if hmac.compare_digest(found, each)]
+        return names[-1] if names else None
 
-    def try_reload(self) -> None:
+    def try_to_read(self) -> None:
+        """Read the file; one that cannot be read leaves the keys as they are."""
+        error = ""
         try:
-            self.reload()
-        except (OSError, Failure) as error:  # half written, or away: it comes back
-            if str(error) != self.logged_error:
-                LOGGER.error("the API keys stay as they were: %s", error)
-            self.logged_error = str(error)
+            self.read()
+        except (OSError, Failure) as problem:  # half written, or away: it comes back
+            error = str(problem)
+        if error and error != self.logged_error:
+            LOGGER.error("the API keys stay as they were: %s", error)
+        self.logged_error = error
 
 
 def digest(key: str) -> bytes:

@@ -3,7 +3,6 @@
 Neither holds clients, keys or rows: paths are those of the routes, exceptions have no texts.
 """
 
-import logging
 import os
 import traceback
 from functools import cache
@@ -17,7 +16,6 @@ from mlops_loop.base.errors import redacted
 from mlops_loop.base.project import current_project
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-LOGGER = logging.getLogger(f"{__package__}.requests")
 
 
 class JsonLines(MsgspecFormatter):
@@ -49,7 +47,7 @@ def format_exception(error: BaseException) -> str:
 def logging_config() -> dict[str, JsonValue]:
     """Return the logging configuration of a server's process, as uvicorn's log_config takes it.
 
-    uvicorn's own line on each request names the client and the raw path: `log_request` replaces it.
+    uvicorn's own line on each request names the client and the raw path: `Exchange` logs another.
     """
     return {
         "version": 1,
@@ -61,25 +59,13 @@ def logging_config() -> dict[str, JsonValue]:
     }
 
 
-def log_request(method: str, path: str, status: int, seconds: float, request_id: str) -> None:
-    """Log one request; `path` is its route's."""
-    more = {"request_id": request_id, "method": method, "path": path, "status": status}
-    more["milliseconds"] = round(seconds * 1000, 3)
-    LOGGER.info("%s %s %d", method, path, status, extra=more)
-
-
 @cache  # one provider, and one exporter, for all apps of this process
 def tracing_options() -> TelemetryConfig:
     """Return what FastAPI takes as `telemetry`: traces, if the environment has an OTLP endpoint.
 
     FastAPI adds the exporter when the app starts, and flushes it when it ends.
     """
-    off: TelemetryConfig = {
-        "tracing": False,
-        "metrics": False,
-        "logs": False,
-        "auto_configure": False,
-    }
+    off = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
     if not any(map(os.environ.get, ENDPOINTS)):
         return off
     from opentelemetry.context import Context
@@ -89,14 +75,9 @@ def tracing_options() -> TelemetryConfig:
     class RedactUrls(SpanProcessor):
         """Redacts what a client may have put into its URL; the route stays."""
 
-        def on_start(
-            self,
-            span: Span,
-            parent_context: Context | None = None,  # noqa: ARG002
-        ) -> None:
-            for name in ("url.path", "url.query"):
-                if name in (span.attributes or ()):
-                    span.set_attribute(name, "REDACTED")
+        def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
+            for name in {"url.path", "url.query"} & set(span.attributes or ()):
+                span.set_attribute(name, "REDACTED")
 
     service = os.environ.get("OTEL_SERVICE_NAME") or current_project().name
     resource = Resource.create({SERVICE_NAME: service})

@@ -1,108 +1,80 @@
 """The endpoints of the Open Inference Protocol, V2; the protocol is their documentation."""
 
-from importlib.metadata import version
+from importlib.metadata import version as installed
 
-import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import JsonValue
 from starlette.exceptions import HTTPException
 
 from mlops_loop.base.project import current_project
+from mlops_loop.serving.api import media_type, service_of
 from mlops_loop.serving.loaded_model import LoadedModel
-from mlops_loop.serving.open_inference.inference_request import read_inference
-from mlops_loop.serving.open_inference.messages import HEADER, Inference, header_length
-from mlops_loop.serving.open_inference.outputs import model_metadata, response
+from mlops_loop.serving.open_inference.inputs import HEADER, read_inference, to_records
+from mlops_loop.serving.open_inference.outputs import model_metadata, response, wanted_outputs
 from mlops_loop.serving.request_schema import Invalid, Rows
-from mlops_loop.serving.service import Scored, Service
 
 # What a page of another site can send without asking.
 FORM_TYPES = ("text/plain", "multipart/form-data", "application/x-www-form-urlencoded")
+MODEL = "/v2/models/{name}"
+VERSION = MODEL + "/versions/{version}"
+ROUTER = APIRouter(include_in_schema=False)
 
 
-def router(service: Service) -> APIRouter:
-    endpoints = APIRouter(include_in_schema=False)
-    endpoints.include_router(server_router(service))
-    endpoints.include_router(model_router(service))
-    return endpoints
+@ROUTER.get("/v2")
+async def server() -> dict[str, JsonValue]:
+    name = current_project().name
+    return {"name": name, "version": installed(name), "extensions": ["binary_tensor_data"]}
 
 
-def server_router(service: Service) -> APIRouter:
-    endpoints = APIRouter(prefix="/v2")
-
-    @endpoints.get("")
-    async def server() -> dict[str, JsonValue]:
-        name = current_project().name
-        return {"name": name, "version": version(name), "extensions": ["binary_tensor_data"]}
-
-    @endpoints.get("/health/live")
-    async def live() -> dict[str, bool]:
-        return {"live": True}
-
-    @endpoints.get("/health/ready")
-    async def ready() -> dict[str, bool]:
-        service.check_ready()
-        return {"ready": True}
-
-    return endpoints
+@ROUTER.get("/v2/health/live")
+async def live() -> dict[str, bool]:
+    return {"live": True}
 
 
-def model_router(service: Service) -> APIRouter:
-    def check_model(name: str, version: str | None = None) -> None:
-        served = service.model.version
-        if name != current_project().name or version not in (None, served):
-            reason = f"the served model is {current_project().name}, version {served}"
-            raise HTTPException(404, reason)
-
-    endpoints = APIRouter(prefix="/v2", dependencies=[Depends(check_model)])
-
-    @endpoints.get("/models/{name}/ready")
-    @endpoints.get("/models/{name}/versions/{version}/ready")
-    async def model_ready() -> dict[str, str | bool]:
-        service.check_ready()
-        return {"name": current_project().name, "ready": True}
-
-    @endpoints.get("/models/{name}")
-    @endpoints.get("/models/{name}/versions/{version}")
-    async def model() -> dict[str, JsonValue]:
-        return model_metadata(service.model.bundle)
-
-    @endpoints.post("/models/{name}/infer")
-    @endpoints.post("/models/{name}/versions/{version}/infer")
-    async def infer(request: Request, version: str | None = None) -> Response:
-        return await answer(service, request, version)
-
-    return endpoints
+@ROUTER.get("/v2/health/ready")
+async def ready(request: Request) -> dict[str, bool]:
+    service_of(request).check_ready()
+    return {"ready": True}
 
 
-async def answer(service: Service, request: Request, version: str | None) -> Response:
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type in FORM_TYPES:
+async def check_model(request: Request, name: str, version: str | None = None) -> None:
+    served = service_of(request).model.version
+    if name != current_project().name or version not in (None, served):
+        reason = f"the served model is {current_project().name}, version {served}"
+        raise HTTPException(404, reason)
+
+
+CHECKED = [Depends(check_model)]
+
+
+@ROUTER.get(MODEL + "/ready", dependencies=CHECKED)
+@ROUTER.get(VERSION + "/ready", dependencies=CHECKED)
+async def model_ready(request: Request) -> dict[str, str | bool]:
+    service_of(request).check_ready()
+    return {"name": current_project().name, "ready": True}
+
+
+@ROUTER.get(MODEL, dependencies=CHECKED)
+@ROUTER.get(VERSION, dependencies=CHECKED)
+async def model(request: Request) -> dict[str, JsonValue]:
+    return model_metadata(service_of(request).model.bundle)
+
+
+@ROUTER.post(MODEL + "/infer", dependencies=CHECKED)
+@ROUTER.post(VERSION + "/infer", dependencies=CHECKED)
+async def infer(request: Request) -> Response:
+    if media_type(request) in FORM_TYPES:
         raise Invalid(415, "send JSON, or JSON and binary tensors")
-    length = header_length(request.headers.get(HEADER))
-    idempotency_key = request.headers.get("idempotency-key")
-    key = request.state.key
-    body = await request.body()
-    scored, inference = score(service, body, length, key, idempotency_key, version)
-    found = await service.make_durable(scored.entry, idempotency_key) or scored.answer
-    predictions = msgspec.to_builtins(found.outputs)
+    service = service_of(request)
     schema = service.model.bundle.schema
-    sent = response(inference, predictions, found.ids, found.model_version, schema)
-    return Response(sent.body, headers=sent.headers, background=scored.shadow)
-
-
-def score(
-    service: Service,
-    body: bytes,
-    length: int | None,
-    key: str | None,
-    idempotency_key: str | None,
-    version: str | None,
-) -> tuple[Scored, Inference]:
-    inferences: list[Inference] = []  # the challenger in the shadow reads it again
+    inference, rest = read_inference(request.state.body, request.headers.get(HEADER))
+    wanted = wanted_outputs(inference, schema)
 
     def read(model: LoadedModel) -> Rows:
-        inferences.append(read_inference(body, length, model.bundle.schema))
-        return model.reader.from_records(inferences[-1].records)
+        return model.reader.from_records(to_records(inference, rest, model.bundle.schema))
 
-    scored = service.score_request(body, read, key, idempotency_key, version)
-    return scored, inferences[0]
+    named = "version" in request.path_params  # who names a version gets no other
+    answer, shadow = await service.predict(request, read, champion=named)
+    answered = response(inference, wanted, answer, schema)
+    answered.background = shadow
+    return answered

@@ -1,10 +1,8 @@
 """The first page: a form made from the contract, the server's state, and the model card."""
 
-import json
 import re
-from dataclasses import dataclass
-from math import ceil, floor
 from pathlib import Path
+from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -27,74 +25,21 @@ HEADERS = {
     "Cache-Control": "no-cache",  # the next model has another page
 }
 NO_CARD = Markup("<p>This model has no card: it is from an older version.</p>")
-Attributes = dict[str, str | None]  # of an element; those that are None are left out
 
 
-@dataclass(frozen=True)
-class Field:
-    """The labelled input of a feature. Options, of a select, are pairs of text and JSON."""
+class Field(NamedTuple):
+    """A feature of the form, which `value` fills in; None leaves it empty."""
 
+    id: str
     name: str
+    column: Column
+    value: Value
     hint: str
-    attributes: Attributes
-    options: list[tuple[str, str]] | None = None
-    chosen: str = ""
-    known: tuple[str, ...] = ()  # proposed where any text is allowed
-
-    @property
-    def id(self) -> str:
-        return str(self.attributes["id"])
 
 
 def field(place: int, name: str, column: Column, value: Value) -> Field:
-    """Return the input of a feature, filled in with a value (None leaves it empty)."""
-    about: Attributes = {
-        "id": f"f{place}",
-        "data-name": name,
-        "aria-describedby": f"f{place}-hint f{place}-error",
-        "required": None if column.nullable else "",
-    }
     hints = [column.description, span(column), "may be empty" if column.nullable else ""]
-    hint = " · ".join(filter(None, hints))
-    if column.type in ("number", "integer"):
-        return Field(name, hint, about | number_input(column, value))
-    if column.type == "timestamp":
-        moment = str(value)[:19] if value else None
-        return Field(name, hint, about | {"type": "datetime-local", "step": "1", "value": moment})
-    known = column.categories or ()
-    if column.allow_unknown:
-        text: Attributes = {"type": "text", "list": f"f{place}-known", "value": plain(value)}
-        return Field(name, hint, about | text, known=known)
-    choices: list[tuple[str, Value]] = [(text, text) for text in known]
-    choices = choices or [("yes", True), ("no", False)]
-    options = [(text, json.dumps(choice)) for text, choice in choices]
-    if column.nullable or value is None:
-        options.insert(0, ("(none)", ""))
-    return Field(name, hint, about, options, "" if value is None else json.dumps(value))
-
-
-def number_input(column: Column, value: Value) -> Attributes:
-    low = column.minimum
-    high = column.maximum
-    if column.type == "integer":
-        low = None if low is None else ceil(low)
-        high = None if high is None else floor(high)
-    elif isinstance(value, float):
-        value = float(f"{value:.4g}")  # an example need not be exact
-    return {
-        "type": "number",
-        "step": "any" if column.type == "number" else "1",
-        "min": plain(low),
-        "max": plain(high),
-        "value": plain(value),
-    }
-
-
-def plain(value: Value) -> str | None:
-    """Return a value as text, and a number so that it gives it back: 5.0 as 5."""
-    if value is None or isinstance(value, str):
-        return value
-    return repr(value).removesuffix(".0")
+    return Field(f"f{place}", name, column, value, " · ".join(filter(None, hints)))
 
 
 def span(column: Column) -> str:

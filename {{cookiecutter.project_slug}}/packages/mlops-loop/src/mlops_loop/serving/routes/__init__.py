@@ -1,1 +1,0 @@
-"""The endpoints; `open_inference` has a room of its own."""
