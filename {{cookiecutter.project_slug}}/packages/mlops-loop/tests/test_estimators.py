@@ -25,54 +25,22 @@ DOCS = (ROOT / "docs/extend.md").read_text("utf-8")
 LIMIT = 1e-5  # gates.parity
 MODEL = required("model").__globals__  # the project's model.py
 LINEAR, TREES, FOREST = "logistic_regression", "gradient_boosting", "random_forest"
-# Name, classifier, regressor, and the estimator of model.py whose preprocessing it needs. A class
-# in brackets is what it is made of.
+# Module, classifier and regressor, and the estimator of model.py whose preprocessing it needs.
+ENSEMBLE = "sklearn.ensemble"
 ESTIMATORS = {
-    "gradient boosting": (
-        "sklearn.ensemble:HistGradientBoostingClassifier",
-        "sklearn.ensemble:HistGradientBoostingRegressor",
-        TREES,
-    ),
-    "logistic regression, ridge": (
-        "sklearn.linear_model:LogisticRegression",
-        "sklearn.linear_model:Ridge",
-        LINEAR,
-    ),
-    "LightGBM": ("lightgbm:LGBMClassifier", "lightgbm:LGBMRegressor", TREES),
-    "XGBoost": ("xgboost:XGBClassifier", "xgboost:XGBRegressor", TREES),
-    "CatBoost": ("catboost:CatBoostClassifier", "catboost:CatBoostRegressor", TREES),
-    "random forest": (
-        "sklearn.ensemble:RandomForestClassifier",
-        "sklearn.ensemble:RandomForestRegressor",
-        FOREST,
-    ),
-    "extra trees": (
-        "sklearn.ensemble:ExtraTreesClassifier",
-        "sklearn.ensemble:ExtraTreesRegressor",
-        FOREST,
-    ),
-    "support vectors": ("sklearn.svm:SVC", "sklearn.svm:SVR", LINEAR),
-    "k-neighbours": (
-        "sklearn.neighbors:KNeighborsClassifier",
-        "sklearn.neighbors:KNeighborsRegressor",
-        LINEAR,
-    ),
-    "neural network": (
-        "sklearn.neural_network:MLPClassifier",
-        "sklearn.neural_network:MLPRegressor",
-        LINEAR,
-    ),
-    "stacking": (
-        "sklearn.ensemble:StackingClassifier",
-        "sklearn.ensemble:StackingRegressor",
-        FOREST,
-    ),
-    "calibrated": ("sklearn.calibration:CalibratedClassifierCV", None, LINEAR),
-    "kernel approximation": (
-        "sklearn.kernel_approximation:Nystroem",
-        "sklearn.kernel_approximation:Nystroem",
-        LINEAR,
-    ),
+    "gradient boosting": (ENSEMBLE, "HistGradientBoosting{kind}", TREES),
+    "logistic regression, ridge": ("sklearn.linear_model", "LogisticRegression Ridge", LINEAR),
+    "LightGBM": ("lightgbm", "LGBM{kind}", TREES),
+    "XGBoost": ("xgboost", "XGB{kind}", TREES),
+    "CatBoost": ("catboost", "CatBoost{kind}", TREES),
+    "random forest": (ENSEMBLE, "RandomForest{kind}", FOREST),
+    "extra trees": (ENSEMBLE, "ExtraTrees{kind}", FOREST),
+    "support vectors": ("sklearn.svm", "SVC SVR", LINEAR),
+    "k-neighbours": ("sklearn.neighbors", "KNeighbors{kind}", LINEAR),
+    "neural network": ("sklearn.neural_network", "MLP{kind}", LINEAR),
+    "stacking": (ENSEMBLE, "Stacking{kind}", FOREST),
+    "calibrated": ("sklearn.calibration", "CalibratedClassifierCV", LINEAR),
+    "kernel approximation": ("sklearn.kernel_approximation", "Nystroem Nystroem", LINEAR),
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "LightGBM": MODEL["LIGHTGBM"],
@@ -115,11 +83,14 @@ def table(task: str, rows: int = 400) -> pd.DataFrame:
 
 def estimator(name: str, task: str) -> Any:
     """Return an unfitted estimator; None if a task has none of that name."""
-    path = ESTIMATORS[name][task == "regression"]
-    if path is None:
+    module, classes, _ = ESTIMATORS[name]
+    kind = "Regressor" if task == "regression" else "Classifier"
+    named = classes.format(kind=kind).split()
+    if "{" not in classes:
+        named = named[task == "regression" :]
+    if not named:
         return None
-    module, _, cls = path.partition(":")
-    made = getattr(import_module(module), cls)
+    made = getattr(import_module(module), named[0])
     if name == "stacking":
         parts = [("linear", estimator("logistic regression, ridge", task))]
         return made([*parts, ("forest", estimator("random forest", task))])
@@ -188,7 +159,7 @@ def test_the_docs_list_every_estimator() -> None:
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_the_docs_say_what_serves_an_estimator(name, monkeypatch) -> None:
-    library = ESTIMATORS[name][0].partition(":")[0].partition(".")[0]
+    library = ESTIMATORS[name][0].partition(".")[0]
     pytest.importorskip(library, reason=f"the group {library} is not installed")
     binary, multiclass, regression = (served_by(name, task, monkeypatch) for task in TASKS)
     assert [binary, regression] == [multiclass, regression] == listed()[name]

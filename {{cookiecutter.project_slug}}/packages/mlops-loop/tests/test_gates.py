@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.metrics
 from fairlearn.metrics import demographic_parity_difference, equalized_odds_difference
 
 from mlops_loop.base import files
@@ -19,9 +20,9 @@ from mlops_loop.base.params.params_file import load_params
 from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics.bootstrap import days, intervals, resample
-from mlops_loop.metrics.fairness import Judged, answered, differences, groups
+from mlops_loop.metrics.fairness import differences, groups
 from mlops_loop.metrics.gate_result import GateResult, compare
-from mlops_loop.metrics.tasks import deciding_metric, of
+from mlops_loop.metrics.tasks import deciding_metric, measure, of
 from mlops_loop.release.candidate import Champion, open_candidate
 from mlops_loop.release.gates import advice, champion, leakage, own_gates, quality, run
 from mlops_loop.release.gates import files as file_gates
@@ -59,16 +60,27 @@ def with_side(candidate, sides=("a", "b"), minimum=1, **facts):
     return with_schema(candidate, alone, table=table, params=params)
 
 
-def judged_rows(candidate):
-    given = candidate.truth, candidate.scores, candidate.operating_point, candidate.schema
-    return Judged(candidate.table, *given, minimum=1)
-
-
 def turned_round(scores, schema):
     """Return the opposite of what the model says."""
     return (
         (1 - scores) / (len(schema.classes) - 1) if schema.classes else 2 * scores.mean() - scores
     )
+
+
+def by_sklearn(rows):
+    """Return the metrics that scikit-learn has."""
+    truth, scores, schema = rows.truth, rows.scores, rows.schema
+    if not schema.classes:
+        return {"mae": sklearn.metrics.mean_absolute_error(truth, scores[:, 0])}
+    if schema.positive:
+        scores = of(schema).predictions(scores, schema)
+        area = {"roc_auc": sklearn.metrics.roc_auc_score(truth, scores)}
+    else:
+        areas = [
+            sklearn.metrics.roc_auc_score(truth == code, scores[:, code]) for code in set(truth)
+        ]
+        area = {"macro_roc_auc": np.mean(areas)}
+    return area | {"log_loss": sklearn.metrics.log_loss(truth, scores)}
 
 
 def refused(results):
@@ -86,16 +98,12 @@ def test_the_finished_model_passes(candidate) -> None:
 
 
 def test_weighted_metrics_are_the_metrics_and_weights_count_rows(candidate) -> None:
-    truth, scores, point = candidate.truth, candidate.scores, candidate.operating_point
-    schema, params = candidate.schema, candidate.params
-    task, weights = of(schema), np.random.default_rng(0).poisson(1, len(truth))
-    weighted = task.weighted_metrics(truth, scores, point, schema)
-    for given in (np.ones(len(truth), dtype=int), weights):
-        rows = np.repeat(np.arange(len(truth)), given)
-        measured = task.measure(truth[rows], scores[rows], point, schema, params)
-        assert weighted(given) == pytest.approx(
-            {name: measured[name] for name in weighted(given)}, rel=1e-6
-        )
+    weights = np.random.default_rng(0).poisson(1, len(candidate.truth))
+    weighted = of(candidate.schema).weighted_metrics(candidate.scored)
+    for given in (np.ones(len(weights), dtype=int), weights):
+        rows = candidate.scored.at(np.repeat(np.arange(len(weights)), given))
+        for name, value in by_sklearn(rows).items():
+            assert weighted(given)[name] == pytest.approx(value, rel=1e-6)
 
 
 def test_days_are_resampled_as_a_whole_and_rows_where_there_are_none(monkeypatch) -> None:
@@ -116,9 +124,8 @@ def test_days_are_resampled_as_a_whole_and_rows_where_there_are_none(monkeypatch
 
 
 def test_intervals_are_around_the_metrics_and_repeat(candidate) -> None:
-    given = candidate.table, candidate.truth, candidate.scores, candidate.operating_point
-    found = intervals(*given, candidate.schema)
-    assert found == intervals(*given, candidate.schema)
+    found = intervals(candidate.table, candidate.scored)
+    assert found == intervals(candidate.table, candidate.scored)
     for name, (low, high) in found.items():
         assert low - 1e-6 <= candidate.metrics[name] <= high + 1e-6
     assert any(low < high for low, high in found.values())
@@ -141,8 +148,7 @@ def test_a_champion_is_not_worse_than_a_constant_in_log_loss(candidate) -> None:
     place = candidate.schema.classes.index(candidate.schema.positive)
     sure = np.column_stack([candidate.scores[:, place] ** 9] * 2)
     sure[:, 1 - place] = 1 - sure[:, place]
-    given = candidate.operating_point, candidate.schema, candidate.params
-    measured = of(candidate.schema).measure(candidate.truth, sure, *given)
+    measured = measure(replace(candidate.scored, scores=sure))
     found = quality.baseline(
         replace(candidate, scores=sure, metrics=measured), load_params().gates.baseline
     )
@@ -179,11 +185,10 @@ def test_every_gate_that_refuses_says_what_to_try() -> None:
 def test_labels_of_which_the_champion_knows_nothing_are_refused(candidate) -> None:
     schema, limits = candidate.schema, LabelsGate(min_skill=0.2)
     scores, metrics = candidate.scores, of(schema).GATE_METRICS
-    given = candidate.operating_point, schema, candidate.params
-    before = champion.skill(candidate.table, candidate.truth, scores, *given)
+    before = champion.skill(candidate.table, candidate.scored)
 
     def judged(scores, before=before):
-        now = champion.skill(candidate.table, candidate.truth, scores, *given)
+        now = champion.skill(candidate.table, replace(candidate.scored, scores=scores))
         return champion.label_trust(now, before, metrics, limits)
 
     assert judged(scores).value == pytest.approx(1)
@@ -247,7 +252,7 @@ def test_a_model_worse_on_one_slice_is_refused(candidate) -> None:
 def test_a_slice_is_not_refused_for_noise(candidate) -> None:
     sided = with_side(candidate, sides=tuple("abcdefghij"))
     task, rows = of(sided.schema), len(sided.truth)
-    whole = task.slice_quality(sided.truth, sided.scores, sided.schema)(np.ones(rows))
+    whole = task.slice_quality(sided.scored)(np.ones(rows))
     # Of ten slices that are alike, some are below what all are, but none surely.
     limits = SlicesGate(floor=whole[task.SLICE_METRIC] - 0.02, max_gap=0.02)
     assert not refused(quality.slices(sided, limits))
@@ -270,10 +275,10 @@ def test_a_miscalibrated_model_is_refused(candidate) -> None:
 def test_few_rows_are_not_refused_for_what_chance_alone_gives(candidate) -> None:
     few = candidate.scores[:60]
     draws, limits = np.random.default_rng(0), CalibrationGate(max_error=1e-6)
-    given = candidate.operating_point, candidate.schema, candidate.params
     kept = []
     for _ in range(10):
-        fair = of(candidate.schema).sample_labels(draws, few, *given)
+        rows = candidate.scored.at(np.arange(60))
+        fair = of(candidate.schema).sample_labels(draws, rows)
         kept += quality.calibration(replace(candidate, truth=fair, scores=few), limits)
     assert sum(line.value > limits.max_error for line in kept) >= 7
     assert sum(line.passed for line in kept) >= 7
@@ -285,7 +290,7 @@ def test_groups_that_fare_differently_are_refused(candidate) -> None:
     table = pd.concat([sided.table, sided.table]).assign(**{SIDE: np.repeat(["a", "b"], rows)})
     truth, scores = (np.concatenate([part, part]) for part in (sided.truth, sided.scores))
     sided = replace(sided, table=table, truth=truth, scores=scores)
-    schema, point = sided.schema, sided.operating_point
+    schema = sided.schema
     assert schema.protected == [SIDE]
     found = quality.fairness(sided, limits)
     assert found
@@ -299,22 +304,26 @@ def test_groups_that_fare_differently_are_refused(candidate) -> None:
     assert refused(found) == [f"fairness: {SIDE}"] * len(found)
     table = table.copy()
     table.loc[on_a, SIDE] = None
-    judged = Judged(table, truth, unfair, point, schema, 1)
-    listed = groups(judged)
+    judged = replace(sided, scores=unfair).scored
+    listed = groups(table, judged)
     assert set(listed["group"]) == {"missing", "b"}
-    assert len(groups(replace(judged, minimum=len(table)))) == 0
+    most = judged.params.model_copy(update={"min_slice_rows": len(table)})
+    assert len(groups(table, replace(judged, params=most))) == 0
     alone = replace(sided, table=table[~on_a], truth=truth[~on_a], scores=scores[~on_a])
     (one,) = quality.fairness(alone, limits)
     assert one.passed is None
-    assert list(groups(replace(judged, schema=load_schema()))) == list(listed)
+    assert list(groups(table, replace(judged, schema=load_schema()))) == list(listed)
 
 
 def test_differences_are_those_of_fairlearn(candidate) -> None:
     sided = with_side(candidate, protected=True)
-    judged = judged_rows(sided)
-    found = differences(judged, SIDE)(np.ones(len(judged.truth)))
-    if sided.schema.classes:
-        pairs = [(actual, called) for _, actual, called in answered(judged)]
+    schema = sided.schema
+    found = differences(sided.table, sided.scored, SIDE)(np.ones(len(sided.truth)))
+    if schema.classes:
+        named = np.array(labels(sided.scores, schema, sided.operating_point))
+        actual = sided.table[schema.target].to_numpy()
+        judged = [schema.positive] if schema.positive else schema.classes
+        pairs = [(actual == name, named == name) for name in judged]
         measures = demographic_parity_difference, equalized_odds_difference
         expected = [
             max(measure(*pair, sensitive_features=sided.table[SIDE]) for pair in pairs)

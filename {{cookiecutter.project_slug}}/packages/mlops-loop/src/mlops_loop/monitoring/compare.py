@@ -22,7 +22,7 @@ from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import resample
-from mlops_loop.metrics.values import Metrics, Weighted, Weights
+from mlops_loop.metrics.values import Metrics, Scored, Weighted, Weights
 from mlops_loop.monitoring.labelled_rows import LabelledRows, resampling_groups, usable_rows
 from mlops_loop.prediction_log.connection import open_log, unusable
 from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
@@ -183,7 +183,7 @@ def weighted_metrics(rows: pd.DataFrame, schema: Schema) -> Weighted:
     labelled = LabelledRows.of(rows, schema)
     operating_point = logged_operating_point(labelled.rows["output"], schema)
     return tasks.of(schema).weighted_metrics(
-        labelled.truth, labelled.scores, operating_point, schema
+        Scored(labelled.truth, labelled.scores, operating_point, schema)
     )
 
 

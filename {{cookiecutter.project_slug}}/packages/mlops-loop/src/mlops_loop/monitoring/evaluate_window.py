@@ -15,7 +15,7 @@ from mlops_loop.metrics.calibration import held_out_scores
 from mlops_loop.monitoring import data_quality, drift, performance
 from mlops_loop.monitoring.drift import EvidentlyReport
 from mlops_loop.monitoring.evidently_report import evidently_report
-from mlops_loop.monitoring.labelled_rows import LabelledRows
+from mlops_loop.monitoring.labelled_rows import LabelledRows, logged_scores
 from mlops_loop.monitoring.monitoring_window import (
     MonitoringWindow,
     features_of,
@@ -174,11 +174,9 @@ def with_predictions(
     window: MonitoringWindow, reference: pd.DataFrame, held_out: pd.DataFrame, schema: Schema
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the window's features and the reference's, each with predictions."""
-    task = tasks.of(schema)
     current = features_of(window.answered)[logged_features(schema)]
-    current[schema.prediction] = [
-        task.logged_prediction(output, schema) for output in window.answered["output"]
-    ]
+    scores = logged_scores(window.answered["output"], schema)
+    current[schema.prediction] = tasks.of(schema).predictions(scores, schema)
     predicted = predictions_on(held_out, schema)
     sampled = np.random.default_rng(0).choice(predicted, len(reference))
     return current, reference.assign(**{schema.prediction: sampled})

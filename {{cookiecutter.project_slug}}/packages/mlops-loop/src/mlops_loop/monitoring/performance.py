@@ -6,6 +6,8 @@ Leveraging unlabeled data to predict out-of-distribution performance, ICLR 2022,
 when such estimates fail.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -17,7 +19,7 @@ from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import days, resample
 from mlops_loop.metrics.calibration import held_out_scores
 from mlops_loop.metrics.groups import group_values
-from mlops_loop.metrics.values import Floats
+from mlops_loop.metrics.values import Floats, Scored
 from mlops_loop.monitoring.labelled_rows import LabelledRows, logged_scores, resampling_groups
 from mlops_loop.monitoring.monitoring_window import features_of
 from mlops_loop.prediction_log.window_summary import (
@@ -48,8 +50,8 @@ def measure(
     """
     task = tasks.of(schema)
     known, scored = held_out_scores(held_out, schema)
-    now = task.weighted_metrics(labelled.truth, labelled.scores, operating_point, schema)
-    then = task.weighted_metrics(known, scored, operating_point, schema)
+    now = task.weighted_metrics(Scored(labelled.truth, labelled.scores, operating_point, schema))
+    then = task.weighted_metrics(Scored(known, scored, operating_point, schema))
     values = now(np.ones(len(labelled.truth)))
     reference = then(np.ones(len(known)))
     resampled = resample(now, resampling_groups(labelled.rows), RESAMPLES)
@@ -80,17 +82,16 @@ def calibration_error(
     """
     task = tasks.of(schema)
     max_error = params.monitor.decay.max_calibration_error
-    found = calibrated.calibration(
-        labelled.truth, labelled.scores, operating_point, schema, params.evaluate, max_error
-    )
+    now = Scored(labelled.truth, labelled.scores, operating_point, schema, params.evaluate)
+    error, limit = calibrated.calibration(now, max_error)
     known, scored = held_out_scores(held_out, schema)
-    before = task.miscalibration(known, scored, operating_point, schema, params.evaluate)
+    before = task.miscalibration(replace(now, truth=known, scores=scored))
     return CalibrationError(
         measure=task.MISCALIBRATION,
-        value=found.error,
+        value=error,
         reference=before,
-        limit=found.limit,
-        worse=not found.passed and bool(np.isfinite(found.error)),
+        limit=limit,
+        worse=error > limit,
     )
 
 
@@ -120,7 +121,9 @@ def slice_metrics(labelled: LabelledRows, schema: Schema, min_rows: int) -> list
         for value, places in features.groupby(group_values(features[name])).indices.items():
             if len(places) < min_rows:
                 continue
-            measured = task.slice_metrics(labelled.truth[places], labelled.scores[places], schema)
+            measured = task.slice_metrics(
+                Scored(labelled.truth[places], labelled.scores[places], OperatingPoint(), schema)
+            )
             if measured:
                 facts = {"column": name, "value": str(value), "rows": len(places)}
                 found.append(SliceMetrics.model_validate({**facts, **measured}))
@@ -143,14 +146,15 @@ def estimate(
     scores = logged_scores(outputs, schema)
     random = np.random.default_rng(0)
     known, scored = held_out_scores(held_out, schema)
+    unknown = Scored(np.zeros(len(scores)), scores, operating_point, schema, params.evaluate)
     samples = []
     for _ in range(LABEL_SAMPLES):
         if schema.classes:
-            truth = task.sample_labels(random, scores, operating_point, schema, params.evaluate)
+            truth = task.sample_labels(random, unknown)
         else:
             errors = known - scored[:, 0]
             truth = scores[:, 0] + similar_errors(random, scores[:, 0], errors, scored[:, 0])
-        metrics = task.weighted_metrics(truth, scores, operating_point, schema)
+        metrics = task.weighted_metrics(replace(unknown, truth=truth))
         samples.append(metrics(np.ones(len(scores))))
     table = pd.DataFrame(samples)
     ends = table.quantile(INTERVAL)

@@ -12,7 +12,7 @@ from mlops_loop.contract.schema import Schema
 from mlops_loop.data import tables
 from mlops_loop.data.derived import with_derived
 from mlops_loop.metrics import own_metrics, tasks
-from mlops_loop.metrics.values import Metrics, Scores, Truth
+from mlops_loop.metrics.values import Metrics, Scored, Scores, Truth
 from mlops_loop.release.champion_inputs import with_champion_inputs
 from mlops_loop.scoring.bundle import Bundle
 from mlops_loop.scoring.operating_point import OperatingPoint
@@ -47,6 +47,10 @@ class Candidate:
     def schema(self) -> Schema:
         return self.bundle.schema
 
+    @property
+    def scored(self) -> Scored:
+        return Scored(self.truth, self.scores, self.operating_point, self.schema, self.params)
+
 
 def score(bundle: Bundle, table: pd.DataFrame) -> Scores:
     """Return a bundle's scores of the rows of a table, of shape (rows, classes) or (rows, 1)."""
@@ -71,8 +75,8 @@ def open_candidate(
         truth,
         scores,
         point,
-        metrics=own_metrics.measure(truth, scores, point, schema, params),
-        baseline=own_metrics.measure(truth, naive, point, schema, params),
+        metrics=own_metrics.measure(Scored(truth, scores, point, schema, params)),
+        baseline=own_metrics.measure(Scored(truth, naive, point, schema, params)),
         champion=champion,
     )
 

@@ -29,11 +29,9 @@ class Comparison(BaseModel, frozen=True):
         """The comparison as lines for people."""
         if not self.losses:
             return f"{AUTO} is {self.chosen}: there are too few rows to compare"
-        width = max(map(len, self.losses))
         lines = [f"{AUTO} compares by cross-validation on {self.rows:,} rows, {self.metric}:"]
         for name, value in self.losses.items():
-            mark = "  <- chosen" if name == self.chosen else ""
-            lines.append(f"  {name:{width}} {value:.5g}{mark}")
+            lines.append(f"  {name} {value:.5g}{'  <- chosen' if name == self.chosen else ''}")
         return "\n".join(lines)
 
     @property
@@ -63,15 +61,11 @@ def compare(table: pd.DataFrame, schema: Schema, params: TrainParams) -> Compari
     losses = {}
     with threadpool_limits(1):  # on few rows threads cost more than they gain
         for name in names:
-            candidate = params.model_copy(update={"model": name})
-            # In six digits: the last ones may differ from machine to machine.
-            losses[name] = float(f"{loss(sample, parts, schema, candidate):.6g}")
-    return Comparison(
-        chosen=min(losses, key=losses.__getitem__),
-        metric=tasks.of(schema).OBJECTIVE,
-        rows=len(sample),
-        losses=losses,
-    )
+            value = loss(sample, parts, schema, params.model_copy(update={"model": name}))
+            losses[name] = float(f"{value:.6g}")  # the last digits may differ between machines
+    metric = tasks.of(schema).OBJECTIVE
+    best = min(losses, key=losses.__getitem__)
+    return Comparison(chosen=best, metric=metric, rows=len(sample), losses=losses)
 
 
 def load_comparison() -> Comparison:

@@ -12,6 +12,7 @@ from mlops_loop.contract.schema import Schema
 from mlops_loop.data import tables
 from mlops_loop.data.split import SPLITS
 from mlops_loop.metrics import tasks
+from mlops_loop.metrics.values import Scored
 from mlops_loop.monitoring.retraining.summary import Split
 from mlops_loop.release.candidate import same_target, score
 from mlops_loop.release.champion_inputs import with_champion_inputs
@@ -43,10 +44,10 @@ def candidate_metrics(champion: Bundle | None, params: Params) -> Measured:
         if champion and same_target(champion, candidate):
             schema = candidate.schema
             table = tables.read_sample(TEST, params.gates.max_rows)
-            task = tasks.of(schema)
             inputs = with_champion_inputs(champion.schema, schema, table, params)
             scores = score(champion, inputs)
             known = champion.operating_point
-            truth = task.truth(table, schema)
-            found["champion"] = {**task.measure(truth, scores, known, schema, params.evaluate)}
+            truth = tasks.of(schema).truth(table, schema)
+            scored = Scored(truth, scores, known, schema, params.evaluate)
+            found["champion"] = {**tasks.measure(scored)}
     return found | {"naive baseline": candidate.manifest.baseline}

@@ -1,23 +1,20 @@
 """The candidate against the champion, and the champion against the window's labels."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from mlops_loop.base.params.evaluate import EvaluateParams
 from mlops_loop.base.params.gates import ChampionGate, LabelsGate
-from mlops_loop.contract.schema import Schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import days, resample
 from mlops_loop.metrics.calibration import held_out_scores
 from mlops_loop.metrics.gate_result import GateResult, compare
-from mlops_loop.metrics.values import Metrics, Scores, Truth, Weights
+from mlops_loop.metrics.values import Metrics, Scored, Weights
 from mlops_loop.release.candidate import Candidate
 from mlops_loop.scoring.bundle import HELD_OUT
-from mlops_loop.scoring.operating_point import OperatingPoint
 
 
 def champion(candidate: Candidate, limits: ChampionGate) -> list[GateResult]:
@@ -31,11 +28,9 @@ def champion(candidate: Candidate, limits: ChampionGate) -> list[GateResult]:
     if candidate.champion.scores is None:
         return [GateResult("champion", candidate.champion.problem, passed=False)]
     schema = candidate.schema
-    truth = candidate.truth
-    task = tasks.of(schema)
     name, more = tasks.deciding_metric(schema)
     new, old = (
-        task.weighted_metrics(truth, scores, candidate.operating_point, schema)
+        tasks.of(schema).weighted_metrics(replace(candidate.scored, scores=scores))
         for scores in (candidate.scores, candidate.champion.scores)
     )
 
@@ -44,7 +39,7 @@ def champion(candidate: Candidate, limits: ChampionGate) -> list[GateResult]:
         theirs = old(weights)[name]
         return {"gain": ours - theirs if more else theirs - ours}
 
-    point = gain(np.ones(len(truth)))["gain"]
+    point = gain(np.ones(len(candidate.truth)))["gain"]
     gains = resample(gain, days(candidate.table, schema), limits.resamples)["gain"]
     measure = f"gain in {name} {point:+.4g}, with {limits.confidence:.0%} confidence at least"
     low = gains.quantile(1 - limits.confidence)
@@ -63,34 +58,23 @@ class Skill:
         return (1 if more_is_better else -1) * (self.model[name] / self.constant[name] - 1)
 
 
-def skill(
-    table: pd.DataFrame,
-    truth: Truth,
-    scores: Scores,
-    operating_point: OperatingPoint,
-    schema: Schema,
-    params: EvaluateParams,
-) -> Skill:
-    task = tasks.of(schema)
-    constant = task.baseline(table, table, schema, None)
-    return Skill(
-        task.measure(truth, scores, operating_point, schema, params),
-        task.measure(truth, constant, operating_point, schema, params),
-    )
+def skill(table: pd.DataFrame, scored: Scored) -> Skill:
+    constant = tasks.of(scored.schema).baseline(table, table, scored.schema, None)
+    return Skill(tasks.measure(scored), tasks.measure(replace(scored, scores=constant)))
 
 
 def labels(candidate: Candidate, limits: LabelsGate) -> list[GateResult]:
     """Guard against bad labels: if the champion suddenly scores near chance, suspect the labels."""
     found = candidate.champion
     schema = candidate.schema
-    params = candidate.params
     if found is None or found.scores is None or not (found.bundle.folder / HELD_OUT).is_file():
         return [GateResult("labels", "there is no champion to compare with")]
     point = found.bundle.operating_point
-    now = skill(candidate.table, candidate.truth, found.scores, point, schema, params)
+    served = replace(candidate.scored, scores=found.scores, point=point)
+    now = skill(candidate.table, served)
     held_out = tables.read_table(found.bundle.folder / HELD_OUT)
     known, scored = held_out_scores(held_out, schema)
-    before = skill(held_out, known, scored, point, schema, params)
+    before = skill(held_out, replace(served, truth=known, scores=scored))
     return [label_trust(now, before, tasks.of(schema).GATE_METRICS, limits)]
 
 

@@ -17,7 +17,7 @@ from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import calibration as calibrations
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import days, resample
-from mlops_loop.metrics.fairness import Judged, differences
+from mlops_loop.metrics.fairness import differences
 from mlops_loop.metrics.gate_result import GateResult, compare
 from mlops_loop.metrics.groups import group_values
 from mlops_loop.metrics.values import Metrics
@@ -47,7 +47,7 @@ def slices(candidate: Candidate, limits: SlicesGate) -> list[GateResult]:
     """
     schema = candidate.schema
     minimum = candidate.params.min_slice_rows
-    whole = tasks.of(schema).slice_quality(candidate.truth, candidate.scores, schema)
+    whole = tasks.of(schema).slice_quality(candidate.scored)
     floors = list[GateResult]()
     gaps = list[GateResult]()
     if whole:
@@ -80,7 +80,7 @@ def one_slice(
     """Judge a slice by its floor and its gap; None if its rows cannot have the metric."""
     schema = candidate.schema
     task = tasks.of(candidate.schema)
-    quality = task.slice_quality(candidate.truth[rows], candidate.scores[rows], schema)
+    quality = task.slice_quality(candidate.scored.at(rows))
     if quality is None:
         return None
     measured = quality(np.ones(len(rows)))
@@ -101,16 +101,9 @@ def calibration(candidate: Candidate, limits: CalibrationGate) -> list[GateResul
     Where that is more than `max_error`, the limit is what a model whose promises are right would
     have by chance with so few rows, in 95 of 100 cases.
     """
-    found = calibrations.calibration(
-        candidate.truth,
-        candidate.scores,
-        candidate.operating_point,
-        candidate.schema,
-        candidate.params,
-        limits.max_error,
-    )
+    error, limit = calibrations.calibration(candidate.scored, limits.max_error)
     measure = tasks.of(candidate.schema).MISCALIBRATION
-    return [compare("calibration", measure, found.error, "<=", found.limit)]
+    return [compare("calibration", measure, error, "<=", limit)]
 
 
 def fairness(candidate: Candidate, limits: FairnessGate) -> list[GateResult]:
@@ -132,14 +125,6 @@ def protected_column(candidate: Candidate, name: str, limits: FairnessGate) -> l
     schema = candidate.schema
     minimum = candidate.params.min_slice_rows
     gate = f"fairness: {name}"
-    judged = Judged(
-        candidate.table,
-        candidate.truth,
-        candidate.scores,
-        candidate.operating_point,
-        schema,
-        minimum,
-    )
     large = (group_values(candidate.table[name]).value_counts() >= minimum).sum()
     if large < 2:
         return [GateResult(gate, f"groups with {minimum} rows: too few to judge", int(large))]
@@ -149,9 +134,9 @@ def protected_column(candidate: Candidate, name: str, limits: FairnessGate) -> l
     }
     if not schema.classes:
         about = {"error": ("difference of mae, as a share of it", limits.max_error_difference)}
-    apart = differences(judged, name)
-    measured = apart(np.ones(len(judged.truth)))
-    lows = resample(apart, days(judged.table, schema), RESAMPLES).quantile(0.025)
+    apart = differences(candidate.table, candidate.scored, name)
+    measured = apart(np.ones(len(candidate.truth)))
+    lows = resample(apart, days(candidate.table, schema), RESAMPLES).quantile(0.025)
     return [
         compare(gate, f"{what}, lower end (measured {measured[kind]:.4g})", lows[kind], "<=", limit)
         for kind, (what, limit) in about.items()

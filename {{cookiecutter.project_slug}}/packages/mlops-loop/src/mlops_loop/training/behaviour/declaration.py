@@ -1,9 +1,9 @@
-"""What behaviour.yaml may say, checked against the contract."""
+"""What behaviour.yaml may say, checked against the contract: the context of each validation."""
 
 from datetime import date
+from math import inf
 from typing import Annotated, Literal, Self
 
-import numpy as np
 import pandas as pd
 from pydantic import (
     BaseModel,
@@ -22,7 +22,7 @@ from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.contract.values import Value
 from mlops_loop.data.cast import check_rows
 
-Info = ValidationInfo[Schema]  # its context is the contract
+Info = ValidationInfo[Schema]
 NUMBERS = ("number", "integer")
 
 
@@ -34,19 +34,9 @@ def single(value: object) -> Value:
     raise ValueError("give a number, a text, true, false or null")
 
 
-def form(condition: object) -> str:
-    return (
-        "range"
-        if isinstance(condition, dict)
-        else "list"
-        if isinstance(condition, list)
-        else "value"
-    )
-
-
 class Range(BaseModel, extra="forbid"):
-    minimum: float = Field(-np.inf, allow_inf_nan=False)
-    maximum: float = Field(np.inf, allow_inf_nan=False)
+    minimum: float = Field(-inf, allow_inf_nan=False)
+    maximum: float = Field(inf, allow_inf_nan=False)
 
 
 Scalar = Annotated[Value, BeforeValidator(single)]
@@ -54,22 +44,25 @@ Condition = Annotated[
     Annotated[Range, Tag("range")]
     | Annotated[list[Scalar], Tag("list")]
     | Annotated[Scalar, Tag("value")],
-    Discriminator(form),
+    Discriminator(lambda given: {dict: "range", list: "list"}.get(type(given), "value")),
 ]
-Conditions = dict[str, Condition]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Case(BaseModel, extra="forbid"):
-    """A test; the contract that it is checked against is the validation's context."""
+    """A test of some rows."""
 
     name: str = Field(min_length=1)
     why: str = Field(min_length=1)
-    where: Conditions = {}  # which rows: all that have these values
+    where: dict[str, Condition] = {}  # which rows: all that have these values
     given: dict[str, Scalar] = {}  # set in each of them beforehand
+    set: dict[str, Scalar] = {}  # what is changed
 
     @field_validator("where", "given", "set", "row", check_fields=False)
     @classmethod
-    def fits_the_contract(cls, found: Conditions | None, info: Info) -> Conditions | None:
+    def fits_the_contract(
+        cls, found: dict[str, Condition] | None, info: Info
+    ) -> dict[str, Condition] | None:
         for name, wanted in (found or {}).items():
             column = known(name, info.context, sliced=info.field_name == "where")
             if isinstance(wanted, Range):
@@ -78,18 +71,28 @@ class Case(BaseModel, extra="forbid"):
                     raise ValueError(f"no value of {name!r} is in that range")
                 continue
             for value in wanted if isinstance(wanted, list) else [wanted]:
-                _, (reason,) = check_rows(
-                    pd.DataFrame({name: [value]}, dtype=object), {name: column}
-                )
+                row = pd.DataFrame({name: [value]}, dtype=object)
+                _, (reason,) = check_rows(row, {name: column})
                 if reason:
                     raise ValueError(f"{value!r} breaks the contract: {reason}")
         return found
+
+    @field_validator("of", check_fields=False)
+    @classmethod
+    def has_a_score(cls, name: str | None, info: Info) -> str | None:
+        """Return the class whose probability is meant, or a regression's target."""
+        schema = info.context
+        if not schema.classes and name is not None:
+            raise ValueError("a regression has no classes: leave it out")
+        of = name or schema.positive
+        if schema.classes and of not in schema.classes and info.data.get("label") is None:
+            raise ValueError(f"name the class whose probability is meant: one of {schema.classes}")
+        return of or schema.target
 
 
 class Change(Case):
     """A test of what a change of the rows does to their scores."""
 
-    set: dict[str, Scalar] = {}
     add: dict[str, float] = {}  # rows that the contract would then forbid are left out
 
     @field_validator("add")
@@ -98,7 +101,7 @@ class Change(Case):
         for name, amount in found.items():
             column = known(name, info.context)
             numeric(name, column)
-            if column.type == "integer" and not float(amount).is_integer():
+            if column.type == "integer" and not amount.is_integer():
                 raise ValueError(f"{name!r} is an integer: {amount:g} cannot be added to it")
         return found
 
@@ -106,8 +109,8 @@ class Change(Case):
     def changes(self) -> Self:
         if not (self.set or self.add):
             raise ValueError("nothing is changed: say what to `set` or to `add`")
-        if both := [name for name in self.set if name in self.add]:
-            raise ValueError(f"{both[0]!r} is both set and added to")
+        for name in self.set.keys() & self.add:
+            raise ValueError(f"{name!r} is both set and added to")
         return self
 
 
@@ -115,7 +118,15 @@ class Invariance(Change):
     """The change must not move a score by more than `tolerance`, in this share of the rows."""
 
     tolerance: float = Field(ge=0, allow_inf_nan=False)
-    share: float = Field(1.0, gt=0, le=1)
+    share: Share = 1.0
+
+    @property
+    def limit(self) -> float:
+        return self.share
+
+    @property
+    def measure(self) -> str:
+        return f"share of rows that move by at most {self.tolerance:g}"
 
 
 class Directional(Change):
@@ -127,24 +138,41 @@ class Directional(Change):
     expect: Literal["rise", "fall"]
     of: str | None = Field(None, validate_default=True)  # a class; by default the positive one
     by: float = Field(ge=0, allow_inf_nan=False)
-    share: float | None = Field(None, gt=0, le=1)
+    share: Share | None = None
 
-    @field_validator("of")
-    @classmethod
-    def has_a_score(cls, name: str | None, info: Info) -> str | None:
-        return scored(name, info.context)
+    @property
+    def limit(self) -> float:
+        return self.by if self.share is None else self.share
+
+    @property
+    def measure(self) -> str:
+        if self.share is None:
+            return f"mean {self.expect} of {self.of}"
+        least = f" by at least {self.by:g}" if self.by else ", or none"
+        return f"share of rows with a {self.expect} of {self.of}{least}"
 
 
 class Minimum(Case):
     """Rows, or the one `row`, that must get this label, or a score within these limits."""
 
     row: dict[str, Scalar] | None = None
-    set: dict[str, Scalar] = {}
     label: str | None = None
     of: str | None = Field(None, validate_default=True)
-    minimum: float | None = Field(None, allow_inf_nan=False)
-    maximum: float | None = Field(None, allow_inf_nan=False)
-    share: float = Field(1.0, gt=0, le=1)
+    minimum: float = Field(-inf, allow_inf_nan=False)
+    maximum: float = Field(inf, allow_inf_nan=False)
+    share: Share = 1.0
+
+    @property
+    def limit(self) -> float:
+        return self.share
+
+    @property
+    def measure(self) -> str:
+        if self.label is not None:
+            return f"share of rows that are called {self.label}"
+        limits = {"at least": self.minimum, "at most": self.maximum}
+        asked = [f"{word} {limit:g}" for word, limit in limits.items() if abs(limit) < inf]
+        return f"share of rows with {self.of} {' and '.join(asked)}"
 
     @field_validator("row")
     @classmethod
@@ -157,27 +185,22 @@ class Minimum(Case):
     @field_validator("label")
     @classmethod
     def is_a_class(cls, label: str | None, info: Info) -> str | None:
-        if label is not None and label not in info.context.classes:
+        if label not in (None, *info.context.classes):
             raise ValueError(f"{label!r} is none of the classes {info.context.classes}")
         return label
 
-    @field_validator("of")
-    @classmethod
-    def has_a_score(cls, name: str | None, info: Info) -> str | None:
-        asked = info.data.get("label") is None
-        return scored(name, info.context) if asked or name else None
-
     @model_validator(mode="after")
     def asks_for_something(self) -> Self:
-        if (self.label is None) == (self.minimum is None and self.maximum is None):
-            raise ValueError(
-                "say either which `label` is right, or the score's `minimum` and `maximum`"
-            )
+        if (self.label is None) == ((self.minimum, self.maximum) == (-inf, inf)):
+            limits = "the score's `minimum` and `maximum`"
+            raise ValueError(f"say either which `label` is right, or {limits}")
         if self.row is not None and (self.where or self.given or self.set):
-            raise ValueError(
-                "`row` is a row of its own: `where`, `given` and `set` do not go with it"
-            )
+            others = "`where`, `given` and `set` do not go with it"
+            raise ValueError(f"`row` is a row of its own: {others}")
         return self
+
+
+AnyCase = Invariance | Directional | Minimum
 
 
 class Behaviour(BaseModel, extra="forbid"):
@@ -188,7 +211,7 @@ class Behaviour(BaseModel, extra="forbid"):
     minimum: list[Minimum] = []
 
     @property
-    def cases(self) -> list[Invariance | Directional | Minimum]:
+    def cases(self) -> list[AnyCase]:
         return [*self.invariance, *self.directional, *self.minimum]
 
     @model_validator(mode="after")
@@ -201,8 +224,7 @@ class Behaviour(BaseModel, extra="forbid"):
 
 def known(name: str, schema: Schema, sliced: bool = False) -> Column:
     """Return the column of an input or feature; `sliced`: also one by which the model is sliced."""
-    known = {**schema.inputs, **schema.features}
-    if name not in known and not (sliced and name in schema.slices):
+    if name not in {**schema.inputs, **schema.features} and not (sliced and name in schema.slices):
         raise ValueError(f"schema.yaml has no feature {name!r}")
     return schema.columns[name]
 
@@ -210,15 +232,6 @@ def known(name: str, schema: Schema, sliced: bool = False) -> Column:
 def numeric(name: str, column: Column) -> None:
     if column.type not in NUMBERS:
         raise ValueError(f"{name!r} is of type {column.type}, not a number")
-
-
-def scored(name: str | None, schema: Schema) -> str | None:
-    """Return the class whose probability is meant, None for a regression's value."""
-    if not schema.classes and name is not None:
-        raise ValueError("a regression has no classes: leave it out")
-    if schema.classes and (name or schema.positive) not in schema.classes:
-        raise ValueError(f"name the class whose probability is meant: one of {schema.classes}")
-    return name or schema.positive
 
 
 def load_behaviour(schema: Schema) -> Behaviour:
