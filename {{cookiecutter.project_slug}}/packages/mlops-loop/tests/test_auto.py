@@ -17,10 +17,11 @@ from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.skops_model import load, scores
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import session
-from mlops_loop.training.auto import compare, load_comparison
+from mlops_loop.training.cross_validation import compare, load_comparison
 from mlops_loop.training.fit import fit
 
 from .conftest import change, run_stages
+from .made_up import made_up_contract
 
 AUTO = TrainParams(model="auto")
 NUMBERS = [f"n{place}" for place in range(12)]
@@ -28,16 +29,11 @@ TREES = ("small_trees", "gradient_boosting")
 
 
 def contract(task: str = "binary-classification", timestamp: str | None = None) -> Schema:
-    target = {"type": "number", "role": "target"}
-    if task != "regression":
-        target = {"type": "category", "role": "target", "categories": ["no", "yes"]}
     columns = {name: {"type": "number"} for name in NUMBERS}
-    columns |= {"sort": {"type": "category", "categories": list("abcdef")}, "target": target}
+    columns |= {"sort": {"type": "category", "categories": list("abcdef")}}
     if timestamp:
         columns[timestamp] = {"type": "timestamp", "role": "timestamp"}
-    about = {"name": "t", "task": task, "target": "target", "timestamp": timestamp}
-    about |= {"positive": "yes"} if task != "regression" else {}
-    return Schema.model_validate({**about, "columns": columns})
+    return made_up_contract(task, columns, timestamp=timestamp)
 
 
 def table(rows: int, signal: float, seed: int = 0, crossed: bool = False) -> pd.DataFrame:

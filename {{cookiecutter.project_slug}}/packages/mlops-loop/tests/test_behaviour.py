@@ -18,16 +18,18 @@ from mlops_loop.scoring.skops_model import columns
 from mlops_loop.training.behaviour import check, declaration, examples
 
 from .conftest import change
+from .made_up import CLASSES, made_up_contract
 
-TASKS = {
-    "binary-classification": {"type": "category", "categories": ["no", "yes"]},
-    "multiclass-classification": {"type": "category", "categories": ["no", "perhaps", "yes"]},
-    "regression": {"type": "number", "minimum": 0, "maximum": 100},
+COLUMNS = {
+    "size": {"type": "number", "minimum": 0, "maximum": 10},
+    "count": {"type": "integer", "minimum": 0, "maximum": 9},
+    "colour": {"type": "category", "categories": ["red", "blue"]},
+    "weight": {"type": "number", "nullable": True},
 }
 BAD = {  # what a test says besides its name, and what is said of it; of the contract below
     "invariance": [
-        ("set: {colr: red}, tolerance: 0", "invariance.0.set: schema.yaml has no feature 'colr'"),
-        ("set: {y: 'no'}, tolerance: 0", "no feature 'y'"),
+        ("set: {colr: red}, tolerance: 0", "invariance.0: schema.yaml has no feature 'colr'"),
+        ("set: {target: 'no'}, tolerance: 0", "no feature 'target'"),
         ("set: {colour: pink}, tolerance: 0", "'pink' breaks the contract: colour is not one of"),
         ("set: {size: 11}, tolerance: 0", "11 breaks the contract: size is out of range"),
         ("set: {size: null}, tolerance: 0", "None breaks the contract: size is missing"),
@@ -50,23 +52,14 @@ BAD = {  # what a test says besides its name, and what is said of it; of the con
         ("", "say either which `label`"),
         ("label: 'yes', maximum: 0.5", "say either which `label`"),
         ("label: maybe", "'maybe' is none of the classes"),
-        ("row: {size: 1}, label: 'yes'", "required input 'colour' is missing"),
+        ("row: {size: 1}, label: 'yes'", "required input 'count' is missing"),
         ("row: {size: 1, colour: red, count: 1}, set: {size: 1}, label: 'yes'", "a row of its own"),
     ],
 }
 
 
 def contract(task: str = "binary-classification") -> Schema:
-    """A contract of four columns, with `y` as the target."""
-    found = {
-        "size": {"type": "number", "minimum": 0, "maximum": 10},
-        "count": {"type": "integer", "minimum": 0, "maximum": 9},
-        "colour": {"type": "category", "categories": ["red", "blue"]},
-        "weight": {"type": "number", "nullable": True},
-        "y": {**TASKS[task], "role": "target"},
-    }
-    raw = {"name": "things", "task": task, "target": "y", "columns": found}
-    return Schema.model_validate(raw | ({"positive": "yes"} if task.startswith("binary") else {}))
+    return made_up_contract(task, COLUMNS)
 
 
 def table(rows: int = 300) -> pd.DataFrame:
@@ -205,7 +198,10 @@ def test_values_and_several_classes(folder) -> None:
         yes = bigger_is_yes(rows)[:, 1]
         return np.column_stack([0.6 * (1 - yes), 0.4 * (1 - yes), yes])
 
-    of_values, of_classes = (value, contract("regression")), (three, contract(list(TASKS)[1]))
+    of_values, of_classes = (
+        (value, contract("regression")),
+        (three, contract("multiclass-classification")),
+    )
     add = {"add": {"size": 1}}
     fall = add | {"expect": "fall", "of": "perhaps"}
     for kind, model, asked, passed in (
@@ -221,7 +217,7 @@ def test_values_and_several_classes(folder) -> None:
         assert made(kind, *model, **asked)["passed"] == passed, asked
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", CLASSES)
 def test_a_file_without_tests_is_no_objection_and_its_example_fits(task, folder) -> None:
     schema = contract(task)
     text = examples.without_tests(schema)

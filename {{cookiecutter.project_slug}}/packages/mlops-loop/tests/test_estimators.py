@@ -14,12 +14,12 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import sha256
 from mlops_loop.base.params.train import TrainParams
 from mlops_loop.base.project import required
-from mlops_loop.contract.schema import Schema
 from mlops_loop.scoring.skops_model import columns, load, save, scores
 from mlops_loop.training import fit
 from mlops_loop.training.to_onnx import to_onnx
 
 from .conftest import ROOT
+from .made_up import CLASSES, made_up_contract
 
 DOCS = (ROOT / "docs/extend.md").read_text("utf-8")
 LIMIT = 1e-5  # gates.parity
@@ -48,25 +48,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "CatBoost": MODEL["CATBOOST"],
     "neural network": {"max_iter": 2000},
 }
-TASKS = {
-    "binary-classification": ["no", "yes"],
-    "multiclass-classification": ["x", "y", "z"],
-    "regression": [],
+COLUMNS = {
+    "size": {"type": "number", "nullable": True},
+    "count": {"type": "integer"},
+    "sort": {"type": "category", "categories": ["a", "b", "c"], "allow_unknown": True},
 }
-
-
-def contract(task: str) -> Schema:
-    target: dict[str, Any] = {"type": "number", "role": "target"}
-    if TASKS[task]:
-        target = {"type": "category", "role": "target", "categories": TASKS[task]}
-    made = {
-        "size": {"type": "number", "nullable": True},
-        "count": {"type": "integer"},
-        "sort": {"type": "category", "categories": ["a", "b", "c"], "allow_unknown": True},
-        "target": target,
-    }
-    about = {"name": "t", "task": task, "target": "target", "columns": made}
-    return Schema.model_validate(about | ({"positive": "yes"} if task.startswith("bin") else {}))
 
 
 def table(task: str, rows: int = 400) -> pd.DataFrame:
@@ -74,7 +60,7 @@ def table(task: str, rows: int = 400) -> pd.DataFrame:
     size = random.normal(size=rows).astype("float32").astype(float)
     sort = random.choice(["a", "b", "c"], rows)
     target = 3 * size + (sort == "a") + random.normal(scale=0.5, size=rows)
-    if classes := TASKS[task]:
+    if classes := CLASSES[task]:
         target = np.array(classes)[pd.qcut(target, len(classes), labels=False)]
     size[::20] = np.nan
     count = random.integers(0, 9, rows)
@@ -108,7 +94,7 @@ def estimator(name: str, task: str) -> Any:
 
 def fitted(name: str, task: str, monkeypatch: pytest.MonkeyPatch) -> Pipeline | None:
     """Return an estimator trained as the loop trains, behind the project's preprocessing."""
-    schema = contract(task)
+    schema = made_up_contract(task, COLUMNS)
     inner = estimator(name, task)
     if inner is None:
         return None
@@ -126,7 +112,7 @@ def served_by(name: str, task: str, monkeypatch: pytest.MonkeyPatch) -> str:
     model = fitted(name, task, monkeypatch)
     if model is None:
         return "-"
-    schema = contract(task)
+    schema = made_up_contract(task, COLUMNS)
     try:
         session = onnxruntime.InferenceSession(to_onnx(model, schema))
     except Failure as failure:
@@ -161,7 +147,7 @@ def test_the_docs_list_every_estimator() -> None:
 def test_the_docs_say_what_serves_an_estimator(name, monkeypatch) -> None:
     library = ESTIMATORS[name][0].partition(".")[0]
     pytest.importorskip(library, reason=f"the group {library} is not installed")
-    binary, multiclass, regression = (served_by(name, task, monkeypatch) for task in TASKS)
+    binary, multiclass, regression = (served_by(name, task, monkeypatch) for task in CLASSES)
     assert [binary, regression] == [multiclass, regression] == listed()[name]
 
 
@@ -170,8 +156,8 @@ def test_an_estimator_of_another_library_is_trained_stored_and_the_same_again(
     library, tmp_path
 ) -> None:
     pytest.importorskip(library, reason=f"the group {library} is not installed")
-    for task in TASKS:
-        schema, rows = contract(task), table(task)
+    for task in CLASSES:
+        schema, rows = made_up_contract(task, COLUMNS), table(task)
         params = TrainParams(model=library)
         for file in ("a", "b"):
             fitted = fit.fit(rows, schema, params)

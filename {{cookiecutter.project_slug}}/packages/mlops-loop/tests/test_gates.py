@@ -22,7 +22,7 @@ from mlops_loop.data import tables
 from mlops_loop.metrics.bootstrap import days, intervals, resample
 from mlops_loop.metrics.fairness import differences, groups
 from mlops_loop.metrics.gate_result import GateResult, compare
-from mlops_loop.metrics.tasks import deciding_metric, measure, of
+from mlops_loop.metrics.tasks import deciding_metric, measure, of, weighted
 from mlops_loop.release.candidate import Champion, open_candidate
 from mlops_loop.release.gates import advice, champion, leakage, own_gates, quality, run
 from mlops_loop.release.gates import files as file_gates
@@ -99,11 +99,11 @@ def test_the_finished_model_passes(candidate) -> None:
 
 def test_weighted_metrics_are_the_metrics_and_weights_count_rows(candidate) -> None:
     weights = np.random.default_rng(0).poisson(1, len(candidate.truth))
-    weighted = of(candidate.schema).weighted_metrics(candidate.scored)
+    resampled = of(candidate.schema).weighted_metrics(candidate.scored)
     for given in (np.ones(len(weights), dtype=int), weights):
         rows = candidate.scored.at(np.repeat(np.arange(len(weights)), given))
         for name, value in by_sklearn(rows).items():
-            assert weighted(given)[name] == pytest.approx(value, rel=1e-6)
+            assert resampled(given)[name] == pytest.approx(value, rel=1e-6)
 
 
 def test_days_are_resampled_as_a_whole_and_rows_where_there_are_none(monkeypatch) -> None:
@@ -251,8 +251,7 @@ def test_a_model_worse_on_one_slice_is_refused(candidate) -> None:
 
 def test_a_slice_is_not_refused_for_noise(candidate) -> None:
     sided = with_side(candidate, sides=tuple("abcdefghij"))
-    task, rows = of(sided.schema), len(sided.truth)
-    whole = task.slice_quality(sided.scored)(np.ones(rows))
+    task, whole = of(sided.schema), weighted(sided.scored)
     # Of ten slices that are alike, some are below what all are, but none surely.
     limits = SlicesGate(floor=whole[task.SLICE_METRIC] - 0.02, max_gap=0.02)
     assert not refused(quality.slices(sided, limits))

@@ -16,6 +16,7 @@ from mlops_loop.training import cross_validation, tune
 from mlops_loop.training.fit import build
 
 from .conftest import ROOT, change, edit
+from .made_up import CLASSES, raw_contract
 
 STORAGE = f"sqlite:///{tune.STUDIES}"
 COLUMNS = {
@@ -23,16 +24,10 @@ COLUMNS = {
     "size": {"type": "number"},
     "sort": {"type": "category", "categories": ["a", "b"]},
 }
-CLASSES = {"regression": [], "binary-classification": ["no", "yes"]}
-CLASSES["multiclass-classification"] = ["x", "y", "z"]
 
 
 def contract(task: str) -> dict:
-    target = {"type": "category", "categories": CLASSES[task]} if CLASSES[task] else {}
-    target = {"type": "number", "role": "target"} | target
-    about = {"name": "t", "task": task, "target": "target", "timestamp": "time"}
-    about |= {"positive": "yes"} if task.startswith("binary") else {}
-    return about | {"columns": COLUMNS | {"target": target}}
+    return raw_contract(task, COLUMNS, timestamp="time")
 
 
 def table(rows: int = 200) -> pd.DataFrame:
@@ -69,11 +64,10 @@ def begin() -> None:
 
 
 def history() -> list[tuple[float, dict]]:
-    """Every trial that ended, in order."""
+    """Every trial that is complete, in order."""
     (name,) = optuna.get_all_study_names(STORAGE)
     study = optuna.load_study(study_name=name, storage=STORAGE)
-    ended = [trial for trial in study.trials if trial.state.is_finished()]
-    return [(trial.value, trial.user_attrs["settings"]) for trial in ended]
+    return [(trial.value, trial.user_attrs["settings"]) for trial in tune.complete(study)]
 
 
 def test_the_best_is_written_and_nothing_else_changes(folder, capsys) -> None:

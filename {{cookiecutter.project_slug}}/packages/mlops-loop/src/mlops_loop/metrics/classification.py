@@ -1,7 +1,7 @@
 """Classification: probabilities of classes; in a binary one, a threshold for the positive class."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from sklearn import metrics
 from sklearn.calibration import CalibrationDisplay, calibration_curve
 
-from mlops_loop.base.params.evaluate import EvaluateParams
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics.roc_auc import weighted_area
 from mlops_loop.metrics.values import (
@@ -27,12 +26,17 @@ from mlops_loop.metrics.values import (
     plot,
 )
 from mlops_loop.scoring.operating_point import OperatingPoint
-from mlops_loop.scoring.predictions import labels
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Pair = tuple[NDArray[np.bool_], Floats]  # which rows are of a class, and its probability
+ROC = {"false_positive_rate": "fpr", "true_positive_rate": "tpr"}
+CURVES = {  # scikit-learn's display, and which of its attributes are a column
+    "roc": (metrics.RocCurveDisplay, ROC),
+    "precision_recall": (
+        metrics.PrecisionRecallDisplay,
+        {"recall": "recall", "precision": "precision"},
+    ),
+    "calibration": (CalibrationDisplay, {"predicted": "prob_pred", "observed": "prob_true"}),
+}
 
 
 class MulticlassClassification:
@@ -65,6 +69,10 @@ class MulticlassClassification:
         """Return the number of each row's class, shape (rows,)."""
         return scored.truth.astype("int64")
 
+    def called(self, scored: Scored) -> Numbers:
+        """Return the number of the class that is the answer, shape (rows,)."""
+        return np.asarray(scored.scores.argmax(axis=1))
+
     def predictions(self, scores: Scores, schema: Schema) -> NDArray[np.object_ | np.float64]:
         """Return the likeliest class, shape (rows,)."""
         return np.asarray(np.array(schema.classes, dtype=object)[scores.argmax(axis=1)])
@@ -93,7 +101,7 @@ class MulticlassClassification:
         """Return the metrics that are means over the rows: of each row, shape (rows,)."""
         given = scored.scores[np.arange(len(scored.truth)), self.codes(scored)]
         losses = -np.log(np.clip(given, np.finfo(given.dtype).eps, 1))
-        return {"log_loss": losses, "accuracy": scored.scores.argmax(axis=1) == self.codes(scored)}
+        return {"log_loss": losses, "accuracy": self.called(scored) == self.codes(scored)}
 
     def weighted_metrics(self, scored: Scored) -> Weighted:
         area = self.area(scored)
@@ -107,10 +115,10 @@ class MulticlassClassification:
         """Return also precision, recall and F1 of the label that clients get."""
         schema = scored.schema
         found = metrics.precision_recall_fscore_support(
-            np.array(schema.classes)[self.codes(scored)],
-            labels(scored.scores, schema, scored.point),
+            self.codes(scored),
+            self.called(scored),
             average=self.AVERAGE,
-            pos_label=schema.positive or 1,
+            pos_label=schema.classes.index(schema.positive) if schema.positive else 1,
             zero_division=0,
         )
         names = (f"{self.PREFIX}{name}" for name in ("precision", "recall", "f1"))
@@ -136,12 +144,6 @@ class MulticlassClassification:
     def choose_operating_point(self, scored: Scored) -> OperatingPoint:
         return OperatingPoint()
 
-    def slice_quality(self, scored: Scored) -> Weighted | None:
-        if len(set(scored.truth)) < 2:
-            return None
-        area = self.area(scored)
-        return lambda weights: {self.SLICE_METRIC: area(weights)}
-
     def slice_gap(self, whole: Metrics, part: pd.DataFrame) -> pd.Series:
         return whole[self.SLICE_METRIC] - part[self.SLICE_METRIC]
 
@@ -166,32 +168,31 @@ class MulticlassClassification:
     def plots(self, scored: Scored) -> Plots:
         from matplotlib.figure import Figure
 
-        names = ("roc", "precision_recall", "calibration", "confusion")
-        figures = {name: Figure(layout="tight") for name in names}
+        figures = {name: Figure(layout="tight") for name in (*CURVES, "confusion")}
         axes = {name: figure.subplots() for name, figure in figures.items()}
-        called = {
-            "actual": np.array(scored.schema.classes)[self.codes(scored)],
-            "predicted": labels(scored.scores, scored.schema, scored.point),
-        }
+        classes = np.array(scored.schema.classes)
+        actual = classes[self.codes(scored)]
+        called = {"actual": actual, "predicted": classes[self.called(scored)]}
+        shares = {"normalize": "true", "values_format": ".0%"}  # of each row
         metrics.ConfusionMatrixDisplay.from_predictions(
-            *called.values(),
-            normalize="true",
-            values_format=".0%",
-            cmap="Blues",
-            colorbar=False,
-            ax=axes["confusion"],
+            *called.values(), **shares, cmap="Blues", colorbar=False, ax=axes["confusion"]
         )
-        tables = {name: [] for name in names} | {"confusion": [pd.DataFrame(called)]}
-        for name, pair in self.pairs(scored).items():
-            of = {} if scored.schema.positive else {"rev": name}  # what DVC groups by
-            for kind, curve in draw_curves(name, pair, axes, scored.params).items():
-                tables[kind].append(curve.assign(**of))
-        axes["roc"].axline((0, 0), slope=1, color="grey", linestyle=":")
-        axes["roc"].set(xlabel="false positive rate", ylabel="share of the class that is found")
-        axes["precision_recall"].set(xlabel="recall", ylabel="precision")
-        axes["calibration"].set(xlabel="predicted probability", ylabel="observed share")
-        axes["confusion"].set(xlabel="predicted", ylabel="actual, and its share in each row")
-        return {name: (figures[name], pd.concat(tables[name])) for name in names}
+        axes["confusion"].set(xlabel="predicted", ylabel="actual")
+        tables = {"confusion": pd.DataFrame(called)}
+        pairs = {name: pair for name, pair in self.pairs(scored).items() if varies(pair)}
+        for kind, (display, columns) in CURVES.items():
+            parts = []
+            for name, pair in pairs.items():
+                bins = {"n_bins": scored.params.calibration_bins, "strategy": "quantile"}
+                options = bins if kind == "calibration" else {}
+                shown = display.from_predictions(*pair, name=name, ax=axes[kind], **options)
+                curve = {column: getattr(shown, name) for column, name in columns.items()}
+                of = {} if scored.schema.positive else {"rev": name}  # what DVC groups by
+                parts.append(thin(pd.DataFrame(curve)).assign(**of))
+            xlabel, ylabel = (name.replace("_", " ") for name in columns)
+            axes[kind].set(xlabel=xlabel, ylabel=ylabel)
+            tables[kind] = pd.concat(parts)
+        return {name: (figure, tables[name]) for name, figure in figures.items()}
 
 
 class BinaryClassification(MulticlassClassification):
@@ -217,6 +218,10 @@ class BinaryClassification(MulticlassClassification):
     def codes(self, scored: Scored) -> Numbers:
         place = scored.schema.classes.index(str(scored.schema.positive))
         return np.where(scored.truth, place, 1 - place)
+
+    def called(self, scored: Scored) -> Numbers:
+        place = scored.schema.classes.index(str(scored.schema.positive))
+        return np.where(scored.scores[:, place] >= scored.point.threshold, place, 1 - place)
 
     def predictions(self, scores: Scores, schema: Schema) -> Floats:
         """Return the probability of the positive class, shape (rows,)."""
@@ -260,26 +265,6 @@ class BinaryClassification(MulticlassClassification):
 def varies(pair: Pair) -> bool:
     """Return whether some rows are of the class, and some are not."""
     return bool(0 < pair[0].sum() < len(pair[0]))
-
-
-def draw_curves(
-    name: str, pair: Pair, axes: dict[str, "Axes"], params: EvaluateParams
-) -> dict[str, pd.DataFrame]:
-    """Draw the curves of a class, and return their points; none if it does not vary."""
-    if not varies(pair):
-        return {}
-    roc = metrics.RocCurveDisplay.from_predictions(*pair, name=name, ax=axes["roc"])
-    recall = metrics.PrecisionRecallDisplay.from_predictions(
-        *pair, name=name, ax=axes["precision_recall"]
-    )
-    bins = {"n_bins": params.calibration_bins, "strategy": "quantile"}
-    fit = CalibrationDisplay.from_predictions(*pair, **bins, name=name, ax=axes["calibration"])
-    found = {
-        "roc": {"false_positive_rate": roc.fpr, "true_positive_rate": roc.tpr},
-        "precision_recall": {"recall": recall.recall, "precision": recall.precision},
-        "calibration": {"predicted": fit.prob_pred, "observed": fit.prob_true},
-    }
-    return {kind: thin(pd.DataFrame(curve)) for kind, curve in found.items()}
 
 
 def thin(curve: pd.DataFrame) -> pd.DataFrame:

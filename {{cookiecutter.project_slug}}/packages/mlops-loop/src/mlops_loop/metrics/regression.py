@@ -31,7 +31,7 @@ class Regression:
     GATE_METRICS: ClassVar = {"mae": False}
     BASELINE_METRICS: ClassVar = GATE_METRICS  # in which a candidate must beat the naive baseline
     OBJECTIVE = "mae"  # what `tune` minimises
-    SLICE_METRIC = "d2"  # that a slice is held to, from `slice_quality`
+    SLICE_METRIC = "d2"  # that a slice is held to
     # What `schema infer` writes into params.yaml: of SLICE_METRIC, and of `slice_gap`.
     SLICE_LIMITS: ClassVar = {"floor": 0, "max_gap": 1.0}
     SLICE_GAP = "mae above the whole's, as a share"
@@ -81,13 +81,21 @@ class Regression:
         return OperatingPoint(half_width=float(errors[min(rank, len(errors)) - 1]))
 
     def weighted_metrics(self, scored: Scored) -> Weighted:
-        """Return the function that gives metrics under weights of the rows, to be resampled."""
+        """Return the function that gives metrics under weights of the rows, to be resampled.
+
+        D2 = 1 - mean absolute error / that of always answering with these rows' median: 1 is
+        perfect, 0 is no better than the median. Source: Koenker and Machado, Goodness of fit and
+        related inference processes for quantile regression, JASA 1999.
+        """
         errors = self.errors(scored)
         sizes = np.abs(errors)
+        usual = np.abs(scored.truth - np.median(scored.truth))
 
         def weighted(weights: Weights) -> Metrics:
+            mae = average(sizes, weights)
             return {
-                "mae": average(sizes, weights),
+                "mae": mae,
+                "d2": float(1 - mae / (average(usual, weights) or np.nan)),
                 "rmse": float(np.sqrt(average(errors**2, weights))),
                 "bias": average(errors, weights),
                 "coverage": average(sizes <= scored.point.half_width, weights),
@@ -99,24 +107,6 @@ class Regression:
         """Return the metrics that are not resampled."""
         r2 = float(metrics.r2_score(scored.truth, scored.scores[:, 0]))
         return {"r2": r2, "interval_width": 2 * scored.point.half_width}
-
-    def slice_quality(self, scored: Scored) -> Weighted | None:
-        """Return the function of row weights that gives SLICE_METRIC; None where there is none.
-
-        D2 = 1 - mean absolute error / that of always answering with these rows' median: 1 is
-        perfect, 0 is no better than the median. Source: Koenker and Machado, Goodness of fit and
-        related inference processes for quantile regression, JASA 1999.
-        """
-        sizes = np.abs(self.errors(scored))
-        usual = np.abs(scored.truth - np.median(scored.truth))
-        if not usual.any():
-            return None
-
-        def weighted(weights: Weights) -> Metrics:
-            mae = average(sizes, weights)
-            return {self.SLICE_METRIC: 1 - mae / average(usual, weights), "mae": mae}
-
-        return weighted
 
     def slice_gap(self, whole: Metrics, part: pd.DataFrame) -> pd.Series:
         """Return by which share the mean absolute error of a part is larger than the whole's."""

@@ -30,7 +30,8 @@ def deciding_metric(schema: Schema) -> tuple[str, bool]:
 
 def weighted(scored: Scored) -> Metrics:
     """Return the metrics that can be resampled, of the rows as they are."""
-    return of(scored.schema).weighted_metrics(scored)(np.ones(len(scored.truth)))
+    with np.errstate(invalid="ignore", divide="ignore"):  # what these rows do not have is NaN
+        return of(scored.schema).weighted_metrics(scored)(np.ones(len(scored.truth)))
 
 
 def measure(scored: Scored) -> Metrics:

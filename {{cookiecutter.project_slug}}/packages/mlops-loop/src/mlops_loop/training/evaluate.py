@@ -1,10 +1,9 @@
 """Evaluate: the model on the test window, against a naive baseline, by slice and group."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import matplotlib
 import pandas as pd
-from mlflow import MlflowClient
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -28,14 +27,7 @@ from mlops_loop.training.behaviour.check import check
 from mlops_loop.training.behaviour.declaration import load_behaviour
 from mlops_loop.training.evaluation_page import Evaluation
 
-
-@dataclass(frozen=True)
-class Windows:
-    """The rows of each window."""
-
-    train: pd.DataFrame
-    validation: pd.DataFrame
-    test: pd.DataFrame
+Windows = dict[str, pd.DataFrame]  # train, validation and test
 
 
 def slices(test: pd.DataFrame, scored: Scored) -> pd.DataFrame:
@@ -56,27 +48,29 @@ def score_windows(
     """Return what is measured: model and naive baseline, each at its best operating point."""
     task = tasks.of(schema)
 
-    def scored(table: pd.DataFrame) -> Scored:
+    def scored(name: str) -> Scored:
+        table = windows[name]
         truth = task.truth(table, schema)
         return Scored(truth, scores(model, table, schema), OperatingPoint(), schema, params)
 
-    def naive(of: Scored, table: pd.DataFrame) -> Scored:
-        return replace(of, scores=task.baseline(windows.train, table, schema, params.baseline_by))
+    def naive(of: Scored, name: str) -> Scored:
+        by = params.baseline_by
+        return replace(of, scores=task.baseline(windows["train"], windows[name], schema, by))
 
-    validation = scored(windows.validation)
-    test = scored(windows.test)
+    validation = scored("validation")
+    test = scored("test")
     point = task.choose_operating_point(validation)
-    usual = task.choose_operating_point(naive(validation, windows.validation))
+    usual = task.choose_operating_point(naive(validation, "validation"))
     return {
         "test": replace(test, point=point),
-        "baseline": replace(naive(test, windows.test), point=usual),
+        "baseline": replace(naive(test, "test"), point=usual),
         "validation": replace(validation, point=point),
     }
 
 
 def evaluate(model: Pipeline, windows: Windows, schema: Schema, params: Params) -> Evaluation:
     """Return how the model does on the test window: overall, by slice, group, behaviour."""
-    table = windows.test
+    table = windows["test"]
     scored = score_windows(model, windows, schema, params.evaluate)
     test = scored["test"]
     plots = tasks.of(schema).plots(test)
@@ -120,28 +114,24 @@ def write_reports(found: Evaluation, schema: Schema) -> None:
     evaluation_page.write(found, schema)
 
 
-def log(client: MlflowClient, found: Evaluation) -> None:
-    """Log metrics and plots to the run of the training."""
-    run_id = runs.record_training(client)
-    for window, metrics in found.metrics.items():
-        for name, value in metrics.items():
-            client.log_metric(run_id, f"{window}.{name}", value)
-    client.log_artifacts(run_id, str(files.PLOTS), "evaluation")
-
-
 def main() -> None:
     schema = load_schema()
     params = load_params()
     model = load(files.MODEL)
-    windows = Windows(*map(tables.read_table, (files.TRAIN, files.VALIDATION, files.TEST)))
+    paths = files.TRAIN, files.VALIDATION, files.TEST
+    windows = {path.stem: tables.read_table(path) for path in paths}
     by = params.evaluate.baseline_by
-    if by is not None and by not in windows.train:
+    if by is not None and by not in windows["train"]:
         raise Failure(f"params.yaml: evaluate.baseline_by: there is no column {by!r}")
     matplotlib.use("Agg")  # no screen
     found = evaluate(model, windows, schema, params)
     write_reports(found, schema)
     with session(load_settings()) as client:
-        log(client, found)
+        run_id = runs.record_training(client)
+        for window, metrics in found.metrics.items():
+            for name, value in metrics.items():
+                client.log_metric(run_id, f"{window}.{name}", value)
+        client.log_artifacts(run_id, str(files.PLOTS), "evaluation")
     for name in tasks.of(schema).BASELINE_METRICS:
         value, usual = (found.metrics[window][name] for window in ("test", "baseline"))
         low, high = found.intervals[name]

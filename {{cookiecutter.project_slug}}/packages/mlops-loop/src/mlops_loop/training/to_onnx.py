@@ -47,8 +47,7 @@ def to_onnx(model: Pipeline, schema: Schema) -> bytes:
     imports = sorted(graph.opset_import, key=lambda opset: str(opset.domain))
     del graph.opset_import[:]
     graph.opset_import.extend(imports)
-    exported: bytes = graph.SerializeToString(deterministic=True)
-    return exported
+    return bytes(graph.SerializeToString(deterministic=True))
 
 
 def register(estimator: BaseEstimator) -> bool:
@@ -89,8 +88,7 @@ def declare_classifier(
     operator.inputs = inputs
     operator.outputs.append(scope.declare_local_variable("label", Int64TensorType()))
     operator.outputs.append(scope.declare_local_variable("probabilities", FloatTensorType()))
-    outputs: list[Variable] = operator.outputs
-    return outputs
+    return list(operator.outputs)
 
 
 def convert_catboost(

@@ -11,7 +11,7 @@ from mlops_loop.data.derived import refuse_impure
 from mlops_loop.scoring.skops_model import save
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import session
-from mlops_loop.training.auto import compare
+from mlops_loop.training.cross_validation import compare
 from mlops_loop.training.fit import fit
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import mlflow
 import optuna
 import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.base import files, project
@@ -25,8 +26,7 @@ from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import session
-from mlops_loop.training.auto import compare
-from mlops_loop.training.cross_validation import Fold, folds, loss
+from mlops_loop.training.cross_validation import Fold, compare, folds, loss
 from mlops_loop.training.fit import build
 
 STUDIES = Path("tune.db")  # all that was tried, so that a search goes on where it stopped
@@ -114,18 +114,22 @@ def tune(trials: int, timeout: float | None = None) -> None:
         for number in range(1, trials + 1):
             if time.monotonic() >= end:
                 break
-            # Seeded by what has ended: an interrupted search goes on as if nothing had happened.
-            ended = sum(trial.state.is_finished() for trial in study.trials)
-            study.sampler = optuna.samplers.TPESampler(seed=search.params.seed + ended)
+            # Seeded by what is complete: an interrupted search goes on as if nothing had happened.
+            seed = search.params.seed + len(complete(study))
+            study.sampler = optuna.samplers.TPESampler(seed=seed)
             study.optimize(search.run, n_trials=1)
             print(f"tune: {number} of {trials}, best {search.metric} {study.best_value:.5g}")
     report(search, before, study)
 
 
+def complete(study: optuna.Study) -> list[FrozenTrial]:
+    return list(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
+
+
 def report(search: Search, before: float, study: optuna.Study) -> None:
     """Print what was found; write it to params.yaml if it is better than what is there."""
     metric = search.metric
-    count = sum(trial.value is not None for trial in study.trials)
+    count = len(complete(study))
     if not count or study.best_value >= before:
         print(f"{PARAMS} is unchanged: {metric} {before:.5g} is the best of {count} trials")
         return

@@ -47,15 +47,13 @@ def slices(candidate: Candidate, limits: SlicesGate) -> list[GateResult]:
     """
     schema = candidate.schema
     minimum = candidate.params.min_slice_rows
-    whole = tasks.of(schema).slice_quality(candidate.scored)
+    whole = tasks.weighted(candidate.scored)
     floors = list[GateResult]()
     gaps = list[GateResult]()
-    if whole:
-        of_all = whole(np.ones(len(candidate.truth)))
-        for gate, rows in members(candidate.table, schema):
-            if len(rows) >= minimum and (found := one_slice(candidate, gate, rows, of_all, limits)):
-                floors.append(found[0])
-                gaps.append(found[1])
+    for gate, rows in members(candidate.table, schema):
+        if len(rows) >= minimum and (found := one_slice(candidate, gate, rows, whole, limits)):
+            floors.append(found[0])
+            gaps.append(found[1])
     if not floors:
         return [GateResult("slices", f"no slice with {minimum} rows and several outcomes")]
     lowest = min(floors, key=lambda line: line.value or 0)
@@ -80,10 +78,11 @@ def one_slice(
     """Judge a slice by its floor and its gap; None if its rows cannot have the metric."""
     schema = candidate.schema
     task = tasks.of(candidate.schema)
-    quality = task.slice_quality(candidate.scored.at(rows))
-    if quality is None:
+    scored = candidate.scored.at(rows)
+    measured = tasks.weighted(scored)
+    if np.isnan(measured[task.SLICE_METRIC]):
         return None
-    measured = quality(np.ones(len(rows)))
+    quality = task.weighted_metrics(scored)
     found = resample(quality, days(candidate.table.iloc[rows], schema), RESAMPLES)
     best = found[task.SLICE_METRIC].quantile(0.975)
     value = f"measured {measured[task.SLICE_METRIC]:.4g}"

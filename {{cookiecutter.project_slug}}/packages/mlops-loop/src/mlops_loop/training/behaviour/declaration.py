@@ -1,5 +1,6 @@
 """What behaviour.yaml may say, checked against the contract: the context of each validation."""
 
+from collections.abc import Iterator, Mapping
 from datetime import date
 from math import inf
 from typing import Annotated, Literal, Self
@@ -58,24 +59,20 @@ class Case(BaseModel, extra="forbid"):
     given: dict[str, Scalar] = {}  # set in each of them beforehand
     set: dict[str, Scalar] = {}  # what is changed
 
-    @field_validator("where", "given", "set", "row", check_fields=False)
-    @classmethod
-    def fits_the_contract(
-        cls, found: dict[str, Condition] | None, info: Info
-    ) -> dict[str, Condition] | None:
-        for name, wanted in (found or {}).items():
-            column = known(name, info.context, sliced=info.field_name == "where")
-            if isinstance(wanted, Range):
-                numeric(name, column)
-                if max(wanted.minimum, column.limits[0]) > min(wanted.maximum, column.limits[1]):
-                    raise ValueError(f"no value of {name!r} is in that range")
-                continue
-            for value in wanted if isinstance(wanted, list) else [wanted]:
-                row = pd.DataFrame({name: [value]}, dtype=object)
-                _, (reason,) = check_rows(row, {name: column})
-                if reason:
-                    raise ValueError(f"{value!r} breaks the contract: {reason}")
-        return found
+    @model_validator(mode="after")
+    def fits(self, info: Info) -> Self:
+        for problem in self.problems(info.context):
+            raise ValueError(problem)
+        return self
+
+    def problems(self, schema: Schema) -> Iterator[str]:
+        """Yield what does not fit the contract, or each other."""
+        columns = {**schema.inputs, **schema.features}
+        sliced = columns | {name: schema.columns[name] for name in schema.slices}
+        for name, asked in self.where.items():
+            yield from misfits(name, asked, sliced)
+        for name, value in (*self.given.items(), *self.set.items()):
+            yield from misfits(name, value, columns)
 
     @field_validator("of", check_fields=False)
     @classmethod
@@ -95,23 +92,16 @@ class Change(Case):
 
     add: dict[str, float] = {}  # rows that the contract would then forbid are left out
 
-    @field_validator("add")
-    @classmethod
-    def can_be_added(cls, found: dict[str, float], info: Info) -> dict[str, float]:
-        for name, amount in found.items():
-            column = known(name, info.context)
-            numeric(name, column)
-            if column.type == "integer" and not amount.is_integer():
-                raise ValueError(f"{name!r} is an integer: {amount:g} cannot be added to it")
-        return found
-
-    @model_validator(mode="after")
-    def changes(self) -> Self:
+    def problems(self, schema: Schema) -> Iterator[str]:
+        yield from super().problems(schema)
         if not (self.set or self.add):
-            raise ValueError("nothing is changed: say what to `set` or to `add`")
-        for name in self.set.keys() & self.add:
-            raise ValueError(f"{name!r} is both set and added to")
-        return self
+            yield "nothing is changed: say what to `set` or to `add`"
+        for name, amount in self.add.items():
+            yield from misfits(name, Range(), {**schema.inputs, **schema.features})
+            if schema.columns[name].type == "integer" and not amount.is_integer():
+                yield f"{name!r} is an integer: {amount:g} cannot be added to it"
+            if name in self.set:
+                yield f"{name!r} is both set and added to"
 
 
 class Invariance(Change):
@@ -162,6 +152,24 @@ class Minimum(Case):
     maximum: float = Field(inf, allow_inf_nan=False)
     share: Share = 1.0
 
+    def problems(self, schema: Schema) -> Iterator[str]:
+        yield from super().problems(schema)
+        if (self.label is None) == ((self.minimum, self.maximum) == (-inf, inf)):
+            limits = "the score's `minimum` and `maximum`"
+            yield f"say either which `label` is right, or {limits}"
+        if self.label not in (None, *schema.classes):
+            yield f"{self.label!r} is none of the classes {schema.classes}"
+        if self.row is None:
+            return
+        for name, value in self.row.items():
+            yield from misfits(name, value, {**schema.inputs, **schema.features})
+        for name, column in schema.inputs.items():
+            if name not in self.row and not column.nullable:
+                yield f"required input {name!r} is missing"
+        if self.where or self.given or self.set:
+            others = "`where`, `given` and `set` do not go with it"
+            yield f"`row` is a row of its own: {others}"
+
     @property
     def limit(self) -> float:
         return self.share
@@ -173,31 +181,6 @@ class Minimum(Case):
         limits = {"at least": self.minimum, "at most": self.maximum}
         asked = [f"{word} {limit:g}" for word, limit in limits.items() if abs(limit) < inf]
         return f"share of rows with {self.of} {' and '.join(asked)}"
-
-    @field_validator("row")
-    @classmethod
-    def is_whole(cls, row: dict[str, Scalar] | None, info: Info) -> dict[str, Scalar] | None:
-        needed = {name for name, column in info.context.inputs.items() if not column.nullable}
-        if row is not None and (missing := sorted(needed - set(row))):
-            raise ValueError(f"required input {missing[0]!r} is missing")
-        return row
-
-    @field_validator("label")
-    @classmethod
-    def is_a_class(cls, label: str | None, info: Info) -> str | None:
-        if label not in (None, *info.context.classes):
-            raise ValueError(f"{label!r} is none of the classes {info.context.classes}")
-        return label
-
-    @model_validator(mode="after")
-    def asks_for_something(self) -> Self:
-        if (self.label is None) == ((self.minimum, self.maximum) == (-inf, inf)):
-            limits = "the score's `minimum` and `maximum`"
-            raise ValueError(f"say either which `label` is right, or {limits}")
-        if self.row is not None and (self.where or self.given or self.set):
-            others = "`where`, `given` and `set` do not go with it"
-            raise ValueError(f"`row` is a row of its own: {others}")
-        return self
 
 
 AnyCase = Invariance | Directional | Minimum
@@ -222,16 +205,21 @@ class Behaviour(BaseModel, extra="forbid"):
         return self
 
 
-def known(name: str, schema: Schema, sliced: bool = False) -> Column:
-    """Return the column of an input or feature; `sliced`: also one by which the model is sliced."""
-    if name not in {**schema.inputs, **schema.features} and not (sliced and name in schema.slices):
-        raise ValueError(f"schema.yaml has no feature {name!r}")
-    return schema.columns[name]
-
-
-def numeric(name: str, column: Column) -> None:
-    if column.type not in NUMBERS:
-        raise ValueError(f"{name!r} is of type {column.type}, not a number")
+def misfits(name: str, asked: Condition, columns: Mapping[str, Column]) -> Iterator[str]:
+    """Yield why a column cannot have such values, if it cannot."""
+    column = columns.get(name)
+    if column is None:
+        yield f"schema.yaml has no feature {name!r}"
+    elif not isinstance(asked, Range):
+        for value in asked if isinstance(asked, list) else [asked]:
+            row = pd.DataFrame({name: [value]}, dtype=object)
+            _, (reason,) = check_rows(row, {name: column})
+            if reason:
+                yield f"{value!r} breaks the contract: {reason}"
+    elif column.type not in NUMBERS:
+        yield f"{name!r} is of type {column.type}, not a number"
+    elif max(asked.minimum, column.limits[0]) > min(asked.maximum, column.limits[1]):
+        yield f"no value of {name!r} is in that range"
 
 
 def load_behaviour(schema: Schema) -> Behaviour:

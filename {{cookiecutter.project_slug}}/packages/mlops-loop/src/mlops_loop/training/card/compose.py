@@ -14,14 +14,14 @@ from mlops_loop.base import files
 from mlops_loop.base.params.ingest import format_source
 from mlops_loop.base.params.params_file import Params
 from mlops_loop.base.project import current_project
-from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
-from mlops_loop.reporting import formats, markdown
+from mlops_loop.reporting import markdown
 from mlops_loop.reporting.formats import moment, number
 from mlops_loop.reporting.markdown import Row, code
 from mlops_loop.scoring.manifest import Estimator, Manifest
-from mlops_loop.training.auto import load_comparison
 from mlops_loop.training.card.promotion import NOT_YET, card_page
+from mlops_loop.training.cross_validation import load_comparison
 from mlops_loop.training.evaluation_page import results, rows_of
 
 EXPLAINED = ("importance", "dependence")  # plots with a section of their own
@@ -63,7 +63,7 @@ def card(schema: Schema, params: Params, estimator: Estimator, made: Manifest) -
         params=params,
         target=schema.columns[schema.target],
         answers=answers,
-        inputs=inputs(schema),
+        shown={**schema.inputs, **schema.features},
         source=format_source(params.ingest.source),
         windows=windows(schema),
         results=results(metrics, files.read_json(files.INTERVALS)),
@@ -75,7 +75,7 @@ def card(schema: Schema, params: Params, estimator: Estimator, made: Manifest) -
         candidates=rows_of(load_comparison().table),
         metric=metric,
         overlap=overlap(),
-        rows=formats.number(metrics["test"]["rows"]),
+        rows=number(metrics["test"]["rows"]),
         estimator=estimator,
         lineage=lineage.items(),
         not_yet=NOT_YET,
@@ -105,34 +105,3 @@ def overlap() -> float:
         if check["rule"] == OVERLAP:
             return float(check["failed_rows"] / max(1, check["rows"]))
     return 0.0
-
-
-def inputs(schema: Schema) -> list[Row]:
-    """Return what the contract says of each input and feature."""
-    shown = {**schema.inputs, **schema.features}
-    origins = {"input": "input, hidden from the model"}
-    return [
-        (
-            name,
-            column.type,
-            column.unit or "",
-            allowed(column),
-            column.description,
-            "derived" if column.derived else origins.get(column.role, "input"),
-        )
-        for name, column in schema.columns.items()
-        if name in shown
-    ]
-
-
-def allowed(column: Column) -> str:
-    """Return in a few words which values a column may have."""
-    if column.categories is not None:
-        others = " and others" if column.allow_unknown else ""
-        values = f"{len(column.categories)} categories{others}"
-    elif column.type in ("number", "integer"):
-        limits = (column.minimum, column.maximum)
-        values = " to ".join("any" if limit is None else number(limit) for limit in limits)
-    else:
-        values = "true, false" if column.type == "boolean" else "any time"
-    return values + (" or missing" if column.nullable else "")

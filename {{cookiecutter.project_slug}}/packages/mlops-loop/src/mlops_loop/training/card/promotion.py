@@ -49,19 +49,16 @@ def complete(markdown: str, promotion: PromotionRecord) -> str:
 
 
 def gate_rows(gates: Iterable[GateResult]) -> list[Row]:
-    """Return the gates as rows, what they refuse first."""
-    order = list(RESULTS)
-    return [gate_row(gate) for gate in sorted(gates, key=lambda gate: order.index(gate.passed))]
-
-
-def gate_row(gate: GateResult) -> Row:
-    """Return a gate as a row: shares as per cents, and limits in words as people write them."""
-    format_value = percent if gate.measure.startswith("share ") else number
-    value = "" if gate.value is None else format_value(gate.value)
-    limit = gate.limit
-    if gate.relation and gate.number is not None:
-        limit = f"{gate.relation} {format_value(gate.number)}"
-    return gate.gate, gate.measure, value, limit, RESULTS[gate.passed]
+    """Return the gates as rows, what they refuse first; shares are per cents."""
+    rows: list[Row] = []
+    for gate in sorted(gates, key=lambda gate: list(RESULTS).index(gate.passed)):
+        in_words = percent if gate.measure.startswith("share ") else number
+        value = "" if gate.value is None else in_words(gate.value)
+        limit = gate.limit
+        if gate.relation and gate.number is not None:
+            limit = f"{gate.relation} {in_words(gate.number)}"
+        rows.append((gate.gate, gate.measure, value, limit, RESULTS[gate.passed]))
+    return rows
 
 
 def card_page(markdown: str, folder: Path, version: str = "") -> str:
