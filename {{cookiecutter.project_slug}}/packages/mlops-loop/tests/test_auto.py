@@ -86,17 +86,6 @@ def test_equal_rows_give_an_equal_comparison_and_too_few_are_not_compared() -> N
     assert (named.chosen, named.losses) == ("mine", {})
 
 
-def test_with_a_time_the_candidates_are_judged_by_later_rows() -> None:
-    """What held in the first half only is not what later rows are predicted from."""
-    rows = table(1200, 4)
-    rows["when"] = pd.date_range("2026-01-01", periods=len(rows), freq="h")
-    swapped = rows["target"].where(rows.index % 2 == 0, rows["target"].map({"yes": "no"}))
-    rows["target"] = np.where(rows.index < 300, rows["target"], swapped.fillna("yes"))
-    timed = compare(rows, contract(timestamp="when"), AUTO)
-    at_random = compare(rows, contract(), AUTO)
-    assert timed.losses != at_random.losses
-
-
 def test_the_comparison_is_in_report_card_and_run(project, capsys) -> None:
     change(files.PARAMS, "train", model="auto")
     run_stages("train", "evaluate", "export")

@@ -173,25 +173,26 @@ class MulticlassClassification:
         classes = np.array(scored.schema.classes)
         actual = classes[self.codes(scored)]
         called = {"actual": actual, "predicted": classes[self.called(scored)]}
-        shares = {"normalize": "true", "values_format": ".0%"}  # of each row
+        shares = {"normalize": "true", "values_format": ".0%", "xticks_rotation": 45}
         metrics.ConfusionMatrixDisplay.from_predictions(
             *called.values(), **shares, cmap="Blues", colorbar=False, ax=axes["confusion"]
         )
         axes["confusion"].set(xlabel="predicted", ylabel="actual")
         tables = {"confusion": pd.DataFrame(called)}
+        bins = {"n_bins": scored.params.calibration_bins, "strategy": "quantile"}
         pairs = {name: pair for name, pair in self.pairs(scored).items() if varies(pair)}
         for kind, (display, columns) in CURVES.items():
-            parts = []
+            parts = [pd.DataFrame(columns=list(columns))]
+            options = bins if kind == "calibration" else {}
             for name, pair in pairs.items():
-                bins = {"n_bins": scored.params.calibration_bins, "strategy": "quantile"}
-                options = bins if kind == "calibration" else {}
                 shown = display.from_predictions(*pair, name=name, ax=axes[kind], **options)
                 curve = {column: getattr(shown, name) for column, name in columns.items()}
                 of = {} if scored.schema.positive else {"rev": name}  # what DVC groups by
                 parts.append(thin(pd.DataFrame(curve)).assign(**of))
             xlabel, ylabel = (name.replace("_", " ") for name in columns)
             axes[kind].set(xlabel=xlabel, ylabel=ylabel)
-            tables[kind] = pd.concat(parts)
+            tables[kind] = pd.concat(parts[1:] or parts)
+        axes["roc"].axline((0, 0), slope=1, color="grey", linestyle=":")
         return {name: (figure, tables[name]) for name, figure in figures.items()}
 
 

@@ -132,22 +132,22 @@ class Regression:
 
         target = scored.schema.target
         table = pd.DataFrame({"predicted": scored.scores[:, 0], "actual": scored.truth})
-        error = self.errors(scored)
-        some = table.sample(min(SHOWN, len(table)), random_state=0)
-        rows, edges = np.histogram(error, bins=60)
+        table["error"] = self.errors(scored)
+        table["coverage"] = table["error"].abs() <= scored.point.half_width
+        rows, edges = np.histogram(table["error"], bins=60)
         errors = pd.DataFrame({"error": (edges[1:] + edges[:-1]) / 2, "rows": rows})
-        held = table.assign(coverage=np.abs(error) <= scored.point.half_width)
+        some = table[["predicted", "actual"]].sample(min(SHOWN, len(table)), random_state=0)
         bins = pd.qcut(table["predicted"], scored.params.calibration_bins, duplicates="drop")
-        coverage = held[["predicted", "coverage"]].groupby(bins).mean().reset_index(drop=True)
+        coverage = table.groupby(bins)[["predicted", "coverage"]].mean().reset_index(drop=True)
 
         figures = [Figure(layout="tight") for _ in range(3)]
         actual, histogram, covered = (figure.subplots() for figure in figures)
-        actual.scatter(some["predicted"], some["actual"], s=6, alpha=0.4)
+        actual.plot(*some.to_numpy().T, ".", alpha=0.4)
         actual.axline((scored.truth[0], scored.truth[0]), slope=1, color="grey", linestyle=":")
         actual.set(xlabel=f"predicted {target}", ylabel=f"actual {target}")
         histogram.stairs(rows, edges, fill=True)
         histogram.set(xlabel="error (predicted - actual)", ylabel="rows")
-        covered.plot(coverage["predicted"], coverage["coverage"], marker="o")
+        covered.plot(*coverage.to_numpy().T, "o-")
         covered.axhline(scored.params.coverage, color="grey", linestyle=":")
         covered.set(xlabel=f"predicted {target}", ylabel="share in the interval", ylim=(0, 1.02))
         return {
