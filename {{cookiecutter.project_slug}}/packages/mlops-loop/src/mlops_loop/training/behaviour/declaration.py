@@ -24,7 +24,6 @@ from mlops_loop.contract.values import Value
 from mlops_loop.data.cast import check_rows
 
 Info = ValidationInfo[Schema]
-NUMBERS = ("number", "integer")
 
 
 def single(value: object) -> Value:
@@ -47,7 +46,6 @@ Condition = Annotated[
     | Annotated[Scalar, Tag("value")],
     Discriminator(lambda given: {dict: "range", list: "list"}.get(type(given), "value")),
 ]
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Case(BaseModel, extra="forbid"):
@@ -58,6 +56,11 @@ class Case(BaseModel, extra="forbid"):
     where: dict[str, Condition] = {}  # which rows: all that have these values
     given: dict[str, Scalar] = {}  # set in each of them beforehand
     set: dict[str, Scalar] = {}  # what is changed
+    share: float | None = Field(None, gt=0, le=1)  # of the rows that must pass, by default all
+
+    @property
+    def limit(self) -> float:
+        return self.share or 1.0
 
     @model_validator(mode="after")
     def fits(self, info: Info) -> Self:
@@ -108,11 +111,6 @@ class Invariance(Change):
     """The change must not move a score by more than `tolerance`, in this share of the rows."""
 
     tolerance: float = Field(ge=0, allow_inf_nan=False)
-    share: Share = 1.0
-
-    @property
-    def limit(self) -> float:
-        return self.share
 
     @property
     def measure(self) -> str:
@@ -128,11 +126,10 @@ class Directional(Change):
     expect: Literal["rise", "fall"]
     of: str | None = Field(None, validate_default=True)  # a class; by default the positive one
     by: float = Field(ge=0, allow_inf_nan=False)
-    share: Share | None = None
 
     @property
     def limit(self) -> float:
-        return self.by if self.share is None else self.share
+        return self.share or self.by
 
     @property
     def measure(self) -> str:
@@ -150,7 +147,6 @@ class Minimum(Case):
     of: str | None = Field(None, validate_default=True)
     minimum: float = Field(-inf, allow_inf_nan=False)
     maximum: float = Field(inf, allow_inf_nan=False)
-    share: Share = 1.0
 
     def problems(self, schema: Schema) -> Iterator[str]:
         yield from super().problems(schema)
@@ -169,10 +165,6 @@ class Minimum(Case):
         if self.where or self.given or self.set:
             others = "`where`, `given` and `set` do not go with it"
             yield f"`row` is a row of its own: {others}"
-
-    @property
-    def limit(self) -> float:
-        return self.share
 
     @property
     def measure(self) -> str:
@@ -216,7 +208,7 @@ def misfits(name: str, asked: Condition, columns: Mapping[str, Column]) -> Itera
             _, (reason,) = check_rows(row, {name: column})
             if reason:
                 yield f"{value!r} breaks the contract: {reason}"
-    elif column.type not in NUMBERS:
+    elif column.type not in ("number", "integer"):
         yield f"{name!r} is of type {column.type}, not a number"
     elif max(asked.minimum, column.limits[0]) > min(asked.maximum, column.limits[1]):
         yield f"no value of {name!r} is in that range"
