@@ -2,7 +2,6 @@ import re
 from html import escape, unescape
 
 import pandas as pd
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -10,6 +9,7 @@ from markdown_it import MarkdownIt
 from mlops_loop.base import files
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import load_schema
+from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.reporting import markdown
 from mlops_loop.reporting.formats import in_words, interval, percent
 from mlops_loop.reporting.page import cell
@@ -18,9 +18,8 @@ from mlops_loop.training.card import promotion
 
 from .conftest import change, run_stages
 
-READER = MarkdownIt("commonmark", {"html": True}).enable(
-    "table"
-)  # takes all that it is not kept from
+# Takes all that it is not kept from.
+READER = MarkdownIt("commonmark", {"html": True}).enable("table")
 TEXTS = st.text(st.sampled_from("ab1 _*`#|<>[]()!&;~\\-+=.:\"'/é\n"), max_size=25)
 HOSTILE = (
     "<script>alert(1)</script> ![x](http://evil/x.png) [a](javascript:alert(1)) `b` *c* | d &lt; e"
@@ -41,16 +40,6 @@ def cells(markdown: str) -> set[str]:
         if line[:1] == "|"
         for cell in line.split("|")
     }
-
-
-def evaluated_by(mark: str) -> str:
-    """Protect the column with the fewest categories, and evaluate anew; return its name."""
-    schema = load_schema()
-    name = min(schema.categorical, key=lambda name: len(schema.columns[name].categories))
-    change(files.SCHEMA, "columns", name, **{mark: True})
-    change(files.PARAMS, "evaluate", min_slice_rows=1)
-    run_stages("evaluate", "export")
-    return name
 
 
 @settings(deadline=None)
@@ -105,33 +94,37 @@ def test_the_card_tells_what_was_found(project) -> None:
     assert promotion.NOT_YET in text
 
 
-def test_groups_of_people_are_reported_where_the_contract_marks_them(project) -> None:
+def test_groups_and_slices_are_reported_where_the_contract_marks_them(project) -> None:
+    """Values stay as they are, such as NA, 007 and 1e5."""
     assert "### Fairness" not in texts()[0]
     assert pd.read_csv(files.FAIRNESS).empty
-    name = evaluated_by("protected")
+    schema = load_schema()
+    name = min(schema.categorical, key=lambda name: len(schema.columns[name].categories))
+    change(files.SCHEMA, "columns", name, protected=True, slice=True)
+    change(files.PARAMS, "evaluate", min_slice_rows=1)
+    run_stages("evaluate")
     found = pd.read_csv(files.FAIRNESS)
     assert set(found["column"]) == {name}
-    section = texts()[0].partition("### Fairness")[2].partition("\n#")[0]
+    odd = ["NA", "007", "1e5"]
+    rows = pd.concat([pd.read_csv(files.SLICES).head(1)] * len(odd)).assign(value=odd)
+    files.write_text(files.SLICES, rows.to_csv(index=False))
+    export.main()
+    text, _ = texts()
+    section = text.partition("### Fairness")[2].partition("\n#")[0]
     assert {markdown.plain(group) for group in found["group"].astype(str)} <= cells(section)
+    assert set(odd) <= cells(text)
 
 
 def test_a_promotion_completes_the_card(project) -> None:
     before, _ = texts()
-    verdicts = [
-        {
-            "gate": "slices: a|b",
-            "measure": "auc",
-            "value": 0.61234,
-            "limit": "> 0.5",
-            "passed": True,
-        },
-        {"gate": "size", "measure": "MB", "value": 51.0, "limit": "<= 50", "passed": False},
-        {"gate": "latency", "measure": "off", "value": None, "limit": "", "passed": None},
-    ]
-    promoted_at = "2026-11-21T08:00:00+00:00"
-    facts = {"version": "7", "run_id": "r1", "promoted_by": "<ada>", "promoted_at": promoted_at}
-    facts |= {"git_commit": "c0ffee", "dvc_lock": "10c", "bundle_sha256": "5ea1"}
-    record = promotion.PromotionRecord.model_validate(facts | {"gates": verdicts})
+    verdicts = (
+        GateResult("slices: a|b", "auc", 0.61234, "> 0.5", passed=True),
+        GateResult("size", "MB", 51.0, "<= 50", passed=False),
+        GateResult("latency", "off"),
+    )
+    facts = {"version": "7", "run_id": "r1", "promoted_by": "<ada>", "git_commit": "c0ffee"}
+    facts |= {"promoted_at": "2026-11-21T08:00:00+00:00", "dvc_lock": "10c", "gates": verdicts}
+    record = promotion.PromotionRecord(**facts, bundle_sha256="5ea1")
     text = promotion.complete(before, record)
     assert promotion.NOT_YET not in text
     assert {"7", "r1", "21 Nov 2026 08:00 UTC", "c0ffee", "10c", "5ea1"} <= cells(text)
@@ -147,14 +140,9 @@ def test_a_promotion_completes_the_card(project) -> None:
 
 
 def test_a_page_embeds_the_pictures_of_the_bundle_only(project) -> None:
-    html = markdown.to_html(
-        "# A\n\n![a](plots/importance.png) ![b](/etc/hosts) ![c](http://x/y.png)", files.BUNDLE
-    )
-    assert re.findall('src="(.{0,15})', html) == [
-        "data:image/png;",
-        '" alt="b" /> <i',
-        '" alt="c" /></p',
-    ]
+    text = "![a](plots/importance.png) ![b](/etc/hosts) ![c](http://x/y.png)"
+    html = markdown.to_html(text, files.BUNDLE)
+    assert [source[:10] for source in re.findall('src="(.*?)"', html)] == ["data:image", "", ""]
 
 
 def test_the_card_tells_of_test_rows_that_training_has_seen(project) -> None:
@@ -167,13 +155,3 @@ def test_the_card_tells_of_test_rows_that_training_has_seen(project) -> None:
         export.main()
         told = f"- {percent(failed / found['rows'])} of the test rows are also training rows"
         assert (told in texts()[0]) == (failed > 0)
-
-
-@pytest.mark.parametrize("texts", [["NA", "007", "1e5"]])
-def test_values_of_slices_stay_as_they_are(project, texts) -> None:
-    evaluated_by("slice")
-    slices = pd.read_csv(files.SLICES)
-    rows = pd.concat([slices.head(1)] * len(texts)).assign(value=texts)
-    files.write_text(files.SLICES, rows.to_csv(index=False))
-    export.main()
-    assert set(texts) <= cells((files.BUNDLE / "card.md").read_text(encoding="utf-8"))

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.metrics
 from fairlearn.metrics import demographic_parity_difference, equalized_odds_difference
 
 from mlops_loop.base import files
@@ -19,9 +20,9 @@ from mlops_loop.base.params.params_file import load_params
 from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics.bootstrap import days, resample
-from mlops_loop.metrics.fairness import Judged, answered, differences, groups
+from mlops_loop.metrics.fairness import differences, groups
 from mlops_loop.metrics.gate_result import GateResult, compare
-from mlops_loop.metrics.tasks import deciding_metric, of
+from mlops_loop.metrics.tasks import deciding_metric, measure, of
 from mlops_loop.release.candidate import Champion, open_candidate
 from mlops_loop.release.gates import champion, leakage, quality, run
 from mlops_loop.release.gates.champion import Skill
@@ -59,11 +60,6 @@ def with_side(candidate, sides=("a", "b"), minimum=1, **facts):
     return with_schema(candidate, alone, table=table, params=params)
 
 
-def judged_rows(candidate):
-    given = candidate.truth, candidate.scores, candidate.operating_point, candidate.schema
-    return Judged(candidate.table, *given, minimum=1)
-
-
 def turned_round(scores, schema):
     """Return the opposite of what the model says."""
     return (
@@ -71,21 +67,33 @@ def turned_round(scores, schema):
     )
 
 
+def by_sklearn(rows):
+    """Return the metrics that scikit-learn has."""
+    truth, scores, schema = rows.truth, rows.scores, rows.schema
+    if not schema.classes:
+        return {"mae": sklearn.metrics.mean_absolute_error(truth, scores[:, 0])}
+    if schema.positive:
+        scores = of(schema).predictions(scores, schema)
+        area = {"roc_auc": sklearn.metrics.roc_auc_score(truth, scores)}
+    else:
+        areas = [
+            sklearn.metrics.roc_auc_score(truth == code, scores[:, code]) for code in set(truth)
+        ]
+        area = {"macro_roc_auc": np.mean(areas)}
+    return area | {"log_loss": sklearn.metrics.log_loss(truth, scores)}
+
+
 def refused(results):
     return [line.gate for line in results if line.passed is False]
 
 
 def test_weighted_metrics_are_the_metrics_and_weights_count_rows(candidate) -> None:
-    truth, scores, point = candidate.truth, candidate.scores, candidate.operating_point
-    schema, params = candidate.schema, candidate.params
-    task, weights = of(schema), np.random.default_rng(0).poisson(1, len(truth))
-    weighted = task.weighted_metrics(truth, scores, point, schema)
-    for given in (np.ones(len(truth), dtype=int), weights):
-        rows = np.repeat(np.arange(len(truth)), given)
-        measured = task.measure(truth[rows], scores[rows], point, schema, params)
-        assert weighted(given) == pytest.approx(
-            {name: measured[name] for name in weighted(given)}, rel=1e-6
-        )
+    weights = np.random.default_rng(0).poisson(1, len(candidate.truth))
+    resampled = of(candidate.schema).weighted_metrics(candidate.scored)
+    for given in (np.ones(len(weights), dtype=int), weights):
+        rows = candidate.scored.at(np.repeat(np.arange(len(weights)), given))
+        for name, value in by_sklearn(rows).items():
+            assert resampled(given)[name] == pytest.approx(value, rel=1e-6)
 
 
 def test_no_better_than_the_naive_baseline_is_refused(candidate) -> None:
@@ -105,8 +113,7 @@ def test_a_champion_is_not_worse_than_a_constant_in_log_loss(candidate) -> None:
     place = candidate.schema.classes.index(candidate.schema.positive)
     sure = np.column_stack([candidate.scores[:, place] ** 9] * 2)
     sure[:, 1 - place] = 1 - sure[:, place]
-    given = candidate.operating_point, candidate.schema, candidate.params
-    measured = of(candidate.schema).measure(candidate.truth, sure, *given)
+    measured = measure(replace(candidate.scored, scores=sure))
     found = quality.baseline(
         replace(candidate, scores=sure, metrics=measured), load_params().gates.baseline
     )
@@ -146,10 +153,10 @@ def test_a_miscalibrated_model_is_refused(candidate) -> None:
 def test_few_rows_are_not_refused_for_what_chance_alone_gives(candidate) -> None:
     few = candidate.scores[:60]
     draws, limits = np.random.default_rng(0), CalibrationGate(max_error=1e-6)
-    given = candidate.operating_point, candidate.schema, candidate.params
     kept = []
     for _ in range(10):
-        fair = of(candidate.schema).sample_labels(draws, few, *given)
+        rows = candidate.scored.at(np.arange(60))
+        fair = of(candidate.schema).sample_labels(draws, rows)
         kept += quality.calibration(replace(candidate, truth=fair, scores=few), limits)
     assert sum(line.value > limits.max_error for line in kept) >= 7
     assert sum(line.passed for line in kept) >= 7
@@ -278,17 +285,21 @@ def test_groups_that_fare_differently_are_refused(candidate) -> None:
     alone = replace(sided, table=table[~on_a], truth=truth[~on_a], scores=scores[~on_a])
     (one,) = quality.fairness(alone, limits)
     assert one.passed is None
-    judged = judged_rows(replace(sided, table=table.replace({SIDE: {"a": None}}), scores=unfair))
-    assert set(groups(judged)["group"]) == {"missing", "b"}
-    assert len(groups(replace(judged, minimum=len(table)))) == 0
+    missing, judged = table.replace({SIDE: {"a": None}}), replace(sided, scores=unfair).scored
+    assert set(groups(missing, judged)["group"]) == {"missing", "b"}
+    most = judged.params.model_copy(update={"min_slice_rows": len(table)})
+    assert len(groups(missing, replace(judged, params=most))) == 0
 
 
 def test_differences_are_those_of_fairlearn(candidate) -> None:
     sided = with_side(candidate, protected=True)
-    judged = judged_rows(sided)
-    found = differences(judged, SIDE)(np.ones(len(judged.truth)))
-    if sided.schema.classes:
-        pairs = [(actual, called) for _, actual, called in answered(judged)]
+    schema = sided.schema
+    found = differences(sided.table, sided.scored, SIDE)(np.ones(len(sided.truth)))
+    if schema.classes:
+        named = np.array(labels(sided.scores, schema, sided.operating_point))
+        actual = sided.table[schema.target].to_numpy()
+        judged = [schema.positive] if schema.positive else schema.classes
+        pairs = [(actual == name, named == name) for name in judged]
         measures = demographic_parity_difference, equalized_odds_difference
         expected = [
             max(measure(*pair, sensitive_features=sided.table[SIDE]) for pair in pairs)

@@ -12,6 +12,7 @@ from mlops_loop.base.params.params_file import load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
+from mlops_loop.metrics.values import Scored
 from mlops_loop.monitoring.labelled_rows import logged_scores
 from mlops_loop.monitoring.performance import similar_errors
 from mlops_loop.prediction_log.connection import open_log
@@ -57,7 +58,9 @@ def promised(logged: pd.DataFrame) -> list:
     schema, drawn = bundle.schema, np.random.default_rng(0)
     scored = logged_scores(logged["output"], schema)
     operating_point = bundle.operating_point
-    truth = tasks.of(schema).sample_labels(drawn, scored, operating_point, schema, params)
+    truth = tasks.of(schema).sample_labels(
+        drawn, Scored(np.zeros(len(scored)), scored, operating_point, schema, params)
+    )
     if schema.task == "regression":
         held_out = tables.read_table(bundle.folder / "held_out.parquet")
         before = held_out["score 0"].to_numpy()

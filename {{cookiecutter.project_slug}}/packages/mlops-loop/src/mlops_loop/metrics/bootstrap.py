@@ -9,17 +9,15 @@ frequencies, 2006.
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
-from mlops_loop.metrics.values import Scores, Truth, Weighted
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.metrics.values import Intervals, Numbers, Scored, Weighted
 
 FEWEST_DAYS = 20  # fewer are too few to resample
 
 
-def days(table: pd.DataFrame, schema: Schema) -> NDArray[np.int64]:
+def days(table: pd.DataFrame, schema: Schema) -> Numbers:
     """Return a code for the group that each row is resampled with, shape (rows,): its day.
 
     It is the row's own number where the table has no time, or fewer than FEWEST_DAYS days.
@@ -31,9 +29,7 @@ def days(table: pd.DataFrame, schema: Schema) -> NDArray[np.int64]:
     return np.arange(len(table))
 
 
-def resample(
-    statistic: Weighted, groups: NDArray[np.int64], resamples: int, seed: int = 0
-) -> pd.DataFrame:
+def resample(statistic: Weighted, groups: Numbers, resamples: int, seed: int = 0) -> pd.DataFrame:
     """Return the statistics of each resample of the rows: a row each, a column for each metric.
 
     The weights of a resample depend on `groups` and `seed` only, so two models are compared on the
@@ -47,18 +43,8 @@ def resample(
         )
 
 
-def intervals(
-    table: pd.DataFrame,
-    truth: Truth,
-    scores: Scores,
-    point: OperatingPoint,
-    schema: Schema,
-    resamples: int = 200,
-) -> dict[str, tuple[float, float]]:
-    """Return the 95 % interval (low, high) of each metric of the task's `statistic`.
-
-    `truth` and `scores` are those of the rows of `table`, as of the task and the model.
-    """
-    statistic = tasks.of(schema).weighted_metrics(truth, scores, point, schema)
-    ends = resample(statistic, days(table, schema), resamples).quantile([0.025, 0.975])
-    return {name: (float(ends[name].iloc[0]), float(ends[name].iloc[1])) for name in ends}
+def intervals(table: pd.DataFrame, scored: Scored, resamples: int = 200) -> Intervals:
+    """Return the 95 % interval (low, high) of each metric that can be resampled."""
+    statistic = tasks.of(scored.schema).weighted_metrics(scored)
+    found = resample(statistic, days(table, scored.schema), resamples)
+    return {name: tuple(found[name].quantile([0.025, 0.975])) for name in found}

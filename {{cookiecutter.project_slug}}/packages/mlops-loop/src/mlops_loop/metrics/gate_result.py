@@ -29,20 +29,10 @@ class GateResult:
 
 def compare(gate: str, measure: str, value: float, relation: Relation, number: float) -> GateResult:
     """Return whether the value is in this relation to the number; NaN is in none."""
-    return GateResult(
-        gate,
-        measure,
-        finite(value),
-        f"{relation} {number:.6g}",
-        bool(RELATIONS[relation](value, number)),
-        relation,
-        finite(number),
-    )
-
-
-def finite(value: float) -> float | None:
-    """Return a number as JSON has it."""
-    return float(value) if np.isfinite(value) else None
+    passed = bool(RELATIONS[relation](value, number))
+    finite = [float(found) if np.isfinite(found) else None for found in (value, number)]
+    limit = f"{relation} {number:.6g}"
+    return GateResult(gate, measure, finite[0], limit, passed, relation, finite[1])
 
 
 def check_limit(measure: str, value: float, relation: Relation, limit: float) -> GateResult:

@@ -1,11 +1,16 @@
-"""The types of what metrics are computed from, and of what comes out."""
+"""Values: what metrics are computed from, and what comes out."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypedDict
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self, TypedDict
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from mlops_loop.base.params.evaluate import EvaluateParams
+from mlops_loop.contract.schema import Schema
+from mlops_loop.scoring.operating_point import OperatingPoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure  # loaded by what draws only
@@ -15,9 +20,8 @@ Truth = NDArray[np.bool_ | np.int64 | np.float64]
 # Probabilities, shape (rows, classes) in the order of `schema.classes`; or values, (rows, 1).
 Scores = NDArray[np.float64]
 Predictions = NDArray[np.float64 | np.object_]  # values, or names of classes; shape (rows,)
-Names = NDArray[np.object_ | np.str_]  # of classes
 Floats = NDArray[np.float64]
-Booleans = NDArray[np.bool_]
+Numbers = NDArray[np.int64]  # of rows, or of classes
 Metrics = dict[str, float]
 Weights = NDArray[np.int64 | np.float64]  # of the rows, >= 0
 Weighted = Callable[[Weights], Metrics]
@@ -26,20 +30,18 @@ Plots = dict[str, tuple["Figure", pd.DataFrame]]  # pictures, and the tables beh
 PlotOptions = dict[str, dict[str, str | dict[str, str]]]  # of a plot in dvc.yaml, by its title
 
 
-def plot(title: str, x: str, y: str, table: str, template: str = "") -> PlotOptions:
-    """Return an entry of dvc.yaml that plots two columns of a table in reports/plots."""
-    chosen = {"template": template} if template else {}
-    return {title: {"x": x, "y": {f"reports/plots/{table}.csv": y}, **chosen}}
+@dataclass(frozen=True)
+class Scored:
+    """Rows with their scores: all that a metric is computed from."""
 
+    truth: Truth
+    scores: Scores
+    point: OperatingPoint
+    schema: Schema
+    params: EvaluateParams = field(default_factory=EvaluateParams)
 
-class Measured(TypedDict, total=False):
-    """What reports/metrics.json holds: the metrics of each window, and the operating point."""
-
-    test: Metrics
-    baseline: Metrics
-    validation: Metrics
-    threshold: float
-    half_width: float
+    def at(self, rows: Numbers) -> Self:
+        return replace(self, truth=self.truth[rows], scores=self.scores[rows])
 
 
 class LoggedAnswer(TypedDict, total=False):
@@ -49,3 +51,16 @@ class LoggedAnswer(TypedDict, total=False):
     probabilities: dict[str, float]
     value: float
     interval: list[float]
+
+
+def average(values: Truth, weights: Weights) -> float:
+    """Return the weighted mean: a NumPy number, so that dividing by a mean of 0 gives no error."""
+    # Not `values @ weights`, whose last digits depend on the number of threads.
+    mean: float = (values * weights).sum() / weights.sum()
+    return mean
+
+
+def plot(title: str, x: str, y: str, table: str, template: str = "") -> PlotOptions:
+    """Return an entry of dvc.yaml that plots two columns of a table in reports/plots."""
+    chosen = {"template": template} if template else {}
+    return {title: {"x": x, "y": {f"reports/plots/{table}.csv": y}, **chosen}}

@@ -20,6 +20,7 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
+from mlops_loop.metrics.values import Scored
 from mlops_loop.monitoring.labelled_rows import LabelledRows, Measured, measure, resampling_groups
 from mlops_loop.monitoring.window_store import in_log
 from mlops_loop.prediction_log.connection import open_log
@@ -154,7 +155,7 @@ def compare_rows(
     for rows in (champion, challenger):
         labelled = LabelledRows.of(rows, schema)
         point = logged_operating_point(labelled.rows["output"], schema)
-        sides.append((labelled.truth, labelled.scores, point))
+        sides.append(Scored(labelled.truth, labelled.scores, point, schema))
     first, second = measure(sides, np.split(groups, [len(champion)]), RESAMPLES, schema)
     difference = Measured(
         {name: second.values[name] - value for name, value in first.values.items()},

@@ -9,6 +9,7 @@ from mlops_loop.base.files import REPORTS
 from mlops_loop.metrics import tasks
 from mlops_loop.monitoring import data_quality, drift, performance
 from mlops_loop.monitoring.evaluation import Evaluation
+from mlops_loop.monitoring.labelled_rows import logged_scores
 from mlops_loop.monitoring.monitoring_window import logged_features, window_name
 from mlops_loop.prediction_log.window_summary import (
     VERDICTS,
@@ -112,9 +113,9 @@ def predictions(found: Evaluation) -> pd.Series:
 def compared_tables(found: Evaluation) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the window's features and the reference's, each with predictions."""
     schema = found.schema
-    task = tasks.of(schema)
     answered = found.window.answered
-    predicted = [task.logged_prediction(output, schema) for output in answered.facts["output"]]
+    scores = logged_scores(answered.facts["output"], schema)
+    predicted = tasks.of(schema).predictions(scores, schema)
     sampled = np.random.default_rng(0).choice(predictions(found), len(found.reference))
     return (
         answered.features.assign(**{schema.prediction: predicted}),

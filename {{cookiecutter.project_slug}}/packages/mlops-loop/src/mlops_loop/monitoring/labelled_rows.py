@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import FEWEST_DAYS
-from mlops_loop.metrics.values import Metrics, Scores, Truth
+from mlops_loop.metrics.values import Metrics, Scored, Scores, Truth
 from mlops_loop.prediction_log.window_summary import Interval
-from mlops_loop.scoring.operating_point import OperatingPoint
 
 REQUEST_DIGITS = 28  # of a prediction's id, that name its request
 ENDS = [0.025, 0.975]  # of a 95 % interval
@@ -72,13 +71,13 @@ class Measured:
 
 
 def measure(
-    sides: Sequence[tuple[Truth, Scores, OperatingPoint]],
+    sides: Sequence[Scored],
     groups: Sequence[NDArray[np.int64]],
     resamples: int,
     schema: Schema,
 ) -> list[Measured]:
     """Return the metrics of sets of rows; those of a group are drawn together, in any set."""
-    statistics = [tasks.of(schema).weighted_metrics(*side, schema) for side in sides]
+    statistics = [tasks.of(schema).weighted_metrics(side) for side in sides]
     pairs = list(zip(statistics, groups, strict=True))
     draws = np.random.default_rng(0)
     count = max(int(codes.max()) for codes in groups) + 1

@@ -6,6 +6,8 @@ Leveraging unlabeled data to predict out-of-distribution performance, ICLR 2022,
 when such estimates fail.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -14,7 +16,7 @@ from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import days
 from mlops_loop.metrics.calibration import calibration
 from mlops_loop.metrics.groups import group_values
-from mlops_loop.metrics.values import Floats
+from mlops_loop.metrics.values import Floats, Scored
 from mlops_loop.monitoring.evaluation import Evaluation
 from mlops_loop.monitoring.labelled_rows import (
     ENDS,
@@ -83,7 +85,9 @@ def check_metrics(found: Evaluation, labelled: LabelledRows) -> dict[str, Metric
     gates = tasks.of(found.schema).GATE_METRICS
     groups = resampling_groups(labelled.rows)
     others = days(found.held_out, found.schema) + groups.max() + 1
-    sides = (labelled.truth, labelled.scores, point), (*found.tested, point)
+    scored = Scored(labelled.truth, labelled.scores, point, found.schema)
+    known, scores = found.tested
+    sides = (scored, replace(scored, truth=known, scores=scores))
     now, then = measure(sides, (groups, others), RESAMPLES, found.schema)
     metrics = {}
     for name in now.values:
@@ -110,22 +114,17 @@ def check_metrics(found: Evaluation, labelled: LabelledRows) -> dict[str, Metric
 def check_calibration(found: Evaluation, labelled: LabelledRows) -> CalibrationError:
     """Return the miscalibration here and on the test window, and the limit of the gate."""
     task = tasks.of(found.schema)
-    given = (found.bundle.operating_point, found.schema, found.params.evaluate)
-    max_error = found.params.monitor.decay.max_calibration_error
-    measured = calibration(labelled.truth, labelled.scores, *given, max_error)
-    known, scored = found.tested
-    reference = task.miscalibration(known, scored, *given)
-    worse = not measured.passed and bool(np.isfinite(measured.error))
+    point = found.bundle.operating_point
+    scored = Scored(labelled.truth, labelled.scores, point, found.schema, found.params.evaluate)
+    error, limit = calibration(scored, found.params.monitor.decay.max_calibration_error)
+    known, scores = found.tested
+    reference = task.miscalibration(replace(scored, truth=known, scores=scores))
+    worse = error > limit
     if worse:
-        then = f"on the test window {reference:.3g}"
-        text = f"{task.MISCALIBRATION} {measured.error:.3g}, {then}"
-        found.alarm("decay.calibration", measured.error, measured.limit, text)
+        text = f"{task.MISCALIBRATION} {error:.3g}, on the test window {reference:.3g}"
+        found.alarm("decay.calibration", error, limit, text)
     return CalibrationError(
-        measure=task.MISCALIBRATION,
-        value=measured.error,
-        reference=reference,
-        limit=measured.limit,
-        worse=worse,
+        measure=task.MISCALIBRATION, value=error, reference=reference, limit=limit, worse=worse
     )
 
 
@@ -150,13 +149,13 @@ def slice_metrics(found: Evaluation, labelled: LabelledRows) -> list[SliceMetric
     """Return the task's few metrics for each value, with enough rows, of the logged slices."""
     schema = found.schema
     features = found.window.labelled.features.loc[labelled.rows.index]
+    scored = Scored(labelled.truth, labelled.scores, found.bundle.operating_point, schema)
     slices = []
     for name in [name for name in schema.slices if name in features]:
         for value, places in features.groupby(group_values(features[name])).indices.items():
             if len(places) < found.params.evaluate.min_slice_rows:
                 continue
-            rows = (labelled.truth[places], labelled.scores[places])
-            if measured := tasks.of(schema).slice_metrics(*rows, schema):
+            if measured := tasks.of(schema).slice_metrics(scored.at(places)):
                 facts = {"column": name, "value": str(value), "rows": len(places)}
                 slices.append(SliceMetrics.model_validate(facts | measured))
     return slices
@@ -174,14 +173,16 @@ def estimate(found: Evaluation) -> dict[str, Interval]:
     scores = logged_scores(found.window.answered.facts["output"], schema)
     random = np.random.default_rng(0)
     known, scored = found.tested
+    unknown = Scored(np.zeros(len(scores)), scores, point, schema, found.params.evaluate)
     samples = []
     for _ in range(LABEL_SAMPLES):
         if schema.classes:
-            truth = task.sample_labels(random, scores, point, schema, found.params.evaluate)
+            truth = task.sample_labels(random, unknown)
         else:
             errors = known - scored[:, 0]
             truth = scores[:, 0] + similar_errors(random, scores[:, 0], errors, scored[:, 0])
-        samples.append(task.weighted_metrics(truth, scores, point, schema)(np.ones(len(scores))))
+        metrics = task.weighted_metrics(replace(unknown, truth=truth))
+        samples.append(metrics(np.ones(len(scores))))
     table = pd.DataFrame(samples)
     ends = table.quantile(ENDS)
     return {

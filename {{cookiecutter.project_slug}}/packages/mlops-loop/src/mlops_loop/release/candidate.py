@@ -12,7 +12,7 @@ from mlops_loop.contract.schema import Schema
 from mlops_loop.data import tables
 from mlops_loop.data.derived import with_derived
 from mlops_loop.metrics import own_metrics, tasks
-from mlops_loop.metrics.values import Metrics, Scores, Truth
+from mlops_loop.metrics.values import Metrics, Scored, Scores, Truth
 from mlops_loop.release.champion_inputs import with_champion_inputs
 from mlops_loop.scoring.bundle import Bundle
 from mlops_loop.scoring.operating_point import OperatingPoint
@@ -47,6 +47,10 @@ class Candidate:
     def schema(self) -> Schema:
         return self.bundle.schema
 
+    @property
+    def scored(self) -> Scored:
+        return Scored(self.truth, self.scores, self.operating_point, self.schema, self.params)
+
 
 def score(bundle: Bundle, table: pd.DataFrame) -> Scores:
     """Return a bundle's scores of the rows of a table, of shape (rows, classes) or (rows, 1)."""
@@ -64,7 +68,7 @@ def open_candidate(
     scores = score(bundle, window)
     naive = task.baseline(tables.read_table(TRAIN), window, schema, params.baseline_by)
     metrics, baseline = (
-        own_metrics.measure(truth, each, point, schema, params) for each in (scores, naive)
+        own_metrics.measure(Scored(truth, each, point, schema, params)) for each in (scores, naive)
     )
     return Candidate(
         bundle, params, window, truth, scores, point, metrics, baseline, champion=champion

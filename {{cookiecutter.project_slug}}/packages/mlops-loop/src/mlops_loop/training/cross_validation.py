@@ -1,60 +1,117 @@
-"""Cross-validation on the training window: by later rows where the table has a time."""
+"""Cross-validation on the training window, and `train.model: auto`, which compares by it."""
 
 import warnings
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from pydantic import BaseModel
 from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from mlops_loop.base import files, project
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.files import TRAIN
-from mlops_loop.base.params.train import TrainParams
+from mlops_loop.base.files import COMPARISON, TRAIN
+from mlops_loop.base.params.train import AUTO, TrainParams
 from mlops_loop.contract.schema import Schema
+from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
+from mlops_loop.metrics.values import Numbers, Scored
+from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.skops_model import scores
 from mlops_loop.training.fit import fit
 
 FOLDS = 4
-Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
+ROWS = 20_000  # compared on, at most: enough to tell candidates apart in seconds
+Fold = tuple[Numbers, Numbers]  # places of rows to learn from, and to judge by
 
 
 def folds(table: pd.DataFrame, schema: Schema, seed: int) -> list[Fold]:
-    """Return places of rows to learn from and to judge by; the latter are later, if there is a
-    time.
-    """
-    target = table[schema.target]
-    every = np.arange(len(table))
+    """Return the folds; with a time, all rows to judge by are later than those to learn from."""
+    target = table[schema.target].to_numpy()
+    order = np.arange(len(table))
+    splitter = StratifiedKFold if schema.classes else KFold
+    kind = splitter(FOLDS, shuffle=True, random_state=seed)
+    if schema.timestamp:
+        when = table[schema.timestamp].to_numpy()
+        order = np.argsort(when, kind="stable")
+        kind = TimeSeriesSplit(FOLDS)
     try:
-        if schema.timestamp:
-            parts = later_rows(table[schema.timestamp].to_numpy())
-        else:
-            kind = StratifiedKFold if schema.classes else KFold
-            parts = list(kind(FOLDS, shuffle=True, random_state=seed).split(every, target))
+        parts = [(order[train], order[held]) for train, held in kind.split(order, target)]
     except ValueError as error:
         raise Failure(f"{TRAIN} has too few rows to cross-validate: {error}") from None
+    if schema.timestamp:
+        parts = [(train[when[train] < when[held].min()], held) for train, held in parts]
     classes = set(schema.classes)
-    if usable := [part for part in parts if len(part[0]) and classes <= set(target.iloc[part[0]])]:
+    if usable := [part for part in parts if len(part[0]) and classes <= set(target[part[0]])]:
         return usable
     why = "no fold has every class, or an earlier time"
     raise Failure(f"{TRAIN} has too few rows to cross-validate: {why}")
 
 
-def later_rows(when: NDArray[np.datetime64]) -> list[Fold]:
-    """Return folds whose rows to judge by all are later than those to learn from."""
-    order = np.argsort(when, kind="stable")
-    parts = [(order[train], order[held]) for train, held in TimeSeriesSplit(FOLDS).split(order)]
-    return [(train[when[train] < when[held].min()], held) for train, held in parts]
-
-
 def loss(table: pd.DataFrame, parts: list[Fold], schema: Schema, params: TrainParams) -> float:
     """Return the task's loss, on average over the folds."""
-    task = tasks.of(schema)
     losses = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what does not converge has its loss
         for train, held in parts:
-            fitted = fit(table.iloc[train], schema, params)
             rows = table.iloc[held]
-            losses.append(task.loss(task.truth(rows, schema), scores(fitted, rows, schema), schema))
+            truth = tasks.of(schema).truth(rows, schema)
+            scored = scores(fit(table.iloc[train], schema, params), rows, schema)
+            losses.append(tasks.loss(Scored(truth, scored, OperatingPoint(), schema)))
     return float(np.mean(losses))
+
+
+class Comparison(BaseModel, frozen=True):
+    """What reports/comparison.json holds; without losses if params.yaml names the estimator."""
+
+    chosen: str  # a name that model.py knows
+    metric: str = ""
+    rows: int = 0
+    losses: dict[str, float] = {}  # of each candidate, the simplest first: less is better
+
+    @property
+    def text(self) -> str:
+        """The comparison as lines for people."""
+        if not self.losses:
+            return f"{AUTO} is {self.chosen}: there are too few rows to compare"
+        lines = [f"{AUTO} compares by cross-validation on {self.rows:,} rows, {self.metric}:"]
+        for name, value in self.losses.items():
+            lines.append(f"  {name} {value:.5g}{'  <- chosen' if name == self.chosen else ''}")
+        return "\n".join(lines)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The comparison as the model card shows it."""
+        return pd.DataFrame({"candidate": list(self.losses), self.metric: self.losses.values()})
+
+    def params(self, given: TrainParams) -> TrainParams:
+        """Return parameters that name the chosen estimator."""
+        return given.model_copy(update={"model": self.chosen})
+
+
+def compare(table: pd.DataFrame, schema: Schema, params: TrainParams) -> Comparison:
+    """Return how the candidates do on rows that they were not trained on; the best is chosen.
+
+    Of equally good ones it is the simpler. With too few rows to compare it is the simplest that
+    learns anything.
+    """
+    if params.model != AUTO:
+        return Comparison(chosen=params.model)
+    names = project.required("candidates")(schema)
+    sample = table.loc[tables.sample_mask(len(table), ROWS, params.seed)]
+    try:
+        parts = folds(sample, schema, params.seed)
+    except Failure:
+        return Comparison(chosen=names[min(1, len(names) - 1)])
+    losses = {}
+    with threadpool_limits(1):  # on few rows threads cost more than they gain
+        for name in names:
+            value = loss(sample, parts, schema, params.model_copy(update={"model": name}))
+            losses[name] = float(f"{value:.6g}")  # the last digits may differ between machines
+    metric = tasks.of(schema).OBJECTIVE
+    best = min(losses, key=losses.__getitem__)
+    return Comparison(chosen=best, metric=metric, rows=len(sample), losses=losses)
+
+
+def load_comparison() -> Comparison:
+    return Comparison.model_validate(files.read_json(COMPARISON))

@@ -13,24 +13,21 @@ from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics.values import Floats
 from mlops_loop.scoring.skops_model import inputs
 
-Target = NDArray[np.int64 | np.float64]
-
 
 def build(schema: Schema, params: TrainParams) -> Pipeline:
     """Return the project's unfitted pipeline."""
     return project.required("model")(schema, params)
 
 
-def target(table: pd.DataFrame, schema: Schema) -> Target:
+def target(table: pd.DataFrame, schema: Schema) -> NDArray[np.int64 | np.float64]:
     """Return what the pipeline learns: values, or the number of each row's class.
 
     Numbers, because not every library takes names; in the order of `schema.classes`.
     """
     values = table[schema.target]
-    return np.asarray(
-        pd.Categorical(values, schema.classes).codes if schema.classes else values,
-        dtype="int64" if schema.classes else float,
-    )
+    if schema.classes:
+        return np.asarray(pd.Categorical(values, schema.classes).codes, dtype="int64")
+    return np.asarray(values, dtype=float)
 
 
 def fit(table: pd.DataFrame, schema: Schema, params: TrainParams) -> Pipeline:
@@ -50,33 +47,22 @@ def fit(table: pd.DataFrame, schema: Schema, params: TrainParams) -> Pipeline:
 
 
 def make_repeatable(estimator: BaseEstimator) -> None:
-    """Make equal training give equal bytes, and the exported graph the same branches."""
+    """Make equal training give equal bytes, and the exported graph the same branches.
+
+    The thresholds of boosted trees are rounded down to float32, as the graph has them: no float32
+    lies between a threshold and the next float32 below it, so no prediction changes. Rounded to the
+    nearest, as the converters do, some would end up above a value that they were below. XGBoost and
+    CatBoost have float32 themselves; forests are rounded by their converter.
+    """
     library = type(estimator).__module__.partition(".")[0]
-    round_thresholds(estimator)
-    if library == "lightgbm":
-        round_booster(estimator)
     if library == "catboost":
         for name in ("model_guid", "train_finish_time"):
             estimator.get_metadata()[name] = ""
-
-
-def round_thresholds(estimator: BaseEstimator) -> None:
-    """Round the thresholds of boosted trees down to float32, as the exported graph has them.
-
-    No float32 lies between a threshold and the next float32 below it, so no prediction changes.
-    Rounded to the nearest, as the converters do, some would end up above a value that they were
-    below. XGBoost and CatBoost have float32 themselves; forests are rounded by their converter.
-    """
-    for trees in getattr(estimator, "_predictors", ()):
+    if library == "lightgbm":
+        round_booster(estimator)
+    for trees in getattr(estimator, "_predictors", ()):  # of scikit-learn
         for tree in trees:
             tree.nodes["num_threshold"] = down(tree.nodes["num_threshold"])
-
-
-def down(thresholds: Floats) -> Floats:
-    """Return the largest float32 that is at most each threshold."""
-    rounded = thresholds.astype("float32")
-    lower = np.nextafter(rounded, np.float32(-np.inf))
-    return np.where(rounded > thresholds, lower, rounded).astype("float64")
 
 
 def round_booster(estimator: BaseEstimator) -> None:
@@ -90,3 +76,10 @@ def round_booster(estimator: BaseEstimator) -> None:
             rounded = down(np.array(values.split(), dtype=float))
             lines[place] = f"threshold={' '.join(f'{value:.17g}' for value in rounded)}"
     booster.model_from_string("\n".join(lines))
+
+
+def down(thresholds: Floats) -> Floats:
+    """Return the largest float32 that is at most each threshold."""
+    rounded = thresholds.astype("float32")
+    lower = np.nextafter(rounded, np.float32(-np.inf))
+    return np.where(rounded > thresholds, lower, rounded).astype("float64")

@@ -1,7 +1,7 @@
 """The fitted pipeline as an ONNX graph; each library brings what converts its estimators."""
 
-from collections.abc import Callable
 from functools import partial
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from sklearn.base import BaseEstimator, is_classifier
@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from skl2onnx.common._container import ModelComponentContainer
     from skl2onnx.common._topology import Operator, Scope, Variable
 
-Converter = Callable[["Scope", "Operator", "ModelComponentContainer"], None]
-LIBRARIES = ("catboost", "lightgbm", "xgboost")
+ONNXMLTOOLS = "onnxmltools.convert"
+CONVERTERS = {
+    "catboost": f"{__name__}:convert_catboost",
+    "lightgbm": f"{ONNXMLTOOLS}.lightgbm.operator_converters.LightGbm:convert_lightgbm",
+    "xgboost": f"{ONNXMLTOOLS}.xgboost.operator_converters.XGBoost:convert_xgboost",
+}
 OPSETS = {"": 15, "ai.onnx.ml": 3}  # the newest that all of these write
 
 
@@ -43,8 +47,7 @@ def to_onnx(model: Pipeline, schema: Schema) -> bytes:
     imports = sorted(graph.opset_import, key=lambda opset: str(opset.domain))
     del graph.opset_import[:]
     graph.opset_import.extend(imports)
-    exported: bytes = graph.SerializeToString(deterministic=True)
-    return exported
+    return bytes(graph.SerializeToString(deterministic=True))
 
 
 def register(estimator: BaseEstimator) -> bool:
@@ -53,18 +56,20 @@ def register(estimator: BaseEstimator) -> bool:
     from skl2onnx.common import shape_calculator
 
     library = type(estimator).__module__.partition(".")[0]
-    if library not in LIBRARIES:
+    if library not in CONVERTERS:
         return False
-    classes = is_classifier(estimator)
-    kind = "classifier" if classes else "regressor"
+    kind = "classifier" if is_classifier(estimator) else "regressor"
     alias = f"{library}_{kind}"
+    of_classes = {
+        "parser": partial(declare_classifier, alias),
+        "options": {"nocl": [True, False], "zipmap": [True, False, "columns"]},
+    }
     update_registered_converter(
         type(estimator),
         alias,
         getattr(shape_calculator, f"calculate_linear_{kind}_output_shapes"),
-        converter(library),
-        parser=partial(declare_classifier, alias) if classes else None,
-        options={"nocl": [True, False], "zipmap": [True, False, "columns"]} if classes else None,
+        resolve_name(CONVERTERS[library]),
+        **(of_classes if is_classifier(estimator) else {}),
     )
     return True
 
@@ -83,22 +88,24 @@ def declare_classifier(
     operator.inputs = inputs
     operator.outputs.append(scope.declare_local_variable("label", Int64TensorType()))
     operator.outputs.append(scope.declare_local_variable("probabilities", FloatTensorType()))
-    outputs: list[Variable] = operator.outputs
-    return outputs
+    return list(operator.outputs)
 
 
-def converter(library: str) -> Converter:
-    found: Converter
-    if library == "catboost":
-        from mlops_loop.training.catboost_onnx import convert_catboost
+def convert_catboost(
+    scope: "Scope", operator: "Operator", container: "ModelComponentContainer"
+) -> None:
+    """Add the trees as CatBoost writes them: one node, between the pipeline's names."""
+    from catboost.utils import convert_to_onnx_object
+    from onnx import helper
 
-        found = convert_catboost
-    elif library == "lightgbm":
-        from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
-
-        found = convert_lightgbm
-    else:
-        from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
-
-        found = convert_xgboost
-    return found
+    exported = convert_to_onnx_object(operator.raw_operator)
+    node = next(node for node in exported.graph.node if node.op_type.startswith("TreeEnsemble"))
+    container.add_node(
+        node.op_type,
+        [operator.inputs[0].full_name],
+        [output.full_name for output in operator.outputs],
+        op_domain="ai.onnx.ml",
+        op_version=1,
+        name=scope.get_unique_operator_name(node.op_type),
+        **{found.name: helper.get_attribute_value(found) for found in node.attribute},
+    )

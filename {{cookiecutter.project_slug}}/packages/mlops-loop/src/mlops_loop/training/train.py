@@ -1,7 +1,5 @@
 """Train: fit the pipeline on the training window and record the run."""
 
-from mlflow import MlflowClient
-
 from mlops_loop.base import files
 from mlops_loop.base.files import COMPARISON, MODEL, TRAIN
 from mlops_loop.base.params.params_file import load_params
@@ -13,15 +11,8 @@ from mlops_loop.data.derived import refuse_impure
 from mlops_loop.scoring.skops_model import save
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import session
-from mlops_loop.training.auto import Comparison, compare
+from mlops_loop.training.cross_validation import compare
 from mlops_loop.training.fit import fit
-
-
-def log_comparison(client: MlflowClient, run_id: str, found: Comparison) -> None:
-    """Log the loss of each candidate to the run of the one that was chosen."""
-    for name, value in found.losses.items():
-        client.log_metric(run_id, f"cross_validation.{name}.{found.metric}", value)
-    client.log_artifact(run_id, str(COMPARISON))
 
 
 def main() -> None:
@@ -41,5 +32,7 @@ def main() -> None:
             save(model, beside)
         files.write_json(COMPARISON, found.model_dump())
         run_id = runs.record_training(client)
-        log_comparison(client, run_id, found)
+        for name, value in found.losses.items():
+            client.log_metric(run_id, f"cross_validation.{name}.{found.metric}", value)
+        client.log_artifact(run_id, str(COMPARISON))
     print(f"train: MLflow run {run_id}")

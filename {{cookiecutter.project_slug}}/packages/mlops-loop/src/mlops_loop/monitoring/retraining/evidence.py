@@ -24,6 +24,7 @@ from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import ingest, tables
 from mlops_loop.data.split import SPLITS
 from mlops_loop.metrics import tasks
+from mlops_loop.metrics.values import Scored
 from mlops_loop.monitoring.retraining.decide import Evidence
 from mlops_loop.monitoring.retraining.document import (
     ENDS,
@@ -220,8 +221,9 @@ def candidate_metrics(champion: Bundle | None, params: Params) -> Measured:
     if champion:
         with suppress(Failure):  # of two that cannot be compared: `promote` says why
             table = tables.read_sample(TEST, params.gates.max_rows)
-            task = tasks.of(schema)
+            truth = tasks.of(schema).truth(table, schema)
             scores = score(champion, with_champion_inputs(champion.schema, schema, table, params))
-            given = (champion.operating_point, schema, params.evaluate)
-            found["champion"] = {**task.measure(task.truth(table, schema), scores, *given)}
+            point = champion.operating_point
+            scored = Scored(truth, scores, point, schema, params.evaluate)
+            found["champion"] = {**tasks.measure(scored)}
     return found | {"naive baseline": candidate.manifest.baseline}

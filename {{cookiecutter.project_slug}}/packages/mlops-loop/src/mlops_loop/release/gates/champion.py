@@ -1,6 +1,6 @@
 """The candidate against the champion, and the champion against the window's labels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import days, resample
 from mlops_loop.metrics.calibration import held_out_scores
 from mlops_loop.metrics.gate_result import GateResult, compare
-from mlops_loop.metrics.values import Metrics, Scores, Truth, Weights
+from mlops_loop.metrics.values import Metrics, Scored, Weights
 from mlops_loop.release.candidate import Candidate
 from mlops_loop.scoring.bundle import HELD_OUT
 
@@ -27,10 +27,9 @@ def champion(candidate: Candidate, limits: ChampionGate) -> list[GateResult]:
     if candidate.champion.scores is None:
         return [GateResult("champion", candidate.champion.problem, passed=False)]
     schema = candidate.schema
-    truth = candidate.truth
     name, more = tasks.deciding_metric(schema)
     new, old = (
-        tasks.of(schema).weighted_metrics(truth, scores, candidate.operating_point, schema)
+        tasks.of(schema).weighted_metrics(replace(candidate.scored, scores=scores))
         for scores in (candidate.scores, candidate.champion.scores)
     )
 
@@ -38,7 +37,7 @@ def champion(candidate: Candidate, limits: ChampionGate) -> list[GateResult]:
         difference = new(weights)[name] - old(weights)[name]
         return {"gain": difference if more else -difference}
 
-    point = gain(np.ones(len(truth)))["gain"]
+    point = gain(np.ones(len(candidate.truth)))["gain"]
     gains = resample(gain, days(candidate.table, schema), limits.resamples)["gain"]
     measure = f"gain in {name} {point:+.4g}, with {limits.confidence:.0%} confidence at least"
     low = gains.quantile(1 - limits.confidence)
@@ -65,22 +64,19 @@ def labels(candidate: Candidate, limits: LabelsGate) -> list[GateResult]:
     found = candidate.champion
     if found is None or found.scores is None or not (found.bundle.folder / HELD_OUT).is_file():
         return [GateResult("labels", "there is no champion to compare with")]
-    schema = candidate.schema
-    task = tasks.of(schema)
-    point = found.bundle.operating_point
+    task = tasks.of(candidate.schema)
     name, more = max(task.GATE_METRICS.items(), key=lambda metric: metric[1])
 
-    def skill(table: pd.DataFrame, truth: Truth, scores: Scores) -> Skill:
-        constant = task.baseline(table, table, schema, None)
-        model, best = (
-            task.measure(truth, each, point, schema, candidate.params)[name]
-            for each in (scores, constant)
-        )
-        return Skill(model, best)
+    def skill(table: pd.DataFrame, scored: Scored) -> Skill:
+        constant = task.baseline(table, table, candidate.schema, None)
+        best = tasks.measure(replace(scored, scores=constant))
+        return Skill(tasks.measure(scored)[name], best[name])
 
+    served = replace(candidate.scored, scores=found.scores, point=found.bundle.operating_point)
     held_out = tables.read_table(found.bundle.folder / HELD_OUT)
-    before = skill(held_out, *held_out_scores(held_out, schema))
-    now = skill(candidate.table, candidate.truth, found.scores)
+    truth, scores = held_out_scores(held_out, candidate.schema)
+    before = skill(held_out, replace(served, truth=truth, scores=scores))
+    now = skill(candidate.table, served)
     return [label_trust(now, before, name, more, limits)]
 
 

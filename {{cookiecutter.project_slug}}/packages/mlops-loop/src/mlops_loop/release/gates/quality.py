@@ -18,7 +18,7 @@ from mlops_loop.base.params.gates import (
 from mlops_loop.metrics import calibration as calibrations
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import days, resample
-from mlops_loop.metrics.fairness import Judged, differences
+from mlops_loop.metrics.fairness import differences
 from mlops_loop.metrics.gate_result import GateResult, compare
 from mlops_loop.metrics.groups import group_values
 from mlops_loop.release.candidate import Candidate, score
@@ -67,22 +67,22 @@ def slices(candidate: Candidate, limits: SlicesGate) -> list[GateResult]:
     schema = candidate.schema
     task = tasks.of(schema)
     minimum = candidate.params.min_slice_rows
-    whole = task.slice_quality(candidate.truth, candidate.scores, schema)
+    whole = tasks.weighted(candidate.scored)
     floors = list[GateResult]()
     gaps = list[GateResult]()
     for gate, rows in slice_rows(candidate).items():
-        quality = task.slice_quality(candidate.truth[rows], candidate.scores[rows], schema)
-        if len(rows) < minimum or not quality or not whole:
+        scored = candidate.scored.at(rows)
+        measured = tasks.weighted(scored)
+        if len(rows) < minimum or np.isnan(measured[task.SLICE_METRIC]):
             continue
-        measured = quality(np.ones(len(rows)))
-        found = resample(quality, days(candidate.table.iloc[rows], schema), RESAMPLES)
+        drawn = days(candidate.table.iloc[rows], schema)
+        found = resample(task.weighted_metrics(scored), drawn, RESAMPLES)
         best = found[task.SLICE_METRIC].quantile(0.975)
         value = f"measured {measured[task.SLICE_METRIC]:.4g}"
         metric = f"{task.SLICE_METRIC}, upper end of its interval ({value})"
         floors.append(compare(gate, metric, best, ">", limits.floor))
-        of_all = whole(np.ones(len(candidate.truth)))
-        lag = task.slice_gap(of_all, pd.DataFrame([measured])).iloc[0]
-        least = task.slice_gap(of_all, found).quantile(0.025)
+        lag = task.slice_gap(whole, pd.DataFrame([measured])).iloc[0]
+        least = task.slice_gap(whole, found).quantile(0.025)
         gap = f"{task.SLICE_GAP}, lower end of its interval (measured {lag:.4g})"
         gaps.append(compare(gate, gap, least, "<=", limits.max_gap))
     if not floors:
@@ -108,16 +108,9 @@ def slice_rows(candidate: Candidate) -> dict[str, NDArray[np.int64]]:
 
 def calibration(candidate: Candidate, limits: CalibrationGate) -> list[GateResult]:
     """Judge the calibration of probabilities, or the coverage of a regression's intervals."""
-    found = calibrations.calibration(
-        candidate.truth,
-        candidate.scores,
-        candidate.operating_point,
-        candidate.schema,
-        candidate.params,
-        limits.max_error,
-    )
+    error, limit = calibrations.calibration(candidate.scored, limits.max_error)
     measure = tasks.of(candidate.schema).MISCALIBRATION
-    return [compare("calibration", measure, found.error, "<=", found.limit)]
+    return [compare("calibration", measure, error, "<=", limit)]
 
 
 def fairness(candidate: Candidate, limits: FairnessGate) -> list[GateResult]:
@@ -138,8 +131,6 @@ def fairness(candidate: Candidate, limits: FairnessGate) -> list[GateResult]:
     }
     if not schema.classes:
         about = {"error": ("difference of mae, as a share of it", limits.max_error_difference)}
-    point = candidate.operating_point
-    judged = Judged(table, candidate.truth, candidate.scores, point, schema, minimum)
     found = list[GateResult]()
     for name in schema.protected:
         gate = f"fairness: {name}"
@@ -148,7 +139,7 @@ def fairness(candidate: Candidate, limits: FairnessGate) -> list[GateResult]:
             few = f"groups with {minimum} rows: too few to judge"
             found.append(GateResult(gate, few, int(large)))
             continue
-        apart = differences(judged, name)
+        apart = differences(table, candidate.scored, name)
         measured = apart(np.ones(len(table)))
         lows = resample(apart, days(table, schema), RESAMPLES).quantile(0.025)
         for kind, (what, limit) in about.items():

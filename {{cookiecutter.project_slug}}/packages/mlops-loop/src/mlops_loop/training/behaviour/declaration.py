@@ -1,9 +1,10 @@
-"""What behaviour.yaml may say, checked against the contract."""
+"""What behaviour.yaml may say, checked against the contract: the context of each validation."""
 
+from collections.abc import Iterator, Mapping
 from datetime import date
+from math import inf
 from typing import Annotated, Literal, Self
 
-import numpy as np
 import pandas as pd
 from pydantic import (
     BaseModel,
@@ -22,8 +23,7 @@ from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.contract.values import Value
 from mlops_loop.data.cast import check_rows
 
-Info = ValidationInfo[Schema]  # its context is the contract
-NUMBERS = ("number", "integer")
+Info = ValidationInfo[Schema]
 
 
 def single(value: object) -> Value:
@@ -34,19 +34,9 @@ def single(value: object) -> Value:
     raise ValueError("give a number, a text, true, false or null")
 
 
-def form(condition: object) -> str:
-    return (
-        "range"
-        if isinstance(condition, dict)
-        else "list"
-        if isinstance(condition, list)
-        else "value"
-    )
-
-
 class Range(BaseModel, extra="forbid"):
-    minimum: float = Field(-np.inf, allow_inf_nan=False)
-    maximum: float = Field(np.inf, allow_inf_nan=False)
+    minimum: float = Field(-inf, allow_inf_nan=False)
+    maximum: float = Field(inf, allow_inf_nan=False)
 
 
 Scalar = Annotated[Value, BeforeValidator(single)]
@@ -54,68 +44,77 @@ Condition = Annotated[
     Annotated[Range, Tag("range")]
     | Annotated[list[Scalar], Tag("list")]
     | Annotated[Scalar, Tag("value")],
-    Discriminator(form),
+    Discriminator(lambda given: {dict: "range", list: "list"}.get(type(given), "value")),
 ]
-Conditions = dict[str, Condition]
 
 
 class Case(BaseModel, extra="forbid"):
-    """A test; the contract that it is checked against is the validation's context."""
+    """A test of some rows."""
 
     name: str = Field(min_length=1)
     why: str = Field(min_length=1)
-    where: Conditions = {}  # which rows: all that have these values
+    where: dict[str, Condition] = {}  # which rows: all that have these values
     given: dict[str, Scalar] = {}  # set in each of them beforehand
+    set: dict[str, Scalar] = {}  # what is changed
+    share: float | None = Field(None, gt=0, le=1)  # of the rows that must pass, by default all
 
-    @field_validator("where", "given", "set", "row", check_fields=False)
+    @property
+    def limit(self) -> float:
+        return self.share or 1.0
+
+    @model_validator(mode="after")
+    def fits(self, info: Info) -> Self:
+        for problem in self.problems(info.context):
+            raise ValueError(problem)
+        return self
+
+    def problems(self, schema: Schema) -> Iterator[str]:
+        """Yield what does not fit the contract, or each other."""
+        columns = {**schema.inputs, **schema.features}
+        sliced = columns | {name: schema.columns[name] for name in schema.slices}
+        for name, asked in self.where.items():
+            yield from misfits(name, asked, sliced)
+        for name, value in (*self.given.items(), *self.set.items()):
+            yield from misfits(name, value, columns)
+
+    @field_validator("of", check_fields=False)
     @classmethod
-    def fits_the_contract(cls, found: Conditions | None, info: Info) -> Conditions | None:
-        for name, wanted in (found or {}).items():
-            column = known(name, info.context, sliced=info.field_name == "where")
-            if isinstance(wanted, Range):
-                numeric(name, column)
-                if max(wanted.minimum, column.limits[0]) > min(wanted.maximum, column.limits[1]):
-                    raise ValueError(f"no value of {name!r} is in that range")
-                continue
-            for value in wanted if isinstance(wanted, list) else [wanted]:
-                _, (reason,) = check_rows(
-                    pd.DataFrame({name: [value]}, dtype=object), {name: column}
-                )
-                if reason:
-                    raise ValueError(f"{value!r} breaks the contract: {reason}")
-        return found
+    def has_a_score(cls, name: str | None, info: Info) -> str | None:
+        """Return the class whose probability is meant, or a regression's target."""
+        schema = info.context
+        if not schema.classes and name is not None:
+            raise ValueError("a regression has no classes: leave it out")
+        of = name or schema.positive
+        if schema.classes and of not in schema.classes and info.data.get("label") is None:
+            raise ValueError(f"name the class whose probability is meant: one of {schema.classes}")
+        return of or schema.target
 
 
 class Change(Case):
     """A test of what a change of the rows does to their scores."""
 
-    set: dict[str, Scalar] = {}
     add: dict[str, float] = {}  # rows that the contract would then forbid are left out
 
-    @field_validator("add")
-    @classmethod
-    def can_be_added(cls, found: dict[str, float], info: Info) -> dict[str, float]:
-        for name, amount in found.items():
-            column = known(name, info.context)
-            numeric(name, column)
-            if column.type == "integer" and not float(amount).is_integer():
-                raise ValueError(f"{name!r} is an integer: {amount:g} cannot be added to it")
-        return found
-
-    @model_validator(mode="after")
-    def changes(self) -> Self:
+    def problems(self, schema: Schema) -> Iterator[str]:
+        yield from super().problems(schema)
         if not (self.set or self.add):
-            raise ValueError("nothing is changed: say what to `set` or to `add`")
-        if both := [name for name in self.set if name in self.add]:
-            raise ValueError(f"{both[0]!r} is both set and added to")
-        return self
+            yield "nothing is changed: say what to `set` or to `add`"
+        for name, amount in self.add.items():
+            yield from misfits(name, Range(), {**schema.inputs, **schema.features})
+            if schema.columns[name].type == "integer" and not amount.is_integer():
+                yield f"{name!r} is an integer: {amount:g} cannot be added to it"
+            if name in self.set:
+                yield f"{name!r} is both set and added to"
 
 
 class Invariance(Change):
     """The change must not move a score by more than `tolerance`, in this share of the rows."""
 
     tolerance: float = Field(ge=0, allow_inf_nan=False)
-    share: float = Field(1.0, gt=0, le=1)
+
+    @property
+    def measure(self) -> str:
+        return f"share of rows that move by at most {self.tolerance:g}"
 
 
 class Directional(Change):
@@ -127,57 +126,56 @@ class Directional(Change):
     expect: Literal["rise", "fall"]
     of: str | None = Field(None, validate_default=True)  # a class; by default the positive one
     by: float = Field(ge=0, allow_inf_nan=False)
-    share: float | None = Field(None, gt=0, le=1)
 
-    @field_validator("of")
-    @classmethod
-    def has_a_score(cls, name: str | None, info: Info) -> str | None:
-        return scored(name, info.context)
+    @property
+    def limit(self) -> float:
+        return self.share or self.by
+
+    @property
+    def measure(self) -> str:
+        if self.share is None:
+            return f"mean {self.expect} of {self.of}"
+        least = f" by at least {self.by:g}" if self.by else ", or none"
+        return f"share of rows with a {self.expect} of {self.of}{least}"
 
 
 class Minimum(Case):
     """Rows, or the one `row`, that must get this label, or a score within these limits."""
 
     row: dict[str, Scalar] | None = None
-    set: dict[str, Scalar] = {}
     label: str | None = None
     of: str | None = Field(None, validate_default=True)
-    minimum: float | None = Field(None, allow_inf_nan=False)
-    maximum: float | None = Field(None, allow_inf_nan=False)
-    share: float = Field(1.0, gt=0, le=1)
+    minimum: float = Field(-inf, allow_inf_nan=False)
+    maximum: float = Field(inf, allow_inf_nan=False)
 
-    @field_validator("row")
-    @classmethod
-    def is_whole(cls, row: dict[str, Scalar] | None, info: Info) -> dict[str, Scalar] | None:
-        needed = {name for name, column in info.context.inputs.items() if not column.nullable}
-        if row is not None and (missing := sorted(needed - set(row))):
-            raise ValueError(f"required input {missing[0]!r} is missing")
-        return row
+    def problems(self, schema: Schema) -> Iterator[str]:
+        yield from super().problems(schema)
+        if (self.label is None) == ((self.minimum, self.maximum) == (-inf, inf)):
+            limits = "the score's `minimum` and `maximum`"
+            yield f"say either which `label` is right, or {limits}"
+        if self.label not in (None, *schema.classes):
+            yield f"{self.label!r} is none of the classes {schema.classes}"
+        if self.row is None:
+            return
+        for name, value in self.row.items():
+            yield from misfits(name, value, {**schema.inputs, **schema.features})
+        for name, column in schema.inputs.items():
+            if name not in self.row and not column.nullable:
+                yield f"required input {name!r} is missing"
+        if self.where or self.given or self.set:
+            others = "`where`, `given` and `set` do not go with it"
+            yield f"`row` is a row of its own: {others}"
 
-    @field_validator("label")
-    @classmethod
-    def is_a_class(cls, label: str | None, info: Info) -> str | None:
-        if label is not None and label not in info.context.classes:
-            raise ValueError(f"{label!r} is none of the classes {info.context.classes}")
-        return label
+    @property
+    def measure(self) -> str:
+        if self.label is not None:
+            return f"share of rows that are called {self.label}"
+        limits = {"at least": self.minimum, "at most": self.maximum}
+        asked = [f"{word} {limit:g}" for word, limit in limits.items() if abs(limit) < inf]
+        return f"share of rows with {self.of} {' and '.join(asked)}"
 
-    @field_validator("of")
-    @classmethod
-    def has_a_score(cls, name: str | None, info: Info) -> str | None:
-        asked = info.data.get("label") is None
-        return scored(name, info.context) if asked or name else None
 
-    @model_validator(mode="after")
-    def asks_for_something(self) -> Self:
-        if (self.label is None) == (self.minimum is None and self.maximum is None):
-            raise ValueError(
-                "say either which `label` is right, or the score's `minimum` and `maximum`"
-            )
-        if self.row is not None and (self.where or self.given or self.set):
-            raise ValueError(
-                "`row` is a row of its own: `where`, `given` and `set` do not go with it"
-            )
-        return self
+AnyCase = Invariance | Directional | Minimum
 
 
 class Behaviour(BaseModel, extra="forbid"):
@@ -188,7 +186,7 @@ class Behaviour(BaseModel, extra="forbid"):
     minimum: list[Minimum] = []
 
     @property
-    def cases(self) -> list[Invariance | Directional | Minimum]:
+    def cases(self) -> list[AnyCase]:
         return [*self.invariance, *self.directional, *self.minimum]
 
     @model_validator(mode="after")
@@ -199,26 +197,21 @@ class Behaviour(BaseModel, extra="forbid"):
         return self
 
 
-def known(name: str, schema: Schema, sliced: bool = False) -> Column:
-    """Return the column of an input or feature; `sliced`: also one by which the model is sliced."""
-    known = {**schema.inputs, **schema.features}
-    if name not in known and not (sliced and name in schema.slices):
-        raise ValueError(f"schema.yaml has no feature {name!r}")
-    return schema.columns[name]
-
-
-def numeric(name: str, column: Column) -> None:
-    if column.type not in NUMBERS:
-        raise ValueError(f"{name!r} is of type {column.type}, not a number")
-
-
-def scored(name: str | None, schema: Schema) -> str | None:
-    """Return the class whose probability is meant, None for a regression's value."""
-    if not schema.classes and name is not None:
-        raise ValueError("a regression has no classes: leave it out")
-    if schema.classes and (name or schema.positive) not in schema.classes:
-        raise ValueError(f"name the class whose probability is meant: one of {schema.classes}")
-    return name or schema.positive
+def misfits(name: str, asked: Condition, columns: Mapping[str, Column]) -> Iterator[str]:
+    """Yield why a column cannot have such values, if it cannot."""
+    column = columns.get(name)
+    if column is None:
+        yield f"schema.yaml has no feature {name!r}"
+    elif not isinstance(asked, Range):
+        for value in asked if isinstance(asked, list) else [asked]:
+            row = pd.DataFrame({name: [value]}, dtype=object)
+            _, (reason,) = check_rows(row, {name: column})
+            if reason:
+                yield f"{value!r} breaks the contract: {reason}"
+    elif column.type not in ("number", "integer"):
+        yield f"{name!r} is of type {column.type}, not a number"
+    elif max(asked.minimum, column.limits[0]) > min(asked.maximum, column.limits[1]):
+        yield f"no value of {name!r} is in that range"
 
 
 def load_behaviour(schema: Schema) -> Behaviour:

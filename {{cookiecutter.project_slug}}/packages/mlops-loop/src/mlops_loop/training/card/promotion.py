@@ -11,9 +11,8 @@ from mlops_loop.reporting.markdown import Row, table, title, to_html
 from mlops_loop.scoring.bundle import CARDS
 from mlops_loop.scoring.promotion import PromotionFacts
 
-NOT_YET = (
-    "Not judged yet: this candidate has not been through `promote`."  # which replaces this line
-)
+# Which `promote` replaces:
+NOT_YET = "Not judged yet: this candidate has not been through `promote`."
 FACTS = {
     "version": "version",
     "promoted by": "promoted_by",
@@ -24,8 +23,7 @@ FACTS = {
     "SHA-256 of bundle.json": "bundle_sha256",
     "MLflow run": "run_id",
 }
-RESULTS = {True: "passed", False: "refused", None: "not judged"}
-ORDER = (False, True, None)  # failures first
+RESULTS = {False: "refused", True: "passed", None: "not judged"}  # in the order of the table
 
 
 class PromotionRecord(PromotionFacts, frozen=True):
@@ -40,30 +38,27 @@ def complete(markdown: str, promotion: PromotionRecord) -> str:
     if promotion.promoted_at:
         values["promoted_at"] = moment(promotion.promoted_at)
     known = [(name, str(values[key])) for name, key in FACTS.items() if values[key]]
-    parts: list[str] = [table(["what", "value"], known)]
+    added: str = table(["what", "value"], known)
     if promotion.gates:
         heads = ["gate", "measure", "value", "limit", "result"]
-        parts.append(table(heads, gate_rows(promotion.gates)))
+        added += "\n\n" + table(heads, gate_rows(promotion.gates))
     before, marker, after = markdown.rpartition(NOT_YET)  # the last one: a contract may quote it
-    if not marker:
-        before = f"{markdown.rstrip()}\n\n## Promotion\n\n"
-        after = "\n"
-    return before + "\n\n".join(parts) + after
+    if marker:
+        return before + added + after
+    return f"{markdown.rstrip()}\n\n## Promotion\n\n{added}\n"
 
 
 def gate_rows(gates: Iterable[GateResult]) -> list[Row]:
-    """Return the gates as rows, what they refuse first."""
-    return [gate_row(gate) for gate in sorted(gates, key=lambda gate: ORDER.index(gate.passed))]
-
-
-def gate_row(gate: GateResult) -> Row:
-    """Return a gate as a row: shares as per cents, and limits in words as people write them."""
-    format_value = percent if gate.measure.startswith("share ") else number
-    value = "" if gate.value is None else format_value(gate.value)
-    limit = gate.limit
-    if gate.relation and gate.number is not None:
-        limit = f"{gate.relation} {format_value(gate.number)}"
-    return gate.gate, gate.measure, value, limit, RESULTS[gate.passed]
+    """Return the gates as rows, what they refuse first; shares are per cents."""
+    rows: list[Row] = []
+    for gate in sorted(gates, key=lambda gate: list(RESULTS).index(gate.passed)):
+        in_words = percent if gate.measure.startswith("share ") else number
+        value = "" if gate.value is None else in_words(gate.value)
+        limit = gate.limit
+        if gate.relation and gate.number is not None:
+            limit = f"{gate.relation} {in_words(gate.number)}"
+        rows.append((gate.gate, gate.measure, value, limit, RESULTS[gate.passed]))
+    return rows
 
 
 def card_page(markdown: str, folder: Path, version: str = "") -> str:
