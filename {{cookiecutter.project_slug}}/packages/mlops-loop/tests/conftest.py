@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from filelock import FileLock
 
 from mlops_loop.base import files
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import load_params
 from mlops_loop.base.project import Project, use
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import ingest, tables

@@ -8,9 +8,7 @@ from typer.testing import CliRunner
 from mlops_loop.base import files
 from mlops_loop.base.config import parse_yaml
 from mlops_loop.base.errors import Failure, Refusal, run
-from mlops_loop.base.params.gates import Gates
-from mlops_loop.base.params.monitor import Monitor
-from mlops_loop.base.params.params_file import Params, load_params
+from mlops_loop.base.params import Gates, Monitor, Params, load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.cli.app import named
 from mlops_loop.cli.groups import PANELS

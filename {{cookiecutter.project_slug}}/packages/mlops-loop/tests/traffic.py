@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks

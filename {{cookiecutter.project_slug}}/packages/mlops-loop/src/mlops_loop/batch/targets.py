@@ -3,7 +3,7 @@
 from pathlib import Path, PurePosixPath
 
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params.ingest import format_source
+from mlops_loop.base.params import format_source
 from mlops_loop.batch import storage
 from mlops_loop.data.source.read import reader_of
 

@@ -24,7 +24,7 @@ def score(
     these are the most; if these are all, OUTPUT stays what it was.
     """
     from mlops_loop.base.errors import Refusal
-    from mlops_loop.base.params.ingest import format_source
+    from mlops_loop.base.params import format_source
     from mlops_loop.batch.score import score
 
     done = score(source, target)

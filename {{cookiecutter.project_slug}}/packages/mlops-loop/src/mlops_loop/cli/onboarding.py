@@ -31,7 +31,7 @@ def schema_infer(
     """Profile a table; write schema.yaml, and adapt the project to that table."""
     if (file is None) == (sql is None) or (sql is None) != (url_env is None):
         raise typer.BadParameter("give either FILE, or --sql and --url-env")
-    from mlops_loop.base.params.ingest import Sql
+    from mlops_loop.base.params import Sql
     from mlops_loop.onboarding.infer.main import infer
 
     source = Sql(sql=sql, url_env=url_env) if sql and url_env else file or ""

@@ -8,7 +8,7 @@ import pandas as pd
 from sklearn import metrics
 from sklearn.calibration import CalibrationDisplay, calibration_curve
 
-from mlops_loop.base.params.evaluate import EvaluateParams
+from mlops_loop.base.params import EvaluateParams
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics.values import (
     Booleans,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mlops_loop.base.params.evaluate import EvaluateParams
+from mlops_loop.base.params import EvaluateParams
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.values import Scores, Truth

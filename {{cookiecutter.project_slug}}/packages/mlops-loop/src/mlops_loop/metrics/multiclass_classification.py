@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from mlops_loop.base.params.evaluate import EvaluateParams
+from mlops_loop.base.params import EvaluateParams
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics.binary_classification import (
     CALIBRATION,

@@ -7,7 +7,7 @@ import numpy as np
 
 from mlops_loop.base import project
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params.evaluate import EvaluateParams
+from mlops_loop.base.params import EvaluateParams
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.values import Metrics, Scores, Truth

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics
 
-from mlops_loop.base.params.evaluate import EvaluateParams
+from mlops_loop.base.params import EvaluateParams
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics.binary_classification import average
 from mlops_loop.metrics.values import (

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 import pandas as pd
 
-from mlops_loop.base.params.evaluate import EvaluateParams as Params
+from mlops_loop.base.params import EvaluateParams as Params
 from mlops_loop.contract.schema import Schema
 from mlops_loop.contract.task import Task as Name
 from mlops_loop.metrics import binary_classification, multiclass_classification, regression

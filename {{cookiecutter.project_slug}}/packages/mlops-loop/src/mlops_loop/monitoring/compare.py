@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import Schema

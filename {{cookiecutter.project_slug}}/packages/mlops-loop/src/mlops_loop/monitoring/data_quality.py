@@ -6,7 +6,7 @@ Each check returns what it measured and the alarms that follow from it.
 import numpy as np
 import pandas as pd
 
-from mlops_loop.base.params.monitor import Monitor
+from mlops_loop.base.params import Monitor
 from mlops_loop.contract.schema import Schema
 from mlops_loop.monitoring.monitoring_window import MonitoringWindow
 from mlops_loop.monitoring.rules import Rule

@@ -6,8 +6,7 @@ from datetime import timedelta
 import numpy as np
 import pandas as pd
 
-from mlops_loop.base.params.monitor import Monitor
-from mlops_loop.base.params.params_file import Params
+from mlops_loop.base.params import Monitor, Params
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks

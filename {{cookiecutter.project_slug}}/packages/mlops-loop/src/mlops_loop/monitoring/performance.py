@@ -9,8 +9,7 @@ when such estimates fail.
 import numpy as np
 import pandas as pd
 
-from mlops_loop.base.params.monitor import Decay
-from mlops_loop.base.params.params_file import Params
+from mlops_loop.base.params import Decay, Params
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import calibration as calibrated
 from mlops_loop.metrics import tasks

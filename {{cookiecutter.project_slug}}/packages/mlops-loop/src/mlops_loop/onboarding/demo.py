@@ -13,7 +13,7 @@ from rich.markup import escape
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.files import BUNDLE, METRICS, REPORTS, TEST
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import load_params
 from mlops_loop.base.pipeline import reproduce
 from mlops_loop.base.project import current_project
 from mlops_loop.base.settings import load_settings

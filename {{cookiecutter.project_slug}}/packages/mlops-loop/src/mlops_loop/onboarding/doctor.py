@@ -17,8 +17,7 @@ from threading import Thread
 import sqlalchemy as sa
 
 from mlops_loop.base.errors import Failure, Refusal, redacted
-from mlops_loop.base.params.ingest import Sql
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import Sql, load_params
 from mlops_loop.base.project import command, current_project
 from mlops_loop.base.settings import load_settings
 from mlops_loop.onboarding.git import tracked_data

@@ -9,7 +9,7 @@ from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import TRAIN
-from mlops_loop.base.params.train import TrainParams
+from mlops_loop.base.params import TrainParams
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.scoring.skops_model import scores

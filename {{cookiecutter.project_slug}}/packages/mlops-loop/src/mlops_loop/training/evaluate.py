@@ -21,8 +21,7 @@ from mlops_loop.base.files import (
     TRAIN,
     VALIDATION,
 )
-from mlops_loop.base.params.evaluate import EvaluateParams
-from mlops_loop.base.params.params_file import Params, load_params
+from mlops_loop.base.params import EvaluateParams, Params, load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables

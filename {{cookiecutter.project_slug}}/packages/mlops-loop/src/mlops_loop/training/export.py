@@ -29,7 +29,7 @@ from mlops_loop.base.files import (
     TEST,
     TRAIN,
 )
-from mlops_loop.base.params.params_file import Params, load_params
+from mlops_loop.base.params import Params, load_params
 from mlops_loop.base.project import fingerprint
 from mlops_loop.contract import versions
 from mlops_loop.contract.schema import Schema, load_schema

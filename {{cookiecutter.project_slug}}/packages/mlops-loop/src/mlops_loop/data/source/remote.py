@@ -9,7 +9,7 @@ from typing import IO, Protocol
 from urllib.parse import urlsplit
 
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params.ingest import format_source
+from mlops_loop.base.params import format_source
 
 SECONDS = 10  # without an answer, after which a server counts as out of reach
 TIMEOUTS: dict[str, Mapping[str, object]] = {

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import BUNDLE, TEST
-from mlops_loop.base.params.params_file import Params
+from mlops_loop.base.params import Params
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data import tables
 from mlops_loop.data.split import SPLITS

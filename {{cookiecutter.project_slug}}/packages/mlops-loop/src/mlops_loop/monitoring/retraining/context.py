@@ -5,7 +5,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from mlops_loop.base.params.params_file import Params, load_params
+from mlops_loop.base.params import Params, load_params
 from mlops_loop.base.settings import Settings
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.monitoring.retraining.audit_record import History, read_history

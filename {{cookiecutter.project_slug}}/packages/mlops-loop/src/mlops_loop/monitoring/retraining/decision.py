@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from pydantic.dataclasses import dataclass
 
-from mlops_loop.base.params.retrain import Retrain as Limits
+from mlops_loop.base.params import Retrain as Limits
 
 
 @dataclass(frozen=True)

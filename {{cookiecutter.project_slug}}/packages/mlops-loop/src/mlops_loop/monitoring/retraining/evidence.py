@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from mlops_loop.base import files
 from mlops_loop.base.code_hash import code
 from mlops_loop.base.files import PARAMS, SCHEMA
-from mlops_loop.base.params.params_file import Params
+from mlops_loop.base.params import Params
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data import ingest
 from mlops_loop.monitoring.retraining.audit_record import Record

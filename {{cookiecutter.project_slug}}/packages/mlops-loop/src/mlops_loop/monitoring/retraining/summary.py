@@ -6,7 +6,7 @@ from pydantic import BaseModel, field_serializer
 
 from mlops_loop.base import files
 from mlops_loop.base.files import REPORTS
-from mlops_loop.base.params.retrain import Retrain as Limits
+from mlops_loop.base.params import Retrain as Limits
 from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.monitoring.retraining.decision import Decision, Evidence
 from mlops_loop.monitoring.retraining.training_windows import TrainingWindows

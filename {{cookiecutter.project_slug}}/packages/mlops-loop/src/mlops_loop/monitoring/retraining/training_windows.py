@@ -12,7 +12,7 @@ from mlops_loop.base import files
 from mlops_loop.base.config import edited
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import PARAMS
-from mlops_loop.base.params.params_file import Params
+from mlops_loop.base.params import Params
 from mlops_loop.monitoring.retraining.decision import Evidence
 
 DAY = timedelta(days=1)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mlops_loop.base.params.evaluate import EvaluateParams
-from mlops_loop.base.params.gates import ChampionGate, LabelsGate
+from mlops_loop.base.params import ChampionGate, EvaluateParams, LabelsGate
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks

@@ -4,7 +4,7 @@ import numpy as np
 
 from mlops_loop.base import files
 from mlops_loop.base.files import MODEL
-from mlops_loop.base.params.gates import LatencyGate, ParityGate, ServerGate, SizeGate
+from mlops_loop.base.params import LatencyGate, ParityGate, ServerGate, SizeGate
 from mlops_loop.metrics.gate_result import GateResult, compare
 from mlops_loop.release.candidate import Candidate
 from mlops_loop.release.smoke_test.run import SmokeTest

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlops_loop.base.params.gates import (
+from mlops_loop.base.params import (
     BaselineGate,
     BehaviourGate,
     CalibrationGate,

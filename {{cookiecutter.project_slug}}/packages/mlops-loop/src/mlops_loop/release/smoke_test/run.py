@@ -13,7 +13,7 @@ import requests
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from mlops_loop.base.params.gates import ServerGate
+from mlops_loop.base.params import ServerGate
 from mlops_loop.contract.schema import Schema
 from mlops_loop.contract.values import Row
 from mlops_loop.data.cast import check_rows
