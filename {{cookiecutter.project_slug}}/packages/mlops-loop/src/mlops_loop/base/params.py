@@ -20,12 +20,11 @@ from pydantic import (
     model_validator,
 )
 
-from mlops_loop.base.config import read_yaml
+from mlops_loop.base.config import Share, read_yaml
 from mlops_loop.base.files import PARAMS
 
 Arguments = dict[str, JsonValue]  # of an estimator
 AUTO = "auto"  # the best of the project's candidates, by cross-validation
-Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 TrueShare = Annotated[float, Field(gt=0, lt=1)]
 Confidence = Annotated[float, Field(ge=0.5, lt=1)]

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from mlops_loop.cli.groups import APP, SCHEMA
-from mlops_loop.contract.task import Task
+from mlops_loop.contract.values import Task
 
 
 @SCHEMA.command("infer", epilog="{example} schema infer table.csv --target price --force")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from mlops_loop.base.params import EvaluateParams as Params
 from mlops_loop.contract.schema import Schema
-from mlops_loop.contract.task import Task as Name
+from mlops_loop.contract.values import Task as Name
 from mlops_loop.metrics import binary_classification, multiclass_classification, regression
 from mlops_loop.metrics.values import (
     LoggedAnswer,

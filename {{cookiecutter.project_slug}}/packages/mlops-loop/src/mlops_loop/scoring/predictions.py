@@ -6,10 +6,10 @@ from operator import attrgetter
 from typing import TypedDict
 
 import msgspec
+from pydantic.json_schema import JsonSchemaValue as JsonSchema
 
-from mlops_loop.contract.json_schema import JsonSchema
-from mlops_loop.contract.limits import ODD_NAME
 from mlops_loop.contract.schema import Schema
+from mlops_loop.contract.values import ODD_NAME
 from mlops_loop.scoring.derived import Floats
 from mlops_loop.scoring.operating_point import OperatingPoint
 

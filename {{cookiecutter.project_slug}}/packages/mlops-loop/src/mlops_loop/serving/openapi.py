@@ -7,12 +7,11 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import JsonValue
+from pydantic.json_schema import JsonSchemaValue as JsonSchema
 
 from mlops_loop.base.project import current_project
-from mlops_loop.contract.json_schema import JsonSchema
-from mlops_loop.contract.limits import MAX_ROWS
 from mlops_loop.contract.schema import Column, Schema
-from mlops_loop.contract.values import Row
+from mlops_loop.contract.values import MAX_ROWS, Row
 from mlops_loop.scoring.predictions import AnswerBody, answer_schema, with_ids
 from mlops_loop.serving.http.auth import is_open
 from mlops_loop.serving.loaded_model import LoadedModel

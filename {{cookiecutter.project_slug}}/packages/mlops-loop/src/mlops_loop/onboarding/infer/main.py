@@ -16,7 +16,7 @@ from mlops_loop.base.params import Params, Sql, format_source
 from mlops_loop.base.project import current_project
 from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import Schema
-from mlops_loop.contract.task import Task
+from mlops_loop.contract.values import Task
 from mlops_loop.data.profile import profiled
 from mlops_loop.data.source.parquet import index_columns
 from mlops_loop.data.source.read import batches

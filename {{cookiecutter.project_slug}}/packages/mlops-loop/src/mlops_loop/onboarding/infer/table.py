@@ -10,7 +10,7 @@ import pandas as pd
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.params import SplitParams
 from mlops_loop.contract.schema import Column, Schema
-from mlops_loop.contract.task import Task
+from mlops_loop.contract.values import Task
 from mlops_loop.data import data_checks, split
 from mlops_loop.data.cast import latest_now, typed_sql
 from mlops_loop.data.profile import (

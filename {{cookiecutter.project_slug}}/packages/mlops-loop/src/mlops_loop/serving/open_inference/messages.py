@@ -5,8 +5,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from mlops_loop.contract.limits import MAX_ROWS
-from mlops_loop.contract.values import Row
+from mlops_loop.contract.values import MAX_ROWS, Row
 from mlops_loop.serving.request_schema import Invalid
 
 HEADER = "Inference-Header-Content-Length"  # bytes of JSON, after which binary tensors follow
