@@ -183,7 +183,7 @@ CHANGES: list[tuple[str, Iterable[str]]] = [
     ("prediction_log/writing/writer.py", []),
     ("release/promote.py", []),
     ("serving/app.py", []),
-    ("cli/training.py", []),
+    ("cli/build.py", []),
 ]
 OWN_CHANGES: list[tuple[str, Iterable[str]]] = [
     ("src/flight_delays/flights.py", ["ingest", "export"]),

@@ -17,7 +17,7 @@ from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.project import current_project
 from mlops_loop.batch.score import score
-from mlops_loop.cli import serving
+from mlops_loop.cli import operate as serving
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data.cast import check_rows
 from mlops_loop.data.derived import with_derived

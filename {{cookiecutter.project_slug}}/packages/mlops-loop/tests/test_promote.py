@@ -16,7 +16,7 @@ from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.params import load_params
 from mlops_loop.base.settings import load_settings
-from mlops_loop.cli import release as verbs
+from mlops_loop.cli import build as verbs
 from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.data import tables
 from mlops_loop.release import audit, champion

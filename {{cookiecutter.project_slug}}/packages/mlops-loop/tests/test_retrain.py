@@ -20,7 +20,8 @@ from mlops_loop.base.params import Budget, load_params
 from mlops_loop.base.params import Retrain as Limits
 from mlops_loop.base.pipeline import reproduce
 from mlops_loop.base.settings import load_settings
-from mlops_loop.cli import monitoring, release
+from mlops_loop.cli import build as release
+from mlops_loop.cli import operate as monitoring
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.monitoring.retraining import audit_record, evidence, retrain, training_windows
