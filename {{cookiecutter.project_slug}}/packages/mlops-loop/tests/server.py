@@ -104,10 +104,8 @@ def logged() -> list[dict]:
 
 def read_log(engine: sa.Engine, since: datetime, version: str) -> list[dict]:
     """What one version answered since then."""
-    column = PREDICTIONS.c
-    wanted = (
-        (column.time >= since) & (column.model_version == version) & (column.variant != "shadow")
-    )
+    of_version = PREDICTIONS.c.model_version == version
+    wanted = (PREDICTIONS.c.time >= since) & of_version & (PREDICTIONS.c.variant != "shadow")
     with engine.connect() as connection:
         return [
             dict(row) for row in connection.execute(sa.select(PREDICTIONS).where(wanted)).mappings()
@@ -117,6 +115,5 @@ def read_log(engine: sa.Engine, since: datetime, version: str) -> list[dict]:
 def value(text: str, name: str, *parts: str) -> float:
     """The sum of a metric over the samples that have all these labels."""
     lines = [line for line in text.splitlines() if line.startswith((name + "{", name + " "))]
-    return sum(
-        float(line.rpartition(" ")[2]) for line in lines if all(part in line for part in parts)
-    )
+    chosen = [line for line in lines if all(part in line for part in parts)]
+    return sum(float(line.rpartition(" ")[2]) for line in chosen)
