@@ -31,11 +31,9 @@ def run(main: Callable[[], object]) -> None:
     except Failure as failure:
         print(f"{failure.word}: {failure}", file=sys.stderr)
         sys.exit(failure.code)
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error} - is this the project's folder?")
+    except PermissionError as error:
+        sys.exit(f"error: {error} - who owns it, and may this user read and write it?")
     except OSError as error:
-        hint = ""
-        if isinstance(error, FileNotFoundError):
-            hint = " - is this the project's folder?"
-        elif isinstance(error, PermissionError):
-            hint = " - who owns it, and may this user read and write it?"
-        print(f"error: {error}{hint}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(f"error: {error}")

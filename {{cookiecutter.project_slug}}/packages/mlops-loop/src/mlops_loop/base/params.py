@@ -6,28 +6,18 @@ Every key but `ingest.source` has a default, so that a file of an earlier versio
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import (
-    BaseModel,
-    Field,
-    JsonValue,
-    NaiveDatetime,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    field_serializer,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, JsonValue, NaiveDatetime, field_serializer, model_validator
 
 from mlops_loop.base.config import Share, read_yaml
 from mlops_loop.base.files import PARAMS
 
 Arguments = dict[str, JsonValue]  # of an estimator
 AUTO = "auto"  # the best of the project's candidates, by cross-validation
-ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Part = Annotated[float, Field(ge=0, lt=1)]
 TrueShare = Annotated[float, Field(gt=0, lt=1)]
 Confidence = Annotated[float, Field(ge=0.5, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Limit = Annotated[float, Field(ge=0)]
 
 
 class Section(BaseModel, extra="forbid"):
@@ -77,8 +67,8 @@ class TrainParams(BaseModel, extra="allow"):
 
     __pydantic_extra__: dict[str, Arguments] = Field(init=False)
     model: str = "gradient_boosting"  # a name that the project's model.py knows, or AUTO
-    seed: NonNegativeInt = 0
-    max_rows: PositiveInt = 1_000_000
+    seed: int = Field(0, ge=0)
+    max_rows: Count = 1_000_000
 
     @property
     def sections(self) -> dict[str, Arguments]:
@@ -97,38 +87,38 @@ class TrainParams(BaseModel, extra="allow"):
 
 class EvaluateParams(Section):
     baseline_by: str | None = None
-    calibration_bins: int = Field(default=10, ge=2)
-    min_slice_rows: PositiveInt = 200
+    calibration_bins: int = Field(10, ge=2)
+    min_slice_rows: Count = 200
     coverage: TrueShare = 0.9
 
 
 class ExportParams(Section):
     format: Literal["onnx", "skops"] = "onnx"
-    reference_rows: int = Field(default=10_000, ge=500)
+    reference_rows: int = Field(10_000, ge=500)
 
 
 class BaselineGate(Section):
-    min_gain: NonNegativeFloat = 0
+    min_gain: Limit = 0
 
 
 class ChampionGate(Section):
-    min_gain: NonNegativeFloat = 0
+    min_gain: Limit = 0
     confidence: Confidence = 0.8
-    resamples: int = Field(default=1000, ge=100, le=100_000)
+    resamples: int = Field(1000, ge=100, le=100_000)
 
 
 class SlicesGate(Section):
     floor: float = 0.5
-    max_gap: NonNegativeFloat = 0.1
+    max_gap: Limit = 0.1
 
 
 class CalibrationGate(Section):
-    max_error: PositiveFloat = 0.1
+    max_error: float = Field(0.1, gt=0)
 
 
 class FairnessGate(Section):
-    max_selection_difference: NonNegativeFloat = 0.2
-    max_error_difference: NonNegativeFloat = 0.2
+    max_selection_difference: Limit = 0.2
+    max_error_difference: Limit = 0.2
 
 
 class LeakageGate(Section):
@@ -136,7 +126,7 @@ class LeakageGate(Section):
 
 
 class BehaviourGate(Section):
-    rows: PositiveInt = 1000
+    rows: Count = 1000
 
 
 class LabelsGate(Section):
@@ -144,27 +134,27 @@ class LabelsGate(Section):
 
 
 class ParityGate(Section):
-    max_difference: PositiveFloat = 1e-5
+    max_difference: float = Field(1e-5, gt=0)
 
 
 class SizeGate(Section):
-    max_megabytes: PositiveFloat = 50
+    max_megabytes: float = Field(50, gt=0)
 
 
 class ServerGate(Section):
-    requests: PositiveInt = 100
-    fuzz: NonNegativeInt = 100
-    timeout: PositiveFloat = 60  # seconds until it must be ready
+    requests: Count = 100
+    fuzz: int = Field(100, ge=0)
+    timeout: float = Field(60, gt=0)  # seconds until it must be ready
 
 
 class LatencyGate(Section):
-    p95_milliseconds: PositiveFloat = 250
+    p95_milliseconds: float = Field(250, gt=0)
 
 
 class Gates(Section):
     """What `promote` asks of a candidate; None is a gate that is off."""
 
-    max_rows: PositiveInt = 1_000_000
+    max_rows: Count = 1_000_000
     baseline: BaselineGate | None = BaselineGate()
     champion: ChampionGate | None = ChampionGate()
     slices: SlicesGate | None = SlicesGate()
@@ -180,53 +170,46 @@ class Gates(Section):
 
 
 class Quality(Section):
-    max_refused: ShareBelowOne = 0.01
-    max_nulls: ShareBelowOne = 0.02
-    max_unseen: ShareBelowOne = 0.01
-    volume: tuple[float, float] = (0.5, 2.0)
-
-    @field_validator("volume")
-    @classmethod
-    def in_order(cls, volume: tuple[float, float]) -> tuple[float, float]:
-        if not 0 <= volume[0] < 1 < volume[1]:
-            raise ValueError("give two factors, of which 1 lies between")
-        return volume
+    max_refused: Part = 0.01
+    max_nulls: Part = 0.02
+    max_unseen: Part = 0.01
+    volume: tuple[Part, Annotated[float, Field(gt=1)]] = (0.5, 2.0)
 
 
 class Decay(Section):
-    min_labels: int = Field(default=1000, ge=100)
+    min_labels: int = Field(1000, ge=100)
     confidence: Confidence = 0.95
-    max_drop: NonNegativeFloat = 0.04
-    max_calibration_error: PositiveFloat = 0.08
+    max_drop: Limit = 0.04
+    max_calibration_error: float = Field(0.08, gt=0)
 
 
 class Monitor(Section):
-    days: int = Field(default=7, ge=1, le=3650)
-    min_rows: int = Field(default=500, ge=500)
-    max_rows: int = Field(default=10_000, ge=500)
-    resamples: int = Field(default=2000, ge=100, le=10_000)
-    false_alarms: float = Field(default=0.02, gt=0, lt=0.5)
-    min_distance: NonNegativeFloat = 0.05
-    drift_columns: PositiveInt = 1
+    days: int = Field(7, ge=1, le=3650)
+    min_rows: int = Field(500, ge=500)
+    max_rows: int = Field(10_000, ge=500)
+    resamples: int = Field(2000, ge=100, le=10_000)
+    false_alarms: float = Field(0.02, gt=0, lt=0.5)
+    min_distance: Limit = 0.05
+    drift_columns: Count = 1
     quality: Quality = Quality()
     decay: Decay = Decay()
 
 
 class Budget(Section):
-    runs: PositiveInt = 3
-    days: PositiveInt = 180
+    runs: Count = 3
+    days: Count = 180
 
 
 class Retrain(Section):
     """The windows of a new training, and when there is one."""
 
-    label_delay_days: NonNegativeInt = 0
-    validation_days: PositiveInt = 7
-    test_days: PositiveInt = 24
-    window_days: PositiveInt | None = None
-    every_days: PositiveInt = 90
-    new_rows: PositiveInt = 50_000
-    cooldown_days: NonNegativeInt = 35
+    label_delay_days: int = Field(0, ge=0)
+    validation_days: Count = 7
+    test_days: Count = 24
+    window_days: Count | None = None
+    every_days: Count = 90
+    new_rows: Count = 50_000
+    cooldown_days: int = Field(35, ge=0)
     budget: Budget = Budget()
 
 

@@ -19,9 +19,9 @@ BREAK = "break"
 RETRAIN = "retrain"
 HARMLESS = "harmless"
 KINDS = {
-    BREAK: ("bold red", "clients must change before this is served"),
-    RETRAIN: ("yellow", "clients need not change; the model must be trained on it"),
-    HARMLESS: ("green", "neither clients nor model notice"),
+    BREAK: "clients must change before this is served",
+    RETRAIN: "clients need not change; the model must be trained on it",
+    HARMLESS: "neither clients nor model notice",
 }
 # Keys of the table; all others are texts and tolerances.
 TABLE = {
@@ -104,10 +104,8 @@ def refused_by_key(old: Column, new: Column) -> dict[str, bool]:
     """Return each key that is no text or tolerance, and whether requests are refused for it now."""
     unknown = set(old.categories or ()) - set(new.categories or ())
     return {
+        **dict.fromkeys(("unit", "format", "decimal"), False),  # requests have ISO 8601 and JSON
         "type": (old.type, new.type) != ("integer", "number"),
-        "unit": False,
-        "format": False,  # requests have ISO 8601, and numbers of JSON
-        "decimal": False,
         "minimum": old.limits[0] < new.limits[0],
         "maximum": old.limits[1] > new.limits[1],
         "categories": bool(unknown) and not new.allow_unknown,
@@ -153,22 +151,10 @@ def committed(place: str) -> str:
 def check(old: str, new: str) -> None:
     """Print what changed between two contracts; raise Refusal if a change breaks clients."""
     found = changes(read(old), read(new))
-    if found:
-        print_changes(f"From {old} to {new}", found)
+    for kind, where, what in found:
+        print(f"{kind:<8}  {where:<30}  {what}")
+    for kind in dict.fromkeys(change.kind for change in found):
+        print(f"{kind}: {KINDS[kind]}")
     if breaks := [change.where for change in found if change.kind == BREAK]:
         raise Refusal(f"the API's clients would break: {', '.join(breaks)}")
     print("no change breaks the API's clients" if found else "the contract is the same")
-
-
-def print_changes(title: str, found: list[Change]) -> None:
-    from rich.table import Table  # here, because the server does without
-    from rich.text import Text
-
-    from mlops_loop.base.terminal import open_console
-
-    table = Table("", "where", "what", title=Text(title), box=None)
-    for kind, where, what in found:
-        table.add_row(Text(kind, KINDS[kind][0]), Text(where), Text(what))
-    open_console().print(table)
-    for kind in dict.fromkeys(change.kind for change in found):
-        print(f"{kind}: {KINDS[kind][1]}")
