@@ -89,8 +89,8 @@ def test_a_program_or_a_password_that_is_missing_is_said(whole, monkeypatch) -> 
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "someone")
     monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD", raising=False)
     (whole / ".dvc/config").write_text("")
-    assert found("git").startswith("no: not installed")
-    assert found("docker").startswith("later: not installed")
+    assert found("git") == "no: git is not installed"
+    assert found("docker").startswith("later: docker is not installed: only what is in deploy/")
     assert found("secrets").startswith("no: MLFLOW_TRACKING_PASSWORD is not set")
     assert found("DVC remote").startswith("no: DVC has no default remote")
     (whole / "docker").write_text("#!/bin/sh\necho no engine >&2\nexit 1\n")
@@ -132,12 +132,11 @@ def test_git_without_an_identity_and_a_table_in_git_are_named(whole, monkeypatch
 def test_only_a_stale_lock_file_is_called_that(whole, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("UV_CACHE_DIR", "/proc/nowhere")
-        assert "uv cannot check it: error: " in found("lock file")
-        assert "cache" in found("lock file")
+        assert "no: error: Failed to initialize cache" in found("lock file")
     edit(whole / "pyproject.toml", 'dependencies = ["mlops-loop"]', "dependencies = []")
     assert "is not in step with pyproject.toml" in found("lock file")
     edit(whole / "pyproject.toml", "[project]", "[project")
-    assert "uv cannot check it: error: " in found("lock file")
+    assert found("lock file").startswith("no: error: ")
 
 
 def test_what_works_at_the_root_of_a_repository_only_is_said(whole, monkeypatch) -> None:

@@ -55,58 +55,53 @@ class Column(BaseModel, extra="forbid"):
         return self
 
     def role_rules(self) -> dict[str, bool]:
-        """Return what a role rules out, and whether it is there."""
-        name_or_time = self.type in ("id", "timestamp")
-        predicted = self.role in ("feature", "target")
-        derivable = self.role in ("feature", "slice")
+        """Return what may contradict the role, and whether it does."""
+        kind, role = self.type, self.role
+        no_value = kind in ("id", "timestamp")
+        derivable = role in ("feature", "slice")
+        sent = role in ("feature", "input") and not self.derived
+        groups = kind in ("category", "boolean") and role not in ("target", "ignored")
         return {
-            f"a column of type {self.type} cannot be a {self.role}": predicted and name_or_time,
-            "role timestamp needs type timestamp": (
-                self.role == "timestamp" and self.type != "timestamp"
-            ),
-            "a column of type id cannot be an input": self.role == "input" and self.type == "id",
-            f"a derived column is a feature or a slice, not a column of role {self.role}": (
+            f"a column of type {kind} cannot be a {role}": no_value
+            and role in ("feature", "target"),
+            "role timestamp needs type timestamp": role == "timestamp" and kind != role,
+            "a column of type id cannot be an input": role == "input" and kind == "id",
+            f"a derived column is a feature or a slice, not a column of role {role}": (
                 self.derived and not derivable
             ),
-            f"a derived column cannot be of type {self.type}": self.derived and name_or_time,
-        }
-
-    def key_rules(self) -> dict[str, bool]:
-        """Return which keys may contradict others, and whether they do."""
-        low, high = self.limits
-        limited = self.minimum is not None or self.maximum is not None
-        category = self.type == "category"
-        names = self.categories or ()
-        groups = self.type in ("category", "boolean") and self.role not in ("target", "ignored")
-        sent = self.role in ("feature", "input") and not self.derived
-        return {
-            "`categories` goes with type category, and only with it": (
-                category != (self.categories is not None) and self.role != "ignored"
-            ),
-            "`categories` names a value twice": len(set(names)) < len(names),
-            "`minimum` and `maximum` go with type number or integer only": (
-                limited and self.type not in ("number", "integer")
-            ),
-            f"minimum {low:g} is above maximum {high:g}": low > high,
-            f"no integer is between {low:g} and {high:g}": (
-                self.type == "integer" and floor(high) < ceil(low)
-            ),
-            "`format` goes with type timestamp only": (
-                bool(self.format) and self.type != "timestamp"
-            ),
-            "`allow_unknown` goes with a category that is not the target": (
-                self.allow_unknown and (not category or self.role == "target")
-            ),
-            "a model is not evaluated on each time: `slice` does not go with it": (
-                self.slice and self.type == "timestamp"
-            ),
+            f"a derived column cannot be of type {kind}": self.derived and no_value,
             "`protected` goes with a category or boolean, not with the target": (
                 self.protected and not groups
             ),
             "`pii` goes with what the API takes: the log holds nothing else": self.pii and not sent,
-            "`max_null` goes with `nullable: true` only": (
-                "max_null" in self.model_fields_set and not self.nullable
+        }
+
+    def key_rules(self) -> dict[str, bool]:
+        """Return which keys may contradict the others, and whether they do."""
+        kind = self.type
+        low, high = self.limits
+        limited = (self.minimum, self.maximum) != (None, None)
+        names = self.categories or ()
+        misplaced = (kind == "category") != bool(names) and self.role != "ignored"
+        open_ended = kind == "category" and self.role != "target"
+        null_limited = "max_null" in self.model_fields_set
+        numeric = kind in ("number", "integer")
+        return {
+            "`categories` goes with type category, and only with it": misplaced,
+            "`categories` names a value twice": len(set(names)) < len(names),
+            "`minimum` and `maximum` go with type number or integer only": limited and not numeric,
+            f"minimum {low:g} is above maximum {high:g}": low > high,
+            f"no integer is between {low:g} and {high:g}": (
+                kind == "integer" and floor(high) < ceil(low)
             ),
+            "`format` goes with type timestamp only": bool(self.format) and kind != "timestamp",
+            "`allow_unknown` goes with a category that is not the target": (
+                self.allow_unknown and not open_ended
+            ),
+            "a model is not evaluated on each time: `slice` does not go with it": (
+                self.slice and kind == "timestamp"
+            ),
+            "`max_null` goes with `nullable: true` only": null_limited and not self.nullable,
         }
 
     @property

@@ -3,7 +3,6 @@
 import getpass
 import os
 import shutil
-import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from mlops_loop.base.errors import Failure, Refusal, redacted
 from mlops_loop.base.params import Sql, load_params
 from mlops_loop.base.project import command, current_project
 from mlops_loop.base.settings import load_settings
-from mlops_loop.onboarding.git import git, tracked_data
+from mlops_loop.onboarding.git import git, run, tracked_data
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.release import audit
@@ -43,25 +42,14 @@ class Aside(Failure):
         self.state = state
 
 
-def run(*program: str) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(program, capture_output=True, text=True, timeout=SECONDS)
-    except FileNotFoundError:
-        raise Failure(f"not installed: install {Path(program[0]).name}, and see PATH") from None
-
-
 def printed(*program: str) -> str:
+    """Return what a program prints; raise a Failure with its own words if it fails."""
     done = run(*program)
-    if done.returncode:
-        raise Failure(reason(done))
-    return done.stdout.strip()
-
-
-def reason(done: subprocess.CompletedProcess[str]) -> str:
-    """Return a program's own words on why it failed."""
+    if not done.returncode:
+        return done.stdout.strip()
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("error:", "fatal:"))]
-    return (errors or lines[-1:] or [f"it ended with {done.returncode}"])[0]
+    raise Failure((errors or lines[-1:] or [f"it ended with {done.returncode}"])[0])
 
 
 def commit() -> str:
@@ -128,11 +116,10 @@ def console_script() -> str:
 
 def lock_file() -> str:
     # Offline: a lock file in step needs no index, and one out of step might wait for it.
-    done = run(UV, "lock", "--check", "--offline")
-    if done.returncode == STALE or not Path("uv.lock").is_file():
+    check = UV, "lock", "--check", "--offline"
+    if run(*check).returncode == STALE or not Path("uv.lock").is_file():
         raise Failure("uv.lock is not in step with pyproject.toml: uv lock, then commit it")
-    if done.returncode:
-        raise Failure(f"uv cannot check it: {reason(done)}")
+    printed(*check)
     return "uv.lock is in step with pyproject.toml"
 
 

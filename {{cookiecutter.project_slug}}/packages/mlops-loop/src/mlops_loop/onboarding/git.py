@@ -7,12 +7,16 @@ MEGABYTE = 1_000_000
 DATA = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json", ".gz", ".zst")
 
 
-def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run git here; where it is not installed it fails."""
+def run(*program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program here; one that is not installed fails as in a shell."""
     try:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True)
+        return subprocess.run(program, capture_output=True, text=True)
     except FileNotFoundError:
-        return subprocess.CompletedProcess("git", 127, "", "git is not installed")
+        return subprocess.CompletedProcess(program, 127, "", f"{program[0]} is not installed")
+
+
+def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return run("git", *arguments)
 
 
 def would_commit(path: Path) -> bool:
