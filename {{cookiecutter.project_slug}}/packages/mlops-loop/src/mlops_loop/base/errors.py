@@ -4,6 +4,11 @@ import re
 import sys
 from collections.abc import Callable
 
+HINTS = {
+    FileNotFoundError: " - is this the project's folder?",
+    PermissionError: " - who owns it, and may this user read and write it?",
+}
+
 
 class Failure(Exception):
     """Something is missing, broken or out of reach: exit code 1."""
@@ -31,9 +36,6 @@ def run(main: Callable[[], object]) -> None:
     except Failure as failure:
         print(f"{failure.word}: {failure}", file=sys.stderr)
         sys.exit(failure.code)
-    except FileNotFoundError as error:
-        sys.exit(f"error: {error} - is this the project's folder?")
-    except PermissionError as error:
-        sys.exit(f"error: {error} - who owns it, and may this user read and write it?")
     except OSError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}{HINTS.get(type(error), '')}", file=sys.stderr)
+        sys.exit(1)
