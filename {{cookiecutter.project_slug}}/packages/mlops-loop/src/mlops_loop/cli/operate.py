@@ -14,6 +14,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MOST = 0.5  # share of the rows that are set aside from which on a verb says no
 DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 Days = Annotated[int | None, Option(min=1, max=3650, help="[default: monitor.days]")]
+Until = Annotated[datetime | None, Option(formats=DATES, help="The end, in UTC. [default: now]")]
 
 
 @APP.command(epilog=f"{EXAMPLE} serve --port 8080", rich_help_panel=SERVE)
@@ -111,7 +112,7 @@ def log_prune(
 @APP.command(epilog=f"{EXAMPLE} monitor --days 1", rich_help_panel=MONITOR)
 def monitor(
     days: Days = None,
-    until: Annotated[datetime | None, Option(formats=DATES, help="UTC. [default: now]")] = None,
+    until: Until = None,
     evidently: Annotated[
         bool, Option("--evidently", help="Write Evidently's own report, too: seconds more.")
     ] = False,
@@ -142,9 +143,7 @@ def compare(
 
 @APP.command(epilog=f"{EXAMPLE} retrain --until 2026-07-01", rich_help_panel=MONITOR)
 def retrain(
-    until: Annotated[
-        datetime | None, Option(formats=DATES, help="Learn from what is earlier. [default: now]")
-    ] = None,
+    until: Until = None,
     force: Annotated[bool, Option("--force", help="Whatever the evidence says.")] = False,
     reason: Annotated[str, Option(help="For the record.")] = "",
 ) -> None:
