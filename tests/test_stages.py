@@ -170,7 +170,7 @@ CHANGES: list[tuple[str, Iterable[str]]] = [
     ("training/export.py", ["export"]),
     ("training/tune.py", []),
     ("metrics/fairness.py", ["evaluate"]),
-    ("metrics/binary_classification.py", ["evaluate", "export"]),
+    ("metrics/binary_classification.py", ["train", "evaluate", "export"]),
     ("scoring/predictions.py", ["evaluate", "export"]),  # it labels the rows of behaviour.csv
     ("scoring/scorer.py", ["export"]),
     ("base/params.py", STAGES),
