@@ -12,25 +12,21 @@ from fastapi.testclient import TestClient
 from filelock import FileLock
 
 from mlops_loop.base import files
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import load_params
 from mlops_loop.base.project import Project, use
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import ingest, tables
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.serving.app import create_app
 
-from .skips import fail_unless_allowed
+from .skips import Report, fail_unless_allowed
 from .tasks import ask_for, change, example_tasks
 
 ROOT = Path(__file__).resolve().parents[3]  # the project around this package
-STAGES = {
-    **dict.fromkeys(("ingest", "validate", "split"), "data"),
-    **dict.fromkeys(("train", "evaluate", "export"), "training"),
-}
+STAGES = {"ingest": "data", "validate": "data", "split": "data"}
+STAGES |= dict.fromkeys(("train", "evaluate", "export"), "training")
 TASK_MATTERS = ("test_api", "test_card", "test_gates", "test_model", "test_monitor")
 ROWS = 8000  # of the project's own data, on which the tests work
-
-
 # Of a server, if one is named: then everything here is tested against that.
 SERVER = os.environ.get("MLFLOW_TRACKING_URI", "")
 
@@ -90,17 +86,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    fail_unless_allowed(report)
-    return report
+def pytest_runtest_makereport() -> Generator[None, Report, Report]:
+    return fail_unless_allowed((yield))
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    report = yield
-    fail_unless_allowed(report)
-    return report
+def pytest_make_collect_report() -> Generator[None, Report, Report]:
+    return fail_unless_allowed((yield))
 
 
 @pytest.fixture(scope="session")
@@ -142,11 +134,10 @@ def finish(folder: Path, task: str | None) -> None:
         table.iloc[:: max(1, len(table) // ROWS)].to_parquet("sample.parquet")
         change(files.SCHEMA, min_rows=1)
         change(files.PARAMS, "ingest", source="sample.parquet")
-        change(files.PARAMS, "train", model="gradient_boosting")
-        change(files.PARAMS, "train", "gradient_boosting", max_iter=20)
+        change(files.PARAMS, "train", model="gradient_boosting", gradient_boosting={"max_iter": 20})
         change(files.PARAMS, "monitor", resamples=300)
         change(files.PARAMS, "evaluate", baseline_by=None)  # so short a training beats only this
-        run_stages("ingest", "validate", "split", "train", "evaluate", "export")
+        run_stages(*STAGES)
 
 
 @pytest.fixture

@@ -46,11 +46,9 @@ def invalid_value(column: Column) -> st.SearchStrategy[Any]:
 
 def valid_rows(schema: Schema) -> st.SearchStrategy[dict[str, Any]]:
     """Return rows that the contract allows; what may be missing is null or absent."""
-    names = {name: valid_value(column) for name, column in schema.inputs.items()}
-    optional = {name: values for name, values in names.items() if schema.inputs[name].nullable}
-    return st.fixed_dictionaries(
-        {k: v for k, v in names.items() if k not in optional}, optional=optional
-    )
+    needed = {k: valid_value(column) for k, column in schema.inputs.items() if not column.nullable}
+    optional = {k: valid_value(column) for k, column in schema.inputs.items() if column.nullable}
+    return st.fixed_dictionaries(needed, optional=optional)
 
 
 def invalid_rows(schema: Schema) -> st.SearchStrategy[dict[str, Any]]:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,34 +14,22 @@ from typing import Any
 import psycopg
 import pytest
 
+from .server import free_port
+
 GIVEN = os.environ.get("PREDICTION_LOG_TEST_URL", "")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 class Postgres:
     """A server of its own, on loopback, that can be stopped and started."""
 
     def __init__(self, folder: Path) -> None:
-        self.port, self.data = free_port(), folder / "data"
+        self.port, self.data = int(free_port()), folder / "data"
         self.options: dict[str, Any] = {"cwd": folder}
         if hasattr(os, "geteuid") and os.geteuid() == 0:  # it refuses to run as root
             shutil.chown(folder, "postgres")
             self.options |= {"user": "postgres", "group": "postgres", "extra_groups": []}
-        make = (
-            "initdb",
-            "--pgdata",
-            self.data,
-            "--username",
-            "tester",
-            "--auth",
-            "trust",
-            "--no-sync",
-        )
-        subprocess.run(make, check=True, capture_output=True, **self.options)
+        make = ["initdb", "--username", "tester", "--auth", "trust", "--no-sync", "--pgdata"]
+        subprocess.run([*make, self.data], check=True, capture_output=True, **self.options)
         self.url = f"postgresql+psycopg://tester@127.0.0.1:{self.port}/postgres"
         self.start()
 
@@ -64,10 +51,9 @@ class Postgres:
 
     def freeze(self, how: str = "SIGSTOP") -> None:
         """Let no process of it do anything any more, until it is thawed with SIGCONT."""
-        children = (
-            Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        )
-        for process in (self.process.pid, *map(int, children)):
+        first = self.process.pid
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        for process in (first, *map(int, children)):
             os.kill(process, getattr(signal, how))
 
 

@@ -45,19 +45,27 @@ def free_port() -> str:
 
 
 @contextmanager
+def started(log: str, *command: str) -> Iterator[subprocess.Popen]:
+    """Run a program, which says in a file what it has to say."""
+    with Path(log).open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+@contextmanager
 def redis() -> Iterator[str]:
     """Run Redis; give its address."""
     if not shutil.which("redis-server"):
         pytest.skip("there is no redis-server")
     port = free_port()
-    command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", ""]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
+    options = "--port", port, "--bind", "127.0.0.1", "--save", ""
+    with started("redis.log", "redis-server", *options):
         until(lambda: accepts(int(port)))
         yield f"redis://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
 
 
 def accepts(port: int) -> bool:
@@ -70,11 +78,8 @@ def accepts(port: int) -> bool:
 def running(*options: str) -> Iterator[Server]:
     """Run the real server, which says what it has to say in server.log."""
     port = free_port()
-    command = [*project_command(), "serve", "--port", port, *options]
     address = f"http://127.0.0.1:{port}"
-    with Path("server.log").open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-    try:
+    with started("server.log", *project_command(), "serve", "--port", port, *options) as process:
         for _ in range(600):
             with suppress(requests.ConnectionError):
                 requests.get(f"{address}/health/ready", timeout=60).raise_for_status()
@@ -82,9 +87,6 @@ def running(*options: str) -> Iterator[Server]:
             assert process.poll() is None, Path("server.log").read_text()
             time.sleep(0.1)
         yield Server(address, process)
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
 
 
 def until(found: Callable[[], bool]) -> None:
@@ -104,10 +106,8 @@ def logged() -> list[dict]:
 
 def read_log(engine: sa.Engine, since: datetime, version: str) -> list[dict]:
     """What one version answered since then."""
-    column = PREDICTIONS.c
-    wanted = (
-        (column.time >= since) & (column.model_version == version) & (column.variant != "shadow")
-    )
+    of_version = PREDICTIONS.c.model_version == version
+    wanted = (PREDICTIONS.c.time >= since) & of_version & (PREDICTIONS.c.variant != "shadow")
     with engine.connect() as connection:
         return [
             dict(row) for row in connection.execute(sa.select(PREDICTIONS).where(wanted)).mappings()
@@ -117,6 +117,5 @@ def read_log(engine: sa.Engine, since: datetime, version: str) -> list[dict]:
 def value(text: str, name: str, *parts: str) -> float:
     """The sum of a metric over the samples that have all these labels."""
     lines = [line for line in text.splitlines() if line.startswith((name + "{", name + " "))]
-    return sum(
-        float(line.rpartition(" ")[2]) for line in lines if all(part in line for part in parts)
-    )
+    chosen = [line for line in lines if all(part in line for part in parts)]
+    return sum(float(line.rpartition(" ")[2]) for line in chosen)

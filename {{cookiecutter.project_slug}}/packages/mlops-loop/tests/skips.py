@@ -15,14 +15,15 @@ ALLOWED = {  # pattern of the reason -> why CI may do without
     r"the group \w+ is not installed": "the template's tests install these libraries",
     "windows that move need ": "only with a table of one's own",
 }
+Report = pytest.TestReport | pytest.CollectReport
 STRICT = os.environ.get("CI") == "true" and sys.platform == "linux"
 
 
-def fail_unless_allowed(report: pytest.TestReport | pytest.CollectReport) -> None:
+def fail_unless_allowed(report: Report) -> Report:
     """Turn a skip into a failure where CI may not do without."""
-    if not STRICT or not report.skipped or not isinstance(report.longrepr, tuple):
-        return
-    reason = report.longrepr[2].removeprefix("Skipped: ")
-    if not any(re.match(pattern, reason) for pattern in ALLOWED):
-        report.outcome = "failed"
-        report.longrepr = f"skipped, which skips.py does not allow in CI: {reason}"
+    if STRICT and report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not any(re.match(pattern, reason) for pattern in ALLOWED):
+            report.outcome = "failed"
+            report.longrepr = f"skipped, which skips.py does not allow in CI: {reason}"
+    return report

@@ -9,16 +9,10 @@ from mlops_loop.base import files
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.onboarding.infer.adapt import new_behaviour
 
+CLASSES = ["on_time", "late", "very_late", "cancelled"]
 TARGETS = {
-    "binary-classification": {
-        "arrival": {"type": "category", "categories": ["on_time", "late"]},
-    },
-    "multiclass-classification": {
-        "outcome": {
-            "type": "category",
-            "categories": ["on_time", "late", "very_late", "cancelled"],
-        },
-    },
+    "binary-classification": {"arrival": {"type": "category", "categories": CLASSES[:2]}},
+    "multiclass-classification": {"outcome": {"type": "category", "categories": CLASSES}},
     "regression": {"air_time": {"type": "number", "minimum": 10, "maximum": 800}},
 }
 OF_A_REGRESSION = {  # the limits of the gates and the monitor that differ
@@ -59,10 +53,9 @@ def ask_for(task: str) -> None:
         contract["positive"] = "late"
     if task == "regression":
         contract.pop("max_leakage", None)
-    files.SCHEMA.write_text(yaml.safe_dump(contract, sort_keys=False), encoding="utf-8")
-    if task == "regression":
         for place, values in OF_A_REGRESSION.items():
             change(files.PARAMS, *place, **values)
+    files.SCHEMA.write_text(yaml.safe_dump(contract, sort_keys=False), encoding="utf-8")
     text, _ = new_behaviour(load_schema())
     if text is not None:
         files.BEHAVIOUR.write_text(text, encoding="utf-8")

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from mlops_loop.base.errors import Failure, Refusal
-from mlops_loop.cli import serving
+from mlops_loop.cli import operate as serving
 from mlops_loop.release import audit
 from mlops_loop.release.audit import Facts
 

@@ -6,8 +6,7 @@ import pytest
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params.params_file import load_params
-from mlops_loop.base.params.train import TrainParams
+from mlops_loop.base.params import TrainParams, load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables

@@ -21,91 +21,75 @@ from .conftest import change, run_stages
 STAGES = "ingest", "validate", "split", "train", "evaluate", "export"
 
 
+def api_schemas() -> dict:
+    api = TestClient(create_app(), "http://127.0.0.1")
+    return api.get("/openapi.json").json()["components"]["schemas"]
+
+
 def places() -> dict[str, set[str]]:
     """The columns that each place knows that follows from the contract."""
     schema = load_schema()
-    suite = expectations(schema, list(schema.used))
-    shapes = (
-        TestClient(create_app(), "http://127.0.0.1")
-        .get("/openapi.json")
-        .json()["components"]["schemas"]
-    )
     graph = onnxruntime.InferenceSession(files.BUNDLE / "model.onnx")
     with session(load_settings()) as client:
         run = client.get_run(runs.record_training(client))
     signature = mlflow.models.get_model_info(run.data.tags["model_uri"]).signature
-    card = (files.BUNDLE / "card.md").read_text(encoding="utf-8")
+    card = (files.BUNDLE / "card.md").read_text(encoding="utf-8").splitlines()
+    rules = expectations(schema, list(schema.used))
     return {
-        "Great Expectations": {rule.column for rule in suite if hasattr(rule, "column")},
-        "request type": set(shapes["Row"]["properties"]),
-        "example": set(shapes["Rows"]["example"]["rows"][0]),
+        "Great Expectations": {rule.column for rule in rules if hasattr(rule, "column")},
+        "request type": set(api_schemas()["Row"]["properties"]),
+        "example": set(api_schemas()["Rows"]["example"]["rows"][0]),
         "Evidently": set(numeric_columns(schema)),
         "MLflow": set(signature.inputs.input_names()),
         "ONNX": {given.name for given in graph.get_inputs()},
         "slices": set(pd.read_csv(files.SLICES)["column"]),
-        "model card": {
-            line.split("|")[1].strip() for line in card.splitlines() if line.startswith("|")
-        },
+        "model card": {line.split("|")[1].strip() for line in card if line.startswith("|")},
     }
 
 
 def test_one_line_is_followed_everywhere(project) -> None:
     schema = load_schema()
-    names = [
-        name for name in schema.categorical if name.isidentifier() and name not in schema.unique
-    ]
-    if not names or len(load_schema().features) < 2:
+    names = [key for key in schema.categorical if key.isidentifier() and key not in schema.unique]
+    if not names or len(schema.features) < 2:
         pytest.skip("needs a feature with categories, and another one")
     change(files.SCHEMA, "columns", names[0], slice=True, description="What <it> is")
     change(files.PARAMS, "evaluate", min_slice_rows=1, baseline_by=None)
     run_stages(*STAGES)
-    before = places()
-    assert {place for place, columns in before.items() if names[0] not in columns} == set()
-    text = (
-        TestClient(create_app(), "http://127.0.0.1")
-        .get("/openapi.json")
-        .json()["components"]["schemas"]["Row"]
-    )
-    assert text["properties"][names[0]]["description"].startswith("What <it> is")
+    assert [place for place, columns in places().items() if names[0] not in columns] == []
+    described = api_schemas()["Row"]["properties"][names[0]]["description"]
+    assert described.startswith("What <it> is")
 
     change(files.SCHEMA, "columns", names[0], role="ignored")
     run_stages(*STAGES)
-    after = places()
-    assert {place for place, columns in after.items() if names[0] in columns} == set()
+    assert [place for place, columns in places().items() if names[0] in columns] == []
 
 
+TEXT = {"type": "category", "categories": ["a", "b"]}
 WRONG = [
-    ({"targett": "x"}, r"line \d+: targett: Extra inputs"),
-    ({"target": "no such"}, r"line \d+: target: role target belongs to 'no such' alone"),
-    ({"unique": ["no such"]}, r"line \d+: unique: names \['no such'\], which `columns` lacks"),
-    ({"task": "clustering"}, r"line \d+: task: Input should be"),
-    ({"max_shift": 2}, r"line \d+: max_shift: Input should be less than"),
+    ("targett", {"targett": "x"}, "Extra inputs"),
+    ("target", {"target": "no such"}, "role target belongs to 'no such' alone"),
+    ("unique", {"unique": ["no such"]}, r"names \['no such'\], which `columns` lacks"),
+    ("task", {"task": "clustering"}, "Input should be"),
+    ("max_shift", {"max_shift": 2}, "Input should be less than"),
+    ("missing", {"missing": ["", "b"]}, "names 'b', which is a category of 'extra'"),
 ]
 
 
-@pytest.mark.parametrize(("values", "line"), WRONG)
-def test_a_contradiction_in_the_table_names_file_line_and_key(project, values, line) -> None:
+@pytest.mark.parametrize(("key", "values", "reason"), WRONG)
+def test_a_contradiction_in_the_table_names_file_line_and_key(project, key, values, reason) -> None:
+    change(files.SCHEMA, "columns", extra=TEXT)
     change(files.SCHEMA, **values)
-    with pytest.raises(Failure, match=rf"^schema\.yaml, {line}"):
+    with pytest.raises(Failure, match=rf"^schema\.yaml, line \d+: {key}: {reason}"):
         load_schema()
 
 
 COLUMNS = [
     ({"type": "id"}, "a column of type id cannot be a feature"),
-    (
-        {"type": "number", "categories": ["a"]},
-        "`categories` goes with type category, and only with it",
-    ),
+    ({"type": "number", "categories": ["a"]}, "`categories` goes with type category, and only"),
     ({"type": "category", "categories": ["a", "a"]}, "`categories` names a value twice"),
     ({"type": "number", "minimum": 2, "maximum": 1}, "minimum 2 is above maximum 1"),
-    (
-        {"type": "boolean", "maximum": 1},
-        "`minimum` and `maximum` go with type number or integer only",
-    ),
-    (
-        {"type": "number", "allow_unknown": True},
-        "`allow_unknown` goes with a category that is not the target",
-    ),
+    ({"type": "boolean", "maximum": 1}, "`minimum` and `maximum` go with type number or integer"),
+    ({"type": "number", "allow_unknown": True}, "`allow_unknown` goes with a category that is not"),
     ({"type": "number", "max_null": 0.5}, "`max_null` goes with `nullable: true` only"),
     ({"type": "integer", "minimum": 0.2, "maximum": 0.7}, "no integer is between 0.2 and 0.7"),
     ({"type": "number", "format": "%Y"}, "`format` goes with type timestamp only"),
@@ -116,25 +100,16 @@ COLUMNS = [
 def test_a_contradiction_in_a_column_names_file_line_and_key(project, values, reason) -> None:
     change(files.SCHEMA, "columns", extra=values)
     lines = files.SCHEMA.read_text(encoding="utf-8").splitlines()
-    number = lines.index("  extra:") + 1
     with pytest.raises(Failure) as failed:
         load_schema()
-    assert str(failed.value) == f"schema.yaml, line {number}: columns.extra: {reason}"
+    line = lines.index("  extra:") + 1
+    assert str(failed.value).startswith(f"schema.yaml, line {line}: columns.extra: {reason}")
 
 
 def test_a_key_that_stands_twice_is_refused(project) -> None:
     with files.SCHEMA.open("a", encoding="utf-8") as file:
         file.write("\nmin_rows: 5\n")
     with pytest.raises(Failure, match=r"line \d+: the key 'min_rows' is there twice"):
-        load_schema()
-
-
-def test_a_category_cannot_stand_for_a_missing_value(project) -> None:
-    change(files.SCHEMA, "columns", extra={"type": "category", "categories": ["a", "b"]})
-    change(files.SCHEMA, missing=["", "b"])
-    with pytest.raises(
-        Failure, match=r"line \d+: missing: names 'b', which is a category of 'extra'"
-    ):
         load_schema()
 
 

@@ -6,8 +6,7 @@ import pytest
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
-from mlops_loop.base.params.params_file import load_params
-from mlops_loop.base.params.split import SplitParams
+from mlops_loop.base.params import SplitParams, load_params
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import data_checks, split, tables, validate
 

@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import sha256
-from mlops_loop.base.params.train import TrainParams
+from mlops_loop.base.params import TrainParams
 from mlops_loop.base.project import required
 from mlops_loop.scoring.skops_model import columns, load, save, scores
 from mlops_loop.training import fit

@@ -5,7 +5,7 @@ import pytest
 from mlops_loop.base import files
 from mlops_loop.base.config import parse_yaml
 from mlops_loop.base.errors import Refusal
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import load_params
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import data_checks, ingest, tables, validate
 from mlops_loop.data.derived import with_derived

@@ -8,15 +8,15 @@ from fairlearn.metrics import demographic_parity_difference, equalized_odds_diff
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params.gates import (
+from mlops_loop.base.params import (
     CalibrationGate,
     ChampionGate,
     LabelsGate,
     LeakageGate,
     SizeGate,
     SlicesGate,
+    load_params,
 )
-from mlops_loop.base.params.params_file import load_params
 from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics.bootstrap import days, resample

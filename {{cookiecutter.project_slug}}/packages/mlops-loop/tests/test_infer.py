@@ -17,8 +17,7 @@ from typer.testing import CliRunner
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params.ingest import IngestParams, Sql
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import IngestParams, Sql, load_params
 from mlops_loop.cli.app import APP
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data.source.read import batches

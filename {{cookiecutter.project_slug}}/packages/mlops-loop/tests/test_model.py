@@ -7,7 +7,7 @@ from threadpoolctl import threadpool_limits
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import load_params
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics.tasks import of

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from mlops_loop.base import files
 from mlops_loop.base.config import read_yaml
 from mlops_loop.base.errors import Failure, Refusal
-from mlops_loop.base.params.params_file import Params, load_params
+from mlops_loop.base.params import Params, load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from mlops_loop.base import files
 from mlops_loop.base.project import current_project
-from mlops_loop.contract.limits import MAX_ROWS
 from mlops_loop.contract.schema import load_schema
+from mlops_loop.contract.values import MAX_ROWS
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.serving.open_inference.inputs import ACCEPTED, DTYPES, HEADER

@@ -13,9 +13,9 @@ import pytest
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import load_params
 from mlops_loop.base.settings import load_settings
-from mlops_loop.cli import release as verbs
+from mlops_loop.cli import build as verbs
 from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.data import tables
 from mlops_loop.release import audit, champion
@@ -47,7 +47,7 @@ import mlflow.store.tracking.sqlalchemy_store
 from mlops_loop.base.errors import run
 from mlops_loop.cli.groups import APP
 import mlops_loop.cli.app
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import load_params
 from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.metrics import tasks
 from mlops_loop.release import audit, promote

@@ -17,12 +17,12 @@ from filelock import FileLock
 from mlops_loop.base import files, project
 from mlops_loop.base.code_hash import code
 from mlops_loop.base.errors import Failure, Refusal
-from mlops_loop.base.params.params_file import load_params
-from mlops_loop.base.params.retrain import Budget
-from mlops_loop.base.params.retrain import Retrain as Limits
+from mlops_loop.base.params import Budget, load_params
+from mlops_loop.base.params import Retrain as Limits
 from mlops_loop.base.pipeline import reproduce
 from mlops_loop.base.settings import load_settings
-from mlops_loop.cli import monitoring, release
+from mlops_loop.cli import build as release
+from mlops_loop.cli import operate as monitoring
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.monitoring.retraining import evidence, retrain, windows

@@ -18,7 +18,7 @@ from sklearn.preprocessing import FunctionTransformer
 from mlops_loop.base import files
 from mlops_loop.base import project as plugins
 from mlops_loop.base.errors import Failure, Refusal
-from mlops_loop.cli import serving
+from mlops_loop.cli import operate as serving
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.data.derived import with_derived

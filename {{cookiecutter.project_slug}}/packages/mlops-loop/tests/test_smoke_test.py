@@ -9,8 +9,7 @@ import pytest
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params.gates import LatencyGate, ServerGate
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import LatencyGate, ServerGate, load_params
 from mlops_loop.data import tables
 from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.release.smoke_test import odd_requests, server

@@ -14,8 +14,7 @@ import sqlalchemy as sa
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params.ingest import Sql
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import Sql, load_params
 from mlops_loop.contract.schema import Column, Schema, load_schema
 from mlops_loop.data import ingest, tables
 from mlops_loop.data.cast import check_rows

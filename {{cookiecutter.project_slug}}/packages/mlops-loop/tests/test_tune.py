@@ -9,7 +9,7 @@ import yaml
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import load_params
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.training import cross_validation, tune

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
@@ -36,12 +36,10 @@ def log_rows(
     table: pd.DataFrame, end: datetime = END, days: float = 7, version: str = ""
 ) -> pd.DataFrame:
     """Log the rows' predictions, evenly over the days before `end`; return ids and outputs."""
-    bundle, database, found = open_bundle(Path(load_settings().bundle)), engine(), []
-    outputs, rows = (
-        open_scorer(bundle).score(columns(table, bundle.schema)),
-        as_json(table, bundle.schema),
-    )
-    with database.begin() as connection:
+    bundle, found = open_bundle(Path(load_settings().bundle)), []
+    outputs = open_scorer(bundle).score(columns(table, bundle.schema))
+    rows = as_json(table, bundle.schema)
+    with engine().begin() as connection:
         for first in range(0, len(rows), REQUEST):
             answered = outputs[first : first + REQUEST]
             prefix, at = uuid.uuid4().hex[:28], end - timedelta(days=days * (1 - first / len(rows)))
@@ -85,17 +83,13 @@ def come_true(logged: pd.DataFrame, values: list, days: float = 2) -> Recorded:
     """Record outcomes, as of so many days after the predictions."""
     done = record_ground_truth(engine(), list(zip(logged["id"], values, strict=True)))
     outcomes, predictions = OUTCOMES.c, PREDICTIONS.c
-    made = (
-        sa.select(predictions.time)
-        .where(predictions.id == outcomes.prediction_id)
-        .scalar_subquery()
+    made = sa.select(predictions.id, predictions.time).join(
+        OUTCOMES, outcomes.prediction_id == predictions.id
     )
+    change = sa.update(OUTCOMES).where(outcomes.prediction_id == sa.bindparam("key"))
     with engine().begin() as connection:
-        times = {
-            row[0]: row[1] for row in connection.execute(sa.select(outcomes.prediction_id, made))
-        }
-        change = sa.update(OUTCOMES).where(outcomes.prediction_id == sa.bindparam("key"))
-        change = change.values(time=sa.bindparam("at"))
-        rows = [{"key": key, "at": at + timedelta(days=days)} for key, at in times.items() if at]
-        connection.execute(change, rows)
+        rows = [
+            {"key": key, "at": at + timedelta(days=days)} for key, at in connection.execute(made)
+        ]
+        connection.execute(change.values(time=sa.bindparam("at")), rows)
     return done

@@ -17,8 +17,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "true")  # ONNX Runtime, on by de
 
 if TYPE_CHECKING:
     from mlops_loop.base.errors import Failure, Refusal
-    from mlops_loop.base.params.ingest import IngestParams
-    from mlops_loop.base.params.train import TrainParams
+    from mlops_loop.base.params import IngestParams, TrainParams
     from mlops_loop.base.project import Project
     from mlops_loop.cli.app import run
     from mlops_loop.contract.schema import Column, Schema
@@ -31,11 +30,11 @@ HOMES = {
     "Column": "contract.schema",
     "Failure": "base.errors",
     "GateResult": "metrics.gate_result",
-    "IngestParams": "base.params.ingest",
+    "IngestParams": "base.params",
     "Project": "base.project",
     "Refusal": "base.errors",
     "Schema": "contract.schema",
-    "TrainParams": "base.params.train",
+    "TrainParams": "base.params",
     "batches": "data.source.read",
     "check_limit": "metrics.gate_result",
     "run": "cli.app",

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from mlops_loop.base import files, project
-from mlops_loop.base.params.params_file import Params, load_params
+from mlops_loop.base.params import Params, load_params
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.contract.values import Value
 from mlops_loop.data import ingest, tables

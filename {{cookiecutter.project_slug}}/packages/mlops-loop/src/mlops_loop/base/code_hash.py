@@ -1,14 +1,13 @@
 """Code hashes: which source files a model comes from, and what they say.
 
-Line endings, comments and blank lines do not count: they change no model.
+Line endings, comments, blank lines and docstrings do not count: they change no model.
 """
 
+import ast
 import re
-import tokenize
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from importlib.metadata import version
-from io import StringIO
 from pathlib import Path
 
 import yaml
@@ -16,6 +15,7 @@ import yaml
 from mlops_loop.base.files import DVC, MODEL
 
 PAGES = re.compile(r"/mlops_loop/(reporting/|.*_page\.py$)")  # how they look makes no model
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def code() -> dict[str, str]:
@@ -57,21 +57,12 @@ def names(paths: Iterable[str | Mapping[str, object]]) -> list[str]:
 
 
 def source_hash(path: Path) -> str:
+    """Return the SHA-256 of a file; of Python's, of what its source means."""
     content = path.read_bytes()
     if path.suffix == ".py":
-        content = without_comments(content.decode("utf-8")).encode()
+        tree = ast.parse(content)
+        for node in ast.walk(tree):
+            if isinstance(node, DOCUMENTED) and ast.get_docstring(node):
+                node.body = node.body[1:] or [ast.Pass()]
+        content = ast.unparse(tree).encode()
     return sha256(content).hexdigest()
-
-
-def without_comments(source: str) -> str:
-    """Return Python source without comments, blank lines and spaces at the ends of lines."""
-    source = source.replace("\r\n", "\n")
-    lines = source.split("\n")
-    try:
-        for token in tokenize.generate_tokens(StringIO(source).readline):
-            if token.type == tokenize.COMMENT:
-                row, column = token.start
-                lines[row - 1] = lines[row - 1][:column]
-    except (tokenize.TokenError, SyntaxError):
-        return source  # no Python that anything could import
-    return "\n".join(line.rstrip() for line in lines if line.strip())

@@ -4,6 +4,11 @@ import re
 import sys
 from collections.abc import Callable
 
+HINTS = {
+    FileNotFoundError: " - is this the project's folder?",
+    PermissionError: " - who owns it, and may this user read and write it?",
+}
+
 
 class Failure(Exception):
     """Something is missing, broken or out of reach: exit code 1."""
@@ -32,10 +37,5 @@ def run(main: Callable[[], object]) -> None:
         print(f"{failure.word}: {failure}", file=sys.stderr)
         sys.exit(failure.code)
     except OSError as error:
-        hint = ""
-        if isinstance(error, FileNotFoundError):
-            hint = " - is this the project's folder?"
-        elif isinstance(error, PermissionError):
-            hint = " - who owns it, and may this user read and write it?"
-        print(f"error: {error}{hint}", file=sys.stderr)
+        print(f"error: {error}{HINTS.get(type(error), '')}", file=sys.stderr)
         sys.exit(1)

@@ -25,16 +25,15 @@ OUTPUTS = RAW, TRAIN, VALIDATION, TEST
 MODEL = Path("build/model.skops")
 BUNDLE = Path("build/bundle")
 REPORTS = Path("reports")
-TEXTS = (".yaml", ".lock")  # of the project, that git may check out with CRLF
 BATCH = 100_000  # rows that are read or written at a time
 ACCEPTED = REPORTS / "data" / "accepted.json"  # how the data was distributed that passed last
 COMPARISON = REPORTS / "comparison.json"  # of the estimators that `train.model: auto` tried
 METRICS = REPORTS / "metrics.json"
 INTERVALS = REPORTS / "intervals.json"
 PLOTS = REPORTS / "plots"
-SLICES, FAIRNESS, BEHAVED = (
-    REPORTS / f"{name}.csv" for name in ("slices", "fairness", "behaviour")
-)
+SLICES = REPORTS / "slices.csv"
+FAIRNESS = REPORTS / "fairness.csv"
+BEHAVED = REPORTS / "behaviour.csv"
 
 
 @contextmanager
@@ -68,9 +67,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def plain(value: object) -> Any:
-    """Return nested values as JSON has them: NumPy's numbers as Python's, NaN as null, times as
-    texts.
-    """
+    """Return nested values as JSON has them: numbers as Python's, NaN as null, times as texts."""
     if isinstance(value, dict):
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -90,7 +87,7 @@ def read_json(path: Path) -> Any:
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file; a checkout with other line endings is the same contract."""
-    if path.suffix in TEXTS:
+    if path.suffix in (".yaml", ".lock"):
         return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

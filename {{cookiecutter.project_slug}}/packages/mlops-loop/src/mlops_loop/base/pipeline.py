@@ -33,9 +33,9 @@ def reproduce() -> dict[str, float]:
 def run_dvc(variables: dict[str, str]) -> int:
     """Run `dvc repro`, showing what it says; return its exit code."""
     command = [sys.executable, "-m", "dvc", "repro"]
-    # Unbuffered, so that each line shows when it is printed, in a log too.
-    env = os.environ | variables | {"PATH": with_scripts(), "PYTHONUNBUFFERED": "1"}
-    env.setdefault("USER", user_name())
+    # With the project's command on PATH, also without activation, and each line when it is printed.
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+    env = {"USER": user_name()} | os.environ | variables | {"PATH": path, "PYTHONUNBUFFERED": "1"}
     console = Console(highlight=False)
     # In a session of its own, because dvc, the shell and Python must all end when this does.
     with subprocess.Popen(
@@ -55,11 +55,6 @@ def run_dvc(variables: dict[str, str]) -> int:
             dvc.terminate()
             raise
     return dvc.returncode
-
-
-def with_scripts() -> str:
-    """Return a PATH on which the stages find the project's command, also without activation."""
-    return os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
 
 
 def user_name() -> str:

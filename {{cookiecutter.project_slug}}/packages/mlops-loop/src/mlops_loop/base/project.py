@@ -3,21 +3,19 @@
 Functions are named as "package.module:function" and loaded when they are needed, so that `--help`
 and a server import nothing that they do not run."""
 
-import ast
 import inspect
 import json
 import os
-import sys
 import sysconfig
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from mlops_loop.base.code_hash import source_hash
 from mlops_loop.base.errors import Failure
 
 VARIABLE = "MLOPS_LOOP_PROJECT"  # holds the project, for the processes that this one starts
@@ -95,18 +93,21 @@ def load(plugin: str) -> Callable[..., Any] | None:
 def load_all(plugin: Literal["metrics", "gates"]) -> dict[str, Callable[..., Any]]:
     """Return the functions that the current project plugs in under names of their own."""
     named: dict[str, str] = getattr(current_project(), plugin)
-    return {
-        name: function(f"{plugin}: {name}", target, SIGNATURES[plugin])
-        for name, target in named.items()
-    }
+    signature = SIGNATURES[plugin]
+    return {name: function(f"{plugin}: {name}", at, signature) for name, at in named.items()}
 
 
 def required(plugin: str) -> Callable[..., Any]:
     """Return the function that the current project plugs in as `plugin`; it must name one."""
-    found = load(plugin)
-    if found is None:
-        raise Failure(f'project.py: {plugin} is missing: name it as "module:function"')
-    return found
+    if found := load(plugin):
+        return found
+    raise Failure(f'project.py: {plugin} is missing: name it as "module:function"')
+
+
+def trusted_types() -> list[str]:
+    """Return the types that the project trusts in a model file."""
+    target = current_project().trusted_types
+    return list(attribute("trusted_types", target)) if target else []
 
 
 @cache
@@ -116,10 +117,10 @@ def function(plugin: str, target: str, parameters: tuple[str, ...]) -> Callable[
     wanted = f"{target.rpartition(':')[2]}({', '.join(parameters)})"
     if not callable(found):
         raise Failure(f"project.py: {plugin}: {target} is no function: define {wanted}")
+    takes = inspect.signature(found)
     try:
-        inspect.signature(found).bind(*parameters)
+        takes.bind(*parameters)
     except TypeError:
-        takes = inspect.signature(found)
         raise Failure(f"project.py: {plugin}: {target}{takes} must take {wanted}") from None
     return found  # type: ignore[no-any-return]
 
@@ -128,34 +129,18 @@ def attribute(plugin: str, target: str) -> Any:
     """Return what "package.module:name" names."""
     module, _, name = target.partition(":")
     try:
-        return getattr(import_module(module), name)
+        loaded = import_module(module)
     except ModuleNotFoundError as error:
         if error.name and not f"{module}.".startswith(f"{error.name}."):
             raise  # one that the module itself imports
         raise Failure(f"project.py: {plugin}: there is no module {module!r}") from None
-    except AttributeError:
-        if name and hasattr(sys.modules.get(module), name):
-            raise
-        raise Failure(f"project.py: {plugin}: {module} has no {name!r}") from None
+    if not hasattr(loaded, name):
+        raise Failure(f"project.py: {plugin}: {module} has no {name!r}")
+    return getattr(loaded, name)
 
 
 def fingerprint(plugin: str) -> str | None:
-    """Return the SHA-256 of the module of a plugged-in function; comments and docstrings do not
-    count.
-    """
+    """Return the hash of the module of a plugged-in function."""
     target = getattr(current_project(), plugin)
     spec = find_spec(target.partition(":")[0]) if target else None
-    if spec is None or not spec.origin:
-        return None
-    tree = ast.parse(Path(spec.origin).read_bytes())
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(tree):
-        if isinstance(node, documented) and ast.get_docstring(node):
-            node.body = node.body[1:] or [ast.Pass()]
-    return sha256(ast.unparse(tree).encode()).hexdigest()
-
-
-def trusted_types() -> list[str]:
-    """Return the types that the project trusts in a model file."""
-    target = current_project().trusted_types
-    return list(attribute("trusted_types", target)) if target else []
+    return source_hash(Path(spec.origin)) if spec and spec.origin else None

@@ -26,34 +26,35 @@ def checked_name(name: str) -> str:
     return name or current_project().name
 
 
+ModelName = Annotated[str, AfterValidator(checked_name)]
+EMPTY = SecretStr("")
+
+
 class Settings(BaseSettings, env_file=".env", extra="forbid"):
     mlflow_tracking_uri: str = Field(default_factory=default_tracking_uri)
     # Of the runs, and of the registered model. CI sets it to nothing where it has none.
-    mlflow_experiment_name: Annotated[str, AfterValidator(checked_name)] = Field(
-        default="", validate_default=True
-    )
+    mlflow_experiment_name: ModelName = Field("", validate_default=True)
     prediction_log_url: str = "sqlite:///predictions.db"
     prediction_spool: str = "spool"  # folder that buffers predictions while the log is down
-    prediction_spool_mb: int = Field(default=256, ge=1)
+    prediction_spool_mb: int = Field(256, ge=1)
     bundle: str = "build/champion"
     challenger: str = "build/challenger"  # bundle that `traffic` sends requests to
-    traffic: str = Field(
-        default="", pattern=r"^(|shadow|canary:(0(\.\d+)?|1(\.0+)?))$"
-    )  # canary:0.1 is every tenth
-    api_keys: SecretStr = SecretStr("")  # name:key,name:key
+    # canary:0.1 is every tenth request
+    traffic: str = Field("", pattern=r"^(|shadow|canary:(0(\.\d+)?|1(\.0+)?))$")
+    api_keys: SecretStr = EMPTY  # name:key,name:key
     api_keys_file: str = ""  # name:key on each line; read again when it changes
-    rate_limit: int = Field(default=0, ge=0)  # requests a minute of each key; 0 is no limit
+    rate_limit: int = Field(0, ge=0)  # requests a minute of each key; 0 is no limit
     rate_limit_url: SecretStr = SecretStr("memory://")  # where it is counted; redis:// is shared
-    max_body_mb: int = Field(default=8, ge=1)
-    pii_key: SecretStr = Field(  # hashes `pii` columns in the prediction log
-        default=SecretStr(""), validation_alias=AliasChoices("pii_key", "sensitive_key")
-    )
-    audit_key: SecretStr = SecretStr("")  # signs the lines of the audit log
-    alert_urls: SecretStr = Field(  # of services that Apprise knows, or of JSON webhooks
-        default=SecretStr(""), validation_alias=AliasChoices("alert_urls", "alert_webhook")
+    max_body_mb: int = Field(8, ge=1)
+    # Hashes `pii` columns in the prediction log.
+    pii_key: SecretStr = Field(EMPTY, validation_alias=AliasChoices("pii_key", "sensitive_key"))
+    audit_key: SecretStr = EMPTY  # signs the lines of the audit log
+    # Of services that Apprise knows, or of JSON webhooks.
+    alert_urls: SecretStr = Field(
+        EMPTY, validation_alias=AliasChoices("alert_urls", "alert_webhook")
     )
     alert_file: str = "reports/monitor/alerts.jsonl"
-    postgres_password: SecretStr = SecretStr("")  # read by deploy/compose.yaml alone
+    postgres_password: SecretStr = EMPTY  # read by deploy/compose.yaml alone
 
     def keys(self) -> dict[str, str]:
         """Return the API keys as name -> key."""
@@ -68,9 +69,7 @@ class Settings(BaseSettings, env_file=".env", extra="forbid"):
 
     @property
     def share(self) -> float | None:
-        """The challenger's share of the requests; None if it only scores in the shadow, or not at
-        all.
-        """
+        """The challenger's share of the answers; None if none of its scores is answered."""
         return float(self.traffic.partition(":")[2]) if self.traffic.startswith("canary") else None
 
 
@@ -80,9 +79,8 @@ def parse_keys(text: str, where: str) -> dict[str, str]:
     parts = [pair.partition(":")[::2] for pair in pairs if not pair.startswith("#")]
     keys = {name.strip(): key.strip() for name, key in parts}
     if not all([*keys, *keys.values()]) or any(len(name) > LONGEST for name in keys):
-        raise Failure(
-            f"{where} must look like name:key,name:key, a name of at most {LONGEST} letters"
-        )
+        form = f"name:key,name:key, a name of at most {LONGEST} letters"
+        raise Failure(f"{where} must look like {form}")
     return keys
 
 

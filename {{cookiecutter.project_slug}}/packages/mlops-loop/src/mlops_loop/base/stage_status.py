@@ -25,10 +25,7 @@ class StageStatus:
 @contextmanager
 def reported(stage: str) -> Iterator[None]:
     """Report how the verb `stage` ends, if a pipeline run asks for it."""
-    path = os.environ.pop(VARIABLE, None)  # not for the processes that this one starts
-    if path is None:
-        yield
-        return
+    path = os.environ.pop(VARIABLE, os.devnull)  # not for the processes that this one starts
     started = time.monotonic()
     code = 1
     try:
@@ -44,7 +41,5 @@ def reported(stage: str) -> Iterator[None]:
 
 
 def read_statuses(path: Path) -> list[StageStatus]:
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [StageStatus(**json.loads(line)) for line in lines]

@@ -11,7 +11,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params.ingest import format_source
+from mlops_loop.base.params import format_source
 
 FAR = Path("build/scoring")  # the parts of what goes to a URL
 

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params.ingest import format_source
+from mlops_loop.base.params import format_source
 from mlops_loop.base.settings import load_settings
 from mlops_loop.batch import checkpoints, storage
 from mlops_loop.batch.predict import OTHERWISE, divide, flat, predict

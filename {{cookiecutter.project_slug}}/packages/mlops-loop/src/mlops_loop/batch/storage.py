@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params.ingest import format_source
+from mlops_loop.base.params import format_source
 from mlops_loop.data.source.read import reader_of
 from mlops_loop.data.source.remote import about, reached
 

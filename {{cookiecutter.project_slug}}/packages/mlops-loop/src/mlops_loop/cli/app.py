@@ -1,26 +1,15 @@
-"""The command line: every verb. Heavy libraries are imported by the verb that needs them."""
+"""The command line, for the project whose console script runs."""
 
 import sys
 from io import TextIOWrapper
 
 import typer
-from typer.models import CommandInfo
 
 from mlops_loop.base.errors import run as run_verb
 from mlops_loop.base.project import Project, use
 from mlops_loop.base.stage_status import reported
-from mlops_loop.cli import (  # noqa: F401 - each adds its verbs
-    batch,
-    contract,
-    data,
-    monitoring,
-    onboarding,
-    prediction_log,
-    release,
-    serving,
-    training,
-)
-from mlops_loop.cli.groups import APP, LOG, PANELS, SCHEMA
+from mlops_loop.cli import build, operate  # noqa: F401 - they add the verbs, in this order
+from mlops_loop.cli.groups import APP, LOG, NAME, SCHEMA
 
 
 def run(project: Project) -> None:
@@ -35,20 +24,9 @@ def run(project: Project) -> None:
 
 
 def named(name: str) -> typer.Typer:
-    """Return the command line with the project's name in its examples, and its verbs by panel."""
-    panels = {verb: panel for panel, verbs in PANELS.items() for verb in verbs}
-    order = list(panels)
+    """Return the command line with the project's name in its examples."""
     for group in (APP, SCHEMA, LOG):
         for command in group.registered_commands:
-            command.epilog = (command.epilog or "").format(example=f"Example: uv run {name}")
-    for command in APP.registered_commands:
-        command.rich_help_panel = panels[verb_of(command)]
-    for added in APP.registered_groups:
-        added.rich_help_panel = panels[added.name or ""]
-    APP.registered_commands.sort(key=lambda command: order.index(verb_of(command)))
+            command.epilog = str(command.epilog).replace(NAME, name)
     APP.info.name = name
     return APP
-
-
-def verb_of(command: CommandInfo) -> str:
-    return str(command.name or getattr(command.callback, "__name__", ""))

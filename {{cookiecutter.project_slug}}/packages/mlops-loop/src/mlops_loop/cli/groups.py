@@ -1,23 +1,22 @@
-"""The command line, and its groups of verbs."""
+"""The command line's groups of verbs, and what verbs have in common."""
+
+from typing import Annotated
 
 import typer
 
-HELP = "Train, promote, serve and monitor the model. The pipeline itself is `uv run dvc repro`."
 CODES = "Exit codes: 0 fine, 1 error, 2 wrong usage, 3 the check ran and says no."
+NAME = "PROJECT"  # stands for the project's name in the examples
+EXAMPLE = f"Example: uv run {NAME}"
 
-# What --help lists together, in this order.
-PANELS = {
-    "Start": ("demo", "doctor", "schema"),
-    "Pipeline stages, which `dvc repro` runs": (
-        *("ingest", "validate", "split", "train", "evaluate", "export"),
-    ),
-    "Search and release": ("tune", "promote", "rollback", "card", "audit", "trace", "reproduce"),
-    "Serve": ("serve", "score", "outcomes", "log"),
-    "Monitor": ("monitor", "compare", "retrain"),
-}
+# What --help lists together.
+START = "Start"
+STAGES = "Pipeline stages, which `dvc repro` runs"
+RELEASE = "Search and release"
+SERVE = "Serve"
+MONITOR = "Monitor"
 
 APP = typer.Typer(
-    help=HELP,
+    help="Train, promote, serve and monitor the model. The pipeline itself is `uv run dvc repro`.",
     epilog=CODES,
     no_args_is_help=True,
     add_completion=False,
@@ -25,5 +24,7 @@ APP = typer.Typer(
 )
 SCHEMA = typer.Typer(help="The data contract, schema.yaml: make or compare.", no_args_is_help=True)
 LOG = typer.Typer(help="The prediction log.", no_args_is_help=True)
-APP.add_typer(SCHEMA, name="schema")
-APP.add_typer(LOG, name="log")
+APP.add_typer(SCHEMA, name="schema", rich_help_panel=START)
+APP.add_typer(LOG, name="log", rich_help_panel=SERVE)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, with every detail.")]

@@ -1,22 +1,17 @@
 """Schema: the data contract in schema.yaml, checked."""
 
+from collections.abc import Iterator
+from itertools import chain
 from math import ceil, floor
 from struct import pack, unpack
 from typing import Literal, Self
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AliasChoices, BaseModel, Field, field_validator, model_validator
 
-from mlops_loop.base.config import read_yaml
+from mlops_loop.base.config import PositiveShare, Share, at_key, read_yaml
 from mlops_loop.base.files import SCHEMA
-from mlops_loop.contract import versions
-from mlops_loop.contract.task import Task
+from mlops_loop.contract.values import Task
+from mlops_loop.contract.versions import problem
 
 LARGEST = 3.4028234e38  # of float32, in which the model computes
 
@@ -42,67 +37,72 @@ class Column(BaseModel, extra="forbid"):
     maximum: float | None = Field(None, allow_inf_nan=False)
     categories: tuple[str, ...] | None = Field(None, min_length=1)
     # Whether other categories are allowed; to the model they are all alike.
-    allow_unknown: bool = Field(
-        default=False, validation_alias=AliasChoices("allow_unknown", "unseen")
-    )
+    allow_unknown: bool = Field(False, validation_alias=AliasChoices("allow_unknown", "unseen"))
     nullable: bool = False  # rows without target or timestamp are left out of the windows
-    max_null: float = Field(default=0.99, ge=0, le=1)  # share of rows, of a nullable column
-    mostly: float = Field(default=1, ge=0, le=1)  # share of rows that must keep each rule
-    max_shift: float | None = Field(None, gt=0, le=1)  # instead of the table's
+    max_null: Share = 0.99  # of rows, of a nullable column
+    mostly: Share = 1  # of rows that must keep each rule
+    max_shift: PositiveShare | None = None  # instead of the table's
     slice: bool = False  # whether the model is evaluated on each value
-    protected: bool = (
-        False  # whether groups of people are told by it: the model must treat them alike
-    )
+    protected: bool = False  # whether it tells groups of people, whom the model must treat alike
     # Whether the prediction log must not hold it: it is left out, or hashed.
-    pii: bool = Field(default=False, validation_alias=AliasChoices("pii", "sensitive"))
+    pii: bool = Field(False, validation_alias=AliasChoices("pii", "sensitive"))
 
     @model_validator(mode="after")
-    def role_fits(self) -> Self:
-        if self.role in ("feature", "target") and self.type in ("id", "timestamp"):
-            raise ValueError(f"a column of type {self.type} cannot be a {self.role}")
-        if (self.role == "timestamp") and self.type != "timestamp":
-            raise ValueError("role timestamp needs type timestamp")
-        if self.role == "input" and self.type == "id":
-            raise ValueError("a column of type id cannot be an input")
-        if self.derived and self.role not in ("feature", "slice"):
-            raise ValueError(
-                f"a derived column is a feature or a slice, not a column of role {self.role}"
-            )
-        if self.derived and self.type in ("id", "timestamp"):
-            raise ValueError(f"a derived column cannot be of type {self.type}")
+    def consistent(self) -> Self:
+        for reason, contradicts in (self.role_rules() | self.key_rules()).items():
+            if contradicts:
+                raise ValueError(reason)
         return self
 
-    @model_validator(mode="after")
-    def values_fit(self) -> Self:
-        if (self.type == "category") != (self.categories is not None) and self.role != "ignored":
-            raise ValueError("`categories` goes with type category, and only with it")
-        if len(set(self.categories or ())) != len(self.categories or ()):
-            raise ValueError("`categories` names a value twice")
-        if (self.minimum, self.maximum) != (None, None) and self.type not in ("number", "integer"):
-            raise ValueError("`minimum` and `maximum` go with type number or integer only")
-        if None not in (self.minimum, self.maximum) and self.limits[0] > self.limits[1]:
-            raise ValueError(f"minimum {self.minimum:g} is above maximum {self.maximum:g}")
-        if self.type == "integer" and floor(self.limits[1]) < ceil(self.limits[0]):
-            raise ValueError(f"no integer is between {self.minimum:g} and {self.maximum:g}")
-        if self.format and self.type != "timestamp":
-            raise ValueError("`format` goes with type timestamp only")
-        return self
+    def role_rules(self) -> dict[str, bool]:
+        """Return what may contradict the role, and whether it does."""
+        kind, role = self.type, self.role
+        no_value = kind in ("id", "timestamp")
+        derivable = role in ("feature", "slice")
+        sent = role in ("feature", "input") and not self.derived
+        groups = kind in ("category", "boolean") and role not in ("target", "ignored")
+        return {
+            f"a column of type {kind} cannot be a {role}": no_value
+            and role in ("feature", "target"),
+            "role timestamp needs type timestamp": role == "timestamp" and kind != role,
+            "a column of type id cannot be an input": role == "input" and kind == "id",
+            f"a derived column is a feature or a slice, not a column of role {role}": (
+                self.derived and not derivable
+            ),
+            f"a derived column cannot be of type {kind}": self.derived and no_value,
+            "`protected` goes with a category or boolean, not with the target": (
+                self.protected and not groups
+            ),
+            "`pii` goes with what the API takes: the log holds nothing else": self.pii and not sent,
+        }
 
-    @model_validator(mode="after")
-    def flags_fit(self) -> Self:
-        if self.allow_unknown and (self.type != "category" or self.role == "target"):
-            raise ValueError("`allow_unknown` goes with a category that is not the target")
-        if self.slice and self.type == "timestamp":
-            raise ValueError("a model is not evaluated on each time: `slice` does not go with it")
-        if self.protected and (
-            self.type not in ("category", "boolean") or self.role in ("target", "ignored")
-        ):
-            raise ValueError("`protected` goes with a category or boolean, not with the target")
-        if self.pii and (self.derived or self.role not in ("feature", "input")):
-            raise ValueError("`pii` goes with what the API takes: the log holds nothing else")
-        if "max_null" in self.model_fields_set and not self.nullable:
-            raise ValueError("`max_null` goes with `nullable: true` only")
-        return self
+    def key_rules(self) -> dict[str, bool]:
+        """Return which keys may contradict the others, and whether they do."""
+        kind = self.type
+        low, high = self.limits
+        limited = (self.minimum, self.maximum) != (None, None)
+        names = self.categories or ()
+        misplaced = (kind == "category") != bool(names) and self.role != "ignored"
+        open_ended = kind == "category" and self.role != "target"
+        null_limited = "max_null" in self.model_fields_set
+        numeric = kind in ("number", "integer")
+        return {
+            "`categories` goes with type category, and only with it": misplaced,
+            "`categories` names a value twice": len(set(names)) < len(names),
+            "`minimum` and `maximum` go with type number or integer only": limited and not numeric,
+            f"minimum {low:g} is above maximum {high:g}": low > high,
+            f"no integer is between {low:g} and {high:g}": (
+                kind == "integer" and floor(high) < ceil(low)
+            ),
+            "`format` goes with type timestamp only": bool(self.format) and kind != "timestamp",
+            "`allow_unknown` goes with a category that is not the target": (
+                self.allow_unknown and not open_ended
+            ),
+            "a model is not evaluated on each time: `slice` does not go with it": (
+                self.slice and kind == "timestamp"
+            ),
+            "`max_null` goes with `nullable: true` only": null_limited and not self.nullable,
+        }
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -115,11 +115,7 @@ class Column(BaseModel, extra="forbid"):
 
 
 class Schema(BaseModel, extra="forbid"):
-    """What a table is: its columns by name, its target and its task.
-
-    `columns` comes first, because the other keys are checked against it; but for the version, of
-    which all else depends.
-    """
+    """What a table is: its columns by name, its target and its task."""
 
     mlops_loop: str | None = None  # that made it, such as "1.0"
     columns: dict[str, Column]
@@ -128,104 +124,29 @@ class Schema(BaseModel, extra="forbid"):
     limits: str = ""
     task: Task
     target: str
-    positive: str | None = Field(None, validate_default=True)  # class, of a binary classification
-    timestamp: str | None = Field(None, validate_default=True)
+    positive: str | None = None  # class, of a binary classification
+    timestamp: str | None = None
     unique: tuple[str, ...] = ()
-    min_rows: int = Field(default=1, ge=1)
+    min_rows: int = Field(1, ge=1)
     missing: tuple[str, ...] = ("",)  # texts of a source that stand for a missing value
-    max_duplicates: float = Field(default=0, ge=0, le=1)  # rows that repeat another one
-    max_overlap: float = Field(
-        default=0, ge=0, le=1
-    )  # test rows whose features and target are also in the training window
-    max_leakage: float = Field(default=0.99, gt=0, le=1)  # how well one feature may tell the target
-    max_shift: float = Field(default=0.3, gt=0, le=1)  # distance from the last accepted data
+    max_duplicates: Share = 0  # of rows that repeat another one
+    max_overlap: Share = 0  # of test rows whose features and target the training window has, too
+    max_leakage: PositiveShare = 0.99  # how well one feature may tell the target
+    max_shift: PositiveShare = 0.3  # distance from the last accepted data
 
-    @field_validator("mlops_loop")
+    @field_validator("mlops_loop")  # before all else, because all else may depend on it
     @classmethod
     def can_be_read(cls, made_by: str | None) -> str | None:
-        if found := versions.problem(made_by):
+        if found := problem(made_by):
             raise ValueError(found)
         return made_by
 
-    @field_validator("columns")
-    @classmethod
-    def has_features(cls, columns: dict[str, Column]) -> dict[str, Column]:
-        if "" in columns:
-            raise ValueError("a column needs a name")
-        if not any(column.role == "feature" for column in columns.values()):
-            raise ValueError("no column has the role feature")
-        if not any(c.role in ("feature", "input") and not c.derived for c in columns.values()):
-            raise ValueError("every feature is derived: no column is left that the API takes")
-        return columns
-
-    @field_validator("target", "timestamp")
-    @classmethod
-    def alone_in_its_role(cls, name: str | None, info: ValidationInfo) -> str | None:
-        columns = info.data.get("columns", {})
-        holders = [key for key, column in columns.items() if column.role == info.field_name]
-        if info.field_name == "timestamp" and not holders and name is not None and name in columns:
-            return cls.fits_a_timestamp(name, columns[name])
-        if columns and holders != [name] and (holders or name):
-            raise ValueError(
-                f"role {info.field_name} belongs to {name!r} alone, but is at {holders}"
-            )
-        return name
-
-    @staticmethod
-    def fits_a_timestamp(name: str, column: Column) -> str:
-        """Return the name of a column of another role that gives the rows' time."""
-        if column.type != "timestamp" or column.role == "ignored":
-            raise ValueError(f"{name!r} is of type {column.type} and role {column.role}")
-        return name
-
-    @field_validator("target")
-    @classmethod
-    def fits_the_task(cls, name: str, info: ValidationInfo) -> str:
-        column = info.data.get("columns", {}).get(name)
-        task = info.data.get("task")
-        if column is None or task is None:
-            return name  # reported elsewhere
-        classes = len(column.categories or ())
-        if task == "regression" and column.type not in ("number", "integer"):
-            raise ValueError("the target of a regression is of type number or integer")
-        if task == "binary-classification" and classes != 2:
-            raise ValueError("the target of a binary classification has two `categories`")
-        if task == "multiclass-classification" and classes < 3:
-            raise ValueError(
-                "the target of a multiclass classification has three or more `categories`"
-            )
-        return name
-
-    @field_validator("positive")
-    @classmethod
-    def is_a_class(cls, positive: str | None, info: ValidationInfo) -> str | None:
-        binary = info.data.get("task") == "binary-classification"
-        column = info.data.get("columns", {}).get(info.data.get("target"))
-        if column and binary and positive not in column.categories:
-            raise ValueError(f"name the class that is predicted: one of {list(column.categories)}")
-        if column and not binary and positive is not None:
-            raise ValueError("goes with a binary classification only")
-        return positive
-
-    @field_validator("unique")
-    @classmethod
-    def known(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        columns = info.data.get("columns", {})
-        if unknown := [name for name in names if name not in info.data.get("columns", names)]:
-            raise ValueError(f"names {unknown}, which `columns` lacks")
-        if ignored := [name for name in names if name not in used(columns)]:
-            raise ValueError(f"names {ignored}, which are ignored")
-        if derived := [name for name in names if columns[name].derived]:
-            raise ValueError(f"names {derived}, which are derived")
-        return names
-
-    @field_validator("missing")
-    @classmethod
-    def not_a_category(cls, texts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        for name, column in info.data.get("columns", {}).items():
-            if both := [text for text in texts if text in (column.categories or ())]:
-                raise ValueError(f"names {both[0]!r}, which is a category of {name!r}")
-        return texts
+    @model_validator(mode="after")
+    def consistent(self) -> Self:
+        wrong = chain(wrong_columns(self), wrong_roles(self), wrong_target(self), wrong_names(self))
+        for key, reason in wrong:
+            raise at_key(key, reason)
+        return self
 
     @property
     def features(self) -> dict[str, Column]:
@@ -247,7 +168,7 @@ class Schema(BaseModel, extra="forbid"):
     @property
     def used(self) -> dict[str, Column]:
         """The columns that the pipeline keeps and checks: all but the ignored ones."""
-        return used(self.columns)
+        return {name: column for name, column in self.columns.items() if column.role != "ignored"}
 
     @property
     def source(self) -> dict[str, Column]:
@@ -258,11 +179,7 @@ class Schema(BaseModel, extra="forbid"):
     def slices(self) -> list[str]:
         """The columns on whose values the model is evaluated one by one."""
         used = self.used.items()
-        return [
-            name
-            for name, column in used
-            if column.slice or column.protected or column.role == "slice"
-        ]
+        return [key for key, one in used if one.slice or one.protected or one.role == "slice"]
 
     @property
     def protected(self) -> list[str]:
@@ -287,13 +204,58 @@ class Schema(BaseModel, extra="forbid"):
         return "prediction" if "prediction" not in self.columns else "prediction of the model"
 
 
+def wrong_columns(schema: Schema) -> Iterator[tuple[str, str]]:
+    if "" in schema.columns:
+        yield "columns", "a column needs a name"
+    if not schema.features:
+        yield "columns", "no column has the role feature"
+    if not schema.inputs:
+        yield "columns", "every feature is derived: no column is left that the API takes"
+
+
+def wrong_roles(schema: Schema) -> Iterator[tuple[str, str]]:
+    """Yield which of `target` and `timestamp` is not the one column of that role.
+
+    Without a column of role timestamp, one of another role may give the rows' time.
+    """
+    for role, name in {"target": schema.target, "timestamp": schema.timestamp}.items():
+        holders = [key for key, column in schema.columns.items() if column.role == role]
+        time = schema.columns.get(name or "") if role == "timestamp" and not holders else None
+        if time and (time.type != "timestamp" or time.role == "ignored"):
+            yield role, f"{name!r} is of type {time.type} and role {time.role}"
+        if not time and holders != [name] and (holders or name):
+            yield role, f"role {role} belongs to {name!r} alone, but is at {holders}"
+
+
+def wrong_target(schema: Schema) -> Iterator[tuple[str, str]]:
+    number = schema.columns[schema.target].type in ("number", "integer")
+    classes = list(schema.columns[schema.target].categories or ())
+    if schema.task == "regression" and not number:
+        yield "target", "the target of a regression is of type number or integer"
+    if schema.task == "binary-classification" and len(classes) != 2:
+        yield "target", "the target of a binary classification has two `categories`"
+    if schema.task == "multiclass-classification" and len(classes) < 3:
+        yield "target", "the target of a multiclass classification has three or more `categories`"
+    if schema.task == "binary-classification" and schema.positive not in classes:
+        yield "positive", f"name the class that is predicted: one of {classes}"
+    if schema.task != "binary-classification" and schema.positive is not None:
+        yield "positive", "goes with a binary classification only"
+
+
+def wrong_names(schema: Schema) -> Iterator[tuple[str, str]]:
+    """Yield what `unique` and `missing` name that they may not."""
+    known = {"`columns` lacks": schema.columns, "are ignored": schema.used}
+    for why, allowed in (known | {"are derived": schema.source}).items():
+        if names := [name for name in schema.unique if name not in allowed]:
+            yield "unique", f"names {names}, which {why}"
+    for name, column in schema.columns.items():
+        if both := [text for text in schema.missing if text in (column.categories or ())]:
+            yield "missing", f"names {both[0]!r}, which is a category of {name!r}"
+
+
 def as_float32(number: float) -> float:
-    value: float = unpack("f", pack("f", number))[0]
+    value: float = unpack("f", pack("f", max(-LARGEST, min(number, LARGEST))))[0]
     return value
-
-
-def used(columns: dict[str, Column]) -> dict[str, Column]:
-    return {name: column for name, column in columns.items() if column.role != "ignored"}
 
 
 def load_schema() -> Schema:

@@ -18,10 +18,8 @@ def problem(made_by: str | None) -> str:
 
     None is the version that did not say so.
     """
-    if made_by is None:
-        return ""
     try:
-        made = series(made_by)
+        made = series(made_by or VERSION)
     except ValueError:
         return f"{made_by!r} is no version of mlops-loop, such as {VERSION}"
     if made > series(VERSION):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import RAW
-from mlops_loop.base.params.split import SplitParams
+from mlops_loop.base.params import SplitParams
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.data import data_checks, split
 from mlops_loop.data.data_checks import Distribution, Hashes

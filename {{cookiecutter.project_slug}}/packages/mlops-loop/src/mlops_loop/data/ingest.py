@@ -8,8 +8,7 @@ import pyarrow as pa
 from mlops_loop.base import files, project
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import RAW
-from mlops_loop.base.params.ingest import IngestParams, format_source
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import IngestParams, format_source, load_params
 from mlops_loop.contract.schema import Column, Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.data.cast import Cell, cells

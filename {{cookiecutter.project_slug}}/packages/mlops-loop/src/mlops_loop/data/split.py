@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import RAW, TEST, TRAIN, VALIDATION
-from mlops_loop.base.params.params_file import load_params
-from mlops_loop.base.params.split import SplitParams
+from mlops_loop.base.params import SplitParams, load_params
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data.cast import check_table
 from mlops_loop.data.derived import check_contract

@@ -10,8 +10,7 @@ from pydantic import BaseModel
 from mlops_loop.base import files
 from mlops_loop.base.errors import Refusal
 from mlops_loop.base.files import ACCEPTED, RAW, REPORTS
-from mlops_loop.base.params.params_file import load_params
-from mlops_loop.base.params.split import SplitParams
+from mlops_loop.base.params import SplitParams, load_params
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import checks, tables, validation_page
 from mlops_loop.data.cast import check_rows

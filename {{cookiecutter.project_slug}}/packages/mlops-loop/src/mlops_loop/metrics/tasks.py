@@ -6,7 +6,7 @@ Each has the same methods and constants: regression.py, the shortest, says what 
 import numpy as np
 
 from mlops_loop.contract.schema import Schema
-from mlops_loop.contract.task import Task as Name
+from mlops_loop.contract.values import Task as Name
 from mlops_loop.metrics.classification import BinaryClassification, MulticlassClassification
 from mlops_loop.metrics.regression import Regression
 from mlops_loop.metrics.values import Metrics, Scored

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel
 from rich.table import Table
 
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import Schema

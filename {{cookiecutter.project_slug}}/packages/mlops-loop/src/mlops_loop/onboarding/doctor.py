@@ -3,25 +3,21 @@
 import getpass
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import metadata
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
 import sqlalchemy as sa
 
 from mlops_loop.base.errors import Failure, Refusal, redacted
-from mlops_loop.base.params.ingest import Sql
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import Sql, load_params
 from mlops_loop.base.project import command, current_project
 from mlops_loop.base.settings import load_settings
-from mlops_loop.onboarding.git import tracked_data
+from mlops_loop.onboarding.git import git, run, tracked_data
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.release import audit
@@ -32,90 +28,75 @@ from mlops_loop.tracking.session import session
 
 SECONDS = 60  # without an answer, after which a check has failed
 GIBIBYTES = 2  # an environment and a few versions of the data
+UV = os.environ.get("UV") or "uv"
 STALE = 1  # uv's exit code of a lock file that is out of step; its other failures are 2
 AT_THE_ROOT = (".github", ".pre-commit-config.yaml")  # read at a repository's root only
+IDENTITY = {"user.name": "'Your Name'", "user.email": "you@example.com"}
 
 
-@dataclass(frozen=True)
-class Check:
-    name: str
-    state: str  # ok, no, later (not there yet, or not needed by all) or note
-    what: str  # what was found and, unless it is ok, how to mend it
+class Aside(Failure):
+    """Something that need not be mended now: `later` is not needed by all or yet, or a `note`."""
+
+    def __init__(self, state: str, what: str) -> None:
+        super().__init__(what)
+        self.state = state
 
 
-class Later(Failure):
-    """What is missing is not needed yet."""
-
-
-class Note(Failure):
-    """Something to know, which need not be mended."""
-
-
-def run(*program: str) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(program, capture_output=True, text=True, timeout=SECONDS)
-    except FileNotFoundError:
-        raise Failure(f"{program[0]} is not installed") from None
-
-
-def program(*program: str) -> str:
-    """Return the last line that a program prints; raise a Failure with its reason if it fails."""
+def printed(*program: str) -> str:
+    """Return what a program prints; raise a Failure with its own words if it fails."""
     done = run(*program)
-    if done.returncode:
-        raise Failure(reason(done))
-    return (done.stdout.strip() or done.stderr.strip()).splitlines()[-1]
-
-
-def reason(done: subprocess.CompletedProcess[str]) -> str:
-    """Return a program's own words on why it failed."""
+    if not done.returncode:
+        return done.stdout.strip()
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("error:", "fatal:"))]
-    return (errors or lines[-1:] or [f"it ended with {done.returncode}"])[0]
+    raise Failure((errors or lines[-1:] or [f"it ended with {done.returncode}"])[0])
 
 
-def uv_program() -> str:
-    if path := os.environ.get("UV") or shutil.which("uv"):
-        return path
-    raise Failure("not installed: see https://docs.astral.sh/uv")
-
-
-def git() -> str:
-    if not shutil.which("git"):
-        raise Failure("not installed: see https://git-scm.com")
-    version = program("git", "--version")
-    if run("git", "rev-parse", "--verify", "HEAD").returncode:
+def commit() -> str:
+    version = printed("git", "--version")
+    if git("rev-parse", "--verify", "HEAD").returncode:
         why = "no commit here, and a version is traced to one"
         raise Failure(f"{why}: git init, git add, git commit")
     return version
 
 
 def git_identity() -> str:
-    known = []
-    for key, example in {"user.name": "'Your Name'", "user.email": "you@example.com"}.items():
-        known.append(run("git", "config", key).stdout.strip())
-        if not known[-1]:
+    for key, example in IDENTITY.items():
+        if not git("config", key).stdout:
             what = "commits and `dvc exp run` need it"
             raise Failure(f"git knows no {key}, and {what}: git config {key} {example}")
-    return " ".join(known)
+    return f"git knows {' and '.join(IDENTITY)}"
 
 
 def repository() -> str:
-    """See whether what works at a repository's root only is there."""
-    top = run("git", "rev-parse", "--show-toplevel")
+    top = git("rev-parse", "--show-toplevel")
     if top.returncode:
-        raise Later("there is none yet")
+        raise Aside("later", "there is none yet")
     root = Path(top.stdout.strip()).resolve()
-    here = Path.cwd().resolve()
-    idle = [name for name in AT_THE_ROOT if Path(name).exists()]
-    if root != here and idle:
-        place = here.relative_to(root).as_posix()
+    place = Path.cwd().resolve().relative_to(root).as_posix()
+    idle = " and ".join(name for name in AT_THE_ROOT if Path(name).exists())
+    if idle and place != ".":
         mend = f"move them to {root}, with working-directory: {place} in the workflows"
-        raise Note(f"{' and '.join(idle)} do not run in a folder of a repository: {mend}")
+        raise Aside("note", f"{idle} do not run in a folder of a repository: {mend}")
     return f"its root is {root}"
 
 
+def data_files() -> str:
+    for path in tracked_data():
+        mend = f"git rm --cached {path}, then uv run dvc add {path}"
+        raise Failure(f"{path} ({path.stat().st_size / 1e6:,.0f} MB) is in git: {mend}")
+    return "git holds no large table"
+
+
+def docker() -> str:
+    try:
+        printed("docker", "ps", "--quiet")
+        return printed("docker", "--version")
+    except Failure as failure:
+        raise Aside("later", f"{failure}: only what is in deploy/ needs it") from None
+
+
 def user() -> str:
-    """See whether the user has a name: dvc, run by hand, fails without."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -126,57 +107,19 @@ def user() -> str:
 def console_script() -> str:
     """See whether the stages of a dvc that is run by hand would find this environment."""
     (expected,) = command()
-    found = shutil.which(current_project().name)
-    if found is None or Path(found).resolve() != Path(expected).resolve():
-        other = f"finds {found}" if found else "finds none"
-        raise Note(f"PATH {other}, and not {expected}: start dvc by `uv run dvc`")
+    found = shutil.which(current_project().name) or "none"
+    if Path(found).resolve() != Path(expected).resolve():
+        mend = "start dvc by `uv run dvc`"
+        raise Aside("note", f"PATH finds {found}, and not {expected}: {mend}")
     return expected
 
 
-def data_files() -> str:
-    found = tracked_data()
-    if found:
-        path = found[0].as_posix()
-        size = f"{path} ({found[0].stat().st_size / 1e6:,.0f} MB) is in git"
-        more = f", and {len(found) - 1} more tables" * (len(found) > 1)
-        raise Failure(f"{size}{more}: git rm --cached {path}, then uv run dvc add {path}")
-    return "git holds no large table"
-
-
-def uv() -> str:
-    return program(uv_program(), "--version")
-
-
-def docker() -> str:
-    if not shutil.which("docker"):
-        raise Later("not installed: only what is in deploy/ needs it")
-    try:
-        program("docker", "ps", "--quiet")
-    except Failure:
-        raise Later("no engine answers: start it before you use what is in deploy/") from None
-    return program("docker", "--version")
-
-
-def python() -> str:
-    from packaging.specifiers import SpecifierSet
-
-    version = ".".join(map(str, sys.version_info[:3]))
-    required = metadata(current_project().name)["Requires-Python"]
-    if version not in SpecifierSet(required):
-        what = f"pyproject.toml requires {required}"
-        raise Failure(f"{version}, but {what}: uv sync --python VERSION")
-    return version
-
-
 def lock_file() -> str:
-    if not Path("uv.lock").is_file():
-        raise Failure("there is no uv.lock: uv lock, then commit it")
     # Offline: a lock file in step needs no index, and one out of step might wait for it.
-    done = run(uv_program(), "lock", "--check", "--offline")
-    if done.returncode == STALE:
+    check = UV, "lock", "--check", "--offline"
+    if run(*check).returncode == STALE or not Path("uv.lock").is_file():
         raise Failure("uv.lock is not in step with pyproject.toml: uv lock, then commit it")
-    if done.returncode:
-        raise Failure(f"uv cannot check it: {reason(done)}")
+    printed(*check)
     return "uv.lock is in step with pyproject.toml"
 
 
@@ -197,22 +140,18 @@ def tracking() -> str:
 
 
 def remote() -> str:
-    from dvc.config import Config
-    from dvc.fs import get_cloud_fs
+    from dvc.repo import Repo
 
-    # By default it tries five times with growing pauses.
-    os.environ.setdefault("AWS_MAX_ATTEMPTS", "2")
-    config = Config.from_cwd()
-    name = config["core"].get("remote")
+    os.environ.setdefault("AWS_MAX_ATTEMPTS", "2")  # not five, with growing pauses
+    name = Repo().config["core"].get("remote")
     if not name:
         raise Failure("DVC has no default remote: uv run dvc remote add --default NAME URL")
-    kind, options, root = get_cloud_fs(config, name=name)
-    system = kind(**options)
-    probe = system.join(root, f"doctor-{uuid.uuid4().hex}")
     try:
-        system.makedirs(root, exist_ok=True)
-        system.pipe_file(probe, b"written")
-        system.remove(probe)
+        found = Repo().cloud.get_remote(name)
+        probe = found.fs.join(found.path, f"doctor-{uuid.uuid4().hex}")
+        found.fs.makedirs(found.path, exist_ok=True)
+        found.fs.pipe_file(probe, b"written")
+        found.fs.remove(probe)
     except Exception as error:  # each of its file systems has its own
         why = f"{type(error).__name__}: {first_line(str(error))}"
         raise Failure(f"{name} cannot be written ({why}): see `uv run dvc remote list`") from None
@@ -221,38 +160,31 @@ def remote() -> str:
 
 def prediction_log() -> str:
     engine = open_log(load_settings().prediction_log_url)
-    row = {
-        "id": uuid.uuid4().hex,
-        "time": datetime.now(UTC),
-        "model_version": "doctor",
-        "latency_ms": 0.0,
-    }
+    row = {"id": uuid.uuid4().hex, "time": datetime.now(UTC), "latency_ms": 0.0}
+    row |= {"model_version": "doctor", "features": {}, "output": {}}
     with engine.connect() as connection:  # left without a commit: rolled back
-        connection.execute(sa.insert(PREDICTIONS), row | {"features": {}, "output": {}})
+        connection.execute(sa.insert(PREDICTIONS), row)
     return f"{engine.url.render_as_string(hide_password=True)}: writable"
 
 
 def audit_log() -> str:
     settings = load_settings()
     log = audit.open_audit(settings.prediction_log_url)
-    if found := problems(open_registry(settings), log):
+    for problem in problems(open_registry(settings), log):
         verb = f"uv run {current_project().name} audit"
-        raise Failure(f"{found[0]}: `{verb}` lists all; find out who can write to that database")
+        raise Failure(f"{problem}: `{verb}` lists all; find out who can write to that database")
     return "every line follows from the one before, and the registry agrees"
 
 
 def secrets() -> str:
     settings = load_settings()
-    password = os.environ.get("MLFLOW_TRACKING_PASSWORD")
-    if os.environ.get("MLFLOW_TRACKING_USERNAME") and not password:
-        raise Failure("MLFLOW_TRACKING_USERNAME is set, but not MLFLOW_TRACKING_PASSWORD: set both")
     source = load_params().ingest.source
-    if isinstance(source, Sql) and not os.environ.get(source.url_env):
-        what = "ingest.source in params.yaml reads the database's URL there"
-        raise Failure(f"{source.url_env} is not set, and {what}")
-    places = [f"{len(settings.keys())} API keys"] * bool(settings.keys())
-    places += [f"API keys in {settings.api_keys_file}"] * bool(settings.api_keys_file)
-    return ", ".join(places) or "no API keys: `serve` works on loopback only"
+    password = "MLFLOW_TRACKING_PASSWORD" if os.environ.get("MLFLOW_TRACKING_USERNAME") else ""
+    for name in (password, source.url_env if isinstance(source, Sql) else ""):
+        if name and not os.environ.get(name):
+            by = "ingest.source in params.yaml" if name != password else "MLFLOW_TRACKING_USERNAME"
+            raise Failure(f"{name} is not set, and {by} needs it: set both")
+    return "API keys are set" if settings.asks_for_keys else "none: `serve` works on loopback only"
 
 
 def champion() -> str:
@@ -261,7 +193,7 @@ def champion() -> str:
     registry = open_registry(settings)
     version = by_alias(registry, "champion")
     if not version and not registry.versions():
-        raise Later(f"nothing was ever promoted: `uv run dvc repro`, then `{promote}`")
+        raise Aside("later", f"nothing was ever promoted: `uv run dvc repro`, then `{promote}`")
     if not version:
         raise Failure(f"versions are registered, but none is champion: `{promote}` a better one")
     bundle = open_bundle(Path(settings.bundle))
@@ -282,13 +214,12 @@ def disk() -> str:
 
 # What others build on comes first.
 CHECKS: dict[str, Callable[[], str]] = {
-    "git": git,
+    "git": commit,
     "git identity": git_identity,
     "repository": repository,
     "data files": data_files,
-    "uv": uv,
+    "uv": partial(printed, UV, "--version"),
     "docker": docker,
-    "Python": python,
     "user": user,
     "command": console_script,
     "lock file": lock_file,
@@ -302,40 +233,36 @@ CHECKS: dict[str, Callable[[], str]] = {
 }
 
 
-def first_line(text: str) -> str:
-    """Return the first line, without the name and password in a URL."""
-    return redacted((text.strip().splitlines() or [""])[0])
+def ask(check: Callable[[], str]) -> tuple[str, str]:
+    """Make one check; return its state (ok, no, later or note) and what it found or raised."""
+    answer = "no", f"no answer for {SECONDS} seconds: is it reachable?"
 
-
-def ask(name: str, check: Callable[[], str]) -> Check:
-    """Make one check; whatever it raises becomes its line."""
-    answers: list[Check] = []
-
-    def answer() -> None:
+    def make() -> None:
+        nonlocal answer
         try:
-            answers.append(Check(name, "ok", first_line(check())))
-        except (Later, Note) as found:
-            answers.append(Check(name, type(found).__name__.lower(), first_line(str(found))))
+            answer = "ok", first_line(check())
         except Failure as failure:
-            answers.append(Check(name, "no", first_line(str(failure))))
+            answer = getattr(failure, "state", "no"), first_line(str(failure))
         except Exception as error:  # a diagnosis goes on, whatever a tool raises
-            answers.append(Check(name, "no", first_line(f"{type(error).__name__}: {error}")))
+            answer = "no", first_line(f"{type(error).__name__}: {error}")
 
     # In a thread, because some tools wait for minutes for what does not answer.
-    thread = Thread(target=answer, daemon=True)
+    thread = Thread(target=make, daemon=True)
     thread.start()
     thread.join(SECONDS)
-    late = Check(name, "no", f"no answer for {SECONDS} seconds: is it reachable?")
-    return answers[0] if answers else late
+    return answer
+
+
+def first_line(text: str) -> str:
+    return redacted(text.strip().partition("\n")[0])
 
 
 def doctor() -> None:
     """Print a line for each check; raise a Refusal if anything required is missing."""
-    states = dict[str, str]()
+    states = {}
     for name, check in CHECKS.items():
-        found = ask(name, check)
-        states[name] = found.state
-        print(f"{found.state:<5}  {name:<14}  {found.what}", flush=True)
+        states[name], what = ask(check)
+        print(f"{states[name]:<5}  {name:<14}  {what}", flush=True)
     if missing := [name for name, state in states.items() if state == "no"]:
         raise Refusal(f"not in order: {', '.join(missing)}")
     notes = " but for what is noted above" if "note" in states.values() else ""

@@ -7,28 +7,29 @@ MEGABYTE = 1_000_000
 DATA = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json", ".gz", ".zst")
 
 
-def git(*arguments: str) -> subprocess.CompletedProcess[str] | None:
-    """Run git here; return None if it is not installed."""
+def run(*program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program here; one that is not installed fails as in a shell."""
     try:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True)
+        return subprocess.run(program, capture_output=True, text=True)
     except FileNotFoundError:
-        return None
+        return subprocess.CompletedProcess(program, 127, "", f"{program[0]} is not installed")
+
+
+def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return run("git", *arguments)
 
 
 def would_commit(path: Path) -> bool:
     """Return whether `git add --all` would commit a file; False outside of a repository."""
-    done = git("check-ignore", "--quiet", "--", str(path))
-    return done is not None and done.returncode == 1
+    return git("check-ignore", "--quiet", "--", str(path)).returncode == 1
 
 
 def is_tracked(path: Path) -> bool:
-    done = git("ls-files", "--error-unmatch", "--", str(path))
-    return done is not None and done.returncode == 0
+    return git("ls-files", "--error-unmatch", "--", str(path)).returncode == 0
 
 
 def tracked_data() -> list[Path]:
     """Return the tables of more than a megabyte that git tracks below this folder."""
-    done = git("ls-files", "-z")
-    paths = [Path(name) for name in (done.stdout if done else "").split("\0") if name]
+    paths = [Path(name) for name in git("ls-files", "-z").stdout.split("\0") if name]
     tables = [path for path in paths if path.suffix.lower() in DATA and path.is_file()]
     return [path for path in tables if path.stat().st_size > MEGABYTE]

@@ -6,8 +6,7 @@ import pandas as pd
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import TRAIN
-from mlops_loop.base.params.evaluate import EvaluateParams
-from mlops_loop.base.params.params_file import Params
+from mlops_loop.base.params import EvaluateParams, Params
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data import tables
 from mlops_loop.data.derived import with_derived

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import RAW, TEST
-from mlops_loop.base.params.params_file import Params
+from mlops_loop.base.params import Params
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.data import split, tables
 from mlops_loop.data.ingest import Misfit, selected

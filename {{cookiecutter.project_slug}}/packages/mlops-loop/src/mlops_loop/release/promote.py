@@ -15,7 +15,7 @@ from rich.console import Console
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.files import BUNDLE, PARAMS, TEST
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.data import tables
 from mlops_loop.metrics.gate_result import GateResult

@@ -5,10 +5,10 @@ from typing import cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from pydantic.json_schema import JsonSchemaValue as JsonSchema
 
-from mlops_loop.contract.json_schema import JsonSchema
-from mlops_loop.contract.limits import ODD_NAME
 from mlops_loop.contract.schema import Schema
+from mlops_loop.contract.values import ODD_NAME
 from mlops_loop.scoring.derived import Floats
 from mlops_loop.scoring.operating_point import OperatingPoint
 

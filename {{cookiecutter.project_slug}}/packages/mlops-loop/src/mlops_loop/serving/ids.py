@@ -6,7 +6,7 @@ import time
 from hashlib import sha256
 from random import Random
 
-from mlops_loop.contract.limits import MAX_ROWS
+from mlops_loop.contract.values import MAX_ROWS
 from mlops_loop.serving.request_schema import Invalid
 
 ROWS = [f"{place:04x}" for place in range(MAX_ROWS)]

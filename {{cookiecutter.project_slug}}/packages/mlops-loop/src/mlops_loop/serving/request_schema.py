@@ -12,9 +12,8 @@ import msgspec
 from msgspec import Meta
 from starlette.exceptions import HTTPException
 
-from mlops_loop.contract.limits import MAX_ROWS, ODD_NAME
 from mlops_loop.contract.schema import LARGEST, Column, Schema
-from mlops_loop.contract.values import Row, Value
+from mlops_loop.contract.values import MAX_ROWS, ODD_NAME, Row, Value
 
 Outcome = str | int | float | bool
 MAX_OUTCOMES = 10_000  # in one request

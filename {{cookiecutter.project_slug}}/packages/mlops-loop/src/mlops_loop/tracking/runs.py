@@ -19,7 +19,7 @@ from mlflow.types import Schema as Inputs
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import MODEL, SCHEMA, TRAIN
-from mlops_loop.base.params.params_file import load_params
+from mlops_loop.base.params import load_params
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from mlops_loop.base import files, project
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import COMPARISON, TRAIN
-from mlops_loop.base.params.train import AUTO, TrainParams
+from mlops_loop.base.params import AUTO, TrainParams
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks

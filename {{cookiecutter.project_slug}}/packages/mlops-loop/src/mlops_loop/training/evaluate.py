@@ -9,8 +9,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params.evaluate import EvaluateParams
-from mlops_loop.base.params.params_file import Params, load_params
+from mlops_loop.base.params import EvaluateParams, Params, load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables

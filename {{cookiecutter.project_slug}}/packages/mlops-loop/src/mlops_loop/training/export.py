@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline
 from mlops_loop.base import files
 from mlops_loop.base.code_hash import code
 from mlops_loop.base.errors import Refusal
-from mlops_loop.base.params.params_file import Params, load_params
+from mlops_loop.base.params import Params, load_params
 from mlops_loop.base.project import fingerprint
 from mlops_loop.contract import versions
 from mlops_loop.contract.schema import Schema, load_schema

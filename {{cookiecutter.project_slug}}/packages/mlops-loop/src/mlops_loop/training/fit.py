@@ -8,7 +8,7 @@ from sklearn.pipeline import Pipeline
 
 from mlops_loop.base import project
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params.train import TrainParams
+from mlops_loop.base.params import TrainParams
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics.values import Floats
 from mlops_loop.scoring.skops_model import inputs

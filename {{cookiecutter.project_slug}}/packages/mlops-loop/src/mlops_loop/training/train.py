@@ -2,8 +2,7 @@
 
 from mlops_loop.base import files
 from mlops_loop.base.files import COMPARISON, MODEL, TRAIN
-from mlops_loop.base.params.params_file import load_params
-from mlops_loop.base.params.train import AUTO
+from mlops_loop.base.params import AUTO, load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables

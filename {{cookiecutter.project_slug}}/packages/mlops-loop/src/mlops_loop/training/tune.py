@@ -18,8 +18,7 @@ from mlops_loop.base import files, project
 from mlops_loop.base.config import edited
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import PARAMS, SCHEMA, TRAIN
-from mlops_loop.base.params.params_file import load_params
-from mlops_loop.base.params.train import AUTO, Arguments, TrainParams
+from mlops_loop.base.params import AUTO, Arguments, TrainParams, load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables

@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import BATCH
-from mlops_loop.base.params.ingest import Sql, format_source
+from mlops_loop.base.params import Sql, format_source
 from mlops_loop.data.engine import rows_at_a_time
 from mlops_loop.data.source.csv_file import read_csv
 from mlops_loop.data.source.json_lines import read_json

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import BATCH
-from mlops_loop.base.params.ingest import Sql, format_source
+from mlops_loop.base.params import Sql, format_source
 from mlops_loop.data.engine import rows_at_a_time
 from mlops_loop.data.source.remote import SECONDS, first_line
 from mlops_loop.data.source.rows import check_names

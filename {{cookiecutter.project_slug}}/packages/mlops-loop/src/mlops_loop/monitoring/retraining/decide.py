@@ -4,7 +4,7 @@ from datetime import datetime
 
 from pydantic import BaseModel
 
-from mlops_loop.base.params.retrain import Retrain as Limits
+from mlops_loop.base.params import Retrain as Limits
 
 
 class Evidence(BaseModel, frozen=True):

@@ -6,7 +6,7 @@ from typing import Literal, Self
 import sqlalchemy as sa
 from pydantic import AliasChoices, BaseModel, Field, computed_field
 
-from mlops_loop.base.params.retrain import Retrain as Limits
+from mlops_loop.base.params import Retrain as Limits
 from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.monitoring.retraining.decide import Decision, Evidence
 from mlops_loop.monitoring.retraining.windows import Windows

@@ -18,7 +18,7 @@ from mlops_loop.base import files
 from mlops_loop.base.code_hash import code
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import BUNDLE, PARAMS, SCHEMA, TEST
-from mlops_loop.base.params.params_file import Params, load_params
+from mlops_loop.base.params import Params, load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import ingest, tables

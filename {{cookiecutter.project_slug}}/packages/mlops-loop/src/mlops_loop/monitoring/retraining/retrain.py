@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.files import PARAMS
-from mlops_loop.base.params.ingest import format_source
+from mlops_loop.base.params import format_source
 from mlops_loop.base.pipeline import reproduce
 from mlops_loop.base.settings import load_settings
 from mlops_loop.metrics import tasks

@@ -10,7 +10,7 @@ from mlops_loop.base import files
 from mlops_loop.base.config import edited
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import ACCEPTED, LOCK, PARAMS
-from mlops_loop.base.params.params_file import Params
+from mlops_loop.base.params import Params
 
 DAY = timedelta(days=1)
 PUT_BACK = (PARAMS, LOCK, ACCEPTED)

@@ -10,8 +10,7 @@ from ruamel.yaml import YAML
 from mlops_loop.base.config import edited
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import BEHAVIOUR, DVC, PARAMS, SCHEMA
-from mlops_loop.base.params.ingest import Sql
-from mlops_loop.base.params.train import AUTO
+from mlops_loop.base.params import AUTO, Sql
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks

@@ -12,12 +12,11 @@ from mlops_loop.base import files
 from mlops_loop.base.config import parse_yaml
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import BEHAVIOUR, DVC, PARAMS, SCHEMA
-from mlops_loop.base.params.ingest import Sql, format_source
-from mlops_loop.base.params.params_file import Params
+from mlops_loop.base.params import Params, Sql, format_source
 from mlops_loop.base.project import current_project
 from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import Schema
-from mlops_loop.contract.task import Task
+from mlops_loop.contract.values import Task
 from mlops_loop.data.profile import profiled
 from mlops_loop.data.source.read import batches, index_columns
 from mlops_loop.onboarding import git

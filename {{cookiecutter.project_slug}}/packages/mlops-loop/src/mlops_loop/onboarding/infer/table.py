@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params.split import SplitParams
+from mlops_loop.base.params import SplitParams
 from mlops_loop.contract.schema import Column, Schema
-from mlops_loop.contract.task import Task
+from mlops_loop.contract.values import Task
 from mlops_loop.contract.versions import VERSION
 from mlops_loop.data import data_checks, split
 from mlops_loop.data.cast import cells, latest_now

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import LARGEST
-from mlops_loop.contract.task import Task
+from mlops_loop.contract.values import Task
 from mlops_loop.data.profile import ColumnProfile, Profile
 from mlops_loop.onboarding.infer.columns import (
     Proposal,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from mlops_loop.base.params.gates import ChampionGate, LabelsGate
+from mlops_loop.base.params import ChampionGate, LabelsGate
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import days, resample

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from mlops_loop.base import files
 from mlops_loop.base.files import TEST, TRAIN
-from mlops_loop.base.params.gates import LeakageGate
+from mlops_loop.base.params import LeakageGate
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data import data_checks, tables
 from mlops_loop.metrics import tasks

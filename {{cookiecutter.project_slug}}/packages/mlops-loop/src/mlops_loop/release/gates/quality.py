@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from mlops_loop.base import files
 from mlops_loop.base.files import MODEL
-from mlops_loop.base.params.gates import (
+from mlops_loop.base.params import (
     BaselineGate,
     BehaviourGate,
     CalibrationGate,

@@ -7,8 +7,7 @@ import pandas as pd
 
 from mlops_loop.base import project
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params.gates import Gates
-from mlops_loop.base.params.params_file import Params
+from mlops_loop.base.params import Gates, Params
 from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.release.candidate import Candidate, open_candidate, open_champion
 from mlops_loop.release.gates import champion, leakage, quality

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import requests
 
-from mlops_loop.contract.limits import MAX_ROWS
 from mlops_loop.contract.schema import Column, Schema
-from mlops_loop.contract.values import Row, Value
+from mlops_loop.contract.values import MAX_ROWS, Row, Value
 from mlops_loop.release.smoke_test.server import ready, send
 
 

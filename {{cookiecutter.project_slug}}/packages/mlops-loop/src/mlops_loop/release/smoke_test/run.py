@@ -12,7 +12,7 @@ import pandas as pd
 import requests
 from pydantic import JsonValue
 
-from mlops_loop.base.params.gates import Gates, LatencyGate, ServerGate
+from mlops_loop.base.params import Gates, LatencyGate, ServerGate
 from mlops_loop.contract.schema import Schema
 from mlops_loop.contract.values import Row
 from mlops_loop.data.cast import check_rows

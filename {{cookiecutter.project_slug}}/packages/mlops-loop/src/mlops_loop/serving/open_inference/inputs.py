@@ -6,9 +6,8 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from mlops_loop.contract.limits import MAX_ROWS
 from mlops_loop.contract.schema import Column, Schema
-from mlops_loop.contract.values import Row, Value
+from mlops_loop.contract.values import MAX_ROWS, Row, Value
 from mlops_loop.serving.request_schema import NOT_A_COLUMN, Invalid, no_input
 
 HEADER = "Inference-Header-Content-Length"  # bytes of JSON, after which binary tensors follow

@@ -11,8 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from mlops_loop.base import files
-from mlops_loop.base.params.ingest import format_source
-from mlops_loop.base.params.params_file import Params
+from mlops_loop.base.params import Params, format_source
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks

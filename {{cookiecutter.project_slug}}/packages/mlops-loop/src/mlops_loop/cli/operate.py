@@ -1,0 +1,153 @@
+"""The verbs that serve a model and watch it. A verb imports what it needs when it runs."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from mlops_loop.base.errors import Failure, Refusal
+from mlops_loop.cli.groups import APP, EXAMPLE, LOG, MONITOR, SERVE, Json
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+MOST = 0.5  # share of the rows that are set aside from which on a verb says no
+DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
+Days = Annotated[int | None, Option(min=1, max=3650, help="[default: monitor.days]")]
+Until = Annotated[datetime | None, Option(formats=DATES, help="The end, in UTC. [default: now]")]
+
+
+@APP.command(epilog=f"{EXAMPLE} serve --port 8080", rich_help_panel=SERVE)
+def serve(
+    host: Annotated[str, Option(help="Any other address needs API_KEYS.")] = LOOPBACK[0],
+    port: Annotated[int, Option(min=1, max=65535)] = 8000,
+    workers: Annotated[int, Option(min=1, help="Processes.")] = 1,
+) -> None:
+    """Serve the champion's bundle over HTTP; the API's documentation is at /docs."""
+    from mlops_loop.base.settings import load_settings
+
+    settings = load_settings()
+    if not Path(settings.bundle).exists():
+        from mlops_loop.release.audit import why_no_champion
+
+        raise Failure(why_no_champion(settings))
+    if host not in LOOPBACK and not settings.asks_for_keys:
+        raise Failure(f"API_KEYS must be set to serve on {host}: anyone there could call the model")
+    from mlops_loop.serving.server import serve
+
+    serve(host, port, workers)
+
+
+@APP.command(epilog=f"{EXAMPLE} score new.csv predictions.parquet", rich_help_panel=SERVE)
+def score(
+    source: Annotated[
+        str, Argument(metavar="INPUT", help="CSV, Parquet or JSON lines; or their folder")
+    ],
+    target: Annotated[str, Argument(metavar="OUTPUT", help="A .parquet or .csv file; or a folder")],
+) -> None:
+    """Score every row of a file, folder or URL; a stopped run resumes.
+
+    Rows that break the contract are written beside OUTPUT, each with the reason. Exit code 3 if
+    these are the most; if these are all, OUTPUT stays what it was.
+    """
+    from mlops_loop.base.params import format_source
+    from mlops_loop.batch.score import score
+
+    done = score(source, target)
+    total = done.scored + done.rejected
+    rejects = format_source(done.rejects)
+    where = format_source(target) if done.scored else f"{format_source(target)} is not written"
+    print(f"{done.scored:,} rows scored: {where}")
+    print(f"{done.rejected:,} rows rejected: {rejects}")
+    if done.rejected > MOST * total:
+        what = f"{done.rejected:,} of {total:,} rows break the contract"
+        raise Refusal(f"{what}: {rejects} says why")
+
+
+@APP.command(epilog=f"{EXAMPLE} outcomes truth.csv", rich_help_panel=SERVE)
+def outcomes(
+    file: Annotated[str, Argument(metavar="FILE", help="CSV, Parquet or JSON lines; a URL")],
+) -> None:
+    """Record ground truth from the columns prediction_id and value; corrections too.
+
+    Exit code 3 if most break the contract, or none was of a logged prediction.
+    """
+    from mlops_loop.batch.ground_truth import record_file, sibling
+
+    done = record_file(file)
+    accepted = done.recorded + done.repeated + done.corrected
+    total = accepted + done.unknown + done.rejected
+    print(
+        f"{done.recorded:,} recorded, {done.repeated:,} there already, {done.corrected:,} corrected"
+    )
+    if done.unknown:
+        where = sibling(file, "unknown")
+        print(f"{done.unknown:,} for predictions that the log does not hold: {where}")
+    if done.rejected:
+        print(f"{done.rejected:,} break the contract: {sibling(file, 'rejects')}")
+    if not accepted or done.rejected > MOST * total:
+        what = "correct the values" if done.rejected > done.unknown else "is it another log's file?"
+        raise Refusal(f"{accepted:,} of {total:,} outcomes were accepted: {what}")
+
+
+@LOG.command("prune", epilog=f"{EXAMPLE} log prune --older-than 90")
+def log_prune(
+    older_than: Annotated[int, Option(min=0, max=36500, metavar="DAYS", help="Age in days.")],
+) -> None:
+    """Delete old predictions and their outcomes; the audit log stays."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from mlops_loop.base.settings import load_settings
+    from mlops_loop.prediction_log.connection import open_log, unusable
+    from mlops_loop.prediction_log.retention import prune
+
+    engine = open_log(load_settings().prediction_log_url)
+    try:
+        pruned = prune(engine, datetime.now(UTC) - timedelta(days=older_than))
+    except SQLAlchemyError as error:
+        raise unusable(error) from None
+    print(f"{pruned:,} predictions deleted that were older than {older_than} days")
+
+
+@APP.command(epilog=f"{EXAMPLE} monitor --days 1", rich_help_panel=MONITOR)
+def monitor(
+    days: Days = None,
+    until: Until = None,
+    evidently: Annotated[
+        bool, Option("--evidently", help="Write Evidently's own report, too: seconds more.")
+    ] = False,
+) -> None:
+    """Check a window of the prediction log; exit code 3 with a verdict: drift, quality or decay.
+
+    Also where no rule had enough to look at: not judged is not fine.
+    """
+    from mlops_loop.monitoring.monitor import main
+
+    main(days, until, evidently)
+
+
+@APP.command(epilog=f"{EXAMPLE} compare --days 7", rich_help_panel=MONITOR)
+def compare(
+    days: Days = None,
+    as_json: Json = False,
+) -> None:
+    """Compare a canary or shadow with the champion, from ground truth; or say that it is open."""
+    from mlops_loop.monitoring.compare import compare, print_comparison
+
+    found = compare(days)
+    if as_json:
+        print(json.dumps(found.model_dump(mode="json"), indent=2, ensure_ascii=False))
+    else:
+        print_comparison(found)
+
+
+@APP.command(epilog=f"{EXAMPLE} retrain --until 2026-07-01", rich_help_panel=MONITOR)
+def retrain(
+    until: Until = None,
+    force: Annotated[bool, Option("--force", help="Whatever the evidence says.")] = False,
+    reason: Annotated[str, Option(help="For the record.")] = "",
+) -> None:
+    """Decide from evidence whether to retrain; if so run the pipeline and the gates."""
+    from mlops_loop.monitoring.retraining.retrain import retrain
+
+    retrain(until, force, reason)

@@ -1,5 +1,0 @@
-"""The kinds of prediction."""
-
-from typing import Literal
-
-Task = Literal["binary-classification", "multiclass-classification", "regression"]
