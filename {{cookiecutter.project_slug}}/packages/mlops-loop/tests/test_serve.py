@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.project import current_project
-from mlops_loop.cli import serving as cli
+from mlops_loop.cli import operate as cli
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import PREDICTIONS
