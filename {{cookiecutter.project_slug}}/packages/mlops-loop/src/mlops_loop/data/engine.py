@@ -69,8 +69,11 @@ class Stream:
         ]
         self.schema = pa.schema(fields)
         self.error: Exception | None = None
+
+    def read(self) -> pa.RecordBatchReader:
+        """Return the rows, once. It is not kept: Arrow's reader would hold this object for good."""
         shape = placed(self.schema.empty_table()).schema
-        self.reader = pa.RecordBatchReader.from_batches(shape, self.batches())
+        return pa.RecordBatchReader.from_batches(shape, self.batches())
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         try:
@@ -92,7 +95,7 @@ class Stream:
     def select(self, sql: str) -> Iterator[pa.Table]:
         """Give the answer to a query on `rows`, those of the stream, in their order."""
         with connect(threads=1) as connection:
-            connection.register("rows", self.reader)
+            connection.register("rows", self.read())
             try:
                 for batch in connection.sql(sql).to_arrow_reader(rows_at_a_time(self.schema)):
                     yield pa.Table.from_batches([batch])

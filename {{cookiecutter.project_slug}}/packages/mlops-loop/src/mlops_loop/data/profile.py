@@ -150,7 +150,7 @@ def profiled(tables: Iterable[pa.Table], indices: Iterable[str] = ()) -> Iterato
     """Give what is known of a table, which is kept in memory, or beside it if it is too large."""
     stream = engine.Stream(tables)
     with engine.connect() as connection:
-        connection.register("arriving", stream.reader)
+        connection.register("arriving", stream.read())
         try:
             connection.execute("CREATE TABLE rows AS SELECT * FROM arriving")
         except duckdb.Error as error:
