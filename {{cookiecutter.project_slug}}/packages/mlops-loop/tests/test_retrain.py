@@ -179,7 +179,8 @@ def the_log() -> sa.Engine:
 
 
 def documents() -> list[dict]:
-    return [json.loads(line.as_json()) for line in audit.read(the_log(), experiment_name())]
+    lines = audit.read(the_log(), experiment_name())
+    return [line.document | {"sha256": line.sha256} for line in lines]
 
 
 def events() -> list[str]:
