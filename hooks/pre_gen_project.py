@@ -28,8 +28,8 @@ RESERVED = {
     "opentelemetry-exporter-otlp-proto-http", "optuna", "orjson", "pandas", "pandas-stubs",
     "pandera", "polars", "pre-commit", "prometheus-client", "protobuf", "psycopg", "psycopg2",
     "pyarrow", "pydantic", "pydantic-settings", "pytest", "pytest-cov", "pytest-timeout",
-    "pytest-xdist", "python-dotenv", "pyyaml", "ray", "requests", "requests-stubs", "rich",
-    "ruamel", "ruamel-yaml", "ruff", "s3fs", "scikit-learn", "scipy", "skl2onnx", "sklearn",
+    "pytest-xdist", "python-dotenv", "pyyaml", "ray", "redis", "requests", "requests-stubs",
+    "rich", "ruamel", "ruamel-yaml", "ruff", "s3fs", "scikit-learn", "scipy", "skl2onnx", "sklearn",
     "skops", "sqlalchemy", "starlette", "typer", "types-pyyaml", "types-requests",
     "typing-extensions", "urllib3", "uvicorn", "xdist", "xgboost", "xgboost-cpu", "yaml",
     # what those need: a project of the same name would be resolved instead
