@@ -24,8 +24,9 @@ OWN = {
     "pyproject.toml": "# ours",
     "schema.yaml": "# ours",
 }
+COMPARISON = "reports/comparison.json # of the estimators that `train.model: auto` tried"
 OWN_LINES = {
-    "dvc.yaml": ("    outs: [build/model.skops]", "    meta: {owner: us}"),
+    "dvc.yaml": (f"      - {COMPARISON}", "    meta: {owner: us}"),
     "params.yaml": ("    learning_rate: 0.1", "    l2_regularization: 0.5"),
     "pyproject.toml": ("dependencies = [", "# what src/ imports"),
 }

@@ -12,7 +12,7 @@ def without_tests(schema: Schema) -> str:
     low, high = schema.columns[schema.target].limits
     unit = 1 if schema.classes else high - low  # of scores
     scored = schema.positive or next(iter(schema.classes), None)
-    template = page.environment(autoescape=False).get_template("behaviour.yaml")
+    template = page.environment(autoescape=False).get_template("behaviour.yaml.j2")
     text = template.render(
         column=json.dumps(name),  # all JSON is YAML
         value=json.dumps(allowed(column)),
