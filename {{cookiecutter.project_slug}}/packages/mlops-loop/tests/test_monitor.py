@@ -20,17 +20,15 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
-from mlops_loop.monitoring import drift, monitor
-from mlops_loop.monitoring.evaluate_window import evaluate
+from mlops_loop.monitoring import drift, monitor, pages
 from mlops_loop.monitoring.evaluation import Evaluation
+from mlops_loop.monitoring.evidently_report import evidently_report
 from mlops_loop.monitoring.monitoring_window import (
     MonitoringWindow,
     contract_check,
     logged_features,
     read_window,
 )
-from mlops_loop.monitoring.pages import index_page
-from mlops_loop.monitoring.pages.evidently_report import evidently_report
 from mlops_loop.monitoring.window_store import stored_summaries
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS, REFUSALS
@@ -59,7 +57,7 @@ def look() -> WindowSummary:
     bundle, params = open_bundle(Path(load_settings().bundle)), load_params()
     start, most = END - timedelta(days=7), params.monitor.max_rows
     window = read_window(engine(), start, END, bundle.version, bundle.schema, most)
-    return evaluate(Evaluation(window, bundle, params), "model")
+    return monitor.evaluate(Evaluation(window, bundle, params), "model")
 
 
 def rules(found: WindowSummary, verdict: str = "") -> set[str]:
@@ -120,9 +118,8 @@ def test_nothing_is_wrong(learned) -> None:
     assert (found.rows, found.sampled, found.requests) == (ROWS, ROWS, ROWS / 50)
     assert set(found.not_judged) == {"quality.volume"}
     name = next(iter(tasks.of(load_schema()).GATE_METRICS))
-    measured, guess = found.performance.metrics[name], found.estimate[name]
+    measured = found.performance.metrics[name]
     assert measured.low <= measured.value <= measured.high
-    assert guess.value == pytest.approx(measured.value, rel=0.25)
     assert found.performance.coverage == 1
     assert found.performance.delay_days.median == pytest.approx(2)
 
@@ -150,7 +147,7 @@ def test_a_window_in_which_no_rule_looked_is_not_green(learned, capsys) -> None:
     assert f"not judged, drift: {few}" in said
     assert "too few for an alarm" in said
     found = read_document(monitor.LATEST)
-    assert (found.state, found.drift, found.estimate) == ("not judged", None, None)
+    assert (found.state, found.drift) == ("not judged", None)
     for page in (FOLDER / "index.html", Path(found.report)):
         text = page.read_text(encoding="utf-8")
         assert '<span class="badge not-judged">not judged</span>' in text
@@ -260,15 +257,13 @@ def test_the_volume_is_compared_with_the_windows_before(learned, capsys, share, 
 # Performance
 
 
-def test_decay_is_seen_and_the_estimate_cannot_see_it(learned) -> None:
+def test_decay_is_seen(learned) -> None:
     logged = log_rows(learned)
-    before = look().estimate
     come_true(logged, wrong(logged))
     found = look()
     names = tasks.of(load_schema()).GATE_METRICS
     assert "decay" in found.verdicts
     assert {f"decay: {name}" for name in names} <= rules(found, "decay")
-    assert found.estimate == before
 
 
 def test_labels_that_are_late_missing_repeated_contradictory_or_unknown(learned) -> None:
@@ -412,7 +407,7 @@ def test_the_summary_and_the_pages(learned) -> None:
 
 
 def test_the_index_goes_over_all_windows_and_stays_small(learned, monkeypatch) -> None:
-    monkeypatch.setattr(index_page, "KEPT_REPORTS", 2)
+    monkeypatch.setattr(pages, "KEPT_REPORTS", 2)
     ends = [END - timedelta(weeks=weeks) for weeks in (2, 1, 0)]
     for end in ends:
         log_rows(learned.head(FEW), end)
