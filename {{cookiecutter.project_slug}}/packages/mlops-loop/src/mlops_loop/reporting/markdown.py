@@ -1,7 +1,4 @@
-"""Markdown, from templates as the pages are: all that they show is shown as it is.
-
-GitHub and GitLab draw the charts of Mermaid.
-"""
+"""Markdown, from templates as the pages are: all that they show is shown as it is."""
 
 import re
 from base64 import b64encode

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from mlops_loop.data import ingest
 from mlops_loop.monitoring.retraining.decide import Evidence
 from mlops_loop.monitoring.retraining.document import ENDS, FAILED, STARTED, Record
 from mlops_loop.monitoring.retraining.windows import DAY, midnight
-from mlops_loop.prediction_log.window_summary import WindowSummary
+from mlops_loop.monitoring.window_store import stored_summaries
+from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.release import audit
 from mlops_loop.release.champion import install, settle, target
 from mlops_loop.scoring.bundle import HELD_OUT, Bundle, open_bundle
@@ -38,16 +39,18 @@ class Context:
     model: str
     params: Params
     schema: Schema
+    fingerprint: dict[str, str]  # hashes of what a model comes from, apart from the data
     champion: Bundle | None  # of this target
     log: sa.Engine  # the audit log
     started: tuple[datetime, ...]  # `until` of each retraining, oldest first
     finished: Record | None  # the last one that came to an end: neither failed nor killed
-    seen: audit.Seen  # the last start, which a new one builds on
+    last_start: audit.Seen  # which a new one builds on
 
 
 def open_context(log: sa.Engine) -> Context:
     """Read it all; the champion is installed where it is served."""
     schema = load_schema()
+    params = load_params()
     model = experiment_name()
     registry = open_registry(load_settings())
     settle(registry, log)  # finishes what a crash cut short before
@@ -64,20 +67,24 @@ def open_context(log: sa.Engine) -> Context:
         if line.event != FAILED:
             finished = running or finished
         running = None
-    seen = audit.Seen(audit.last(log, model, STARTED), (STARTED,))
-    params = load_params()
-    return Context(model, params, schema, champion, log, tuple(started), finished, seen)
+    settings = digest(params.train.model_dump(mode="json"))
+    return Context(
+        model=model,
+        params=params,
+        schema=schema,
+        fingerprint={**code(), SCHEMA.name: files.sha256(SCHEMA), TRAIN_PARAMS: settings},
+        champion=champion,
+        log=log,
+        started=tuple(started),
+        finished=finished,
+        last_start=audit.Seen(audit.last(log, model, STARTED), (STARTED,)),
+    )
 
 
-def gather(
-    context: Context,
-    day: datetime,
-    windows: list[WindowSummary],
-    made_from: dict[str, str],
-    force_reason: str | None,
-) -> Evidence:
-    """Return what speaks for a retraining with data of before a day."""
+def gather(context: Context, until: datetime, force_reason: str | None) -> Evidence:
+    """Return what speaks for a retraining with data of before the day of `until`, UTC."""
     champion = context.champion
+    day = midnight(until)
     since = trained_through(context.finished, champion)
     known_to = day - context.params.retrain.label_delay_days * DAY
     found = Evidence(
@@ -85,18 +92,12 @@ def gather(
         champion=champion.version if champion else None,
         trained_through=since,
         retrained=context.started,
-        decay=decay_alarms(windows, context),
-        changed=changes(context.finished, champion, made_from),
+        decay=decay_alarms(context, until),
+        changed=changes(context.finished, champion, context.fingerprint),
         force_reason=force_reason,
     )
     labelled = labelled_data(context.schema, context.params, since, known_to)
     return found.model_copy(update=labelled)
-
-
-def fingerprint(params: Params) -> dict[str, str]:
-    """Return the hashes of what a model comes from, apart from the data."""
-    settings = digest(params.train.model_dump(mode="json"))
-    return {**code(), SCHEMA.name: files.sha256(SCHEMA), TRAIN_PARAMS: settings}
 
 
 def digest(settings: dict[str, JsonValue]) -> str:
@@ -149,16 +150,17 @@ def labelled_data(
     return {"rows": rows, "newest": max(times, default=None), "oldest": min(times, default=None)}
 
 
-def decay_alarms(windows: list[WindowSummary], context: Context) -> tuple[str, ...]:
+def decay_alarms(context: Context, until: datetime) -> tuple[str, ...]:
     """Return the alarms of decay about the champion since the last retraining."""
     last = context.finished
     since = (last.seen or datetime.fromisoformat(last.until)) if last else None
+    prediction_log = open_log(load_settings().prediction_log_url)
+    windows = stored_summaries(prediction_log, context.model, until.replace(tzinfo=UTC))
     return tuple(
         f"{window.window}: {alarm.text}"
         for window in windows
-        if context.champion
-        and window.model_version == context.champion.version
-        and (since is None or window.end.replace(tzinfo=None) > since)
+        if context.champion and window.model_version == context.champion.version
+        if since is None or window.end.replace(tzinfo=None) > since
         for alarm in window.alarms
         if alarm.verdict == "decay"
     )

@@ -26,10 +26,8 @@ from mlops_loop.monitoring.retraining.document import (
     UNCHANGED,
     Retraining,
 )
-from mlops_loop.monitoring.retraining.evidence import Context, fingerprint, gather, open_context
+from mlops_loop.monitoring.retraining.evidence import Context, gather, open_context
 from mlops_loop.monitoring.retraining.windows import DAY, Windows, midnight, moved, next_windows
-from mlops_loop.monitoring.window_store import stored_summaries
-from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.release import audit
 from mlops_loop.release.promote import promote
 from mlops_loop.release.promotion import print_gates
@@ -59,27 +57,19 @@ def retrain(until: datetime | None, force: bool, reason: str) -> Retraining | No
         return None
     with held:
         context = open_context(log)
-        return carry_out(draft(context, seen, force, reason), context)
-
-
-def draft(context: Context, seen: datetime, force: bool, reason: str) -> Retraining:
-    """Return what was found and decided of data before the day of `seen`, UTC."""
-    params = context.params
-    prediction_log = open_log(load_settings().prediction_log_url)
-    windows = stored_summaries(prediction_log, context.model, seen.replace(tzinfo=UTC))
-    made_from = fingerprint(params)
-    day = midnight(seen)
-    evidence = gather(context, day, windows, made_from, reason if force else None)
-    return Retraining(
-        model=context.model,
-        until=f"{day:%Y-%m-%d}",
-        note=reason if reason and not force else None,
-        decision=decide(evidence, params.retrain),
-        evidence=evidence,
-        limits=params.retrain,
-        fingerprint=made_from,
-        seen=seen.replace(microsecond=0),
-    )
+        limits = context.params.retrain
+        evidence = gather(context, seen, reason if force else None)
+        document = Retraining(
+            model=context.model,
+            until=f"{seen:%Y-%m-%d}",
+            note=reason if reason and not force else None,
+            decision=decide(evidence, limits),
+            evidence=evidence,
+            limits=limits,
+            fingerprint=context.fingerprint,
+            seen=seen.replace(microsecond=0),
+        )
+        return carry_out(document, context)
 
 
 def carry_out(document: Retraining, context: Context) -> Retraining:
@@ -91,7 +81,7 @@ def carry_out(document: Retraining, context: Context) -> Retraining:
         return decline(document, context, why)
     document.windows = plan(document, context)
     try:
-        document.append(context.log, STARTED, "; ".join(decision.reasons), context.seen)
+        document.append(context.log, STARTED, "; ".join(decision.reasons), context.last_start)
     except audit.Overtaken:  # on another machine
         return decline(document, context, RUNNING)
     for text in decision.reasons:
