@@ -113,18 +113,26 @@ def compare_rows(
     if min(map(len, known)) < MIN_LABELS:
         return [unknown]
     groups = resampling_groups(pd.concat(known, ignore_index=True))
-    scored = [replace(one, point=logged_point(rows["output"], schema)) for rows, one in sides]
-    first, second = measure(scored, groups, RESAMPLES)
+    starts = (0, len(known[0]))
+    first, second = (
+        measure(replace(one, point=logged_point(rows["output"], schema)), groups, start, RESAMPLES)
+        for (rows, one), start in zip(sides, starts, strict=True)
+    )
     gained = {name: second.values[name] - value for name, value in first.values.items()}
     difference = Measured(gained, second.resampled - first.resampled)
     found = []
     for name in sorted(gained, key=lambda name: name != decisive):
         gain = difference.interval(name)
-        verdict = conclude(gain, more_is_better) if name == decisive else None
-        values = {"champion": first.values[name], "challenger": second.values[name]}
-        told = {"metric": name, "verdict": verdict, "difference": gain.value}
-        row = {**dict(unknown), **values, **told, "low": gain.low, "high": gain.high}
-        found.append(Row.model_validate(row))
+        facts = {
+            "metric": name,
+            "verdict": conclude(gain, more_is_better) if name == decisive else None,
+            "difference": gain.value,
+            "low": gain.low,
+            "high": gain.high,
+            "challenger": second.values[name],
+            "champion": first.values[name],
+        }
+        found.append(Row.model_validate(dict(unknown) | facts))
     return found
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
+from mlops_loop.monitoring.drift import NULLS
 from mlops_loop.monitoring.evaluation import Evaluation
 from mlops_loop.monitoring.monitoring_window import logged_features
 from mlops_loop.prediction_log.window_summary import ColumnShare, DataQuality, RejectedShare, Volume
@@ -13,23 +14,24 @@ MIN_REJECTED = 10  # requests; fewer are no alarm, however few there are in all
 MIN_EARLIER_WINDOWS = 3  # with enough rows, to tell how many are usual
 
 
-def check(found: Evaluation, max_nulls: pd.Series | None) -> DataQuality:
-    """`max_nulls` says by how much more of each column may be missing; None: too few rows."""
+def check(found: Evaluation) -> DataQuality:
     quality = DataQuality(refused=check_rejected(found), volume=check_volume(found))
-    if max_nulls is None:
+    if found.limits is None:
         return quality
     now = found.window.answered.features[logged_features(found.schema)]
     before = found.reference[list(now)]
+    max_nulls = found.limits[NULLS]
     text = "{share:.1%} of {name} are missing, in the reference {before:.1%}"
     nulls = check_shares(found, "quality.nulls", now.isna(), before.isna(), max_nulls, text)
-    known = {name: found.schema.features[name].categories for name in now}
-    known = {name: categories for name, categories in known.items() if categories}
+    listed = {name: found.schema.features[name].categories for name in now}
     unknown, usual = (
-        pd.DataFrame({name: table[name].notna() & ~table[name].isin(known[name]) for name in known})
+        pd.DataFrame(
+            {name: table[name].notna() & ~table[name].isin(it) for name, it in listed.items() if it}
+        )
         for table in (now, before)
     )
     text = "{share:.1%} of {name} are categories that the contract does not list"
-    most = pd.Series(found.params.monitor.quality.max_unseen, index=list(known))
+    most = pd.Series(found.params.monitor.quality.max_unseen, index=unknown.columns)
     unseen = check_shares(found, "quality.unseen", unknown, usual, most, text)
     numbers = now[[name for name in now if name in found.schema.numeric]]
     learned = before[list(numbers)]

@@ -158,10 +158,15 @@ def compare(
     return found
 
 
-def calibrated_limits(found: Evaluation) -> pd.Series:
+def calibrated_limits(found: Evaluation) -> pd.Series | None:
     """Return how far each column may be, and by how much more of it may be missing."""
     schema = found.schema
     params = found.params.monitor
+    if found.sampled < params.min_rows:
+        few = f"{found.sampled:,} predictions are too few: monitor.min_rows asks for"
+        rules = ("drift", "quality.nulls", "quality.unseen")
+        found.not_judged |= dict.fromkeys(rules, f"{few} {params.min_rows}")
+        return None
     numeric = numeric_columns(schema)
     # Of predictions on the test window: on rows that it learned from, a model is surer of itself.
     predicted = found.held_out.assign(**{schema.prediction: predictions(found)})
@@ -170,7 +175,7 @@ def calibrated_limits(found: Evaluation) -> pd.Series:
         null_distribution(
             {name: encode(table[name], numeric[name]) for name in names},
             table[schema.timestamp] if schema.timestamp else None,
-            len(found.window.answered.facts),
+            found.sampled,
             (found.window.end - found.window.start) / timedelta(days=1),
             params.resamples,
         )
@@ -200,9 +205,12 @@ def compared_tables(found: Evaluation) -> tuple[pd.DataFrame, pd.DataFrame]:
     )
 
 
-def check(found: Evaluation, limits: pd.Series) -> Drift:
+def check(found: Evaluation) -> Drift | None:
     """Return how each column compares; each that has drifted is an alarm, if they are enough."""
-    columns = compare(*compared_tables(found), found.schema, limits[DISTANCE].to_dict())
+    if found.limits is None:
+        return None
+    limits = found.limits[DISTANCE].to_dict()
+    columns = compare(*compared_tables(found), found.schema, limits)
     drifted = {name: column for name, column in columns.items() if column.drifted}
     for name, column in drifted.items():
         if len(drifted) < found.params.monitor.drift_columns:

@@ -31,6 +31,11 @@ class Evaluation:
     params: Params
     alarms: list[Alarm] = field(default_factory=list)
     not_judged: dict[str, str] = field(default_factory=dict)
+    limits: pd.Series | None = None  # of the columns, from the reference; None: too few rows
+
+    @property
+    def sampled(self) -> int:
+        return len(self.window.answered.facts)
 
     def alarm(self, rule: str, value: Number, limit: Number, text: str, column: str = "") -> None:
         """Add an alarm; `rule` is its id, the verdict and what is checked: drift, decay.roc_auc."""

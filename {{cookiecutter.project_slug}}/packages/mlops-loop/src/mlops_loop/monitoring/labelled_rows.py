@@ -1,6 +1,5 @@
 """Labelled rows: logged predictions whose ground truth is known, and how sure their metrics are."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +8,7 @@ import pandas as pd
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import FEWEST_DAYS, resample
-from mlops_loop.metrics.values import Metrics, Numbers, Scored, Scores, Weights
+from mlops_loop.metrics.values import Metrics, Numbers, Scored, Scores
 from mlops_loop.prediction_log.window_summary import Interval
 from mlops_loop.scoring.operating_point import OperatingPoint
 
@@ -62,20 +61,12 @@ class Measured:
         return Interval(value=self.values[name], low=low, high=high)
 
 
-def measure(sides: Sequence[Scored], groups: Numbers, resamples: int) -> list[Measured]:
-    """Return the metrics of sets of rows; rows of a group, in any set, are drawn together."""
-    statistics = [tasks.of(side.schema).weighted_metrics(side) for side in sides]
-    ends = np.cumsum([len(side.truth) for side in sides])[:-1]
+def measure(scored: Scored, groups: Numbers, start: int, resamples: int) -> Measured:
+    """Return the metrics of rows, and of resamples in which rows of a group are drawn together.
 
-    def all_metrics(weights: Weights) -> Metrics:
-        parts = zip(statistics, np.split(weights, ends), strict=True)
-        measured = enumerate(statistic(part) for statistic, part in parts)
-        return {f"{side} {name}": one for side, found in measured for name, one in found.items()}
-
-    resampled = resample(all_metrics, groups, resamples)
-    found = []
-    for side, scored in enumerate(sides):
-        values = tasks.weighted(scored)
-        table = resampled[[f"{side} {name}" for name in values]].set_axis(list(values), axis=1)
-        found.append(Measured(values, table))
-    return found
+    `groups` are of all rows that are compared; those of `scored` begin at `start`.
+    """
+    statistic = tasks.of(scored.schema).weighted_metrics(scored)
+    rows = slice(start, start + len(scored.truth))
+    resampled = resample(lambda weights: statistic(weights[rows]), groups, resamples)
+    return Measured(tasks.weighted(scored), resampled)

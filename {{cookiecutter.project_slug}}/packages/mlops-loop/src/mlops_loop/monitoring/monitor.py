@@ -21,6 +21,7 @@ from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.window_summary import NOT_JUDGED, VERDICTS, WindowSummary
 from mlops_loop.scoring.bundle import Bundle, open_bundle
 
+CHECKS = {"quality": data_quality.check, "drift": drift.check, "performance": performance.check}
 LATEST = pages.FOLDER / "latest.json"
 
 
@@ -81,44 +82,29 @@ def monitor(
 def evaluate(found: Evaluation, model: str) -> WindowSummary:
     """Return what the window shows of the champion's traffic; `model` is its registered name."""
     window = found.window
-    sampled = len(window.answered.facts)
     if others := window.others:
-        of = f"{others:,} of {others + sampled:,}"
+        of = f"{others:,} of {others + found.sampled:,}"
         found.not_judged["other_contract"] = f"{of} are to the question of another contract"
-    hidden = [name for name in found.schema.features if name not in logged_features(found.schema)]
+    hidden = found.schema.features.keys() - set(logged_features(found.schema))
     if hidden:
-        why = f"the log holds no pii columns, so these are not compared: {', '.join(hidden)}"
-        found.not_judged["pii"] = why
-    least = found.params.monitor.min_rows
-    limits = drift.calibrated_limits(found) if sampled >= least else None
-    if limits is None:
-        few = f"{sampled:,} predictions are too few: monitor.min_rows asks for {least}"
-        found.not_judged |= dict.fromkeys(("drift", "quality.nulls", "quality.unseen"), few)
-    max_nulls = None if limits is None else limits[drift.NULLS]
-    quality = data_quality.check(found, max_nulls)
-    drifted = None if limits is None else drift.check(found, limits)
-    measured = performance.check(found)
-    fired = {alarm.verdict for alarm in found.alarms}
+        names = ", ".join(sorted(hidden))
+        found.not_judged["pii"] = f"the log holds no pii columns: {names} are not compared"
+    found.limits = drift.calibrated_limits(found)
+    checked = {name: check(found) for name, check in CHECKS.items()}
     name = window_name(window.start, window.end)
-    return WindowSummary(
-        window=name,
-        start=window.start,
-        end=window.end,
-        made=datetime.now(UTC),
-        model=model,
-        model_version=found.bundle.version,
-        rows=window.rows,
-        sampled=sampled,
-        requests=window.requests,
-        versions=window.versions,
-        verdicts=[verdict for verdict in VERDICTS if verdict in fired],
-        alarms=found.alarms,
-        not_judged=found.not_judged,
-        report=(pages.FOLDER / name / "index.html").as_posix(),
-        quality=quality,
-        drift=drifted,
-        performance=measured,
-    )
+    fired = {alarm.verdict for alarm in found.alarms}
+    facts = {
+        "window": name,
+        "made": datetime.now(UTC),
+        "model": model,
+        "model_version": found.bundle.version,
+        "sampled": found.sampled,
+        "verdicts": [verdict for verdict in VERDICTS if verdict in fired],
+        "alarms": found.alarms,
+        "not_judged": found.not_judged,
+        "report": (pages.FOLDER / name / "index.html").as_posix(),
+    }
+    return WindowSummary.model_validate({**vars(window), **facts, **checked})
 
 
 def newest_champion(settings: Settings) -> Bundle:

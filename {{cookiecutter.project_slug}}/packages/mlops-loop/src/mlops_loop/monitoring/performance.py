@@ -61,7 +61,8 @@ def check_metrics(found: Evaluation, scored: Scored, groups: Numbers) -> dict[st
     limits = found.params.monitor.decay
     others = days(found.held_out, found.schema) + groups.max() + 1
     both = np.concatenate([groups, others])
-    now, then = measure((scored, found.tested), both, RESAMPLES)
+    now = measure(scored, both, 0, RESAMPLES)
+    then = measure(found.tested, both, len(groups), RESAMPLES)
     metrics = {
         name: Metric(**dict(now.interval(name)), reference=then.values[name]) for name in now.values
     }
