@@ -9,7 +9,6 @@ from fastapi.testclient import TestClient
 from mlops_loop.base import files
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Column, load_schema
-from mlops_loop.reporting.formats import percent
 from mlops_loop.reporting.page import TEMPLATES
 from mlops_loop.scoring.bundle import Bundle, open_bundle
 from mlops_loop.serving.app import create_app
@@ -166,15 +165,6 @@ def test_the_page_asks_nobody_else_and_runs_its_own_script_only(bundle) -> None:
     assert not re.search(writes, model_page.SCRIPT)
 
 
-def test_a_key_is_asked_for_only_where_there_are_keys(bundle, monkeypatch) -> None:
-    for keyed in (False, True):
-        (place,) = [made for made in read(bundle, keyed).all("div") if made.get("id") == "with-key"]
-        assert ("hidden" in place) != keyed
-    monkeypatch.setenv("API_KEYS", "a:first")
-    page = TestClient(create_app(), "http://127.0.0.1").get("/").text
-    assert page == model_page.html(bundle, True)
-
-
 def test_the_card_is_on_the_page_and_an_older_bundle_without_one_is_served(bundle) -> None:
     found = read(bundle)
     assert found.texts.count(f"Model card: {current_project().name}") == 1
@@ -183,11 +173,3 @@ def test_the_card_is_on_the_page_and_an_older_bundle_without_one_is_served(bundl
     assert all("disabled" in made for made in found.all("button"))  # until the script runs
     (files.BUNDLE / "card.html").unlink()
     assert model_page.NO_CARD in model_page.html(bundle, False)
-
-
-def test_the_rule_of_an_answer_is_told(bundle) -> None:
-    told = model_page.rule(bundle.schema, bundle.operating_point)
-    if (threshold := bundle.manifest.threshold) is not None:
-        assert percent(threshold) in told
-    else:
-        assert ("interval" in told) != bool(bundle.schema.classes)

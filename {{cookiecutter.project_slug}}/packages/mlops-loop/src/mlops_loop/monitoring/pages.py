@@ -1,10 +1,10 @@
 """The pages that `monitor` writes: one for each window, and an index over all."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
@@ -25,8 +25,6 @@ from mlops_loop.reporting.formats import day, moment
 FOLDER = files.REPORTS / "monitor"
 KEPT_REPORTS = 6  # newest windows that keep Evidently's own report, about five megabytes each
 FEWEST = 3  # points of a chart: fewer are a table
-Values = Sequence[float | None]
-Line = tuple[str, Values, str]  # label, a value for each window, colour
 
 
 def write_window(folder: Path, summary: WindowSummary, schema: Schema) -> None:
@@ -100,37 +98,32 @@ def write_index(summaries: list[WindowSummary], schema: Schema) -> None:
 
 def trends(summaries: list[WindowSummary], metric: str) -> Iterable[Markup]:
     """Give a chart of each trend that has enough points to be one."""
-    found = [summary.metric(metric) for summary in summaries]
-    errors = [
-        (summary.performance and summary.performance.calibration_error) or CalibrationError()
-        for summary in summaries
-    ]
-    charts: dict[str, list[Line]] = {
-        metric: [
-            ("measured", [one.value for one in found], "now"),
-            ("test window", [one.reference for one in found], "before"),
-        ],
-        "Calibration error": [
-            ("measured", [error.value for error in errors], "now"),
-            ("limit", [error.limit for error in errors], "limit"),
-        ],
-        "Share of the columns that drifted": [
-            ("share", [summary.drift_share for summary in summaries], "now")
-        ],
-        "Predictions logged": [("rows", [summary.rows for summary in summaries], "now")],
+    rows = []
+    for summary in summaries:
+        found = summary.metric(metric)
+        performance = summary.performance or Performance()
+        error = performance.calibration_error or CalibrationError()
+        row = {"measured": found.value, "test window": found.reference}
+        row |= {"error": error.value, "limit": error.limit}
+        rows.append({**row, "share": summary.drift_share, "rows": summary.rows})
+    table = pd.DataFrame(rows, dtype=float)
+    table.index = pd.Index([day(summary.start) for summary in summaries])
+    charts = {
+        metric: ["measured", "test window"],
+        "Calibration error": ["error", "limit"],
+        "Share of the columns that drifted": ["share"],
+        "Predictions logged": ["rows"],
     }
-    starts = [day(summary.start) for summary in summaries]
-    for title, lines in charts.items():
-        if sum(value is not None for value in lines[0][1]) >= FEWEST:
-            yield chart(partial(draw_trend, starts, lines), title)
+    for title, names in charts.items():
+        if table[names[0]].count() >= FEWEST:
+            yield chart(partial(draw_trend, table[names]), title)
 
 
-def draw_trend(starts: list[str], lines: list[Line], axes: Axes) -> None:
-    for label, values, colour in lines:
-        style = "o-" if colour == "now" else "--"
-        axes.plot(np.array(values, float), style, color=COLOURS[colour], label=label)
-    step = max(1, len(starts) // 7)
-    axes.set_xticks(range(0, len(starts), step), starts[::step])
+def draw_trend(table: pd.DataFrame, axes: Axes) -> None:
+    places = range(len(table))
+    for name, colour, style in zip(table, ("now", "limit"), ("o-", "--"), strict=False):
+        axes.plot(places, table[name], style, color=COLOURS[colour], label=name)
+    step = max(1, len(table) // 7)
+    axes.set_xticks(places[::step], table.index[::step])
     axes.set_xlabel("start of the window")
-    if len(lines) > 1:
-        axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False)
