@@ -100,17 +100,17 @@ def updated(before: list[Alert], summary: WindowSummary) -> list[Alert]:
     What could not be judged stays as it was.
     """
     known = {alert.rule: alert for alert in before}
-    firing = []
+    after = []
     for alarm in summary.alarms:
         alert = Alert(**dict(alarm), since=summary.end)
         if old := known.pop(alarm.rule, None):
             since = old.since if old.status == FIRING else alert.since
             alert = alert.model_copy(update={"since": since, "told": old.told})
-        firing.append(alert)
+        after.append(alert)
     for old in known.values():
         skipped = any(f"{old.id}.".startswith(f"{family}.") for family in summary.not_judged)
-        firing.append(old if skipped else old.model_copy(update={"status": RESOLVED}))
-    return sorted(firing, key=lambda alert: alert.status)
+        after.append(old if skipped else old.model_copy(update={"status": RESOLVED}))
+    return sorted(after, key=lambda alert: alert.status)
 
 
 def store(engine: sa.Engine, model: str, alerts: list[Alert]) -> None:

@@ -21,11 +21,11 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
-from mlops_loop.monitoring.labelled_rows import Measured, labelled, measure, resampling_groups
+from mlops_loop.monitoring.labelled_rows import ENDS, labelled, measure, resampling_groups
 from mlops_loop.monitoring.window_store import in_log
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
-from mlops_loop.prediction_log.window_summary import Interval, Number
+from mlops_loop.prediction_log.window_summary import Number
 from mlops_loop.reporting.formats import cell
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.scoring.operating_point import OperatingPoint
@@ -118,22 +118,18 @@ def compare_rows(
         measure(replace(one, point=logged_point(rows["output"], schema)), groups, start, RESAMPLES)
         for (rows, one), start in zip(sides, starts, strict=True)
     )
-    gained = {name: second.values[name] - value for name, value in first.values.items()}
-    difference = Measured(gained, second.resampled - first.resampled)
-    found = []
-    for name in sorted(gained, key=lambda name: name != decisive):
-        gain = difference.interval(name)
-        facts = {
-            "metric": name,
-            "verdict": conclude(gain, more_is_better) if name == decisive else None,
-            "difference": gain.value,
-            "low": gain.low,
-            "high": gain.high,
-            "challenger": second.values[name],
-            "champion": first.values[name],
-        }
-        found.append(Row.model_validate(dict(unknown) | facts))
-    return found
+    table = pd.DataFrame({"champion": first.values, "challenger": second.values})
+    table["difference"] = table["challenger"] - table["champion"]
+    table[["low", "high"]] = (second.resampled - first.resampled).quantile(ENDS).T
+    low, high = table.loc[decisive, ["low", "high"]]
+    verdict: Verdict = "better" if (low > 0) == more_is_better else "worse"
+    verdicts = {decisive: verdict if low > 0 or high < 0 else "open"}
+    return [
+        Row.model_validate(
+            {**dict(unknown), "metric": name, "verdict": verdicts.get(name), **table.loc[name]}
+        )
+        for name in sorted(table.index, key=lambda name: name != decisive)
+    ]
 
 
 def logged_point(outputs: pd.Series, schema: Schema) -> OperatingPoint:
@@ -142,13 +138,6 @@ def logged_point(outputs: pd.Series, schema: Schema) -> OperatingPoint:
         return OperatingPoint()
     ends = np.array([output["interval"] for output in outputs], dtype=float)
     return OperatingPoint(half_width=float(np.median(ends[:, 1] - ends[:, 0]) / 2))
-
-
-def conclude(difference: Interval, more_is_better: bool) -> Verdict:
-    low, high = difference.low, difference.high
-    if low is None or high is None or low <= 0 <= high:
-        return "open"
-    return "better" if (low > 0) == more_is_better else "worse"
 
 
 def print_comparison(rows: list[Row]) -> None:

@@ -63,13 +63,14 @@ def write_windows(windows: Windows) -> None:
 def moved(windows: Windows) -> Iterator[None]:
     """Write the dates; put files back as they were if what is done then fails or is interrupted."""
     paths = (PARAMS, LOCK, ACCEPTED)
-    before = {path: path.read_text(encoding="utf-8") for path in paths if path.is_file()}
+    before = {path: path.read_bytes() for path in paths if path.is_file()}
     try:
         write_windows(windows)
         yield
     except BaseException:
         for path in paths:
             path.unlink(missing_ok=True)
-        for path, text in before.items():
-            files.write_text(path, text)
+        for path, content in before.items():
+            with files.writing(path) as tmp_path:
+                tmp_path.write_bytes(content)
         raise
