@@ -359,10 +359,10 @@ def test_a_sample_is_read_that_is_the_same_each_time_and_on_each_database(
     come_true(logged, promised(logged))
     url = "sqlite:///predictions.db"
     first = read(url)
-    assert (first.rows, len(first.answered.facts), first.known) == (ROWS, 100, ROWS)
-    assert first.answered.facts["time"].is_monotonic_increasing
-    assert first.answered.features.equals(read(url).answered.features)
-    assert len(read(url, 10_000).answered.facts) == ROWS
+    assert (first.rows, len(first.answered), first.known) == (ROWS, 100, ROWS)
+    assert first.answered["time"].is_monotonic_increasing
+    assert first.features.equals(read(url).features)
+    assert len(read(url, 10_000).answered) == ROWS
     with postgres() as server:
         with sa.create_engine(server.url).begin() as connection:  # whatever zone the server is in
             connection.execute(sa.text("ALTER ROLE CURRENT_USER SET timezone = 'America/Havana'"))
@@ -375,8 +375,8 @@ def test_a_sample_is_read_that_is_the_same_each_time_and_on_each_database(
         there = read(server.url)
         for name in ("rows", "requests", "versions"):
             assert getattr(there, name) == getattr(first, name)
-        assert there.answered.features.equals(first.answered.features)
-        times = [pd.to_datetime(one.answered.facts["time"], utc=True) for one in (first, there)]
+        assert there.features.equals(first.features)
+        times = [pd.to_datetime(one.answered["time"], utc=True) for one in (first, there)]
         assert times[0].equals(times[1])
         assert monitor.monitor(7, END).rows == ROWS
         stored = read_newest(database, load_settings().mlflow_experiment_name)

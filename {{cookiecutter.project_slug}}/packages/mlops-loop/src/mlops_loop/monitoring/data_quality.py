@@ -18,7 +18,7 @@ def check(found: Evaluation) -> DataQuality:
     quality = DataQuality(refused=check_rejected(found), volume=check_volume(found))
     if found.limits is None:
         return quality
-    now = found.window.answered.features[logged_features(found.schema)]
+    now = found.features[logged_features(found.schema)]
     before = found.reference[list(now)]
     max_nulls = found.limits[NULLS]
     text = "{share:.1%} of {name} are missing, in the reference {before:.1%}"

@@ -195,12 +195,11 @@ def predictions(found: Evaluation) -> pd.Series:
 def compared_tables(found: Evaluation) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the window's features and the reference's, each with predictions."""
     schema = found.schema
-    answered = found.window.answered
-    scores = logged_scores(answered.facts["output"], schema)
+    scores = logged_scores(found.window.answered["output"], schema)
     predicted = tasks.of(schema).predictions(scores, schema)
     sampled = np.random.default_rng(0).choice(predictions(found), len(found.reference))
     return (
-        answered.features.assign(**{schema.prediction: predicted}),
+        found.features.assign(**{schema.prediction: predicted}),
         found.reference.assign(**{schema.prediction: sampled}),
     )
 

@@ -35,7 +35,12 @@ class Evaluation:
 
     @property
     def sampled(self) -> int:
-        return len(self.window.answered.facts)
+        return len(self.window.answered)
+
+    @cached_property
+    def features(self) -> pd.DataFrame:
+        """Features of the sampled rows, those that the log tells."""
+        return self.window.features.loc[self.window.answered.index]
 
     def alarm(self, rule: str, value: Number, limit: Number, text: str, column: str = "") -> None:
         """Add an alarm; `rule` is its id, the verdict and what is checked: drift, decay.roc_auc."""

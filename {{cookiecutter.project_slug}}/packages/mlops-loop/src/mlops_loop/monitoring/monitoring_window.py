@@ -26,14 +26,6 @@ WITH_OUTCOMES = sa.outerjoin(PREDICTIONS, OUTCOMES, OUTCOMES.c.prediction_id == 
 
 
 @dataclass(frozen=True)
-class LoggedRows:
-    """Rows of the log, and their features, under the same index."""
-
-    facts: pd.DataFrame  # answered (an id), time, output, model_version; value, recorded
-    features: pd.DataFrame
-
-
-@dataclass(frozen=True)
 class MonitoringWindow:
     """Counts of all rows, and samples of them."""
 
@@ -45,10 +37,12 @@ class MonitoringWindow:
     versions: dict[str, int]  # rows by model version, whatever its contract
     earlier: list[int]  # traffic of the windows before this one, the newest first
     rejected: dict[tuple[str, str], int]  # requests by kind of error, and the column where
-    answered: LoggedRows
-    others: int  # sampled rows of another contract: not in `answered`
     known: int  # rows whose ground truth is known
-    labelled: LoggedRows  # of one version, with ground truth
+    # Samples: answered (an id), time, output, model_version; value and recorded if known.
+    answered: pd.DataFrame
+    labelled: pd.DataFrame  # of one version, with ground truth
+    features: pd.DataFrame  # of both, under the same index
+    others: int  # sampled rows of another contract: not in `answered`
 
 
 @in_log()
@@ -65,9 +59,7 @@ def read_window(
     fits = contract_check(schema)
     pairs = zip(rows["features"], rows["output"], strict=True)
     fitting = rows.loc[[fits(sent, answer) for sent, answer in pairs]]
-    features = features_of(fitting["features"], schema)
     answered = fitting[fitting["answered"].isin(some)]
-    labelled = fitting[fitting["answered"].isin(some_labelled)]
     # A version answers one contract, so a sample tells which.
     ours = counts[counts.index.isin([version, *answered["model_version"]])].sum()
     return MonitoringWindow(
@@ -79,10 +71,11 @@ def read_window(
         versions={name: int(rows) for name, rows in counts["rows"].items()},
         earlier=earlier,
         rejected=count_rejected(engine, start, end),
-        answered=LoggedRows(answered, features.loc[answered.index]),
-        others=len(some) - len(answered),
         known=int(ours["known"]),
-        labelled=LoggedRows(labelled, features.loc[labelled.index]),
+        answered=answered,
+        labelled=fitting[fitting["answered"].isin(some_labelled)],
+        features=features_of(fitting["features"], schema),
+        others=len(some) - len(answered),
     )
 
 

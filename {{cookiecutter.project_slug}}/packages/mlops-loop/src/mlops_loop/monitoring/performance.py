@@ -28,7 +28,7 @@ CALIBRATION_BINS = 10
 def check(found: Evaluation) -> Performance:
     window = found.window
     point = found.bundle.operating_point
-    rows, scored = labelled(window.labelled.facts, found.schema, point)
+    rows, scored = labelled(window.labelled, found.schema, point)
     scored = replace(scored, params=found.params.evaluate)
     delay = (pd.to_datetime(rows["recorded"]) - pd.to_datetime(rows["time"])) / pd.Timedelta(days=1)
     known = Performance(
@@ -47,7 +47,7 @@ def check(found: Evaluation) -> Performance:
         "metrics": check_metrics(found, scored, resampling_groups(rows)),
         "calibration_error": check_calibration(found, scored),
         "calibration": calibration_curve(scored),
-        "slices": slice_metrics(found, scored, window.labelled.features.loc[rows.index]),
+        "slices": slice_metrics(found, scored, window.features.loc[rows.index]),
     }
     return known.model_copy(update=measured)
 
