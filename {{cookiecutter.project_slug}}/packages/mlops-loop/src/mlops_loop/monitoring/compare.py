@@ -88,18 +88,22 @@ def read_labelled(
     return pd.read_sql(query, connection)
 
 
+def comparable(
+    variant: str, champion: pd.DataFrame, challenger: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    if variant == "shadow":  # the rows of both that are of the same answers, in the same order
+        both = champion[["answered"]].merge(challenger[["answered"]])
+        return both.merge(champion), both.merge(challenger)
+    times = pd.to_datetime(challenger["time"])
+    return champion[champion["time"].between(times.min(), times.max())], challenger
+
+
 def compare_rows(
     variant: str, version: str, champion: pd.DataFrame, challenger: pd.DataFrame, schema: Schema
 ) -> list[Row]:
     """Return a row for each metric, the one that decides first; only that if labels are too few."""
-    if variant == "shadow":  # the rows of both that are of the same answers, in the same order
-        both = champion[["answered"]].merge(challenger[["answered"]])
-        champion = both.merge(champion)
-        challenger = both.merge(challenger)
-    else:  # the champion's rows from the challenger's first one to its last
-        times = pd.to_datetime(challenger["time"])
-        champion = champion[champion["time"].between(times.min(), times.max())]
-    sides = [labelled(rows, schema, OperatingPoint()) for rows in (champion, challenger)]
+    both = comparable(variant, champion, challenger)
+    sides = [labelled(rows, schema, OperatingPoint()) for rows in both]
     known = [rows for rows, _ in sides]
     decisive, more_is_better = tasks.deciding_metric(schema)
     unknown = Row(
