@@ -164,7 +164,7 @@ def the_log() -> sa.Engine:
 
 
 def documents() -> list[dict]:
-    return [json.loads(line.as_json()) for line in audit.read(the_log(), experiment_name())]
+    return [line.document for line in audit.read(the_log(), experiment_name())]
 
 
 def events() -> list[str]:
