@@ -93,7 +93,6 @@ def test_it_answers_and_is_watched(other: Project) -> None:
     assert "nothing to report" in other.uv(other.slug, "monitor").stdout
     found = latest(other)
     assert (found["rows"], found["verdicts"]) == (1000, [])
-    assert set(GATES[task_of(other)]) <= set(found["estimate"])
 
 
 @pytest.mark.slow

@@ -11,8 +11,7 @@ from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.reporting import markdown
-from mlops_loop.reporting.formats import in_words, interval, percent
-from mlops_loop.reporting.page import cell
+from mlops_loop.reporting.formats import cell, in_words, interval, percent
 from mlops_loop.training import export
 from mlops_loop.training.card import promotion
 

@@ -136,7 +136,8 @@ def compare(
 
     found = compare(days)
     if as_json:
-        print(json.dumps(found.model_dump(mode="json"), indent=2, ensure_ascii=False))
+        rows = [row.model_dump(mode="json") for row in found]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
         print_comparison(found)
 

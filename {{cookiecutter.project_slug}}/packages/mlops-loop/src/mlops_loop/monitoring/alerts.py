@@ -1,24 +1,23 @@
 """Alerts: notify people of what `monitor` finds, once when it begins and once when it is over.
 
-Apprise knows the services, by URL; a file gets every alert as a line of JSON.
+Apprise knows the services, by URL; a file gets every change as a line of JSON.
 """
 
 import json
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import re
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from typing import TYPE_CHECKING, NamedTuple
 
 import sqlalchemy as sa
 from filelock import FileLock
-from pydantic import BaseModel
+from pydantic import JsonValue
 
 from mlops_loop.base.settings import Settings
 from mlops_loop.monitoring.window_store import in_log
-from mlops_loop.prediction_log.tables import WINDOWS, lock_database
+from mlops_loop.prediction_log.tables import WINDOWS
 from mlops_loop.prediction_log.window_summary import Alarm, Time, WindowSummary
 
 if TYPE_CHECKING:
@@ -29,11 +28,9 @@ RESOLVED = "resolved"
 RETRIES = 3
 PAUSE = 0.5  # seconds before each of them
 TIMEOUT = 60.0  # seconds for all of them
-MAX_ALERTS = 20  # in a message for people: services have limits
-MAX_TEXT = 500  # characters of each
 LOGGERS = ("apprise", "urllib3.connectionpool")  # they log what is secret in a URL
-INTERNAL = {"seen", "notified"}  # of an alert: no message tells it
 LOCK_FILE = Path("build/alerts.lock")
+ABOUT = {"model", "model_version", "window", "start", "end", "report"}  # what a message tells
 METADATA = sa.MetaData()
 ALERTS = sa.Table(
     "alert_states",  # the newest state of every rule that ever fired
@@ -44,182 +41,134 @@ ALERTS = sa.Table(
 )
 
 
-@dataclass(frozen=True)
-class Delivery:
-    """What to print, and which channels could not be reached: the next run notifies them."""
-
-    lines: list[str] = field(default_factory=list)
-    undelivered: str = ""
-
-
 class Alert(Alarm):
     """An alarm, from the window that opens it to the one that no longer has it."""
 
     status: str = FIRING
     since: Time  # end of its first window
-    seen: Time  # end of its last window
-    notified: dict[str, str]  # by channel, the status that it was notified of last
-
-    def is_due(self, channel: str) -> bool:
-        """Return whether a channel must be notified; not of the end of what it never heard of."""
-        before = self.notified.get(channel)
-        return before != self.status and bool(before or self.status == FIRING)
-
-
-class Message(BaseModel, frozen=True):
-    """What a run tells; a JSON webhook gets all of it, beside title and text."""
-
-    schema_version: int = 1
-    status: str
-    model: str
-    model_version: str
-    window: str
-    start: Time
-    end: Time
-    report: str
-    alerts: list[Alert]
+    told: str = RESOLVED  # the status that the services heard of last
 
     @property
-    def title(self) -> str:
-        """What the message is about, in one line."""
-        states = [alert.status for alert in self.alerts]
-        counts = [f"{states.count(each)} {each}" for each in (FIRING, RESOLVED) if each in states]
-        about = f"{self.model} version {self.model_version}"
-        return f"{about}: {', '.join(counts)}, window {self.window}"
+    def line(self) -> str:
+        was = "" if self.status == FIRING else "before: "
+        return f"{self.status}: {self.rule}: {was}{self.text}"
 
     @property
-    def text(self) -> str:
-        lines = []
-        for alert in self.alerts[:MAX_ALERTS]:
-            was = "" if alert.status == FIRING else "before: "
-            lines.append(f"{alert.status}: {alert.rule}: {was}{alert.text}"[:MAX_TEXT])
-        if (more := len(self.alerts) - MAX_ALERTS) > 0:
-            lines.append(f"and {more} more")
-        return "\n".join([*lines, f"report: {self.report}"])
+    def document(self) -> dict[str, JsonValue]:
+        return self.model_dump(mode="json", exclude={"told"})
+
+
+class Delivery(NamedTuple):
+    """What to print, and what went wrong: the next run tells the services again."""
+
+    lines: list[str]
+    undelivered: str = ""
 
 
 @in_log()
 def notify(engine: sa.Engine, settings: Settings, summary: WindowSummary) -> Delivery:
-    """Notify of the alarms that are new in this window, and of those that are over."""
+    """Tell of the alarms that are new in this window, and of those that are over."""
     LOCK_FILE.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(LOCK_FILE):  # of two at once, one tells
-        return record_and_send(engine, settings, summary)
-
-
-def record_and_send(engine: sa.Engine, settings: Settings, summary: WindowSummary) -> Delivery:
-    newest = sa.select(sa.func.max(WINDOWS.c.end)).where(WINDOWS.c.model == summary.model)
-    with engine.begin() as connection:
-        lock_database(connection)
-        METADATA.create_all(connection)
-        newer = connection.scalar(newest)
+        METADATA.create_all(engine)
+        newest = sa.select(sa.func.max(WINDOWS.c.end)).where(WINDOWS.c.model == summary.model)
+        known = sa.select(ALERTS.c.alert).where(ALERTS.c.model == summary.model)
+        with engine.connect() as connection:
+            newer = connection.scalar(newest)
+            before = [Alert.model_validate(one) for one in connection.scalars(known)]
         if newer and summary.end < newer.replace(tzinfo=UTC):  # SQLite keeps no zone
-            windows = f"the window to {summary.end:%Y-%m-%d %H:%M} is older than the newest one"
-            return Delivery([f"no alerts: {windows}, to {newer:%Y-%m-%d %H:%M}"])
-        query = sa.select(ALERTS.c.alert).where(ALERTS.c.model == summary.model)
-        known = map(Alert.model_validate, connection.scalars(query))
-        before = {alert.rule: alert for alert in known}
-        changes = changed(before, summary)
-        write(connection, summary.model, changes.values())
-    after = before | changes
-    used = {"webhook": settings.alert_urls.get_secret_value(), "file": settings.alert_file}
-    problems = []
-    for channel in [channel for channel, place in used.items() if place]:
-        due = [alert for alert in after.values() if alert.is_due(channel)]
-        if due and (problem := send(channel, settings, message(summary, due))):
-            problems.append(problem)
-        elif due:
-            told = [
-                alert.model_copy(update={"notified": alert.notified | {channel: alert.status}})
-                for alert in due
-            ]
-            after |= {alert.rule: alert for alert in told}
-            with engine.begin() as connection:
-                write(connection, summary.model, told)
-    states = {rule: alert.status for rule, alert in before.items()}
-    new = [alert for rule, alert in changes.items() if alert.status != states.get(rule, RESOLVED)]
-    return Delivery([line(alert) for alert in new], "; ".join(problems))
+            older = f"the window to {summary.end:%Y-%m-%d %H:%M} is older than the newest one"
+            return Delivery([f"no alerts: {older}, to {newer:%Y-%m-%d %H:%M}"])
+        alerts = updated(before, summary)
+        firing = {alert.rule for alert in before if alert.status == FIRING}
+        new = [alert for alert in alerts if (alert.status == FIRING) != (alert.rule in firing)]
+        problems = append(settings.alert_file, summary, new)
+        store(engine, summary.model, alerts)
+        due = [alert for alert in alerts if alert.status != alert.told]
+        if due and settings.alert_urls.get_secret_value():
+            failed = [post(url, summary, due) for url in settings.alert_targets()]
+            if not any(failed):
+                told = [alert.model_copy(update={"told": alert.status}) for alert in alerts]
+                store(engine, summary.model, told)
+            problems += filter(None, failed)
+    return Delivery([alert.line for alert in new], "; ".join(problems))
 
 
-def changed(before: dict[str, Alert], summary: WindowSummary) -> dict[str, Alert]:
-    """Return the alerts that a window opens, continues or resolves, as they are after it."""
-    after = {}
+def updated(before: list[Alert], summary: WindowSummary) -> list[Alert]:
+    """Return the alerts after a window that opens, continues or resolves some; firing first.
+
+    What could not be judged stays as it was.
+    """
+    known = {alert.rule: alert for alert in before}
+    after = []
     for alarm in summary.alarms:
-        old = before.get(alarm.rule)
-        since = old.since if old and old.status == FIRING else summary.end
-        notified = old.notified if old else {}
-        told = {"since": since, "seen": summary.end, "notified": notified}
-        after[alarm.rule] = Alert.model_validate({**dict(alarm), **told})
-    for rule, old in before.items():
+        alert = Alert(**dict(alarm), since=summary.end)
+        if old := known.pop(alarm.rule, None):
+            since = old.since if old.status == FIRING else alert.since
+            alert = alert.model_copy(update={"since": since, "told": old.told})
+        after.append(alert)
+    for old in known.values():
         skipped = any(f"{old.id}.".startswith(f"{family}.") for family in summary.not_judged)
-        if old.status == FIRING and rule not in after and not skipped:
-            after[rule] = old.model_copy(update={"status": RESOLVED})
-    return after
+        after.append(old if skipped else old.model_copy(update={"status": RESOLVED}))
+    return sorted(after, key=lambda alert: alert.status)
 
 
-def write(connection: sa.Connection, model: str, alerts: Iterable[Alert]) -> None:
-    for alert in alerts:
-        mine = (ALERTS.c.model == model) & (ALERTS.c.rule == alert.rule)
-        row = {"model": model, "rule": alert.rule, "alert": alert.model_dump(mode="json")}
-        connection.execute(sa.delete(ALERTS).where(mine))
-        connection.execute(sa.insert(ALERTS), row)
+def store(engine: sa.Engine, model: str, alerts: list[Alert]) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.delete(ALERTS).where(ALERTS.c.model == model))
+        for alert in alerts:
+            row = {"model": model, "rule": alert.rule, "alert": alert.model_dump(mode="json")}
+            connection.execute(sa.insert(ALERTS), row)
 
 
-def line(alert: Alert) -> str:
-    """Return an alert for the terminal."""
-    if alert.status == FIRING:
-        return f"alert: {alert.verdict}: {alert.text}"
-    return f"resolved: {alert.rule}, which was last seen in the window to {alert.seen:%Y-%m-%d}"
+def payload(summary: WindowSummary, alerts: list[Alert]) -> dict[str, object]:
+    """Return what a JSON webhook gets, beside title and text."""
+    about = summary.model_dump(mode="json", include=ABOUT)
+    told = [alert.document for alert in alerts]
+    return {"schema_version": 1, "status": alerts[0].status, **about, "alerts": told}
 
 
-def message(summary: WindowSummary, alerts: list[Alert]) -> Message:
-    ordered = sorted(alerts, key=lambda alert: alert.status)  # firing first
-    told = {"alerts": ordered, "status": ordered[0].status}
-    return Message.model_validate({**dict(summary), "schema_version": 1, **told})
-
-
-def send(channel: str, settings: Settings, message: Message) -> str:
-    """Send a message to a channel; return why that failed, or nothing."""
-    if channel == "file":
-        return append_to_file(Path(settings.alert_file), message)
-    found = [post(url, message) for url in settings.alert_targets()]
-    return "; ".join(filter(None, found))
-
-
-def append_to_file(path: Path, message: Message) -> str:
-    """Append a line for each alert to a file; return why that failed, or nothing."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    common = {"time": now, **message.model_dump(include={"model", "model_version", "window"})}
+def append(file: str, summary: WindowSummary, alerts: list[Alert]) -> list[str]:
+    """Append a line for each alert to a file, if there is to be one; return why that failed."""
+    if not file or not alerts:
+        return []
+    common = {"time": datetime.now(UTC).isoformat(timespec="seconds")}
+    common |= summary.model_dump(include={"model", "model_version", "window"})
+    lines = [json.dumps(common | alert.document, ensure_ascii=False) + "\n" for alert in alerts]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as file:
-            for alert in message.alerts:  # one write for each: others may append to it, too
-                told = common | alert.model_dump(mode="json", exclude=INTERNAL)
-                file.write(f"{json.dumps(told, ensure_ascii=False)}\n".encode())
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        with Path(file).open("a", encoding="utf-8") as opened:
+            opened.writelines(lines)
     except OSError as error:
-        return f"{path}: {error.strerror or error}"
-    return ""
+        return [f"{file}: {error.strerror or error}"]
+    return []
 
 
-def post(url: str, message: Message) -> str:
+def post(url: str, summary: WindowSummary, alerts: list[Alert]) -> str:
     """Send a message to a service; return why that failed. The URL in it is a secret."""
     from apprise import Apprise, NotifyFormat, NotifyType
 
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    if (service := open_service(url, message)) is None:
+    if (service := open_service(url, payload(summary, alerts))) is None:
         return "ALERT_URLS holds what is no URL of a service that Apprise knows"
     everything = Apprise(asset=service.asset)
     everything.add(service)
-    kind = NotifyType.WARNING if message.status == FIRING else NotifyType.SUCCESS
-    if everything.notify(message.text, message.title, kind, body_format=NotifyFormat.TEXT):
+    counts = Counter(alert.status for alert in alerts)
+    states = ", ".join(f"{count} {status}" for status, count in counts.items())
+    title = f"{summary.model} version {summary.model_version}: {states}, window {summary.window}"
+    text = "\n".join([*(alert.line for alert in alerts), f"report: {summary.report}"])
+    kind = NotifyType.WARNING if FIRING in counts else NotifyType.SUCCESS
+    if everything.notify(text, title, kind, body_format=NotifyFormat.TEXT):
         return ""
     host = f" at {service.host}" if service.host else ""
     return f"{service.service_name}{host} did not take the message"
 
 
-def open_service(url: str, message: Message) -> "NotifyBase | None":
+def open_service(url: str, message: dict[str, object]) -> "NotifyBase | None":
     """Return the service of a URL; any other web address is a JSON webhook."""
     from apprise import Apprise, AppriseAsset
+    from apprise.common import OverflowMode
     from apprise.plugins.custom_json import NotifyJSON
 
     asset = AppriseAsset(
@@ -230,18 +179,11 @@ def open_service(url: str, message: Message) -> "NotifyBase | None":
     )
     service = Apprise.instantiate(url, asset=asset)
     if service is None and url.startswith(("http://", "https://")):
-        service = Apprise.instantiate(as_webhook(url), asset=asset)
+        webhook = re.sub("[?&]", r"\g<0>-", url.replace("http", "json", 1))  # with its query
+        service = Apprise.instantiate(webhook, asset=asset)
+    if service:
+        service.overflow_mode = OverflowMode.TRUNCATE  # services have limits
     if isinstance(service, NotifyJSON):
         service.redirects = False  # one would carry the message on, or answer for its receiver
-        service.payload_extras |= message.model_dump(
-            mode="json", exclude={"alerts": {"__all__": INTERNAL}}
-        )
+        service.payload_extras |= message
     return service
-
-
-def as_webhook(url: str) -> str:
-    """Return Apprise's URL of a web address that takes JSON; its query goes with it."""
-    parts = urlsplit(url)
-    pairs = [(f"-{key}", value) for key, value in parse_qsl(parts.query)]
-    query = urlencode(pairs, quote_via=quote)
-    return urlunsplit(parts._replace(scheme=parts.scheme.replace("http", "json"), query=query))

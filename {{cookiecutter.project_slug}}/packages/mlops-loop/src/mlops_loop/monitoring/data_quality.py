@@ -1,8 +1,11 @@
 """Data quality of a window: missing values, unknown categories, rejected requests, volume."""
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 
+from mlops_loop.monitoring.drift import NULLS
 from mlops_loop.monitoring.evaluation import Evaluation
 from mlops_loop.monitoring.monitoring_window import logged_features
 from mlops_loop.prediction_log.window_summary import ColumnShare, DataQuality, RejectedShare, Volume
@@ -11,57 +14,69 @@ MIN_REJECTED = 10  # requests; fewer are no alarm, however few there are in all
 MIN_EARLIER_WINDOWS = 3  # with enough rows, to tell how many are usual
 
 
-def check_columns(found: Evaluation, max_nulls: pd.Series) -> DataQuality:
-    """Return the shares of missing values and unknown categories, and of numbers out of range."""
-    schema = found.schema
-    names = logged_features(schema)
-    features = found.window.answered.features[names]
-    nulls = {}
-    unseen = {}
-    for name in names:
-        now = features[name]
-        before = found.reference[name]
-        text = "{share:.1%} of {name} are missing, in the reference {before:.1%}"
-        shares = (now.isna().mean(), before.isna().mean(), max_nulls[name])
-        nulls[name] = check_share(found, "quality.nulls", name, *shares, text)
-        if categories := schema.features[name].categories:
-            text = "{share:.1%} of {name} are categories that the contract does not list"
-            here, usual = ((one.notna() & ~one.isin(categories)).mean() for one in (now, before))
-            shares = (here, usual, found.params.monitor.quality.max_unseen)
-            unseen[name] = check_share(found, "quality.unseen", name, *shares, text)
-    numbers = features[[name for name in names if name in schema.numeric]]
-    known = found.reference[list(numbers)]
-    outside = ((numbers < known.min()) | (numbers > known.max())).mean()  # seasons do this
-    return DataQuality(nulls=nulls, unseen=unseen, outside=outside.to_dict())
+def check(found: Evaluation) -> DataQuality:
+    quality = DataQuality(refused=check_rejected(found), volume=check_volume(found))
+    if found.limits is None:
+        return quality
+    now = found.features[logged_features(found.schema)]
+    before = found.reference[list(now)]
+    max_nulls = found.limits[NULLS]
+    text = "{share:.1%} of {name} are missing, in the reference {before:.1%}"
+    nulls = check_shares(found, "quality.nulls", now.isna(), before.isna(), max_nulls, text)
+    listed = {name: found.schema.features[name].categories for name in now}
+    unknown, usual = (
+        pd.DataFrame(
+            {name: table[name].notna() & ~table[name].isin(it) for name, it in listed.items() if it}
+        )
+        for table in (now, before)
+    )
+    text = "{share:.1%} of {name} are categories that the contract does not list"
+    most = pd.Series(found.params.monitor.quality.max_unseen, index=unknown.columns)
+    unseen = check_shares(found, "quality.unseen", unknown, usual, most, text)
+    numbers = now[[name for name in now if name in found.schema.numeric]]
+    learned = before[list(numbers)]
+    outside = ((numbers < learned.min()) | (numbers > learned.max())).mean()  # seasons do this
+    facts = {"nulls": nulls, "unseen": unseen, "outside": outside.to_dict()}
+    return quality.model_copy(update=facts)
 
 
-def check_share(
-    found: Evaluation, rule: str, name: str, share: float, before: float, max_rise: float, text: str
-) -> ColumnShare:
-    limit = before + max_rise
-    if share > limit:
-        text = text.format(share=share, before=before, name=name)
-        found.alarm(rule, share, limit, text, name)
-    return ColumnShare(share=share, reference=before, limit=limit)
+def check_shares(
+    found: Evaluation,
+    rule: str,
+    now: pd.DataFrame,
+    before: pd.DataFrame,
+    max_rise: pd.Series,
+    text: str,
+) -> dict[str, ColumnShare]:
+    """Compare the share of rows, in each column, that are true in a window and in the reference."""
+    shares = {}
+    for name in now:
+        share, usual = now[name].mean(), before[name].mean()
+        limit = usual + max_rise[name]
+        if share > limit:
+            told = text.format(share=share, before=usual, name=name)
+            found.alarm(rule, share, limit, told, name)
+        shares[name] = ColumnShare(share=share, reference=usual, limit=limit)
+    return shares
 
 
 def check_rejected(found: Evaluation) -> RejectedShare:
     """Return how many requests were rejected, and where."""
     limit = found.params.monitor.quality.max_refused
-    count = sum(found.window.rejected.values())
+    places = Counter[str]()
+    for (kind, place), requests in found.window.rejected.items():
+        places[place or kind] += requests
+    count = places.total()
     total = count + found.window.requests
     share = count / max(1, total)
-    places: dict[str, int] = {}
-    for (kind, place), number in sorted(found.window.rejected.items(), key=lambda item: -item[1]):
-        named = place or kind
-        places[named] = places.get(named, 0) + number
     refused = f"refused {share:.0%} of {total:,} requests"
     if share > limit and count < MIN_REJECTED:
         found.not_judged["quality.refused"] = f"{refused}: too few for an alarm"
     elif share > limit:
-        most = ", ".join(f"{place} {number:,}" for place, number in list(places.items())[:3])
+        most = ", ".join(f"{place} {requests:,}" for place, requests in places.most_common(3))
         found.alarm("quality.refused", share, limit, f"{refused}: {most}")
-    return RejectedShare(requests=count, share=share, limit=limit, places=places)
+    listed = dict(places.most_common())
+    return RejectedShare(requests=count, share=share, limit=limit, places=listed)
 
 
 def check_volume(found: Evaluation) -> Volume:
@@ -70,9 +85,8 @@ def check_volume(found: Evaluation) -> Volume:
     low, high = found.params.monitor.quality.volume
     earlier = [rows for rows in found.window.earlier if rows >= found.params.monitor.min_rows]
     if len(earlier) < MIN_EARLIER_WINDOWS:
-        found.not_judged["quality.volume"] = (
-            f"it takes {MIN_EARLIER_WINDOWS} windows before this one to know what is usual"
-        )
+        few = f"it takes {MIN_EARLIER_WINDOWS} windows before this one to know what is usual"
+        found.not_judged["quality.volume"] = few
         return Volume(rows=traffic, limits=(low, high))
     usual = float(np.median(earlier))
     if not low * usual <= traffic <= high * usual:

@@ -11,18 +11,19 @@ for thresholds of many tests at once Westfall and Young, Resampling-based multip
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.spatial.distance import jensenshannon
 
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
-from mlops_loop.metrics.values import Floats
+from mlops_loop.metrics.values import Floats, Numbers
 from mlops_loop.monitoring.evaluation import Evaluation
+from mlops_loop.monitoring.labelled_rows import logged_scores
 from mlops_loop.monitoring.monitoring_window import logged_features
-from mlops_loop.prediction_log.window_summary import ColumnDrift
+from mlops_loop.prediction_log.window_summary import ColumnDrift, Drift
 
 WASSERSTEIN = "wasserstein"  # of numbers, normed
 JENSEN_SHANNON = "jensenshannon"  # of categories
@@ -33,17 +34,15 @@ MIN_BLOCKS = 4  # into which the reference's days are cut at least
 DISTANCE = "distance"
 NULLS = "nulls"
 
-Codes = NDArray[np.int64]  # places of rows or values, or counts
-
 
 @dataclass(frozen=True)
 class EncodedColumn:
     """A column as numbers: the place of each row's value in `known`, -1 if it is missing."""
 
-    codes: Codes  # shape (rows,)
+    codes: Numbers  # shape (rows,)
     known: Floats | None  # the values in order; None for categories
 
-    def counts(self, codes: Codes) -> Codes:
+    def counts(self, codes: Numbers) -> Numbers:
         """Return how often a value is missing, and how often each occurs: shape (1 + values,)."""
         return np.bincount(codes + 1, minlength=int(self.codes.max(initial=-1)) + 2)
 
@@ -56,7 +55,7 @@ def encode(values: pd.Series, numeric: bool) -> EncodedColumn:
     return EncodedColumn(codes, known.to_numpy())
 
 
-def distance(reference: Codes, current: Codes, known: Floats | None) -> float:
+def distance(reference: Numbers, current: Numbers, known: Floats | None) -> float:
     """Return the distance of two columns, from each value's count; NaN if one has no value."""
     if not reference.sum() or not current.sum():
         return float("nan")
@@ -69,7 +68,7 @@ def distance(reference: Codes, current: Codes, known: Floats | None) -> float:
     return float(apart / max(deviation, MIN_DEVIATION))
 
 
-def time_blocks(when: pd.Series | None, rows: int, days: float) -> list[Codes]:
+def time_blocks(when: pd.Series | None, rows: int, days: float) -> list[Numbers]:
     """Return the rows of each block of so many days; without time, or of few days, one of all."""
     if when is None:
         return [np.arange(rows)]
@@ -99,9 +98,9 @@ def null_distribution(
     found: dict[tuple[str, str], list[float]] = {}
     for name, column in columns.items():
         everything = column.counts(column.codes)
-        rests = [everything - column.counts(column.codes[block]) for block in blocks]
-        if len(blocks) == 1:
-            rests = [everything]
+        rests = [everything]
+        if len(blocks) > 1:
+            rests = [everything - column.counts(column.codes[block]) for block in blocks]
         pairs = [
             (rests[number], column.counts(column.codes[drawn]))
             for number, drawn in zip(chosen, samples, strict=True)
@@ -159,15 +158,62 @@ def compare(
     return found
 
 
-def check(
-    found: Evaluation, current: pd.DataFrame, reference: pd.DataFrame, limits: dict[str, float]
-) -> dict[str, ColumnDrift]:
+def calibrated_limits(found: Evaluation) -> pd.Series | None:
+    """Return how far each column may be, and by how much more of it may be missing."""
+    schema = found.schema
+    params = found.params.monitor
+    if found.sampled < params.min_rows:
+        few = f"{found.sampled:,} predictions are too few: monitor.min_rows asks for"
+        rules = ("drift", "quality.nulls", "quality.unseen")
+        found.not_judged |= dict.fromkeys(rules, f"{few} {params.min_rows}")
+        return None
+    numeric = numeric_columns(schema)
+    # Of predictions on the test window: on rows that it learned from, a model is surer of itself.
+    predicted = found.held_out.assign(**{schema.prediction: predictions(found)})
+    parts = [(found.reference, logged_features(schema)), (predicted, [schema.prediction])]
+    quiet = [
+        null_distribution(
+            {name: encode(table[name], numeric[name]) for name in names},
+            table[schema.timestamp] if schema.timestamp else None,
+            found.sampled,
+            (found.window.end - found.window.start) / timedelta(days=1),
+            params.resamples,
+        )
+        for table, names in parts
+    ]
+    distances = pd.concat(quiet, axis="columns")
+    least = pd.Series(params.min_distance, index=distances.columns)
+    least[NULLS] = params.quality.max_nulls
+    return thresholds(distances, least, params.false_alarms)
+
+
+def predictions(found: Evaluation) -> pd.Series:
+    """Return the champion's predictions on the test window."""
+    return pd.Series(tasks.of(found.schema).predictions(found.tested.scores, found.schema))
+
+
+def compared_tables(found: Evaluation) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the window's features and the reference's, each with predictions."""
+    schema = found.schema
+    scores = logged_scores(found.window.answered["output"], schema)
+    predicted = tasks.of(schema).predictions(scores, schema)
+    sampled = np.random.default_rng(0).choice(predictions(found), len(found.reference))
+    return (
+        found.features.assign(**{schema.prediction: predicted}),
+        found.reference.assign(**{schema.prediction: sampled}),
+    )
+
+
+def check(found: Evaluation) -> Drift | None:
     """Return how each column compares; each that has drifted is an alarm, if they are enough."""
-    columns = compare(current, reference, found.schema, limits)
+    if found.limits is None:
+        return None
+    limits = found.limits[DISTANCE].to_dict()
+    columns = compare(*compared_tables(found), found.schema, limits)
     drifted = {name: column for name, column in columns.items() if column.drifted}
-    if len(drifted) < found.params.monitor.drift_columns:
-        return columns
     for name, column in drifted.items():
+        if len(drifted) < found.params.monitor.drift_columns:
+            break
         text = f"{name} has no value at all here or in the reference"
         if column.score is not None:
             unit = " standard deviations" if column.method == WASSERSTEIN else ""
@@ -176,4 +222,4 @@ def check(
                 f"usual is at most {column.threshold:.2g}"
             )
         found.alarm("drift", column.score, column.threshold, text, name)
-    return columns
+    return Drift(share=len(drifted) / len(columns), columns=columns)

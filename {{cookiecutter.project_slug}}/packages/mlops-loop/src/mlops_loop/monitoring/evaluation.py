@@ -9,7 +9,7 @@ from mlops_loop.base.params import Params
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data import tables
 from mlops_loop.metrics.calibration import held_out_scores
-from mlops_loop.metrics.values import Scores, Truth
+from mlops_loop.metrics.values import Scored
 from mlops_loop.monitoring.monitoring_window import MonitoringWindow
 from mlops_loop.prediction_log.window_summary import Alarm, Number
 from mlops_loop.scoring.bundle import HELD_OUT, REFERENCE, Bundle
@@ -31,6 +31,16 @@ class Evaluation:
     params: Params
     alarms: list[Alarm] = field(default_factory=list)
     not_judged: dict[str, str] = field(default_factory=dict)
+    limits: pd.Series | None = None  # of the columns, from the reference; None: too few rows
+
+    @property
+    def sampled(self) -> int:
+        return len(self.window.answered)
+
+    @cached_property
+    def features(self) -> pd.DataFrame:
+        """Features of the sampled rows, those that the log tells."""
+        return self.window.features.loc[self.window.answered.index]
 
     def alarm(self, rule: str, value: Number, limit: Number, text: str, column: str = "") -> None:
         """Add an alarm; `rule` is its id, the verdict and what is checked: drift, decay.roc_auc."""
@@ -55,6 +65,8 @@ class Evaluation:
         return tables.read_table(self.bundle.folder / HELD_OUT)
 
     @cached_property
-    def tested(self) -> tuple[Truth, Scores]:
+    def tested(self) -> Scored:
         """Truth and scores on the test window."""
-        return held_out_scores(self.held_out, self.schema)
+        truth, scores = held_out_scores(self.held_out, self.schema)
+        point = self.bundle.operating_point
+        return Scored(truth, scores, point, self.schema, self.params.evaluate)

@@ -1,43 +1,34 @@
 """Labelled rows: logged predictions whose ground truth is known, and how sure their metrics are."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
-from mlops_loop.metrics.bootstrap import FEWEST_DAYS
-from mlops_loop.metrics.values import Metrics, Scored, Scores, Truth
+from mlops_loop.metrics.bootstrap import FEWEST_DAYS, resample
+from mlops_loop.metrics.values import Metrics, Numbers, Scored, Scores
 from mlops_loop.prediction_log.window_summary import Interval
+from mlops_loop.scoring.operating_point import OperatingPoint
 
 REQUEST_DIGITS = 28  # of a prediction's id, that name its request
 ENDS = [0.025, 0.975]  # of a 95 % interval
 
 
-@dataclass(frozen=True)
-class LabelledRows:
-    """`rows` are those whose outcome can be a truth; `truth` and `scores` are as the task's."""
-
-    rows: pd.DataFrame
-    truth: Truth
-    scores: Scores
-
-    @classmethod
-    def of(cls, rows: pd.DataFrame, schema: Schema) -> Self:
-        """Return logged rows: output, and value, one of the classes or a number."""
-        if schema.classes:
-            rows = rows.assign(value=rows["value"].map(str))
-            rows = rows[rows["value"].isin(schema.classes)]
-        else:
-            rows = rows.assign(value=pd.to_numeric(rows["value"], errors="coerce").astype(float))
-            rows = rows[np.isfinite(rows["value"])]
-        named = rows[["value"]].rename(columns={"value": schema.target})
-        truth = tasks.of(schema).truth(named, schema)
-        return cls(rows, truth, logged_scores(rows["output"], schema))
+def labelled(
+    rows: pd.DataFrame, schema: Schema, point: OperatingPoint
+) -> tuple[pd.DataFrame, Scored]:
+    """Return those logged rows whose `value` can be a truth: a class, or a number."""
+    if schema.classes:
+        rows = rows.assign(value=rows["value"].map(str))
+        rows = rows[rows["value"].isin(schema.classes)]
+    else:
+        rows = rows.assign(value=pd.to_numeric(rows["value"], errors="coerce").astype(float))
+        rows = rows[np.isfinite(rows["value"])]
+    named = rows[["value"]].rename(columns={"value": schema.target})
+    truth = tasks.of(schema).truth(named, schema)
+    return rows, Scored(truth, logged_scores(rows["output"], schema), point, schema)
 
 
 def logged_scores(outputs: pd.Series, schema: Schema) -> Scores:
@@ -49,7 +40,7 @@ def logged_scores(outputs: pd.Series, schema: Schema) -> Scores:
     return np.array(rows, dtype=float)
 
 
-def resampling_groups(rows: pd.DataFrame) -> NDArray[np.int64]:
+def resampling_groups(rows: pd.DataFrame) -> Numbers:
     """Return a code for the group that each row is drawn with: its day, or its request."""
     codes, days = pd.factorize(pd.to_datetime(rows["time"]).dt.floor("D"))
     if len(days) < FEWEST_DAYS:
@@ -70,22 +61,12 @@ class Measured:
         return Interval(value=self.values[name], low=low, high=high)
 
 
-def measure(
-    sides: Sequence[Scored],
-    groups: Sequence[NDArray[np.int64]],
-    resamples: int,
-    schema: Schema,
-) -> list[Measured]:
-    """Return the metrics of sets of rows; those of a group are drawn together, in any set."""
-    statistics = [tasks.of(schema).weighted_metrics(side) for side in sides]
-    pairs = list(zip(statistics, groups, strict=True))
-    draws = np.random.default_rng(0)
-    count = max(int(codes.max()) for codes in groups) + 1
-    resampled: list[list[Metrics]] = []
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values = [statistic(np.ones(len(codes))) for statistic, codes in pairs]
-        for _ in range(resamples):
-            drawn = draws.poisson(1.0, count)
-            resampled.append([statistic(drawn[codes]) for statistic, codes in pairs])
-    tables = map(pd.DataFrame, zip(*resampled, strict=True))
-    return [Measured(value, table) for value, table in zip(values, tables, strict=True)]
+def measure(scored: Scored, groups: Numbers, start: int, resamples: int) -> Measured:
+    """Return the metrics of rows, and of resamples in which rows of a group are drawn together.
+
+    `groups` are of all rows that are compared; those of `scored` begin at `start`.
+    """
+    statistic = tasks.of(scored.schema).weighted_metrics(scored)
+    rows = slice(start, start + len(scored.truth))
+    resampled = resample(lambda weights: statistic(weights[rows]), groups, resamples)
+    return Measured(tasks.weighted(scored), resampled)

@@ -12,18 +12,17 @@ from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.params import load_params
 from mlops_loop.base.settings import Settings, load_settings
-from mlops_loop.monitoring import alerts
-from mlops_loop.monitoring.evaluate_window import FOLDER, compared_tables, evaluate
+from mlops_loop.monitoring import alerts, data_quality, drift, pages, performance
 from mlops_loop.monitoring.evaluation import Evaluation
-from mlops_loop.monitoring.monitoring_window import read_window
-from mlops_loop.monitoring.pages import index_page, window_page
-from mlops_loop.monitoring.pages.evidently_report import FILE, evidently_report
+from mlops_loop.monitoring.evidently_report import FILE, evidently_report
+from mlops_loop.monitoring.monitoring_window import logged_features, read_window, window_name
 from mlops_loop.monitoring.window_store import store, stored_summaries
 from mlops_loop.prediction_log.connection import open_log
-from mlops_loop.prediction_log.window_summary import NOT_JUDGED, WindowSummary
-from mlops_loop.scoring.bundle import HELD_OUT, Bundle, open_bundle
+from mlops_loop.prediction_log.window_summary import NOT_JUDGED, VERDICTS, WindowSummary
+from mlops_loop.scoring.bundle import Bundle, open_bundle
 
-LATEST = FOLDER / "latest.json"
+CHECKS = {"quality": data_quality.check, "drift": drift.check, "performance": performance.check}
+LATEST = pages.FOLDER / "latest.json"
 
 
 def main(days: float | None = None, until: datetime | None = None, evidently: bool = False) -> None:
@@ -33,7 +32,7 @@ def main(days: float | None = None, until: datetime | None = None, evidently: bo
     delivery = alerts.notify(open_log(settings.prediction_log_url), settings, summary)
     print("\n".join([*format_summary(summary), *delivery.lines]))
     if delivery.undelivered:
-        text = "the alert was not delivered, the next run tries again"
+        text = "not delivered; the next run tells the services again"
         print(f"error: {text}: {delivery.undelivered}", file=sys.stderr)
     if summary.verdicts:
         raise Refusal(f"{summary.state}: see {summary.report}")
@@ -54,34 +53,58 @@ def monitor(
     settings = load_settings()
     params = load_params()
     bundle = newest_champion(settings)
-    if not (bundle.folder / HELD_OUT).is_file():
-        raise Failure(f"{bundle.folder} is of an older version of this project: promote a new one")
     now = datetime.now(UTC)
     end = (until or now).replace(tzinfo=UTC)
     if end > now + timedelta(minutes=1):
-        raise Failure(
-            f"--until {end:%Y-%m-%d %H:%M} is in the future: that window has not passed yet"
-        )
+        text = f"--until {end:%Y-%m-%d %H:%M} is in the future: that window has not passed yet"
+        raise Failure(text)
     start = end - timedelta(days=days or params.monitor.days)
     engine = open_log(settings.prediction_log_url)
-    max_rows = params.monitor.max_rows
-    window = read_window(engine, start, end, bundle.version, bundle.schema, max_rows)
-    evaluation = Evaluation(window, bundle, params)
-    summary = evaluate(evaluation, settings.mlflow_experiment_name)
-    with files.writing(FOLDER / summary.window) as tmp_path:
+    window = read_window(engine, start, end, bundle.version, bundle.schema, params.monitor.max_rows)
+    found = Evaluation(window, bundle, params)
+    summary = evaluate(found, settings.mlflow_experiment_name)
+    document = summary.model_dump(mode="json")
+    with files.writing(pages.FOLDER / summary.window) as tmp_path:
         tmp_path.mkdir()
-        files.write_json(tmp_path / "summary.json", summary.model_dump(mode="json"))
-        window_page.write(tmp_path, summary, bundle.schema)
+        files.write_json(tmp_path / "summary.json", document)
+        pages.write_window(tmp_path, summary, bundle.schema)
         if evidently and summary.drift:
-            tables = compared_tables(evaluation)
+            columns = summary.drift.columns
             least = params.monitor.drift_columns
-            report = evidently_report(*tables, bundle.schema, summary.drift.columns, least)
+            report = evidently_report(*drift.compared_tables(found), bundle.schema, columns, least)
             files.write_text(tmp_path / FILE, report.get_html_str(as_iframe=False))
-    files.write_json(LATEST, summary.model_dump(mode="json"))
+    files.write_json(LATEST, document)
     store(engine, summary)
-    summaries = stored_summaries(engine, summary.model)
-    index_page.write(FOLDER, summaries, bundle.schema, bundle.manifest.metrics)
+    pages.write_index(stored_summaries(engine, summary.model), bundle.schema)
     return summary
+
+
+def evaluate(found: Evaluation, model: str) -> WindowSummary:
+    """Return what the window shows of the champion's traffic; `model` is its registered name."""
+    window = found.window
+    if others := window.others:
+        of = f"{others:,} of {others + found.sampled:,}"
+        found.not_judged["other_contract"] = f"{of} are to the question of another contract"
+    hidden = found.schema.features.keys() - set(logged_features(found.schema))
+    if hidden:
+        names = ", ".join(sorted(hidden))
+        found.not_judged["pii"] = f"the log holds no pii columns: {names} are not compared"
+    found.limits = drift.calibrated_limits(found)
+    checked = {name: check(found) for name, check in CHECKS.items()}
+    name = window_name(window.start, window.end)
+    fired = {alarm.verdict for alarm in found.alarms}
+    facts = {
+        "window": name,
+        "made": datetime.now(UTC),
+        "model": model,
+        "model_version": found.bundle.version,
+        "sampled": found.sampled,
+        "verdicts": [verdict for verdict in VERDICTS if verdict in fired],
+        "alarms": found.alarms,
+        "not_judged": found.not_judged,
+        "report": (pages.FOLDER / name / "index.html").as_posix(),
+    }
+    return WindowSummary.model_validate({**vars(window), **facts, **checked})
 
 
 def newest_champion(settings: Settings) -> Bundle:
@@ -107,9 +130,3 @@ def format_summary(summary: WindowSummary) -> Iterable[str]:
         yield f"{alarm.verdict}: {alarm.text}"
     for rule, why in summary.not_judged.items():
         yield f"not judged, {rule}: {why}"
-    metrics = summary.performance.metrics if summary.performance else None
-    if "drift" in summary.verdicts and "decay" not in summary.verdicts and metrics:
-        name, metric = next(iter(metrics.items()))
-        if metric.value is not None and metric.reference is not None:
-            then = f"on the test window {metric.reference:.4g}"
-            yield f"drift, not decay: {name} {metric.value:.4g}, {then}"

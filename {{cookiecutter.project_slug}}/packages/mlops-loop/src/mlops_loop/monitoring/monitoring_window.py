@@ -26,14 +26,6 @@ WITH_OUTCOMES = sa.outerjoin(PREDICTIONS, OUTCOMES, OUTCOMES.c.prediction_id == 
 
 
 @dataclass(frozen=True)
-class LoggedRows:
-    """Rows of the log, and their features, under the same index."""
-
-    facts: pd.DataFrame  # answered (an id), time, output, model_version; value, recorded
-    features: pd.DataFrame
-
-
-@dataclass(frozen=True)
 class MonitoringWindow:
     """Counts of all rows, and samples of them."""
 
@@ -45,10 +37,12 @@ class MonitoringWindow:
     versions: dict[str, int]  # rows by model version, whatever its contract
     earlier: list[int]  # traffic of the windows before this one, the newest first
     rejected: dict[tuple[str, str], int]  # requests by kind of error, and the column where
-    answered: LoggedRows
-    others: int  # sampled rows of another contract: not in `answered`
     known: int  # rows whose ground truth is known
-    labelled: LoggedRows  # of one version, with ground truth
+    # Samples: answered (an id), time, output, model_version; value and recorded if known.
+    answered: pd.DataFrame
+    labelled: pd.DataFrame  # of one version, with ground truth
+    features: pd.DataFrame  # of both, under the same index
+    others: int  # sampled rows of another contract: not in `answered`
 
 
 @in_log()
@@ -65,9 +59,7 @@ def read_window(
     fits = contract_check(schema)
     pairs = zip(rows["features"], rows["output"], strict=True)
     fitting = rows.loc[[fits(sent, answer) for sent, answer in pairs]]
-    features = features_of(fitting["features"], schema)
     answered = fitting[fitting["answered"].isin(some)]
-    labelled = fitting[fitting["answered"].isin(some_labelled)]
     # A version answers one contract, so a sample tells which.
     ours = counts[counts.index.isin([version, *answered["model_version"]])].sum()
     return MonitoringWindow(
@@ -79,10 +71,11 @@ def read_window(
         versions={name: int(rows) for name, rows in counts["rows"].items()},
         earlier=earlier,
         rejected=count_rejected(engine, start, end),
-        answered=LoggedRows(answered, features.loc[answered.index]),
-        others=len(some) - len(answered),
         known=int(ours["known"]),
-        labelled=LoggedRows(labelled, features.loc[labelled.index]),
+        answered=answered,
+        labelled=fitting[fitting["answered"].isin(some_labelled)],
+        features=features_of(fitting["features"], schema),
+        others=len(some) - len(answered),
     )
 
 
@@ -137,55 +130,47 @@ def contract_check(schema: Schema) -> Callable[[Row, LoggedAnswer], bool]:
     """Return whether features and answer are of the contract, which may have got a nullable one."""
     classes = set(schema.classes)
     columns = {
-        name: (schema.inputs[name].nullable, schema.inputs[name].type in ("category", "timestamp"))
-        for name in sent_inputs(schema)
+        name: (column.nullable, column.type in ("category", "timestamp"))
+        for name, column in sent_inputs(schema).items()
     }
 
     def fits(features: Row, output: LoggedAnswer) -> bool:
         answers = set(output.get("probabilities", ())) == classes if classes else "value" in output
         if not answers or (features and not features.keys() & columns.keys()):
             return False
-        for name, (nullable, is_text) in columns.items():
-            value = features.get(name)
-            if not (nullable if value is None else isinstance(value, str) == is_text):
-                return False
-        return True
+        return all(
+            nullable if (value := features.get(name)) is None else isinstance(value, str) == is_text
+            for name, (nullable, is_text) in columns.items()
+        )
 
     return fits
 
 
 def features_of(sent: pd.Series, schema: Schema) -> pd.DataFrame:
-    """Return the features and slices that the log tells; derived ones are derived again."""
-    names = sent_inputs(schema)
-    features = pd.DataFrame(list(sent), columns=names, index=sent.index)
-    for name in names:
-        features[name] = as_sent(features[name], schema.inputs[name])
-    if len(names) == len(schema.inputs) and len(features):
+    """Return the inputs that the log tells; and what is derived from them, if it tells all."""
+    columns = sent_inputs(schema)
+    features = pd.DataFrame(list(sent), columns=list(columns), index=sent.index)
+    for name, column in columns.items():
+        if column.type == "timestamp":
+            times = pd.to_datetime(features[name], format="ISO8601", utc=True)
+            features[name] = times.dt.tz_localize(None)
+        else:
+            features[name] = features[name].astype("str" if column.type == "category" else float)
+    if len(columns) == len(schema.inputs) and len(features):
         features = features.join(derive(features, schema))
-    return features.reindex(columns=logged_columns(schema))
+    return features
 
 
-def as_sent(values: pd.Series, column: Column) -> pd.Series:
-    if column.type == "timestamp":
-        return pd.to_datetime(values, format="ISO8601", utc=True).dt.tz_localize(None)
-    return values.astype("str" if column.type == "category" else "float64")
-
-
-def sent_inputs(schema: Schema) -> list[str]:
+def sent_inputs(schema: Schema) -> dict[str, Column]:
     """Return the inputs that are in the log as they were sent: `pii` columns are not."""
-    return [name for name, column in schema.inputs.items() if not column.pii]
-
-
-def logged_columns(schema: Schema) -> list[str]:
-    """Return the features and slices that the log tells; derived ones if all inputs are in it."""
-    known = {*sent_inputs(schema)}
-    if len(known) == len(schema.inputs):
-        known |= {*schema.derived}
-    return [name for name in dict.fromkeys([*schema.features, *schema.slices]) if name in known]
+    return {name: column for name, column in schema.inputs.items() if not column.pii}
 
 
 def logged_features(schema: Schema) -> list[str]:
-    return [name for name in logged_columns(schema) if name in schema.features]
+    """Return the features that the log tells; derived ones if all inputs are in it."""
+    sent = sent_inputs(schema)
+    whole = len(sent) == len(schema.inputs)
+    return [name for name in schema.features if name in (schema.columns if whole else sent)]
 
 
 def window_name(start: datetime, end: datetime) -> str:

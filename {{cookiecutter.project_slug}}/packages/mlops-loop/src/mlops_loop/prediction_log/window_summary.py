@@ -173,7 +173,6 @@ class WindowSummary(Document):
     quality: DataQuality = DataQuality()
     drift: Drift | None = None
     performance: Performance | None = None
-    estimate: dict[str, Interval] | None = None
     report: str = ""
 
     @computed_field  # type: ignore[prop-decorator]

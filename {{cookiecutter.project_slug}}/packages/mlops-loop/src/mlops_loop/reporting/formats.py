@@ -1,36 +1,27 @@
-"""Numbers, shares and times as people write them."""
+"""Numbers, shares and times as people write them; templates have these functions as filters."""
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
-from math import floor, isfinite, log10
+from math import isfinite
 
 NONE = "–"
+FIGURE = re.compile(r"[<>=]* ?-?[\d,.]+(e-\d+)?( %)?|–")
 RATES = {"positive_rate", "predicted_rate", "accuracy"}  # metrics that are shares of the rows
-SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Return a number in so many significant digits: 6,000, 13.81, 3.3 × 10⁻⁷."""
+    """Return a number in so many significant digits: 6,000, 13.81, 3.3e-07."""
     if value is None or not isfinite(value):
         return NONE
     if value == int(value) or abs(value) >= 10**digits:
         return f"{value:,.0f}"
-    if abs(value) < 1e-4:
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa} × 10{str(int(exponent)).translate(SUPERSCRIPTS)}"
-    return f"{value:,.{digits}g}"
+    return f"{value:.{digits}g}"
 
 
 def percent(value: float | None) -> str:
-    """Return a share as 22.1 %, 0.18 % or 0.002 %: a small one keeps a digit that counts."""
-    if value is None or not isfinite(value):
-        return NONE
-    share = 100 * value
-    places = 1
-    if 0 < abs(share) < 1:
-        places = (abs(share) >= 0.1) - floor(log10(abs(share)))
-    text = f"{share:.{places}f}"
-    return f"{text.rstrip('0').rstrip('.')} %"
+    """Return a share as 22.1 % or 0.18 %."""
+    return NONE if value is None or not isfinite(value) else f"{number(100 * value, 3)} %"
 
 
 def day(moment: datetime) -> str:
@@ -47,11 +38,23 @@ def interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{number(low)} to {number(high)}"
 
 
+def cell(value: object) -> object:
+    """Return a value as a table shows it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return number(value) if value is None or isinstance(value, int | float) else value
+
+
+def is_figure(value: object) -> bool:
+    """Return whether a value is shown as a number, such as 22.1 %."""
+    if isinstance(value, str):
+        return bool(FIGURE.fullmatch(value))
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def in_words(name: str, value: object) -> object:
     """Return a metric's value as a table shows it: shares of the rows are per cents."""
-    if name in RATES and isinstance(value, int | float):
-        return percent(value)
-    return value
+    return percent(value) if name in RATES and isinstance(value, int | float) else value
 
 
 def as_cells(metrics: Mapping[str, object]) -> list[object]:

@@ -1,7 +1,4 @@
-"""Markdown, from templates as the pages are: all that they show is shown as it is.
-
-GitHub and GitLab draw the charts of Mermaid.
-"""
+"""Markdown, from templates as the pages are: all that they show is shown as it is."""
 
 import re
 from base64 import b64encode
@@ -12,6 +9,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from mlops_loop.reporting import page
+from mlops_loop.reporting.formats import cell, is_figure
 
 Row = Sequence[object]
 
@@ -42,13 +40,13 @@ def code(text: object) -> Markdown:
 
 def table(heads: Sequence[str], rows: Iterable[Row]) -> Markdown:
     shown = list(rows)
-    right = [all(page.is_figure(row[place]) for row in shown) for place in range(len(heads))]
+    right = [all(is_figure(row[place]) for row in shown) for place in range(len(heads))]
     lines: list[list[str]] = [
         list(map(plain, heads)),
         ["---:" if number else "---" for number in right],
     ]
     for row in shown:
-        lines.append(["" if value is None else plain(page.cell(value)) for value in row])
+        lines.append(["" if value is None else plain(cell(value)) for value in row])
     return Markdown("\n".join("| " + " | ".join(line) + " |" for line in lines))
 
 

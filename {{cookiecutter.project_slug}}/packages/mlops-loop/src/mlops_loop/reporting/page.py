@@ -4,7 +4,6 @@ The server renders its page with it: nothing here imports pandas or Matplotlib.
 """
 
 import os
-import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mlops_loop.base import files
 from mlops_loop.base.files import BUNDLE, REPORTS
 from mlops_loop.base.project import current_project
-from mlops_loop.reporting.formats import NONE, as_cells, day, interval, moment, number, percent
+from mlops_loop.reporting import formats
 
-FIGURE = re.compile(r"[<>=]* ?-?[\d,.]+( %| × 10.+)?|–")
+FILTERS = ("cell", "day", "interval", "moment", "number", "percent")  # of formats.py
 OVERVIEW = REPORTS / "index.html"
 PAGES = {  # what people look at, in the order of the loop
     "Data": REPORTS / "data/validation.html",
@@ -38,22 +37,6 @@ ABOUT = {
 }
 
 
-def cell(value: object) -> object:
-    """Return a value as a table shows it."""
-    if value is None:
-        return NONE
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return number(value) if isinstance(value, int | float) else value
-
-
-def is_figure(value: object) -> bool:
-    """Return whether a value is shown as a number, such as 22.1 %."""
-    if isinstance(value, str):
-        return bool(FIGURE.fullmatch(value))
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def environment(
     autoescape: bool = True, finalize: Callable[[object], object] | None = None
 ) -> Environment:
@@ -65,10 +48,9 @@ def environment(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    formats = {"cell": cell, "day": day, "interval": interval, "moment": moment}
-    found.filters |= {**formats, "number": number, "percent": percent}
-    found.globals["as_cells"] = as_cells
-    found.tests["figure"] = is_figure
+    found.filters |= {name: getattr(formats, name) for name in FILTERS}
+    found.globals["as_cells"] = formats.as_cells
+    found.tests["figure"] = formats.is_figure
     return found
 
 
@@ -102,15 +84,11 @@ def relative(path: Path, page: Path) -> str:
 
 def write_overview(root: Path = Path(), project: str = "") -> None:
     """Write reports/index.html, which links to all pages that there are."""
-    pages = [
-        (name, relative(path, OVERVIEW), ABOUT[name], modified(root / path))
-        for name, path in PAGES.items()
-        if (root / path).is_file()
-    ]
+    pages = []
+    for name, path in PAGES.items():
+        if (root / path).is_file():
+            made = datetime.fromtimestamp((root / path).stat().st_mtime, UTC)
+            pages.append((name, relative(path, OVERVIEW), ABOUT[name], made))
     project = project or current_project().name
     text = render("overview.html", project=project, facts=[], links={}, pages=pages)
     files.write_text(root / OVERVIEW, text)
-
-
-def modified(path: Path) -> datetime:
-    return datetime.fromtimestamp(path.stat().st_mtime, UTC)

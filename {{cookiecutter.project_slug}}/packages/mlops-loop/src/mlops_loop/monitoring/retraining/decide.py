@@ -1,10 +1,13 @@
 """Decide: whether to retrain, from evidence and the limits in params.yaml. It reads nothing."""
 
+from collections.abc import Iterator
 from datetime import datetime
 
 from pydantic import BaseModel
 
 from mlops_loop.base.params import Retrain as Limits
+
+Ground = tuple[str, str]  # a rule, and what was found
 
 
 class Evidence(BaseModel, frozen=True):
@@ -26,9 +29,6 @@ class Evidence(BaseModel, frozen=True):
         return sum((self.until - day).days < days for day in self.retrained)
 
 
-Ground = tuple[str, str]  # a rule, and what was found
-
-
 class Decision(BaseModel, frozen=True):
     """`reasons` and `against` are for people; `rules` and `blocked_by` name their rules."""
 
@@ -41,9 +41,8 @@ class Decision(BaseModel, frozen=True):
 
 def decide(evidence: Evidence, limits: Limits) -> Decision:
     """Return whether to retrain: for one reason if nothing is against it, or by --force."""
-    of_data = data_reasons(evidence, limits)
-    reasons = of_data + other_reasons(evidence)
-    against = objections(evidence, limits, needs_data=bool(of_data))
+    reasons = list(reasons_for(evidence, limits))
+    against = list(objections(evidence, limits))
     return Decision(
         retrain=bool(reasons) and (evidence.force_reason is not None or not against),
         reasons=tuple(map(": ".join, reasons)),
@@ -53,47 +52,36 @@ def decide(evidence: Evidence, limits: Limits) -> Decision:
     )
 
 
-def data_reasons(evidence: Evidence, limits: Limits) -> list[Ground]:
-    """Return the reasons that need data which are newer than the last training's."""
-    reasons = [("decay", text) for text in evidence.decay]
+def reasons_for(evidence: Evidence, limits: Limits) -> Iterator[Ground]:
+    for text in evidence.decay:
+        yield "decay", text
     if last := evidence.trained_through:
         since = (evidence.until - last).days
         if since >= limits.every_days:
-            text = f"{since} days since {last:%Y-%m-%d}, at most {limits.every_days}"
-            reasons.append(("schedule", text))
+            yield "schedule", f"{since} days since {last:%Y-%m-%d}, at most {limits.every_days}"
     if evidence.rows and evidence.rows >= limits.new_rows:
-        text = f"{evidence.rows:,} labelled rows, from {limits.new_rows:,} on"
-        reasons.append(("new data", text))
-    return reasons
-
-
-def other_reasons(evidence: Evidence) -> list[Ground]:
-    reasons = []
+        yield "new data", f"{evidence.rows:,} labelled rows, from {limits.new_rows:,} on"
     if evidence.champion is None:
-        reasons.append(("no champion", "there is none yet"))
+        yield "no champion", "there is none yet"
     if evidence.changed:
-        reasons.append(("code", f"{', '.join(evidence.changed)} changed"))
+        yield "code", f"{', '.join(evidence.changed)} changed"
     if evidence.force_reason is not None:
-        reasons.append(("on demand", evidence.force_reason or "no reason was given"))
-    return reasons
+        yield "on demand", evidence.force_reason or "no reason was given"
 
 
-def objections(evidence: Evidence, limits: Limits, needs_data: bool) -> list[Ground]:
-    against = []
-    nothing_else = not evidence.changed and evidence.champion is not None
-    if needs_data and evidence.rows == 0 and nothing_else:
-        newest = f"no labelled row is newer than {evidence.trained_through:%Y-%m-%d}"
-        against.append(("no new data", newest))
-    if evidence.retrained:
-        last = evidence.retrained[-1]
-        passed = (evidence.until - last).days
-        if passed < 0:
-            against.append(("order", f"it was retrained until {last:%Y-%m-%d}, which is later"))
-        elif passed < limits.cooldown_days:
-            text = f"{passed} days since the last retraining, {limits.cooldown_days} are asked for"
-            against.append(("cool-down", text))
-        budget = limits.budget
-        if (runs := evidence.recent_runs(budget.days)) >= budget.runs:
-            text = f"{runs} retrainings in {budget.days} days, at most {budget.runs}"
-            against.append(("budget", text))
-    return against
+def objections(evidence: Evidence, limits: Limits) -> Iterator[Ground]:
+    # New code needs no new data, nor does a first champion.
+    if evidence.rows == 0 and evidence.champion and not evidence.changed:
+        yield "no new data", f"no labelled row is newer than {evidence.trained_through:%Y-%m-%d}"
+    if not evidence.retrained:
+        return
+    last = evidence.retrained[-1]
+    passed = (evidence.until - last).days
+    if passed < 0:
+        yield "order", f"it was retrained until {last:%Y-%m-%d}, which is later"
+    elif passed < limits.cooldown_days:
+        asked = f"{limits.cooldown_days} are asked for"
+        yield "cool-down", f"{passed} days since the last retraining, {asked}"
+    budget = limits.budget
+    if (runs := evidence.recent_runs(budget.days)) >= budget.runs:
+        yield "budget", f"{runs} retrainings in {budget.days} days, at most {budget.runs}"

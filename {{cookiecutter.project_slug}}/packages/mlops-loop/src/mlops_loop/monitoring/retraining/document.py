@@ -1,86 +1,49 @@
 """Document: what a retraining found, decided and made; for reports, and for the audit log."""
 
 from datetime import datetime
-from typing import Literal, Self
+from typing import Literal
 
 import sqlalchemy as sa
-from pydantic import AliasChoices, BaseModel, Field, computed_field
+from pydantic import BaseModel, computed_field
 
+from mlops_loop.base import files
+from mlops_loop.base.files import REPORTS
 from mlops_loop.base.params import Retrain as Limits
+from mlops_loop.base.project import current_project
 from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.monitoring.retraining.decide import Decision, Evidence
 from mlops_loop.monitoring.retraining.windows import Windows
-from mlops_loop.prediction_log.window_summary import Number, Time, WindowSummary
+from mlops_loop.prediction_log.window_summary import Number
 from mlops_loop.release import audit
+from mlops_loop.reporting import markdown, page
+from mlops_loop.training.card.promotion import gate_rows
 
+FOLDER = REPORTS / "retrain"
+# Events of the audit log. Of a retraining that came to an end they are its result.
 STARTED = "retraining"
 FAILED = "retraining failed"
 DECLINED = "not retrained"
 UNCHANGED: Literal["nothing new"] = "nothing new"
-ENDS = (UNCHANGED, "promoted", "refused")  # of a retraining that was carried out
+ENDS = (UNCHANGED, "promoted", "refused")
 RECORDED = {"until", "note", "evidence", "windows", "fingerprint", "seen"}
 Result = Literal["promoted", "refused", "nothing new", "failed", "declined"]
-Measured = dict[str, dict[str, Number]]  # metrics of candidate, champion and naive baseline
 
 
-class Record(BaseModel, frozen=True):
-    """What the next retraining needs of this one. Older versions called `fingerprint` made_of."""
+class Record(BaseModel):
+    """What the next retraining needs of this one."""
 
     until: str
-    windows: Windows | None = None
-    fingerprint: dict[str, str] = Field(
-        default={}, validation_alias=AliasChoices("fingerprint", "made_of")
-    )
+    windows: Windows = {}
+    fingerprint: dict[str, str] = {}
     seen: datetime | None = None  # until when the monitor's windows counted, UTC without a zone
 
     @property
     def trained_through(self) -> datetime:
         """The end of the data that the retraining learned from."""
-        end = (self.windows or {}).get("ingest", {}).get("end")
-        return datetime.fromisoformat(end or self.until)
-
-    @property
-    def seen_until(self) -> datetime:
-        return self.seen or datetime.fromisoformat(self.until)
+        return datetime.fromisoformat(self.windows.get("ingest", {}).get("end") or self.until)
 
 
-class Lineage(BaseModel, frozen=True):
-    """What the audit log says of the version that was promoted or refused."""
-
-    version: str | None = None
-    before: str | None = None
-    gates: list[GateResult] | None = None
-    data_sha256: dict[str, str] | None = None
-    bundle_sha256: str | None = None
-    git_commit: str | None = None
-    dvc_lock: str | None = None
-
-
-class WindowTrend(BaseModel, frozen=True):
-    """What is plotted of a monitoring window: the metric, that of the test window, and drift."""
-
-    window: str
-    end: Time
-    model_version: str
-    verdicts: list[str]
-    value: float | None
-    reference: float | None
-    drift_share: float | None
-
-    @classmethod
-    def of(cls, window: WindowSummary, metric: str) -> Self:
-        found = window.metric(metric)
-        numbers = {"value": found.value, "reference": found.reference}
-        return cls.model_validate({**dict(window), **numbers, "drift_share": window.drift_share})
-
-
-class Split(BaseModel, frozen=True):
-    rows: int
-    first: str | None = None
-    last: str | None = None
-
-
-class Retraining(Record, Lineage, frozen=True):
+class Retraining(Record):
     """reports/retrain/summary.json. Keys are only added while `schema_version` stays."""
 
     schema_version: int = 1
@@ -91,19 +54,15 @@ class Retraining(Record, Lineage, frozen=True):
     decision: Decision
     evidence: Evidence
     limits: Limits
-    metric: str
-    monitor: list[WindowTrend]
-    parts: dict[str, Split] | None = None
-    metrics: Measured | None = None
+    version: str | None = None  # that the gates decided on
+    gates: list[GateResult] = []
+    metrics: dict[str, dict[str, Number]] = {}  # of candidate and naive baseline
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def promoted(self) -> bool:
         """Whether there is a new champion."""
         return self.result == "promoted"
-
-    def ended(self, result: Result, reason: str = "") -> "Retraining":
-        return self.model_copy(update={"result": result, "reason": reason})
 
     def append(
         self, log: sa.Engine, event: str, why: str, seen: audit.Seen | None = None
@@ -113,3 +72,23 @@ class Retraining(Record, Lineage, frozen=True):
         told |= self.decision.model_dump(mode="json", include={"reasons", "against"})
         facts = audit.Facts.model_validate(told | {"reason": why})
         return audit.append(log, self.model, event, facts, seen)
+
+    def write(self) -> None:
+        """Write summary.json, and summary.md for a pull request, which summary.html shows too."""
+        files.write_json(FOLDER / "summary.json", files.plain(self.model_dump(mode="json")))
+        text = markdown.render(
+            "retraining.md",
+            project=current_project().name,
+            summary=self,
+            found=self.evidence,
+            limits=self.limits,
+            gates=gate_rows(self.gates),
+        )
+        files.write_text(FOLDER / "summary.md", text)
+        path = page.PAGES["Retraining"]
+        facts = [f"until {self.until}", self.result]
+        body = markdown.to_html(text)
+        html = page.compose(path, "document.html", title="Retraining", facts=facts, body=body)
+        files.write_text(path, html)
+        page.write_overview()
+        print(f"summary: {FOLDER}/summary.md")

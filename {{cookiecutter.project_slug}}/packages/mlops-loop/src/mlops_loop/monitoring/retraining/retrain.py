@@ -6,43 +6,36 @@ day. So past months can be replayed.
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import sqlalchemy as sa
 from filelock import FileLock, Timeout
-from pydantic import JsonValue
 
-from mlops_loop.base.errors import Failure, Refusal
-from mlops_loop.base.files import PARAMS
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.files import BUNDLE, PARAMS
 from mlops_loop.base.params import format_source
 from mlops_loop.base.pipeline import reproduce
 from mlops_loop.base.settings import load_settings
-from mlops_loop.metrics import tasks
-from mlops_loop.monitoring.retraining import document as documents
-from mlops_loop.monitoring.retraining import report
 from mlops_loop.monitoring.retraining.decide import decide
-from mlops_loop.monitoring.retraining.document import Lineage, Result, Retraining, WindowTrend
-from mlops_loop.monitoring.retraining.evidence import (
-    Context,
-    candidate_metrics,
-    fingerprint,
-    gather,
-    open_context,
-    split_sizes,
+from mlops_loop.monitoring.retraining.document import (
+    DECLINED,
+    FAILED,
+    STARTED,
+    UNCHANGED,
+    Retraining,
 )
+from mlops_loop.monitoring.retraining.evidence import Context, gather, open_context
 from mlops_loop.monitoring.retraining.windows import DAY, Windows, midnight, moved, next_windows
-from mlops_loop.monitoring.window_store import stored_summaries
-from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.release import audit
 from mlops_loop.release.promote import promote
 from mlops_loop.release.promotion import print_gates
+from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.tracking.session import experiment_name
 
-SHOWN_WINDOWS = 24
 LOCK_FILE = Path("build/retrain.lock")
 RUNNING = "another retraining is running"
-SAME = "the pipeline gives what is champion already"
 
 
 def retrain(until: datetime | None, force: bool, reason: str) -> Retraining | None:
@@ -58,35 +51,25 @@ def retrain(until: datetime | None, force: bool, reason: str) -> Retraining | No
     try:
         held = FileLock(LOCK_FILE).acquire(timeout=0)
     except Timeout:
-        append(log, experiment_name(), documents.DECLINED, f"{seen:%Y-%m-%d}", RUNNING)
-        print(f"{documents.DECLINED}: {RUNNING}")
+        facts = audit.Facts.model_validate({"until": f"{seen:%Y-%m-%d}", "reason": RUNNING})
+        audit.append(log, experiment_name(), DECLINED, facts)
+        print(f"{DECLINED}: {RUNNING}")
         return None
     with held:
         context = open_context(log)
-        return carry_out(draft(context, seen, force, reason), context)
-
-
-def draft(context: Context, seen: datetime, force: bool, reason: str) -> Retraining:
-    """Return what was found and decided of data before the day of `seen`, UTC."""
-    params = context.params
-    metric, _ = tasks.deciding_metric(context.schema)
-    prediction_log = open_log(load_settings().prediction_log_url)
-    windows = stored_summaries(prediction_log, context.model, seen.replace(tzinfo=UTC))
-    made_from = fingerprint(params)
-    day = midnight(seen)
-    evidence = gather(context, day, windows, made_from, reason if force else None)
-    return Retraining(
-        model=context.model,
-        until=f"{day:%Y-%m-%d}",
-        note=reason if reason and not force else None,
-        decision=decide(evidence, params.retrain),
-        evidence=evidence,
-        limits=params.retrain,
-        metric=metric,
-        monitor=[WindowTrend.of(window, metric) for window in windows[-SHOWN_WINDOWS:]],
-        fingerprint=made_from,
-        seen=seen.replace(microsecond=0),
-    )
+        limits = context.params.retrain
+        evidence = gather(context, seen, reason if force else None)
+        document = Retraining(
+            model=context.model,
+            until=f"{seen:%Y-%m-%d}",
+            note=reason if reason and not force else None,
+            decision=decide(evidence, limits),
+            evidence=evidence,
+            limits=limits,
+            fingerprint=context.fingerprint,
+            seen=seen.replace(microsecond=0),
+        )
+        return carry_out(document, context)
 
 
 def carry_out(document: Retraining, context: Context) -> Retraining:
@@ -96,94 +79,66 @@ def carry_out(document: Retraining, context: Context) -> Retraining:
             print(f"for: {'; '.join(decision.reasons)}")
         why = "; ".join(decision.against) if decision.reasons else "nothing asks for it"
         return decline(document, context, why)
-    document = document.model_copy(update={"windows": plan(document, context)})
+    document.windows = plan(document, context)
     try:
-        why = "; ".join(decision.reasons)
-        started = document.append(context.log, documents.STARTED, why, context.seen)
+        document.append(context.log, STARTED, "; ".join(decision.reasons), context.last_start)
     except audit.Overtaken:  # on another machine
         return decline(document, context, RUNNING)
     for text in decision.reasons:
         print(f"retraining for {text}")
-    try:
-        with moved(document.windows or {}):
-            reproduce()
-    except BaseException as error:
-        why = fail(context.log, started, error)
-        report.write(document.ended("failed", f"{why}; {PARAMS} is as it was"))
-        raise
-    return judge(document, context, started)
+    with recorded(document, context, f"; {PARAMS} is as it was"), moved(document.windows):
+        reproduce()
+    with recorded(document, context):
+        made = open_bundle(BUNDLE).manifest
+        document.metrics = {"candidate": made.metrics, "naive baseline": made.baseline}
+        promotion = promote()
+    document.result = UNCHANGED if promotion.outcome == "unchanged" else promotion.outcome
+    document.version = promotion.version
+    document.gates = promotion.gates
+    if document.result == UNCHANGED:
+        document.append(context.log, UNCHANGED, promotion.text)
+    if document.result == "refused":
+        document.reason = promotion.text
+    document.write()
+    print_gates(promotion.gates)
+    print(promotion.checked().text)
+    return document
 
 
 def decline(document: Retraining, context: Context, why: str) -> Retraining:
     """Record that nothing is done, and why."""
-    document.append(context.log, documents.DECLINED, why)
-    print(f"{documents.DECLINED}: {why}")
-    return report.write(document.ended("declined", why))
+    document.reason = why
+    document.append(context.log, DECLINED, why)
+    print(f"{DECLINED}: {why}")
+    document.write()
+    return document
 
 
 def plan(document: Retraining, context: Context) -> Windows:
     """Return the new dates of params.yaml; record it if there are none to learn from."""
     evidence = document.evidence
     params = context.params
-    try:
+    with recorded(document, context, event=DECLINED):
         if context.schema.timestamp and evidence.newest is None:
             source = format_source(params.ingest.source)
             day = evidence.until - params.retrain.label_delay_days * DAY
             raise Failure(f"{source} has no labelled row of before {day:%Y-%m-%d}")
         return next_windows(params, evidence.oldest, evidence.newest)
-    except Failure as failure:
-        document.append(context.log, documents.DECLINED, str(failure))
-        report.write(document.ended("failed", str(failure)))
-        raise
 
 
-def judge(document: Retraining, context: Context, started: audit.Line) -> Retraining:
-    """Let the gates decide on the candidate; record what came of it."""
-    log = context.log
-    result: Result = documents.UNCHANGED
-    text = f"{documents.UNCHANGED}: {SAME}"
+@contextmanager
+def recorded(
+    document: Retraining, context: Context, consequence: str = "", event: str = FAILED
+) -> Iterator[None]:
+    """Record what fails within, and why; the reasons for the retraining still hold."""
     try:
-        parts = split_sizes(context.schema)
-        metrics = candidate_metrics(context.champion, context.params)
-        document = document.model_copy(update={"parts": parts, "metrics": metrics})
-        promotion = promote()
-        print_gates(promotion.gates)
-        promotion.checked()
-        if promotion.outcome == "promoted":
-            result = "promoted"
-            text = promotion.text
-        else:
-            append(log, document.model, documents.UNCHANGED, document.until, SAME)
+        yield
     except BaseException as error:
-        result = "refused" if isinstance(error, Refusal) else "failed"
-        why = str(error) if result == "refused" else fail(log, started, error)
-        report.write(with_lineage(document.ended(result, why), log, started))
+        why = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            why = "it was interrupted"
+        document.append(context.log, event, why)
+        document.result = "failed"
+        document.reason = why + consequence
+        document.write()
         raise
-    print(text)
-    return report.write(with_lineage(document.ended(result), log, started))
-
-
-def with_lineage(document: Retraining, log: sa.Engine, started: audit.Line) -> Retraining:
-    """Add what the audit log says of the version, if the gates decided on one."""
-    line = audit.last(log, document.model, "promoted", "refused")
-    if not line or line.number < started.number:
-        return document
-    return document.model_copy(update=dict(Lineage.model_validate(line.told)))
-
-
-def fail(log: sa.Engine, started: audit.Line, error: BaseException) -> str:
-    """Append that a retraining failed, so that its reasons still hold; return why."""
-    why = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
-    if isinstance(error, KeyboardInterrupt | SystemExit):
-        why = "it was interrupted"
-    until = str(started.told["until"])
-    append(log, started.model, documents.FAILED, until, why, retraining=started.number)
-    return why
-
-
-def append(
-    log: sa.Engine, model: str, event: str, until: str, reason: str, **more: JsonValue
-) -> None:
-    """Append a line to the audit log that tells no more than this."""
-    facts = audit.Facts.model_validate({"until": until, "reason": reason, **more})
-    audit.append(log, model, event, facts)

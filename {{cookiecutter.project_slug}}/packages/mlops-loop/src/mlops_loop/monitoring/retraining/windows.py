@@ -13,7 +13,6 @@ from mlops_loop.base.files import ACCEPTED, LOCK, PARAMS
 from mlops_loop.base.params import Params
 
 DAY = timedelta(days=1)
-PUT_BACK = (PARAMS, LOCK, ACCEPTED)
 Windows = dict[str, dict[str, str | None]]  # the dates that params.yaml shall have, by section
 
 
@@ -43,10 +42,8 @@ def next_windows(params: Params, oldest: datetime | None, newest: datetime | Non
         raise Failure(f"the data begin on {begins:%Y-%m-%d}: {days} leave nothing to learn from")
     windows = {"ingest": {"start": format_day(start), "end": format_day(end)}}
     if params.split.train_end:
-        windows["split"] = {
-            "train_end": format_day(train_end),
-            "validation_end": format_day(validation_end),
-        }
+        ends = {"train_end": format_day(train_end), "validation_end": format_day(validation_end)}
+        windows["split"] = ends
     return windows
 
 
@@ -65,14 +62,15 @@ def write_windows(windows: Windows) -> None:
 @contextmanager
 def moved(windows: Windows) -> Iterator[None]:
     """Write the dates; put files back as they were if what is done then fails or is interrupted."""
-    before = {path: path.read_bytes() if path.is_file() else None for path in PUT_BACK}
+    paths = (PARAMS, LOCK, ACCEPTED)
+    before = {path: path.read_bytes() for path in paths if path.is_file()}
     try:
         write_windows(windows)
         yield
     except BaseException:
-        for path, content in before.items():
+        for path in paths:
             path.unlink(missing_ok=True)
-            if content is not None:
-                with files.writing(path) as tmp_path:
-                    tmp_path.write_bytes(content)
+        for path, content in before.items():
+            with files.writing(path) as tmp_path:
+                tmp_path.write_bytes(content)
         raise

@@ -26,16 +26,15 @@ def evidently_report(
     limits = {
         name: column.threshold for name, column in columns.items() if column.score is not None
     }
-    numeric = [
-        name for name, number in numeric_columns(schema).items() if number and name in limits
-    ]
-    categories = [name for name in limits if name not in numeric]
+    numeric = [name for name, number in numeric_columns(schema).items() if number]
     with warnings.catch_warnings(action="ignore"):
         from evidently import DataDefinition, Dataset, Report
         from evidently.presets import DataDriftPreset
 
-        # What Evidently would guess.
-        defined = DataDefinition(numerical_columns=numeric, categorical_columns=categories)
+        defined = DataDefinition(  # what Evidently would guess
+            numerical_columns=[name for name in limits if name in numeric],
+            categorical_columns=[name for name in limits if name not in numeric],
+        )
         preset = DataDriftPreset(
             columns=list(limits),
             per_column_threshold=limits,

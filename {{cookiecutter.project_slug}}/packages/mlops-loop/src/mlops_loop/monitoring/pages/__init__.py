@@ -1,1 +1,0 @@
-"""The pages that `monitor` writes: one for each window, and an index over all."""
