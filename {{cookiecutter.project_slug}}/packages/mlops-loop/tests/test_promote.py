@@ -4,11 +4,10 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import mlflow
-import pandas as pd
 import pytest
 
 from mlops_loop.base import files
@@ -18,12 +17,13 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.cli import build as verbs
 from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.data import tables
-from mlops_loop.release import audit, champion
+from mlops_loop.release import champion
 from mlops_loop.release import promote as promotions
+from mlops_loop.release.audit import AuditLog, Line
 from mlops_loop.release.champion_inputs import with_champion_inputs
 from mlops_loop.release.promotion import Promotion
 from mlops_loop.scoring.bundle import open_bundle
-from mlops_loop.tracking.registry import Version, by_number, open_registry
+from mlops_loop.tracking.registry import Version, open_registry
 from mlops_loop.tracking.session import experiment_name, session
 
 from .conftest import SERVER, change, model_file, run_stages, use_registry
@@ -47,43 +47,35 @@ import mlflow.store.tracking.sqlalchemy_store
 from mlops_loop.base.errors import run
 from mlops_loop.cli.groups import APP
 import mlops_loop.cli.app
-from mlops_loop.base.params import load_params
-from mlops_loop.contract.schema import Column, load_schema
+from mlops_loop.contract.schema import load_schema
 from mlops_loop.metrics import tasks
-from mlops_loop.release import audit, promote
+from mlops_loop.release import promote
+from mlops_loop.release.audit import AuditLog
 from mlops_loop.tracking.registry import EmbeddedRegistry
 tasks.of(load_schema())
+CHANGES = [
+    *((EmbeddedRegistry, name) for name in ("set_tag", "set_alias", "delete_alias")),
+    (mlflow.MlflowClient, "log_artifact"), (mlflow.MlflowClient, "log_artifacts"),
+    (mlflow, "register_model"), (AuditLog, "append"), (Path, "replace"),
+]
 
-def kill_before(number):
-    calls = [0]
-    def counted(function):
-        def call(*given, **named):
-            calls[0] += 1
-            if calls[0] == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*given, **named)
-        return call
-    for owner, names in (
-        (EmbeddedRegistry, ["set_tag", "delete_tag", "set_alias", "delete_alias"]),
-        (mlflow.MlflowClient, ["log_artifact", "log_artifacts"]),
-        (mlflow, ["register_model"]), (audit, ["append"]), (Path, ["replace"]),
-    ):
-        for name in names:
-            setattr(owner, name, counted(getattr(owner, name)))
-
-def wait_before_deciding(barrier):
-    append = audit.append
+def before(owner, name, act):
+    function = getattr(owner, name)
     def call(*given, **named):
-        barrier.wait(60)
-        return append(*given, **named)
-    audit.append = call
+        act()
+        return function(*given, **named)
+    setattr(owner, name, call)
 
-def child(prepare, argument):
-    process = os.fork()
-    if process:
+def child(how):
+    if process := os.fork():
         return process
     try:
-        prepare(argument)
+        if isinstance(how, int):
+            calls = iter(range(1, how))
+            for owner, name in CHANGES:
+                before(owner, name, lambda: next(calls, None) or os.kill(os.getpid(), signal.SIGKILL))
+        else:
+            before(AuditLog, "append", lambda: how.wait(60))
         run(APP)
     except SystemExit as stopped:
         os._exit(stopped.code or 0)
@@ -94,11 +86,8 @@ for line in sys.stdin:
     folder, how = line.split()
     os.chdir(folder)
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
-    if how == "race":
-        barrier = multiprocessing.Barrier(2)
-        children = [child(wait_before_deciding, barrier) for _ in range(2)]
-    else:
-        children = [child(kill_before, int(how))]
+    ways = [multiprocessing.Barrier(2)] * 2 if how == "race" else [int(how)]
+    children = [child(way) for way in ways]
     codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in children]
     print("codes", *sorted(codes), flush=True)
 """
@@ -135,25 +124,15 @@ def aliases() -> dict[str, str]:
 
 
 def version(number: str) -> Version:
-    return by_number(open_registry(load_settings()), number)
+    return open_registry(load_settings()).by_number(number)
 
 
-def lines() -> list[audit.Line]:
-    return list(audit.read(audit.open_audit(load_settings().prediction_log_url), experiment_name()))
+def lines() -> Sequence[Line]:
+    return AuditLog(load_settings()).lines()
 
 
 def events() -> list[str]:
     return [line.event for line in lines()]
-
-
-def retrain(honest: pd.DataFrame, noise: float) -> None:
-    """Train on a table in which this share of the rows got each other's targets."""
-    target = load_schema().target
-    chosen = honest.sample(frac=noise, random_state=0).index
-    table = honest.copy()
-    table.loc[chosen, target] = honest.loc[chosen, target].sample(frac=1, random_state=1).to_numpy()
-    tables.write_table(files.TRAIN, table)
-    run_stages("train", "evaluate", "export")
 
 
 @pytest.fixture
@@ -174,8 +153,11 @@ def trained(finished, tmp_path_factory) -> Path:
         patch.chdir(folder)
         use_registry(patch, folder)
         honest = tables.read_table(files.TRAIN)
-        for name, noise in (("mixed", 1), ("honest", 0)):
-            retrain(honest, noise)
+        targets = honest[load_schema().target]
+        mixed = targets.sample(frac=1, random_state=1).to_numpy()
+        for name, labels in (("mixed", mixed), ("honest", targets)):
+            tables.write_table(files.TRAIN, honest.assign(**{targets.name: labels}))
+            run_stages("train", "evaluate", "export")
             shutil.copytree(files.BUNDLE, folder / name / "bundle")
             for path in (files.MODEL, files.TRAIN):
                 shutil.copy(path, folder / name)
@@ -251,19 +233,19 @@ def test_what_is_not_whole_or_not_made_of_this_data_is_not_judged(served):
 
 
 def test_uncommitted_changes_are_said_and_a_later_commit_is_recorded(rivals, capsys):
-    def git(*command: str) -> None:
+    def commit() -> None:
         identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
-        subprocess.run(["git", *identity, *command], check=True, capture_output=True)
+        for command in (("add", "params.yaml"), (*identity, "commit", "--message", "work")):
+            subprocess.run(["git", *command], check=True, capture_output=True)
 
-    git("init", "--quiet")
-    git("add", "params.yaml")
-    git("commit", "--quiet", "--message", "one")
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    commit()
     change(files.PARAMS, "gates", "size", max_megabytes=49)
     use(rivals["honest"])
     promote()
     assert "uncommitted changes" in capsys.readouterr().err
     assert version("1").tags["git_commit"].endswith("-dirty")
-    git("commit", "--quiet", "--all", "--message", "two")
+    commit()
     promote()
     assert len(version("1").tags["git_commit"]) == 40
     assert events() == ["promoted", "committed"]

@@ -174,12 +174,12 @@ def served(first, tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def the_log() -> sa.Engine:
-    return audit.open_audit(load_settings().prediction_log_url)
+def the_log() -> audit.AuditLog:
+    return audit.AuditLog(load_settings())
 
 
 def documents() -> list[dict]:
-    return [json.loads(line.as_json()) for line in audit.read(the_log(), experiment_name())]
+    return [line.document for line in the_log().lines()]
 
 
 def events() -> list[str]:
@@ -457,20 +457,19 @@ def test_one_at_a_time_on_this_machine(served, capsys) -> None:
 def test_of_two_machines_that_begin_at_the_same_time_one_does(served, monkeypatch, capsys) -> None:
     code = """
 import sys
+from mlops_loop.base.settings import load_settings
 from mlops_loop.release import audit
-from mlops_loop.tracking.session import experiment_name
-log = audit.open_audit("sqlite:///predictions.db")
 facts = audit.Facts.model_validate({"until": sys.argv[1]})
-audit.append(log, experiment_name(), "retraining", facts)
+audit.AuditLog(load_settings()).append("retraining", facts)
 """
-    append = audit.append
+    append = audit.AuditLog.append
 
-    def overtaken(log, model, event, facts, seen=None):
+    def overtaken(log, event, facts, seen=None):
         if event == STARTED:
             subprocess.run([sys.executable, "-c", code, facts.until], check=True)
-        return append(log, model, event, facts, seen)
+        return append(log, event, facts, seen)
 
-    monkeypatch.setattr(audit, "append", overtaken)
+    monkeypatch.setattr(audit.AuditLog, "append", overtaken)
     monkeypatch.setattr(retrain, "reproduce", NEVER)
     before = files.PARAMS.read_bytes()
     assert retrain.retrain(later(), True, "").result == "declined"

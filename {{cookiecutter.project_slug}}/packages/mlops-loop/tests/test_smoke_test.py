@@ -81,20 +81,16 @@ def test_a_server_that_answers_otherwise_is_refused(bundle) -> None:
     assert odd.passed
 
 
-def test_a_speed_that_nothing_has_is_refused(running) -> None:
-    nothing = LatencyGate(p95_milliseconds=1e-6)
-    for limits, passed in ((nothing, False), (ANY_SPEED, True), (None, None)):
+def test_odd_requests_speed_and_a_server_that_fails_are_judged(running, tmp_path) -> None:
+    address, client, bundle = running
+    for limits, passed in ((LatencyGate(p95_milliseconds=1e-6), False), (None, None)):
         answers, odd, latency = asked(running, limits)
         assert (latency.gate, latency.passed) == ("latency", passed)
         assert (answers.passed, odd.passed) == (True, True)
-
-
-def test_no_odd_request_breaks_the_server_and_a_5xx_is_refused(running, tmp_path) -> None:
-    address, client, bundle = running
     known = bundle.schema, bundle.manifest.example
     assert odd_requests.fuzz(address, client, *known, 300) == []
-    sent = [what for what, *_ in islice(odd_requests.odd_requests(*known), 60)]
-    assert len(set(sent)) > 25
+    sent = list(islice(odd_requests.odd_requests(*known), 60))
+    assert len({odd.about for odd in sent}) > 20
     # Neither log nor spool can be written: so no prediction can be kept, and none be answered.
     for path in tmp_path.glob("log.db*"):
         path.unlink()
@@ -102,15 +98,12 @@ def test_no_odd_request_breaks_the_server_and_a_5xx_is_refused(running, tmp_path
     shutil.rmtree(tmp_path / "server.spool")
     (tmp_path / "server.spool").write_text("")
     wrong = odd_requests.fuzz(address, client, *known, 60)
-    assert wrong == ["a row at the contract's edges: 503"] * 20 + ["afterwards: not ready"]
+    allowed = [f"{odd.about}: 503" for odd in sent if odd.acceptable]
+    assert wrong == [*allowed, "afterwards: not ready"]
     _, odd, _ = asked(running)
-    assert (odd.passed, odd.value) == (False, 21)
+    assert (odd.passed, odd.value) == (False, len(wrong))
     assert "503" in odd.measure
-
-
-def test_a_server_that_dies_is_refused(running) -> None:
-    _, client, bundle = running
-    answers, odd, _ = asked(("http://127.0.0.1:9", client, bundle))
+    answers, odd, _ = asked(("http://127.0.0.1:9", client, bundle))  # nothing is there
     assert (answers.passed, odd.passed) == (False, False)
     assert "no answer" in odd.measure
 

@@ -69,15 +69,7 @@ def open_candidate(
     metrics, baseline = (
         own_metrics.measure(Scored(truth, each, point, schema, params)) for each in (scores, naive)
     )
-    return Candidate(
-        bundle, params, window, truth, scores, point, metrics, baseline, champion=champion
-    )
-
-
-def same_target(champion: Bundle, candidate: Bundle) -> bool:
-    old = champion.schema
-    new = candidate.schema
-    return (old.task, old.target) == (new.task, new.target)
+    return Candidate(bundle, params, window, truth, scores, point, metrics, baseline, champion)
 
 
 def open_champion(
@@ -87,13 +79,14 @@ def open_champion(
 
     The window is scored only if a gate compares with the champion.
     """
-    if not same_target(champion, candidate):
+    old = champion.schema
+    new = candidate.schema
+    if (old.task, old.target) != (new.task, new.target):
         return None
     if params.gates.champion is None and params.gates.labels is None:
         return Champion(champion, None)
     try:
-        inputs = with_champion_inputs(champion.schema, candidate.schema, window, params)
-        return Champion(champion, score(champion, inputs))
+        return Champion(champion, score(champion, with_champion_inputs(old, new, window, params)))
     except Failure as failure:
         mend = "set gates.champion in params.yaml to null, for this promotion, to go on without"
         return Champion(champion, None, f"{failure}; or {mend}")

@@ -13,7 +13,7 @@ from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import RAW, TEST
 from mlops_loop.base.params import Params
-from mlops_loop.contract.schema import Column, Schema
+from mlops_loop.contract.schema import Schema
 from mlops_loop.data import split, tables
 from mlops_loop.data.ingest import Misfit, selected
 
@@ -28,38 +28,35 @@ def with_champion_inputs(
     if champion.classes != schema.classes:
         raise Failure(f"the champion knows other classes of {schema.target!r}: keep them")
     lacking = {
-        name: column
+        name: column.model_copy(update={"role": "slice"})
         for name, column in champion.inputs.items()
         if name not in schema.used or schema.used[name].type != column.type
     }
     if not lacking:
         return window
-    rows = read_again(lacking, schema, params)
+    wider = schema.model_copy(update={"columns": {**schema.columns, **lacking}})
+    keys = [name for name in (schema.target, schema.timestamp) if name]
+    rows = read_again(wider, [*keys, *lacking], params)
     batches = pq.ParquetFile(RAW).iter_batches(files.BATCH)
     inside = np.concatenate([split.kept(batch, schema)[0] for batch in batches])
     inside &= split.assign(schema, params.split) == list(split.SPLITS).index("test")
-    keys = [name for name in (schema.target, schema.timestamp) if name]
     test = tables.read_table(TEST)
-    rows = rows[inside].reset_index(drop=True) if len(rows) == len(inside) else rows
-    if not rows[keys].equals(test[keys]):
+    if len(rows) != len(inside) or not rows[inside][keys].reset_index(drop=True).equals(test[keys]):
         raise Failure(f"the source has other rows than {TEST}: run `uv run dvc repro -f ingest`")
     chosen = tables.sample_mask(len(test), params.gates.max_rows)
-    return window.assign(**{name: rows.loc[chosen, name].array for name in lacking})
+    return window.assign(**{name: rows.loc[inside, name][chosen].array for name in lacking})
 
 
-def read_again(lacking: dict[str, Column], schema: Schema, params: Params) -> pd.DataFrame:
-    """Return these columns, with target and time, from the source: the rows of RAW."""
-    kept = {name: column.model_copy(update={"role": "slice"}) for name, column in lacking.items()}
-    wider = schema.model_copy(update={"columns": {**schema.columns, **kept}})
-    keys = [name for name in (schema.target, schema.timestamp) if name]
+def read_again(schema: Schema, names: list[str], params: Params) -> pd.DataFrame:
+    """Return these columns from the source: the rows of RAW."""
     parts = list[pa.Table]()
-    columns = {name: wider.columns[name] for name in (*keys, *kept)}
     try:
-        for table in selected(wider, params.ingest, columns):
-            if gone := [name for name in kept if name not in table.column_names]:
-                needs = f"the champion predicts from {gone[0]!r}, of type {kept[gone[0]].type}"
-                raise Failure(f"{needs}: put it back into the source until it is not compared")
-            parts.append(table.select([*keys, *kept]))
+        for table in selected(schema, params.ingest, {n: schema.columns[n] for n in names}):
+            if gone := [name for name in names if name not in table.column_names]:
+                needs = f"the champion predicts from {gone[0]!r}, of type"
+                mend = "put it back into the source until it is not compared"
+                raise Failure(f"{needs} {schema.columns[gone[0]].type}: {mend}")
+            parts.append(table.select(names))
     except Misfit:
         raise Failure("a column of the champion has values of another type in the source") from None
     return pa.concat_tables(parts).to_pandas()

@@ -23,22 +23,17 @@ class Promotion(BaseModel, frozen=True):
     champion: str | None  # the version that is served from now on
     gates: list[GateResult] = []
 
-    @classmethod
-    def of(cls, version: str, before: str | None, results: list[GateResult]) -> Self:
-        """Return what the gates' results make of a version, beside the champion of before."""
-        if reasons(results):
-            return cls(outcome="refused", version=version, champion=before, gates=results)
-        outcome: Literal["promoted", "unchanged"] = "promoted" if results else "unchanged"
-        return cls(outcome=outcome, version=version, champion=version, gates=results)
+    @property
+    def reasons(self) -> list[str]:
+        """Why the gates refuse the candidate; nothing if they do not."""
+        return [format_reason(result) for result in self.gates if result.passed is False]
 
     @property
     def text(self) -> str:
         """The outcome as a line for people."""
         if self.outcome == "refused":
-            against = reasons(self.gates)
-            listed = against[:SHOWN]
-            if len(against) > SHOWN:
-                listed.append(f"and {len(against) - SHOWN} more")
+            more = len(self.reasons) - SHOWN
+            listed = self.reasons[:SHOWN] + [f"and {more} more"] * (more > 0)
             return f"version {self.version} stays a challenger: {'; '.join(listed)}"
         if self.outcome == "promoted":
             return f"version {self.version} is the new champion"
@@ -49,11 +44,6 @@ class Promotion(BaseModel, frozen=True):
         if self.outcome == "refused":
             raise Refusal(self.text)
         return self
-
-
-def reasons(results: list[GateResult]) -> list[str]:
-    """Return why the gates refuse a candidate; nothing if they do not."""
-    return [format_reason(result) for result in results if result.passed is False]
 
 
 def print_gates(results: list[GateResult]) -> None:

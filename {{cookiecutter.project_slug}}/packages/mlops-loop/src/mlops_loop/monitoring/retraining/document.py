@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Literal, Self
 
-import sqlalchemy as sa
 from pydantic import AliasChoices, BaseModel, Field, computed_field
 
 from mlops_loop.base.params import Retrain as Limits
@@ -106,10 +105,10 @@ class Retraining(Record, Lineage, frozen=True):
         return self.model_copy(update={"result": result, "reason": reason})
 
     def append(
-        self, log: sa.Engine, event: str, why: str, seen: audit.Seen | None = None
+        self, log: audit.AuditLog, event: str, why: str, seen: audit.Seen | None = None
     ) -> audit.Line:
         """Append a line to the audit log; raise audit.Overtaken if `seen` no longer holds."""
         told = self.model_dump(mode="json", include=RECORDED, exclude_none=True)
         told |= self.decision.model_dump(mode="json", include={"reasons", "against"})
         facts = audit.Facts.model_validate(told | {"reason": why})
-        return audit.append(log, self.model, event, facts, seen)
+        return log.append(event, facts, seen)

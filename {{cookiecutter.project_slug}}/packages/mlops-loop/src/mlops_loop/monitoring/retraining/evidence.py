@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import sqlalchemy as sa
 from pydantic import JsonValue
 
 from mlops_loop.base import files
@@ -42,7 +41,6 @@ from mlops_loop.release.champion import install, settle, target
 from mlops_loop.release.champion_inputs import with_champion_inputs
 from mlops_loop.scoring.bundle import HELD_OUT, Bundle, open_bundle
 from mlops_loop.tracking.registry import open_registry
-from mlops_loop.tracking.session import experiment_name
 
 TRAIN_PARAMS = f"{PARAMS}: train"
 
@@ -55,16 +53,15 @@ class Context:
     params: Params
     schema: Schema
     champion: Bundle | None  # of this target
-    log: sa.Engine  # the audit log
+    log: audit.AuditLog
     started: tuple[datetime, ...]  # `until` of each retraining, oldest first
     finished: Record | None  # the last one that came to an end: neither failed nor killed
     seen: audit.Seen  # the last start, which a new one builds on
 
 
-def open_context(log: sa.Engine) -> Context:
+def open_context(log: audit.AuditLog) -> Context:
     """Read it all; the champion is installed where it is served."""
     schema = load_schema()
-    model = experiment_name()
     registry = open_registry(load_settings())
     settle(registry, log)  # finishes what a crash cut short before
     champion = open_bundle(target()) if install(registry, target()) else None
@@ -72,7 +69,7 @@ def open_context(log: sa.Engine) -> Context:
         champion = None
     started = []
     finished = running = None
-    for line in audit.read(log, model):
+    for line in log.lines():
         if line.event == STARTED:
             running = Record.model_validate(line.told)
             started.append(datetime.fromisoformat(running.until))
@@ -81,9 +78,9 @@ def open_context(log: sa.Engine) -> Context:
         elif line.event in ENDS and running:
             finished = running
             running = None
-    seen = audit.Seen(audit.last(log, model, STARTED), (STARTED,))
+    seen = log.seen(STARTED)
     params = load_params()
-    return Context(model, params, schema, champion, log, tuple(started), finished, seen)
+    return Context(log.model, params, schema, champion, log, tuple(started), finished, seen)
 
 
 def gather(

@@ -9,7 +9,6 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-import sqlalchemy as sa
 from filelock import FileLock, Timeout
 from pydantic import JsonValue
 
@@ -37,7 +36,6 @@ from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.release import audit
 from mlops_loop.release.promote import promote
 from mlops_loop.release.promotion import print_gates
-from mlops_loop.tracking.session import experiment_name
 
 SHOWN_WINDOWS = 24
 LOCK_FILE = Path("build/retrain.lock")
@@ -53,12 +51,12 @@ def retrain(until: datetime | None, force: bool, reason: str) -> Retraining | No
     # So that a cancelled job puts files back too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     seen = midnight(until) if until else datetime.now(UTC).replace(tzinfo=None)
-    log = audit.open_audit(load_settings().prediction_log_url)
+    log = audit.AuditLog(load_settings())
     LOCK_FILE.parent.mkdir(parents=True, exist_ok=True)
     try:
         held = FileLock(LOCK_FILE).acquire(timeout=0)
     except Timeout:
-        append(log, experiment_name(), documents.DECLINED, f"{seen:%Y-%m-%d}", RUNNING)
+        append(log, documents.DECLINED, f"{seen:%Y-%m-%d}", RUNNING)
         print(f"{documents.DECLINED}: {RUNNING}")
         return None
     with held:
@@ -153,7 +151,7 @@ def judge(document: Retraining, context: Context, started: audit.Line) -> Retrai
             result = "promoted"
             text = promotion.text
         else:
-            append(log, document.model, documents.UNCHANGED, document.until, SAME)
+            append(log, documents.UNCHANGED, document.until, SAME)
     except BaseException as error:
         result = "refused" if isinstance(error, Refusal) else "failed"
         why = str(error) if result == "refused" else fail(log, started, error)
@@ -163,27 +161,25 @@ def judge(document: Retraining, context: Context, started: audit.Line) -> Retrai
     return report.write(with_lineage(document.ended(result), log, started))
 
 
-def with_lineage(document: Retraining, log: sa.Engine, started: audit.Line) -> Retraining:
+def with_lineage(document: Retraining, log: audit.AuditLog, started: audit.Line) -> Retraining:
     """Add what the audit log says of the version, if the gates decided on one."""
-    line = audit.last(log, document.model, "promoted", "refused")
+    line = log.last("promoted", "refused")
     if not line or line.number < started.number:
         return document
     return document.model_copy(update=dict(Lineage.model_validate(line.told)))
 
 
-def fail(log: sa.Engine, started: audit.Line, error: BaseException) -> str:
+def fail(log: audit.AuditLog, started: audit.Line, error: BaseException) -> str:
     """Append that a retraining failed, so that its reasons still hold; return why."""
     why = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
     if isinstance(error, KeyboardInterrupt | SystemExit):
         why = "it was interrupted"
     until = str(started.told["until"])
-    append(log, started.model, documents.FAILED, until, why, retraining=started.number)
+    append(log, documents.FAILED, until, why, retraining=started.number)
     return why
 
 
-def append(
-    log: sa.Engine, model: str, event: str, until: str, reason: str, **more: JsonValue
-) -> None:
+def append(log: audit.AuditLog, event: str, until: str, reason: str, **more: JsonValue) -> None:
     """Append a line to the audit log that tells no more than this."""
     facts = audit.Facts.model_validate({"until": until, "reason": reason, **more})
-    audit.append(log, model, event, facts)
+    log.append(event, facts)

@@ -4,7 +4,6 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,11 @@ from pydantic import JsonValue
 
 from mlops_loop.base.params import Gates, LatencyGate, ServerGate
 from mlops_loop.contract.schema import Schema
-from mlops_loop.contract.values import Row
 from mlops_loop.data.cast import check_rows
 from mlops_loop.data.tables import as_json
 from mlops_loop.metrics.gate_result import GateResult, compare
 from mlops_loop.release.smoke_test.odd_requests import fuzz
-from mlops_loop.release.smoke_test.server import Unready, send, server
+from mlops_loop.release.smoke_test.server import Unready, predict, server
 from mlops_loop.scoring.bundle import Bundle
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.scoring.skops_model import columns
@@ -41,14 +39,12 @@ def smoke_test(bundle: Bundle, window: pd.DataFrame, gates: Gates) -> list[GateR
     began = time.monotonic()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         log = Path(name) / "smoke-test.db"
-        running = server(
-            bundle.folder, f"sqlite:///{log.as_posix()}", log.with_suffix(".log"), limits.timeout
-        )
+        url = f"sqlite:///{log.as_posix()}"
         try:
-            with running as (address, client):
+            with server(bundle.folder, url, log.with_suffix(".log"), limits.timeout) as running:
                 started = f"seconds until it is ready, at most {limits.timeout:g}"
                 ready = GateResult("server", started, time.monotonic() - began, passed=True)
-                return [ready, *check(address, client, bundle, window, limits, gates.latency)]
+                return [ready, *check(*running, bundle, window, limits, gates.latency)]
         except Unready as reason:
             why = "not measured, as the server does not start"
             return [GateResult("server", str(reason), passed=False), GateResult("latency", why)]
@@ -65,18 +61,27 @@ def check(
     """Judge how a running server answers rows of the window, and odd requests."""
     schema = bundle.schema
     chosen = sample(window, schema, limits.requests)
+    rows = as_json(chosen, schema)
+    for row in rows[:WARM_UP]:
+        predict(address, client, row)
+    found = list[JsonValue]()
+    milliseconds = list[float]()
+    for row in rows:
+        started = time.perf_counter()
+        status, body = predict(address, client, row)
+        milliseconds.append((time.perf_counter() - started) * 1000)
+        found.append(json.loads(body)["predictions"][0] if status == 200 else None)
     expected = open_scorer(bundle).score(columns(chosen, schema))
-    found, milliseconds = predict(address, client, as_json(chosen, schema))
     differing = sum(not close(answer, right) for answer, right in zip(found, expected, strict=True))
     wrong = fuzz(address, client, schema, bundle.manifest.example, limits.fuzz)
     first = f" ({wrong[0]})" if wrong else ""
-    other = f"of {len(found)} answers, other than the model's"
-    odd = f"of {limits.fuzz} odd requests, answered wrongly{first}"
     time_taken = GateResult("latency", "off")
     if latency:
         measure = f"95th percentile of {len(found)} requests with one row, ms"
         slow = float(np.percentile(milliseconds, 95))
         time_taken = compare("latency", measure, slow, "<=", latency.p95_milliseconds)
+    other = f"of {len(found)} answers, other than the model's"
+    odd = f"of {limits.fuzz} odd requests, answered wrongly{first}"
     return [
         compare("server", other, differing, "<=", 0),
         compare("server", odd, len(wrong), "<=", 0),
@@ -89,20 +94,6 @@ def sample(window: pd.DataFrame, schema: Schema, rows: int) -> pd.DataFrame:
     some = window.sample(min(2 * rows, len(window)), random_state=0)
     _, reasons = check_rows(some[list(schema.inputs)], schema.inputs)
     return some[(reasons == "").to_numpy()].head(rows)
-
-
-def predict(
-    address: str, client: requests.Session, rows: Sequence[Row]
-) -> tuple[list[JsonValue], list[float]]:
-    """Request one row at a time; return predictions (None for an error) and milliseconds."""
-    found = list[JsonValue]()
-    taken = list[float]()
-    for row in [*rows[:WARM_UP], *rows]:
-        started = time.perf_counter()
-        status, body = send(client, "POST", f"{address}/v1/predict", json={"rows": [row]})
-        taken.append((time.perf_counter() - started) * 1000)
-        found.append(json.loads(body)["predictions"][0] if status == 200 else None)
-    return found[-len(rows) :], taken[-len(rows) :]
 
 
 def close(answer: object, expected: object) -> bool:
