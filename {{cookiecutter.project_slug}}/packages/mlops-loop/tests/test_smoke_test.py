@@ -12,8 +12,8 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.params import LatencyGate, ServerGate, load_params
 from mlops_loop.data import tables
 from mlops_loop.metrics.gate_result import GateResult
-from mlops_loop.release.smoke_test import odd_requests, server
-from mlops_loop.release.smoke_test.run import check, smoke_test
+from mlops_loop.release.smoke_test import server
+from mlops_loop.release.smoke_test.run import check, fuzz, odd_requests, smoke_test
 from mlops_loop.scoring.bundle import MANIFEST, Bundle, open_bundle, read_document, write_manifest
 from mlops_loop.scoring.manifest import Manifest
 
@@ -88,8 +88,8 @@ def test_odd_requests_speed_and_a_server_that_fails_are_judged(running, tmp_path
         assert (latency.gate, latency.passed) == ("latency", passed)
         assert (answers.passed, odd.passed) == (True, True)
     known = bundle.schema, bundle.manifest.example
-    assert odd_requests.fuzz(address, client, *known, 300) == []
-    sent = list(islice(odd_requests.odd_requests(*known), 60))
+    assert fuzz(address, client, *known, 300) == []
+    sent = list(islice(odd_requests(*known), 60))
     assert len({odd.about for odd in sent}) > 20
     # Neither log nor spool can be written: so no prediction can be kept, and none be answered.
     for path in tmp_path.glob("log.db*"):
@@ -97,7 +97,7 @@ def test_odd_requests_speed_and_a_server_that_fails_are_judged(running, tmp_path
     (tmp_path / "log.db").mkdir()
     shutil.rmtree(tmp_path / "server.spool")
     (tmp_path / "server.spool").write_text("")
-    wrong = odd_requests.fuzz(address, client, *known, 60)
+    wrong = fuzz(address, client, *known, 60)
     allowed = [f"{odd.about}: 503" for odd in sent if odd.acceptable]
     assert wrong == [*allowed, "afterwards: not ready"]
     _, odd, _ = asked(running)

@@ -81,7 +81,7 @@ def test_an_emergency_does_without_the_import_of_mlflow(fast, monkeypatch) -> No
 import sys
 from contextlib import suppress
 from mlops_loop.base.errors import Failure
-from mlops_loop.release.audit_report import show_audit
+from mlops_loop.release.audit import show_audit
 from mlops_loop.release.champion import roll_back
 from mlops_loop.release.trace import trace
 show_audit(20, False)

@@ -21,7 +21,6 @@ from mlops_loop.onboarding.git import git, run, tracked_data
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.release import audit
-from mlops_loop.release.audit_report import problems
 from mlops_loop.scoring.bundle import open_bundle
 from mlops_loop.tracking.registry import open_registry
 from mlops_loop.tracking.session import session
@@ -170,7 +169,7 @@ def prediction_log() -> str:
 def audit_log() -> str:
     settings = load_settings()
     log = audit.AuditLog(settings)
-    for problem in problems(open_registry(settings), log):
+    for problem in audit.problems(open_registry(settings), log):
         verb = f"uv run {current_project().name} audit"
         raise Failure(f"{problem}: `{verb}` lists all; find out who can write to that database")
     return "every line follows from the one before, and the registry agrees"

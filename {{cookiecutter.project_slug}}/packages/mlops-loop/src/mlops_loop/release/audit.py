@@ -8,6 +8,7 @@ the same line, the database accepts one.
 import hmac
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,18 +17,25 @@ from hashlib import sha256
 
 import sqlalchemy as sa
 from pydantic import BaseModel, JsonValue
+from rich.markup import escape
+from rich.table import Table
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column
 from sqlalchemy.schema import CreateTable
 
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.pipeline import user_name
-from mlops_loop.base.settings import Settings
+from mlops_loop.base.settings import Settings, load_settings
+from mlops_loop.base.terminal import open_console
 from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.prediction_log.connection import connect, error_summary
+from mlops_loop.tracking.registry import Registry, open_registry
 
 # The events after which another version is champion.
 MOVES = ("promoted", "rolled back", "returned", "restored")
+# Tag of a version: the line of the log that its aliases and tags follow.
+SETTLED = "audit_sha256"
+SHOWN = 5  # problems in the line of a refusal
 MEND = "restore that database from a backup, or begin anew under another MLFLOW_EXPERIMENT_NAME"
 
 
@@ -204,3 +212,53 @@ def why_no_champion(settings: Settings) -> str:
             why = f"version {refused.facts.version} was refused: {refused.facts.reason}"
             return f"{nothing}, as there is no champion: {why}"
     return f"{nothing}: run `uv run dvc repro`, then `promote`"
+
+
+def anchors(registry: Registry) -> dict[str, str]:
+    """Return the hashes of the lines that the registry's versions stand by, and the versions."""
+    tagged = [version for version in registry.versions() if SETTLED in version.tags]
+    return {version.tags[SETTLED]: version.number for version in tagged}
+
+
+def problems(registry: Registry, log: AuditLog) -> list[str]:
+    """Return what is wrong with the audit log, in itself and beside the registry."""
+    if found := log.verify(anchors(registry)):
+        return found
+    champion = registry.by_alias("champion")
+    move = log.last(*MOVES)
+    if champion and (not move or champion.number != move.facts.version):
+        known = f"the registry's champion is version {champion.number}"
+        return [f"{known}, but the log has no promotion of it"]
+    return []
+
+
+def show_audit(newest: int, as_json: bool) -> None:
+    """Print the audit log; raise a Refusal if it, or the registry, was tampered with."""
+    log = AuditLog(load_settings())
+    found = problems(open_registry(load_settings()), log)
+    lines = log.lines()
+    for line in lines if as_json else ():
+        sealed = {"sha256": line.sha256} | ({"signature": line.signature} if line.signature else {})
+        print(json.dumps(line.document | sealed, ensure_ascii=False))
+    if found:
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        listed = "; ".join(found[:SHOWN])
+        raise Refusal(f"the audit log cannot be trusted: {listed}{more}; {MEND}")
+    if not as_json:
+        print_lines(lines[max(0, len(lines) - newest) :])
+    signed = sum(line.signature is not None for line in lines)
+    checked = "with AUDIT_KEY" if log.key else "but AUDIT_KEY is not set to check them"
+    print("every line is in its place, and the registry agrees", file=sys.stderr)
+    print(f"{signed} of {len(lines)} lines are signed, {checked}", file=sys.stderr)
+
+
+def print_lines(lines: Sequence[Line]) -> None:
+    table = Table("line", "when", "what", "version", "by", "commit", "why")
+    for line in lines:
+        facts = line.facts
+        commit = facts.git_commit or ""
+        commit = commit[:10] + "-dirty" * commit.endswith("-dirty")
+        time = line.time[:19].replace("T", " ")
+        cells = (str(line.number), time, line.event, facts.version, line.by, commit, facts.reason)
+        table.add_row(*map(escape, cells))
+    open_console().print(table)

@@ -5,6 +5,7 @@ The line decides. What a crash cuts short after it is finished by whatever comes
 
 import json
 from contextlib import suppress
+from itertools import permutations
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -13,15 +14,12 @@ from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.files import BUNDLE
 from mlops_loop.base.settings import Settings, load_settings
-from mlops_loop.release.audit import MEND, MOVES, AuditLog, Facts, Line, Seen
+from mlops_loop.release.audit import MEND, MOVES, SETTLED, AuditLog, Facts, Line, Seen, anchors
 from mlops_loop.reporting.page import write_overview
 from mlops_loop.scoring.bundle import PROMOTION, open_bundle
 from mlops_loop.scoring.promotion import PromotionFacts
 from mlops_loop.tracking.registry import Registry, Version, open_registry
 from mlops_loop.training.card.promotion import PromotionRecord, finish
-
-# Tag of a version: the line of the audit log that its aliases and tags follow.
-SETTLED = "audit_sha256"
 
 
 def settle(registry: Registry, log: AuditLog) -> Version | None:
@@ -42,13 +40,9 @@ def settle(registry: Registry, log: AuditLog) -> Version | None:
         if champion and champion.number == version.number:
             return champion
         moved = f"to version {champion.number}" if champion else "away"
-        facts = Facts(
-            version=version.number,
-            before=move.facts.before,
-            reason=f"its alias had been moved {moved} by other means than these commands",
-            bundle_sha256=move.facts.bundle_sha256,
-        )
-        move = log.append("restored", facts, Seen(move, MOVES))
+        reason = f"its alias had been moved {moved} by other means than these commands"
+        known = move.facts.model_dump(include={"version", "before", "bundle_sha256"})
+        move = log.append("restored", Facts(reason=reason, **known), Seen(move, MOVES))
     carry_out(registry, version, move)
     return registry.by_number(version.number)
 
@@ -71,12 +65,6 @@ def carry_out(registry: Registry, version: Version, move: Line) -> None:
         registry.delete_alias("challenger")
     # Last, because it says that all of the above is done.
     registry.set_tag(number, SETTLED, move.sha256)
-
-
-def anchors(registry: Registry) -> dict[str, str]:
-    """Return the hashes of the lines that the registry's versions stand by, and the versions."""
-    tagged = [version for version in registry.versions() if SETTLED in version.tags]
-    return {version.tags[SETTLED]: version.number for version in tagged}
 
 
 def install(registry: Registry, folder: Path) -> str | None:
@@ -114,15 +102,10 @@ def target() -> Path:
     """Return the folder that is served; refuse one in which another bundle lies."""
     settings = load_settings()
     folder = Path(settings.bundle)
-    if folder.resolve() == BUNDLE.resolve():
-        own = "the candidate's own folder: name another for the champion"
-        raise Failure(f"BUNDLE is {BUNDLE}, {own}")
-    challenger = Path(settings.challenger).resolve()
-    for other in (folder.resolve(), BUNDLE.resolve()):
-        if challenger.is_relative_to(other) or other.is_relative_to(challenger):
-            raise Failure(
-                f"CHALLENGER must be a folder of its own, apart from {folder} and {BUNDLE}"
-            )
+    folders = [path.resolve() for path in (folder, Path(settings.challenger), BUNDLE)]
+    if any(one.is_relative_to(other) for one, other in permutations(folders, 2)):
+        own = f"{BUNDLE}, the candidate's own folder"
+        raise Failure(f"BUNDLE and CHALLENGER must be folders apart, also from {own}")
     return folder
 
 
@@ -144,17 +127,13 @@ def roll_back(number: str | None, reason: str) -> str:
     wanted = find_former(registry, log, champion, number)
     # The way back to a version that was rolled back says nothing against the one in between.
     event = "returned" if wanted.tags.get("rolled_back") else "rolled back"
+    digest = wanted.tags["bundle_sha256"]
     facts = Facts(
-        version=wanted.number,
-        before=champion.number,
-        reason=reason,
-        bundle_sha256=wanted.tags["bundle_sha256"],
+        version=wanted.number, before=champion.number, reason=reason, bundle_sha256=digest
     )
     log.append(event, facts, seen)
     settle(registry, log)
-    if (installed := install(registry, folder)) is None:
-        raise Failure("the registry has lost its champion: run this again")
-    return installed
+    return install(registry, folder) or wanted.number
 
 
 def find_former(

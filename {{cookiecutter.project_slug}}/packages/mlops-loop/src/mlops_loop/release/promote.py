@@ -5,26 +5,65 @@ import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal, Self
 
 import mlflow
 from mlflow import MlflowClient
+from pydantic import BaseModel
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.files import BUNDLE, PARAMS, TEST
 from mlops_loop.base.params import load_params
 from mlops_loop.base.settings import load_settings
+from mlops_loop.base.terminal import open_console
 from mlops_loop.data import tables
-from mlops_loop.release.audit import MOVES, AuditLog, Facts, Seen
-from mlops_loop.release.champion import SETTLED, install, install_version, settle, target
-from mlops_loop.release.gates.run import run_gates
-from mlops_loop.release.promotion import Promotion
+from mlops_loop.metrics.gate_result import GateResult, format_reason
+from mlops_loop.release.audit import MOVES, SETTLED, AuditLog, Facts, Seen
+from mlops_loop.release.champion import install, install_version, settle, target
+from mlops_loop.release.gates.run import advices, run_gates
 from mlops_loop.scoring.bundle import CARDS, Bundle, open_bundle
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.registry import Registry, Version, open_registry
 from mlops_loop.tracking.session import session
 from mlops_loop.training.export import SECTIONS
+
+WORDS = {True: "passed", False: "[bold red]REFUSED", None: "[dim]not judged"}
+SHOWN = 3  # reasons in the line that tells of a refusal; the table and the records have all
+
+
+class Promotion(BaseModel, frozen=True):
+    """`unchanged`: the candidate is champion already, and was not judged again."""
+
+    outcome: Literal["promoted", "refused", "unchanged"]
+    version: str  # of the candidate
+    champion: str | None  # the version that is served from now on
+    gates: list[GateResult] = []
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the gates refuse the candidate; nothing if they do not."""
+        return [format_reason(result) for result in self.gates if result.passed is False]
+
+    @property
+    def text(self) -> str:
+        """The outcome as a line for people."""
+        if self.outcome == "refused":
+            more = len(self.reasons) - SHOWN
+            listed = self.reasons[:SHOWN] + [f"and {more} more"] * (more > 0)
+            return f"version {self.version} stays a challenger: {'; '.join(listed)}"
+        if self.outcome == "promoted":
+            return f"version {self.version} is the new champion"
+        return f"version {self.version} is champion already; it was not judged again"
+
+    def checked(self) -> Self:
+        """Return it, or raise a Refusal with the gates' reasons."""
+        if self.outcome == "refused":
+            raise Refusal(self.text)
+        return self
 
 
 def promote() -> Promotion:
@@ -161,3 +200,18 @@ def check_not_rolled_back(version: Version) -> None:
     if when := version.tags.get("rolled_back"):
         back = f"train another one, or return to it by `rollback {version.number}`"
         raise Refusal(f"version {version.number} was rolled back: {when.strip()}; {back}")
+
+
+def print_gates(results: list[GateResult]) -> None:
+    """Print what the gates say, and what to try; nothing if they were not asked."""
+    if not results:
+        return
+    table = Table("gate", "measure", "value", "limit", "result", title="Gates")
+    for result in results:
+        value = "" if result.value is None else f"{result.value:.4g}"
+        row = (result.gate, result.measure, value, result.limit)
+        table.add_row(*map(escape, row), WORDS[result.passed])
+    console = open_console()
+    console.print(table)
+    for line in advices(results):
+        console.print(f"what to try: {escape(line)}", soft_wrap=True)

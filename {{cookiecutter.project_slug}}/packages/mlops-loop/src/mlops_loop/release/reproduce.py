@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TypedDict
 
-from dvc.config import Config
+from dvc.api import DVCFileSystem
 from pydantic import JsonValue
 
 from mlops_loop.base import files
@@ -59,10 +59,12 @@ def reproduce(number: str) -> None:
         bundle = registry.fetch(version, temporary / "registered")
         commit = checked_commit(number, version.tags.get("git_commit", ""))
         say(f"version {number} from commit {commit[:12]}, in {temporary}")
-        check_out(commit, temporary / "tree")
-        build(temporary / "tree")
-        registered, built = (bundle.folder, temporary / "tree" / BUNDLE)
-        found = differences(*(files.read_json(at / MANIFEST) for at in (registered, built)))
+        tree = temporary / "tree"
+        check_out(commit, tree)
+        fetch_data(commit, tree)
+        build(tree)
+        pair = (bundle.folder, tree / BUNDLE)
+        found = differences(*(files.read_json(folder / MANIFEST) for folder in pair))
     if found:
         listed = f"{', '.join(found)} differ"
         raise Refusal(f"version {number} is not what commit {commit[:12]} gives: {listed}")
@@ -93,41 +95,35 @@ def check_out(commit: str, folder: Path) -> None:
     shutil.unpack_archive(archive, folder)
 
 
+def fetch_data(commit: str, folder: Path) -> None:
+    """Copy what the commit's pipeline reads from this project's DVC cache or remote."""
+    source = DVCFileSystem(rev=commit)
+    tracked = [path.relative_to(folder).with_suffix("") for path in folder.glob("**/?*.dvc")]
+    for path in (*tracked, RAW):
+        say(f"fetching {path}")
+        try:
+            source.get(path.as_posix(), str(folder / path), recursive=True)
+        except Exception as error:  # each kind of remote has its own
+            say(
+                f"neither cache nor DVC remote gives {path}: {error}; `uv run dvc push` where it is"
+            )
+
+
 def build(folder: Path) -> None:
     """Run the pipeline of a tree in the environment of its uv.lock."""
     uv = find_uv()
-    tracked = [path.relative_to(folder).as_posix() for path in folder.glob("**/?*.dvc")]
     say("installing the commit's environment")
     if not run(uv, "sync", "--frozen", "--quiet", folder=folder):
         raise Failure("the commit's environment cannot be installed, see above")
-    dvc = uv, "run", "--frozen", "--no-sync", "dvc"
-    give_data(folder)
-    for wanted in (*tracked, RAW.as_posix()):
-        say(f"pulling {wanted}")
-        if not run(*dvc, "pull", wanted, folder=folder):
-            say(f"neither cache nor DVC remote gives {wanted}; `uv run dvc push` where it is")
+    files.write_text(folder / ".dvc" / "config.local", "[core]\n    no_scm = true\n")
     if (folder / RAW).is_file():
         files.write_text(folder / "dvc.yaml", edited(folder / "dvc.yaml", freeze))
     else:
         say("reading the source again")
     say("building")
-    if not run(*dvc, "repro", "--force", "--no-run-cache", folder=folder):
+    again = ("dvc", "repro", "--force", "--no-run-cache")
+    if not run(uv, "run", "--frozen", "--no-sync", *again, folder=folder):
         raise Failure("the commit's pipeline stopped, see above")
-
-
-def give_data(folder: Path) -> None:
-    """Give the tree at `folder` this project's DVC cache and remotes."""
-    here = Config.from_cwd()  # with absolute paths
-    with Config(str(folder / ".dvc")).edit("local", validate=False) as there:
-        there["core"] = {"no_scm": True}
-        if name := here["core"].get("remote"):
-            there["core"]["remote"] = name
-        # As plain text: DVC would write a path relative to a folder that may be a link.
-        there["remote"] = {
-            name: {key: str(value) for key, value in options.items()}
-            for name, options in here["remote"].items()
-        }
-        there["cache"] = {"dir": str(here["cache"].get("dir") or Path(".dvc/cache").resolve())}
 
 
 def freeze(pipeline: dict[str, dict[str, Stage]]) -> None:

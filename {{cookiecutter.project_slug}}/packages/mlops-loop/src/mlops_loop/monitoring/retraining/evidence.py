@@ -36,9 +36,8 @@ from mlops_loop.monitoring.retraining.document import (
 from mlops_loop.monitoring.retraining.windows import DAY, midnight
 from mlops_loop.prediction_log.window_summary import WindowSummary
 from mlops_loop.release import audit
-from mlops_loop.release.candidate import score
+from mlops_loop.release.candidate import score, with_champion_inputs
 from mlops_loop.release.champion import install, settle, target
-from mlops_loop.release.champion_inputs import with_champion_inputs
 from mlops_loop.scoring.bundle import HELD_OUT, Bundle, open_bundle
 from mlops_loop.tracking.registry import open_registry
 

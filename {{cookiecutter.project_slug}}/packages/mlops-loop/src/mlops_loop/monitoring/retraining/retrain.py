@@ -34,8 +34,7 @@ from mlops_loop.monitoring.retraining.windows import DAY, Windows, midnight, mov
 from mlops_loop.monitoring.window_store import stored_summaries
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.release import audit
-from mlops_loop.release.promote import promote
-from mlops_loop.release.promotion import print_gates
+from mlops_loop.release.promote import print_gates, promote
 
 SHOWN_WINDOWS = 24
 LOCK_FILE = Path("build/retrain.lock")
