@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from dvc.api import DVCFileSystem
+from dvc.repo import Repo
 from pydantic import JsonValue
 
 from mlops_loop.base import files
@@ -61,7 +62,7 @@ def reproduce(number: str) -> None:
         say(f"version {number} from commit {commit[:12]}, in {temporary}")
         tree = temporary / "tree"
         check_out(commit, tree)
-        fetch_data(commit, tree)
+        fetch_data(tree)
         build(tree)
         pair = (bundle.folder, tree / BUNDLE)
         found = differences(*(files.read_json(folder / MANIFEST) for folder in pair))
@@ -93,11 +94,16 @@ def check_out(commit: str, folder: Path) -> None:
         reason = (done.stderr.strip().splitlines() or ["no reason"])[-1]
         raise Failure(f"git does not give {commit} ({reason}): `git fetch --unshallow` may")
     shutil.unpack_archive(archive, folder)
+    files.write_text(folder / ".dvc" / "config.local", "[core]\n    no_scm = true\n")
 
 
-def fetch_data(commit: str, folder: Path) -> None:
-    """Copy what the commit's pipeline reads from this project's DVC cache or remote."""
-    source = DVCFileSystem(rev=commit)
+def fetch_data(folder: Path) -> None:
+    """Copy what the pipeline of a tree reads from this project's DVC cache or remote."""
+    here = Repo()
+    core = {**here.config["core"], "no_scm": True}
+    cache = {"dir": here.cache.local_cache_dir}
+    config = {"core": core, "cache": cache, "remote": here.config["remote"]}
+    source = DVCFileSystem(str(folder), config=config)
     tracked = [path.relative_to(folder).with_suffix("") for path in folder.glob("**/?*.dvc")]
     for path in (*tracked, RAW):
         say(f"fetching {path}")
@@ -115,7 +121,6 @@ def build(folder: Path) -> None:
     say("installing the commit's environment")
     if not run(uv, "sync", "--frozen", "--quiet", folder=folder):
         raise Failure("the commit's environment cannot be installed, see above")
-    files.write_text(folder / ".dvc" / "config.local", "[core]\n    no_scm = true\n")
     if (folder / RAW).is_file():
         files.write_text(folder / "dvc.yaml", edited(folder / "dvc.yaml", freeze))
     else:
