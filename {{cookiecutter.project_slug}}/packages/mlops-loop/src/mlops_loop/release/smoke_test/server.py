@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,16 +81,8 @@ def server(
     }
     with output.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(command, env=outside() | settings, stdout=log, stderr=log)
-    end = time.monotonic() + timeout
     try:
-        while not ready(address, client):
-            ended = process.poll() is not None
-            if ended or time.monotonic() > end:
-                late = f"the server was not ready within {timeout:g} seconds"
-                lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                said = lines[-1].strip() if lines else "it said nothing"
-                raise Unready(f"{'the server does not start' if ended else late}: {said}")
-            time.sleep(0.05)
+        wait_until_ready(process, lambda: ready(address, client), output, timeout)
         yield address, client
     finally:
         client.close()
@@ -100,6 +92,20 @@ def server(
         except subprocess.TimeoutExpired:  # it hangs
             process.kill()
             process.wait()
+
+
+def wait_until_ready(
+    process: subprocess.Popen[bytes], is_ready: Callable[[], bool], output: Path, timeout: float
+) -> None:
+    end = time.monotonic() + timeout
+    while not is_ready():
+        ended = process.poll() is not None
+        if ended or time.monotonic() > end:
+            said = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            late = f"the server was not ready within {timeout:g} seconds"
+            why = "the server does not start" if ended else late
+            raise Unready(f"{why}: {said[-1].strip() if said else 'it said nothing'}")
+        time.sleep(0.05)
 
 
 def ready(address: str, client: requests.Session) -> bool:
