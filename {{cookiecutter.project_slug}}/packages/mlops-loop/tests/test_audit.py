@@ -1,59 +1,60 @@
-"""The audit log: its chain, its signatures, and lines of an older version."""
+"""The audit log: its chain and its signatures."""
 
-import json
-from dataclasses import replace
-from hashlib import sha256
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from mlops_loop.base.errors import Failure, Refusal
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.settings import load_settings
 from mlops_loop.cli import operate as serving
-from mlops_loop.release import audit
-from mlops_loop.release.audit import Facts
+from mlops_loop.release.audit import AuditLog, Facts, Line
 
-URL = "sqlite:///predictions.db"
+KEY = "a long secret"
 
 
 @pytest.fixture(autouse=True)
-def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sa.Engine:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "flights")
     monkeypatch.delenv("AUDIT_KEY", raising=False)
-    return sa.create_engine(URL)
 
 
-def refuse(*versions: str) -> None:
+def refuse(*versions: str) -> Sequence[Line]:
+    log = AuditLog(load_settings())
     for version in versions:
-        facts = Facts(version=version, reason="änderung")
-        audit.append(audit.open_audit(URL), "flights", "refused", facts)
+        log.append("refused", Facts(version=version, reason="änderung"))
+    return log.lines()
+
+
+def tamper(statement: str, **values: str) -> None:
+    with AuditLog(load_settings()).engine.begin() as connection:
+        connection.execute(sa.text(statement), values)
 
 
 def problems(**anchors: str) -> list[str]:
-    return audit.verify(audit.open_audit(URL), "flights", anchors)
+    return AuditLog(load_settings()).verify(anchors)
 
 
-def test_signed_lines_are_verified(log, monkeypatch) -> None:
+def test_signed_lines_are_verified(monkeypatch) -> None:
     refuse("1")  # before there was a key
-    monkeypatch.setenv("AUDIT_KEY", "a long secret")
-    refuse("2", "3")
-    signed = [line.signature is not None for line in audit.read(log, "flights")]
-    assert signed == [False, True, True]
+    monkeypatch.setenv("AUDIT_KEY", KEY)
+    assert [line.signature is not None for line in refuse("2", "3")] == [False, True, True]
     assert problems() == []
     monkeypatch.setenv("AUDIT_KEY", "another secret")
     assert problems() == [f"line {number} is not signed with AUDIT_KEY" for number in (2, 3)]
 
 
 @pytest.mark.parametrize("signature", ["'forged'", "NULL"])
-def test_who_writes_to_the_database_cannot_sign(log, monkeypatch, signature) -> None:
-    monkeypatch.setenv("AUDIT_KEY", "a long secret")
+def test_who_writes_to_the_database_cannot_sign(monkeypatch, signature) -> None:
+    monkeypatch.setenv("AUDIT_KEY", KEY)
     refuse("1", "2")
-    with log.begin() as connection:
-        connection.exec_driver_sql(f"UPDATE audit_log SET signature = {signature} WHERE number = 2")
+    tamper(f"UPDATE audit_log SET signature = {signature} WHERE number = 2")
     assert problems() == ["line 2 is not signed with AUDIT_KEY"]
     monkeypatch.delenv("AUDIT_KEY")
     refuse("3")  # on a machine without the key
-    monkeypatch.setenv("AUDIT_KEY", "a long secret")
+    monkeypatch.setenv("AUDIT_KEY", KEY)
     assert problems()[-1] == "line 3 is not signed with AUDIT_KEY"
 
 
@@ -68,45 +69,17 @@ def test_who_writes_to_the_database_cannot_sign(log, monkeypatch, signature) -> 
         ("DELETE FROM audit_log WHERE number = 3", "the line about version 3 is missing"),
     ],
 )
-def test_a_tampered_line_is_found(log, statement, found) -> None:
-    refuse("1", "2", "3")
-    lines = audit.read(log, "flights")
-    assert problems(**{lines[2].sha256: "3"}) == []
-    forged = {"digest": replace(lines[1], by="x").digest} if ":" in statement else {}
-    with log.begin() as connection:
-        connection.execute(sa.text(statement), forged)
-    assert problems(**{lines[2].sha256: "3"})[0].startswith(found)
-
-
-def test_lines_of_an_older_version_are_taken_over_with_their_hashes(log) -> None:
-    before = ""
-    rows = []
-    for number in (1, 2):
-        entry = {"model": "flights", "number": number, "time": "2026-01-01T00:00:00+00:00"}
-        entry |= {"by": "somebody", "event": "promoted", "version": str(number)}
-        entry |= {"reason": "größer", "gates": [{"value": 0.1}], "previous_sha256": before}
-        text = json.dumps(entry, ensure_ascii=False)
-        before = sha256(text.encode()).hexdigest()
-        rows.append(("flights", number, text, before))
-    with log.begin() as connection:
-        connection.exec_driver_sql("CREATE TABLE audit (model, number INTEGER, line, sha256)")
-        connection.exec_driver_sql("INSERT INTO audit VALUES ('flights', 1, 'no JSON', '')")
-    with pytest.raises(Refusal, match="line 1 of the audit log was changed"):
-        audit.open_audit(URL)
-    with log.begin() as connection:
-        connection.exec_driver_sql("DELETE FROM audit")
-        connection.exec_driver_sql("INSERT INTO audit VALUES (?, ?, ?, ?)", rows)
-    assert problems(**{before: "2"}) == []  # the registry's anchor holds
-    refuse("3")
-    found = audit.read(log, "flights")
-    assert [line.facts.version for line in found] == ["1", "2", "3"]
-    assert found[2].previous_sha256 == before
-    assert problems() == []
+def test_a_tampered_line_is_found(statement, found) -> None:
+    lines = refuse("1", "2", "3")
+    anchor = {lines[2].sha256: "3"}
+    assert problems(**anchor) == []
+    lines[1].by = "x"
+    tamper(statement, **({"digest": lines[1].digest} if ":digest" in statement else {}))
+    assert problems(**anchor)[0].startswith(found)
 
 
 def test_who_serves_without_a_champion_hears_why(monkeypatch) -> None:
     monkeypatch.setenv("BUNDLE", "nowhere")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "flights")
     with pytest.raises(Failure, match=r"no bundle in nowhere: run `uv run dvc repro`"):
         serving.serve()
     refuse("1")
@@ -114,6 +87,7 @@ def test_who_serves_without_a_champion_hears_why(monkeypatch) -> None:
         serving.serve()
 
 
-def test_a_database_that_cannot_be_used_is_one_line() -> None:
+def test_a_database_that_cannot_be_used_is_one_line(monkeypatch) -> None:
+    monkeypatch.setenv("PREDICTION_LOG_URL", "sqlite:///nowhere/predictions.db")
     with pytest.raises(Failure, match="the audit log, see PREDICTION_LOG_URL, cannot be used"):
-        audit.open_audit("sqlite:///nowhere/predictions.db")
+        AuditLog(load_settings())

@@ -14,7 +14,7 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.onboarding import doctor as examination
 from mlops_loop.onboarding.doctor import CHECKS, ask, doctor
 from mlops_loop.release.promote import promote
-from mlops_loop.tracking.session import experiment_name, session
+from mlops_loop.tracking.session import session
 
 from .conftest import ROOT, change, edit
 
@@ -101,12 +101,11 @@ def test_a_program_or_a_password_that_is_missing_is_said(whole, monkeypatch) -> 
 
 
 def test_a_changed_line_of_the_audit_log_is_said(whole) -> None:
-    log = examination.audit.open_audit(load_settings().prediction_log_url)
+    log = examination.audit.AuditLog(load_settings())
     for version in ("1", "2"):
-        facts = examination.audit.Facts(version=version, reason="")
-        examination.audit.append(log, experiment_name(), "refused", facts)
+        log.append("refused", examination.audit.Facts(version=version, reason=""))
     assert found("audit log").startswith("ok")
-    with log.begin() as connection:
+    with log.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE audit_log SET event = 'promoted'")
     assert found("audit log").startswith("no: line 1 was changed")
 

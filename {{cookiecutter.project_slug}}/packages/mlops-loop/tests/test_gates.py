@@ -25,8 +25,7 @@ from mlops_loop.metrics.gate_result import GateResult, compare
 from mlops_loop.metrics.tasks import deciding_metric, measure, of, weighted
 from mlops_loop.release.candidate import Champion, open_candidate
 from mlops_loop.release.gates import champion, leakage, quality, run
-from mlops_loop.release.gates.champion import Skill
-from mlops_loop.scoring.bundle import open_bundle
+from mlops_loop.scoring.bundle import HELD_OUT, open_bundle
 from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.predictions import labels
 
@@ -42,29 +41,24 @@ def candidate(project):
     return open_candidate(bundle, None, tables.read_table(files.TEST), load_params().evaluate)
 
 
-def with_schema(candidate, schema, **changed):
-    return replace(candidate, bundle=replace(candidate.bundle, schema=schema), **changed)
-
-
 def with_side(candidate, sides=("a", "b"), minimum=1, **facts):
     """Return the candidate with this column as its only slice, and drawn values in it."""
-    schema, column = (
-        candidate.schema,
-        Column(type="category", role="slice", categories=sides, **facts),
-    )
+    schema = candidate.schema
+    column = Column(type="category", role="slice", categories=sides, **facts)
     others = {name: other for name, other in schema.columns.items() if name not in schema.slices}
     alone = schema.model_copy(update={"columns": others | {SIDE: column}})
     drawn = np.random.default_rng(1).choice(sides, len(candidate.table))
     params = candidate.params.model_copy(update={"min_slice_rows": minimum})
     table = candidate.table.assign(**{SIDE: drawn})
-    return with_schema(candidate, alone, table=table, params=params)
+    bundle = replace(candidate.bundle, schema=alone)
+    return replace(candidate, bundle=bundle, table=table, params=params)
 
 
 def turned_round(scores, schema):
     """Return the opposite of what the model says."""
-    return (
-        (1 - scores) / (len(schema.classes) - 1) if schema.classes else 2 * scores.mean() - scores
-    )
+    if schema.classes:
+        return (1 - scores) / (len(schema.classes) - 1)
+    return 2 * scores.mean() - scores
 
 
 def by_sklearn(rows):
@@ -114,13 +108,10 @@ def test_a_champion_is_not_worse_than_a_constant_in_log_loss(candidate) -> None:
     sure = np.column_stack([candidate.scores[:, place] ** 9] * 2)
     sure[:, 1 - place] = 1 - sure[:, place]
     measured = measure(replace(candidate.scored, scores=sure))
-    found = quality.baseline(
-        replace(candidate, scores=sure, metrics=measured), load_params().gates.baseline
-    )
-    assert [(line.measure, line.passed) for line in found] == [
-        ("roc_auc", True),
-        ("log_loss", False),
-    ]
+    limits = load_params().gates.baseline
+    found = quality.baseline(replace(candidate, scores=sure, metrics=measured), limits)
+    judged = [(line.measure, line.passed) for line in found]
+    assert judged == [("roc_auc", True), ("log_loss", False)]
 
 
 def test_the_label_that_clients_get_is_measured(candidate) -> None:
@@ -211,18 +202,13 @@ def test_labels_of_which_the_champion_knows_nothing_are_refused(candidate) -> No
     assert np.median(shuffled) < limits.min_skill
 
 
-@pytest.mark.parametrize(
-    ("now", "before", "passed"),
-    [
-        (Skill(float("nan"), 0.5), Skill(0.6, 0.5), False),
-        (Skill(1, 0), Skill(0.6, 0.5), False),  # all outcomes are the same
-        (Skill(0.6, 0.5), Skill(1, 0), None),
-        (Skill(0.6, 0.5), Skill(0.5, 0.5), None),  # it never had a gain
-    ],
-)
-def test_labels_are_not_judged_by_a_champion_without_skill(now, before, passed) -> None:
-    found = champion.label_trust(now, before, "roc_auc", True, LabelsGate())
-    assert (found.value, found.passed) == (None, passed)
+def test_labels_are_not_judged_by_a_champion_without_skill(candidate) -> None:
+    held_out = tables.read_table(files.BUNDLE / HELD_OUT)
+    names = [name for name in held_out if name.startswith("score ")]
+    tables.write_table(files.BUNDLE / HELD_OUT, held_out.assign(**dict.fromkeys(names, 0.5)))
+    served = Champion(candidate.bundle, candidate.scores)
+    (found,) = champion.labels(replace(candidate, champion=served), LabelsGate())
+    assert (found.value, found.passed) == (None, None)
 
 
 def test_only_a_surely_better_candidate_passes_the_champion(candidate) -> None:
@@ -312,15 +298,16 @@ def test_differences_are_those_of_fairlearn(candidate) -> None:
 
 
 def test_a_leaky_split_is_refused(candidate) -> None:
-    schema, timed = load_schema(), bool(load_schema().timestamp)
-    train, test = tables.read_table(files.TRAIN), tables.read_table(files.TEST)
+    schema = load_schema()
+    train = tables.read_table(files.TRAIN)
+    test = tables.read_table(files.TEST)
     limits = LeakageGate(max_overlap=max(0.001, schema.max_overlap))
     assert not refused(leakage.leakage(candidate, limits))
     copied = test.tail(int(len(test) * limits.max_overlap) + len(test) // 100 + 1)
     tables.write_table(files.TRAIN, pd.concat([train, copied]))
     found = refused(leakage.leakage(candidate, limits))
-    assert found == ["leakage: time"] * timed + ["leakage: rows"]
-    if timed:
+    assert found == ["leakage: time"] * bool(schema.timestamp) + ["leakage: rows"]
+    if schema.timestamp:
         first = test[schema.timestamp].min()
         reaching = train.copy()
         reaching.loc[reaching.index[0], schema.timestamp] = first

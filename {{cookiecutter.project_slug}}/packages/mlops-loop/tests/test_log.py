@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from mlops_loop.base.errors import Failure
+from mlops_loop.base.settings import Settings
 from mlops_loop.prediction_log import connection as connections
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.ground_truth import record_ground_truth
@@ -597,11 +598,12 @@ def test_prune_deletes_old_predictions_with_their_outcomes(log) -> None:
 
 def test_prune_makes_a_file_smaller(file) -> None:
     # The audit log is often first.
-    audit.append(audit.open_audit(file.url), "model", "refused", audit.Facts())
+    log = audit.AuditLog(Settings(prediction_log_url=file.url))
+    log.append("refused", audit.Facts())
     with file.writing() as writer:
         send(writer, [entry(2000) for _ in range(10)])
     before = file.path.stat().st_size
     with file.opened() as engine:
         assert prune(engine, datetime.now(UTC)) == 20_000
     assert file.path.stat().st_size < before / 4
-    assert audit.verify(audit.open_audit(file.url), "model", {}) == []
+    assert log.verify({}) == []

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
+from mlops_loop.base.settings import load_settings
 from mlops_loop.batch.ground_truth import record_file
 from mlops_loop.cli.app import APP
 from mlops_loop.contract.schema import Schema, load_schema
@@ -140,12 +141,13 @@ def test_prune_of_the_command_line_leaves_the_audit_log_alone(project: Path) -> 
     with engine.begin() as connection:
         moved = sa.update(PREDICTIONS).where(PREDICTIONS.c.id.in_(new))
         connection.execute(moved.values(time=datetime.now(UTC)))
-    audit.append(audit.open_audit(URL), "model", "refused", audit.Facts(version="1"))
+    log = audit.AuditLog(load_settings())
+    log.append("refused", audit.Facts(version="1"))
     result = CliRunner().invoke(APP, ["log", "prune", "--older-than", "1"])
     assert result.exit_code == 0
     assert "3 predictions deleted" in result.output
     with engine.connect() as connection:
         assert sorted(connection.scalars(sa.select(PREDICTIONS.c.id))) == sorted(new)
     assert not set(old) & set(recorded())
-    assert audit.verify(audit.open_audit(URL), "model", {}) == []
-    assert len(list(audit.read(audit.open_audit(URL), "model"))) == 1
+    assert log.verify({}) == []
+    assert len(log.lines()) == 1

@@ -79,7 +79,7 @@ def test_an_own_gate_refuses_and_is_in_audit_card_and_json(plugged) -> None:
     (gate,) = [gate for gate in document["gates"] if gate["gate"] == "enough"]
     assert (gate["passed"], gate["relation"], gate["number"]) == (False, ">=", 1e6)
     assert str(done.exception).startswith("version 1 stays a challenger: enough: thousand rows")
-    (line,) = audit.read(audit.open_audit(load_settings().prediction_log_url), experiment_name())
+    (line,) = audit.AuditLog(load_settings()).lines()
     assert gate in line.told["gates"]
     card = Path(load_settings().challenger, "card.md").read_text("utf-8")
     assert "| enough | thousand rows |" in card

@@ -1,14 +1,14 @@
 import json
-import os
 import shutil
 import sqlite3
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import mlflow
-import pandas as pd
 import pytest
 
 from mlops_loop.base import files
@@ -18,12 +18,13 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.cli import build as verbs
 from mlops_loop.contract.schema import Column, load_schema
 from mlops_loop.data import tables
-from mlops_loop.release import audit, champion
+from mlops_loop.release import champion
 from mlops_loop.release import promote as promotions
-from mlops_loop.release.champion_inputs import with_champion_inputs
-from mlops_loop.release.promotion import Promotion
+from mlops_loop.release.audit import AuditLog, Line
+from mlops_loop.release.candidate import with_champion_inputs
+from mlops_loop.release.promote import Promotion
 from mlops_loop.scoring.bundle import open_bundle
-from mlops_loop.tracking.registry import Version, by_number, open_registry
+from mlops_loop.tracking.registry import EmbeddedRegistry, Version, open_registry
 from mlops_loop.tracking.session import experiment_name, session
 
 from .conftest import SERVER, change, model_file, run_stages, use_registry
@@ -34,94 +35,16 @@ OFF = dict.fromkeys(
     ("server", "latency", "behaviour", "slices", "calibration", "baseline", "leakage", "parity")
 )
 
-# Forks a child for each promotion, so that only one process imports everything. It reads lines: a
-# folder, and the number of the call (of all that change something) before which the child is
-# killed, or `race` for two children that decide at the same time. It answers with their exit codes.
-DRIVER = """
-import multiprocessing, os, signal, sys
-from pathlib import Path
-import mlflow
-# What would otherwise be imported anew in each child.
-import alembic.command, mlflow.store.model_registry.sqlalchemy_store
-import mlflow.store.tracking.sqlalchemy_store
-from mlops_loop.base.errors import run
-from mlops_loop.cli.groups import APP
-import mlops_loop.cli.app
-from mlops_loop.base.params import load_params
-from mlops_loop.contract.schema import Column, load_schema
-from mlops_loop.metrics import tasks
-from mlops_loop.release import audit, promote
-from mlops_loop.tracking.registry import EmbeddedRegistry
-tasks.of(load_schema())
-
-def kill_before(number):
-    calls = [0]
-    def counted(function):
-        def call(*given, **named):
-            calls[0] += 1
-            if calls[0] == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*given, **named)
-        return call
-    for owner, names in (
-        (EmbeddedRegistry, ["set_tag", "delete_tag", "set_alias", "delete_alias"]),
-        (mlflow.MlflowClient, ["log_artifact", "log_artifacts"]),
-        (mlflow, ["register_model"]), (audit, ["append"]), (Path, ["replace"]),
-    ):
-        for name in names:
-            setattr(owner, name, counted(getattr(owner, name)))
-
-def wait_before_deciding(barrier):
-    append = audit.append
-    def call(*given, **named):
-        barrier.wait(60)
-        return append(*given, **named)
-    audit.append = call
-
-def child(prepare, argument):
-    process = os.fork()
-    if process:
-        return process
-    try:
-        prepare(argument)
-        run(APP)
-    except SystemExit as stopped:
-        os._exit(stopped.code or 0)
-    os._exit(70)
-
-sys.argv = ["cli", "promote"]
-for line in sys.stdin:
-    folder, how = line.split()
-    os.chdir(folder)
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
-    if how == "race":
-        barrier = multiprocessing.Barrier(2)
-        children = [child(wait_before_deciding, barrier) for _ in range(2)]
-    else:
-        children = [child(kill_before, int(how))]
-    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in children]
-    print("codes", *sorted(codes), flush=True)
-"""
+# All that changes something for others to see.
+CHANGES = (
+    *((EmbeddedRegistry, name) for name in ("set_tag", "set_alias", "delete_alias")),
+    *((mlflow.MlflowClient, name) for name in ("log_artifact", "log_artifacts")),
+    *((mlflow, "register_model"), (AuditLog, "append"), (Path, "replace")),
+)
 
 
-@pytest.fixture
-def drive(served) -> Iterator[Callable[[Path, str], list[int]]]:
-    """Promote in other processes; returns exit codes, negative for a signal."""
-    if SERVER.startswith("http") or not hasattr(os, "fork"):
-        pytest.skip("needs fork, and a registry that can be copied")
-    command = [sys.executable, "-c", DRIVER]
-    with (
-        (served / "driver.log").open("w") as log,
-        subprocess.Popen(command, stdin=-1, stdout=-1, stderr=log, text=True, bufsize=1) as process,
-    ):
-
-        def drive(folder: Path, how: str) -> list[int]:
-            process.stdin.write(f"{folder} {how}\n")
-            line = next(line for line in process.stdout if line.startswith("codes "))
-            return [int(code) for code in line.split()[1:]]
-
-        yield drive
-        process.stdin.close()
+class Killed(BaseException):
+    """What ends a promotion anywhere."""
 
 
 def promote() -> Promotion:
@@ -135,25 +58,15 @@ def aliases() -> dict[str, str]:
 
 
 def version(number: str) -> Version:
-    return by_number(open_registry(load_settings()), number)
+    return open_registry(load_settings()).by_number(number)
 
 
-def lines() -> list[audit.Line]:
-    return list(audit.read(audit.open_audit(load_settings().prediction_log_url), experiment_name()))
+def lines() -> Sequence[Line]:
+    return AuditLog(load_settings()).lines()
 
 
 def events() -> list[str]:
     return [line.event for line in lines()]
-
-
-def retrain(honest: pd.DataFrame, noise: float) -> None:
-    """Train on a table in which this share of the rows got each other's targets."""
-    target = load_schema().target
-    chosen = honest.sample(frac=noise, random_state=0).index
-    table = honest.copy()
-    table.loc[chosen, target] = honest.loc[chosen, target].sample(frac=1, random_state=1).to_numpy()
-    tables.write_table(files.TRAIN, table)
-    run_stages("train", "evaluate", "export")
 
 
 @pytest.fixture
@@ -174,8 +87,11 @@ def trained(finished, tmp_path_factory) -> Path:
         patch.chdir(folder)
         use_registry(patch, folder)
         honest = tables.read_table(files.TRAIN)
-        for name, noise in (("mixed", 1), ("honest", 0)):
-            retrain(honest, noise)
+        targets = honest[load_schema().target]
+        mixed = targets.sample(frac=1, random_state=1).to_numpy()
+        for name, labels in (("mixed", mixed), ("honest", targets)):
+            tables.write_table(files.TRAIN, honest.assign(**{targets.name: labels}))
+            run_stages("train", "evaluate", "export")
             shutil.copytree(files.BUNDLE, folder / name / "bundle")
             for path in (files.MODEL, files.TRAIN):
                 shutil.copy(path, folder / name)
@@ -251,19 +167,19 @@ def test_what_is_not_whole_or_not_made_of_this_data_is_not_judged(served):
 
 
 def test_uncommitted_changes_are_said_and_a_later_commit_is_recorded(rivals, capsys):
-    def git(*command: str) -> None:
+    def commit() -> None:
         identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
-        subprocess.run(["git", *identity, *command], check=True, capture_output=True)
+        for command in (("add", "params.yaml"), (*identity, "commit", "--message", "work")):
+            subprocess.run(["git", *command], check=True, capture_output=True)
 
-    git("init", "--quiet")
-    git("add", "params.yaml")
-    git("commit", "--quiet", "--message", "one")
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    commit()
     change(files.PARAMS, "gates", "size", max_megabytes=49)
     use(rivals["honest"])
     promote()
     assert "uncommitted changes" in capsys.readouterr().err
     assert version("1").tags["git_commit"].endswith("-dirty")
-    git("commit", "--quiet", "--all", "--message", "two")
+    commit()
     promote()
     assert len(version("1").tags["git_commit"]) == 40
     assert events() == ["promoted", "committed"]
@@ -379,20 +295,38 @@ def test_nothing_is_promoted_by_a_log_that_was_tampered_with(rivals, monkeypatch
     assert aliases() == {"champion": "1"}
 
 
-def test_a_killed_promotion_leaves_one_champion_and_the_next_heals_the_rest(
-    rivals, drive, monkeypatch
-):
+def kill_before(number: int, patch: pytest.MonkeyPatch) -> None:
+    """End what runs before this change, counted from 1, and before every later one."""
+    before = iter(range(1, number))
+
+    def counted(change: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            if next(before, None) is None:
+                raise Killed
+            return change(*given, **named)
+
+        return call
+
+    for owner, name in CHANGES:
+        patch.setattr(owner, name, counted(getattr(owner, name)))
+
+
+def test_a_killed_promotion_leaves_one_champion_and_the_next_heals_the_rest(rivals, monkeypatch):
+    if SERVER.startswith("http"):
+        pytest.skip("needs a registry that can be copied")
     use(rivals["mixed"])
     assert promote().version == "1"
     use(rivals["honest"])
-    codes, step, cut = [-9], 0, set()
-    while codes == [-9]:
-        step += 1
-        folder = shutil.copytree(".", Path(f"../{step}").resolve())
+    start = Path.cwd()
+    cut = set()
+    for step in count(1):
+        folder = shutil.copytree(start, start.with_name(str(step)))
         monkeypatch.chdir(folder)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        codes = drive(folder, str(step))
-        assert codes in ([-9], [0])
+        with monkeypatch.context() as patch, suppress(Killed):
+            kill_before(step, patch)
+            promote()
+            break
         found = aliases()
         cut.add((found["champion"], found.get("previous"), len(lines())))
         promote()
@@ -400,18 +334,27 @@ def test_a_killed_promotion_leaves_one_champion_and_the_next_heals_the_rest(
         assert open_bundle(SERVED).version == "2"
         assert events() == ["promoted", "promoted"]
         verbs.audit()
-        monkeypatch.chdir(folder.parent / "project")
     assert step > 10
     # It was cut before the decision, between that and each of the aliases, and after.
     assert cut == {("1", None, 1), ("1", None, 2), ("1", "1", 2), ("2", "1", 2)}
 
 
-def test_of_two_promotions_at_the_same_time_one_wins_and_the_other_says_so(rivals, drive):
-    Path("mlflow.db").unlink()
-    codes = drive(Path.cwd(), "race")
-    assert codes == [0, 1]
-    assert "meanwhile" in Path("driver.log").read_text()
-    assert open_bundle(SERVED).version == aliases()["champion"]
+@pytest.mark.parametrize(("owner", "name"), [(mlflow, "register_model"), (AuditLog, "sign")])
+def test_of_two_promotions_at_the_same_time_one_wins_and_the_other_says_so(
+    rivals, monkeypatch, owner, name
+):
+    call = getattr(owner, name)
+
+    def meanwhile(*given: Any, **named: Any) -> Any:
+        monkeypatch.setattr(owner, name, call)
+        promote()  # as another process does
+        return call(*given, **named)
+
+    monkeypatch.setattr(owner, name, meanwhile)
+    use(rivals["honest"])
+    with pytest.raises(Failure, match="meanwhile another process did this: promoted 1"):
+        promote()
+    assert open_bundle(SERVED).version == aliases()["champion"] == "1"
     assert events() == ["promoted"]
     assert len(open_registry(load_settings()).versions()) == 1
     verbs.audit()

@@ -159,12 +159,12 @@ def served(first, tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def the_log() -> sa.Engine:
-    return audit.open_audit(load_settings().prediction_log_url)
+def the_log() -> audit.AuditLog:
+    return audit.AuditLog(load_settings())
 
 
 def documents() -> list[dict]:
-    return [line.document for line in audit.read(the_log(), experiment_name())]
+    return [line.document for line in the_log().lines()]
 
 
 def events() -> list[str]:
@@ -422,14 +422,14 @@ def test_one_at_a_time_on_this_machine(served, capsys) -> None:
 
 
 def test_of_two_machines_that_begin_at_the_same_time_one_does(served, monkeypatch, capsys) -> None:
-    append = audit.append
+    append = audit.AuditLog.append
 
-    def overtaken(log, model, event, facts, seen=None):
+    def overtaken(log, event, facts, seen=None):
         if event == STARTED:
-            append(log, model, event, facts)  # the other machine's
-        return append(log, model, event, facts, seen)
+            append(log, event, facts)  # the other machine's
+        return append(log, event, facts, seen)
 
-    monkeypatch.setattr(audit, "append", overtaken)
+    monkeypatch.setattr(audit.AuditLog, "append", overtaken)
     monkeypatch.setattr(retrain, "reproduce", NEVER)
     before = files.PARAMS.read_bytes()
     assert retrain.retrain(later(), True, "").result == "declined"

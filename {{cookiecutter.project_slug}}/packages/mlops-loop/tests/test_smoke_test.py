@@ -12,8 +12,8 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.params import LatencyGate, ServerGate, load_params
 from mlops_loop.data import tables
 from mlops_loop.metrics.gate_result import GateResult
-from mlops_loop.release.smoke_test import odd_requests, server
-from mlops_loop.release.smoke_test.run import check, smoke_test
+from mlops_loop.release.smoke_test import server
+from mlops_loop.release.smoke_test.run import check, fuzz, odd_requests, smoke_test
 from mlops_loop.scoring.bundle import MANIFEST, Bundle, open_bundle, read_document, write_manifest
 from mlops_loop.scoring.manifest import Manifest
 
@@ -81,36 +81,29 @@ def test_a_server_that_answers_otherwise_is_refused(bundle) -> None:
     assert odd.passed
 
 
-def test_a_speed_that_nothing_has_is_refused(running) -> None:
-    nothing = LatencyGate(p95_milliseconds=1e-6)
-    for limits, passed in ((nothing, False), (ANY_SPEED, True), (None, None)):
+def test_odd_requests_speed_and_a_server_that_fails_are_judged(running, tmp_path) -> None:
+    address, client, bundle = running
+    for limits, passed in ((LatencyGate(p95_milliseconds=1e-6), False), (None, None)):
         answers, odd, latency = asked(running, limits)
         assert (latency.gate, latency.passed) == ("latency", passed)
         assert (answers.passed, odd.passed) == (True, True)
-
-
-def test_no_odd_request_breaks_the_server_and_a_5xx_is_refused(running, tmp_path) -> None:
-    address, client, bundle = running
     known = bundle.schema, bundle.manifest.example
-    assert odd_requests.fuzz(address, client, *known, 300) == []
-    sent = [what for what, *_ in islice(odd_requests.odd_requests(*known), 60)]
-    assert len(set(sent)) > 25
+    assert fuzz(address, client, *known, 300) == []
+    sent = list(islice(odd_requests(*known), 60))
+    assert len({odd.about for odd in sent}) > 20
     # Neither log nor spool can be written: so no prediction can be kept, and none be answered.
     for path in tmp_path.glob("log.db*"):
         path.unlink()
     (tmp_path / "log.db").mkdir()
     shutil.rmtree(tmp_path / "server.spool")
     (tmp_path / "server.spool").write_text("")
-    wrong = odd_requests.fuzz(address, client, *known, 60)
-    assert wrong == ["a row at the contract's edges: 503"] * 20 + ["afterwards: not ready"]
+    wrong = fuzz(address, client, *known, 60)
+    allowed = [f"{odd.about}: 503" for odd in sent if odd.acceptable]
+    assert wrong == [*allowed, "afterwards: not ready"]
     _, odd, _ = asked(running)
-    assert (odd.passed, odd.value) == (False, 21)
+    assert (odd.passed, odd.value) == (False, len(wrong))
     assert "503" in odd.measure
-
-
-def test_a_server_that_dies_is_refused(running) -> None:
-    _, client, bundle = running
-    answers, odd, _ = asked(("http://127.0.0.1:9", client, bundle))
+    answers, odd, _ = asked(("http://127.0.0.1:9", client, bundle))  # nothing is there
     assert (answers.passed, odd.passed) == (False, False)
     assert "no answer" in odd.measure
 

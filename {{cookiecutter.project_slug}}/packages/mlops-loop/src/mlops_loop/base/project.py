@@ -144,3 +144,11 @@ def fingerprint(plugin: str) -> str | None:
     target = getattr(current_project(), plugin)
     spec = find_spec(target.partition(":")[0]) if target else None
     return source_hash(Path(spec.origin)) if spec and spec.origin else None
+
+
+def package_folder() -> Path:
+    """Return the folder of the project's own package."""
+    spec = find_spec(current_project().model.partition(".")[0])
+    if spec is None or not spec.origin:
+        raise Failure(f"the package of {current_project().model} is not installed: uv sync")
+    return Path(spec.origin).resolve().parent

@@ -92,8 +92,7 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Make the bundle champion if it passes every gate; exit code 3 if one refuses it."""
-    from mlops_loop.release.promote import promote
-    from mlops_loop.release.promotion import print_gates
+    from mlops_loop.release.promote import print_gates, promote
 
     promotion = promote()
     if as_json:
@@ -134,7 +133,7 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """List promotions, refusals and rollbacks; exit code 3 if a line was tampered with."""
-    from mlops_loop.release.audit_report import show_audit
+    from mlops_loop.release.audit import show_audit
 
     show_audit(last, as_json)
 

@@ -4,10 +4,10 @@ Audit log, registry, promotion.json and `promote --json` hold it; older versions
 wrote gate, measure, value, limit and passed alone, and go on reading those.
 """
 
+import math
 import operator
 from typing import Literal
 
-import numpy as np
 from pydantic.dataclasses import dataclass
 
 Relation = Literal["<", "<=", ">", ">="]
@@ -30,7 +30,7 @@ class GateResult:
 def compare(gate: str, measure: str, value: float, relation: Relation, number: float) -> GateResult:
     """Return whether the value is in this relation to the number; NaN is in none."""
     passed = bool(RELATIONS[relation](value, number))
-    finite = [float(found) if np.isfinite(found) else None for found in (value, number)]
+    finite = [float(found) if math.isfinite(found) else None for found in (value, number)]
     limit = f"{relation} {number:.6g}"
     return GateResult(gate, measure, finite[0], limit, passed, relation, finite[1])
 

@@ -19,8 +19,7 @@ from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.monitoring.monitor import monitor
-from mlops_loop.release.promote import promote
-from mlops_loop.release.promotion import print_gates
+from mlops_loop.release.promote import print_gates, promote
 from mlops_loop.release.smoke_test.server import server
 from mlops_loop.scoring.bundle import open_bundle
 

@@ -21,9 +21,8 @@ from mlops_loop.onboarding.git import git, run, tracked_data
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.release import audit
-from mlops_loop.release.audit_report import problems
 from mlops_loop.scoring.bundle import open_bundle
-from mlops_loop.tracking.registry import by_alias, open_registry
+from mlops_loop.tracking.registry import open_registry
 from mlops_loop.tracking.session import session
 
 SECONDS = 60  # without an answer, after which a check has failed
@@ -169,8 +168,8 @@ def prediction_log() -> str:
 
 def audit_log() -> str:
     settings = load_settings()
-    log = audit.open_audit(settings.prediction_log_url)
-    for problem in problems(open_registry(settings), log):
+    log = audit.AuditLog(settings)
+    for problem in audit.problems(open_registry(settings), log):
         verb = f"uv run {current_project().name} audit"
         raise Failure(f"{problem}: `{verb}` lists all; find out who can write to that database")
     return "every line follows from the one before, and the registry agrees"
@@ -191,7 +190,7 @@ def champion() -> str:
     settings = load_settings()
     promote = f"uv run {current_project().name} promote"
     registry = open_registry(settings)
-    version = by_alias(registry, "champion")
+    version = registry.by_alias("champion")
     if not version and not registry.versions():
         raise Aside("later", f"nothing was ever promoted: `uv run dvc repro`, then `{promote}`")
     if not version:

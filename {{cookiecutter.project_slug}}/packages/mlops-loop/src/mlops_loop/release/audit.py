@@ -1,4 +1,4 @@
-"""Audit: what was promoted, refused or rolled back, when, by whom and why; append-only.
+"""Audit log: what was promoted, refused or rolled back, when, by whom and why; append-only.
 
 Every line holds the hash of the one before it, so that none can be changed, removed or put in
 between unseen; with AUDIT_KEY it is signed, too. Promotions also agree by it: of two that would add
@@ -8,40 +8,35 @@ the same line, the database accepts one.
 import hmac
 import json
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 
 import sqlalchemy as sa
 from pydantic import BaseModel, JsonValue
+from rich.markup import escape
+from rich.table import Table
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column
 from sqlalchemy.schema import CreateTable
 
-from mlops_loop.base.errors import Failure, Refusal, redacted
+from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.pipeline import user_name
 from mlops_loop.base.settings import Settings, load_settings
-from mlops_loop.prediction_log.connection import connect
+from mlops_loop.base.terminal import open_console
+from mlops_loop.metrics.gate_result import GateResult
+from mlops_loop.prediction_log.connection import connect, error_summary
+from mlops_loop.tracking.registry import Registry, open_registry
 
 # The events after which another version is champion.
 MOVES = ("promoted", "rolled back", "returned", "restored")
+# Tag of a version: the line of the log that its aliases and tags follow.
+SETTLED = "audit_sha256"
+SHOWN = 5  # problems in the line of a refusal
 MEND = "restore that database from a backup, or begin anew under another MLFLOW_EXPERIMENT_NAME"
-LINES = sa.Table(
-    "audit_log",
-    sa.MetaData(),
-    sa.Column("model", sa.String(250), primary_key=True),
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # 1, 2, 3, ...
-    sa.Column("time", sa.String(32), nullable=False),  # ISO 8601, UTC
-    sa.Column("by", sa.String(250), nullable=False),
-    sa.Column("event", sa.String(32), nullable=False),
-    sa.Column("facts", sa.Text, nullable=False),  # JSON: what the event tells
-    sa.Column("previous_sha256", sa.String(64), nullable=False),
-    sa.Column("sha256", sa.String(64), nullable=False),
-    sa.Column("signature", sa.String(64)),  # HMAC-SHA256 of `sha256` with AUDIT_KEY
-)
-# Of version 1.0: `line` is the JSON of what `document` returns.
-EARLIER = sa.table("audit", *map(sa.column, ("model", "number", "line", "sha256")))
 
 
 class Overtaken(Failure):
@@ -49,29 +44,37 @@ class Overtaken(Failure):
 
 
 class Facts(BaseModel, frozen=True, extra="allow"):
-    """What several events tell; each may tell more."""
+    """What an event tells; each may tell more."""
 
     __pydantic_extra__: dict[str, JsonValue]
     version: str = ""
     before: str | None = None  # the champion of before
     reason: str = ""
+    gates: list[GateResult] = []
+    data_sha256: dict[str, str] = {}
     bundle_sha256: str | None = None
     git_commit: str | None = None
+    dvc_lock: str | None = None
 
 
-@dataclass(frozen=True)
-class Line:
-    """A row of the table."""
+class Base(MappedAsDataclass, DeclarativeBase):
+    """The tables of the audit log."""
 
-    model: str
-    number: int
-    time: str
-    by: str
-    event: str
-    text: str  # the column `facts`
-    previous_sha256: str
-    sha256: str = ""
-    signature: str | None = None
+
+class Line(Base):
+    """A line of the log, and its row in the table."""
+
+    __tablename__ = "audit_log"
+    model: Mapped[str] = mapped_column(sa.String(250), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 1, 2, 3, ...
+    time: Mapped[str] = mapped_column(sa.String(32))  # ISO 8601, UTC
+    by: Mapped[str] = mapped_column(sa.String(250))
+    event: Mapped[str] = mapped_column(sa.String(32))
+    text: Mapped[str] = mapped_column("facts", sa.Text)  # JSON: what the event tells
+    previous_sha256: Mapped[str] = mapped_column(sa.String(64))
+    sha256: Mapped[str] = mapped_column(sa.String(64), default="")
+    # HMAC-SHA256 of `sha256` with AUDIT_KEY.
+    signature: Mapped[str | None] = mapped_column(sa.String(64), default=None)
 
     @property
     def told(self) -> dict[str, JsonValue]:
@@ -94,10 +97,6 @@ class Line:
         """The hash that the line must have."""
         return sha256(json.dumps(self.document, ensure_ascii=False).encode()).hexdigest()
 
-    def signed(self, key: bytes) -> str | None:
-        """Return the signature that the line must have; None without a key."""
-        return hmac.digest(key, self.sha256.encode(), "sha256").hex() if key else None
-
 
 @dataclass(frozen=True)
 class Seen:
@@ -112,123 +111,154 @@ def usable() -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        reason = redacted(str(error).splitlines()[0])
-        raise Failure(f"the audit log, see PREDICTION_LOG_URL, cannot be used: {reason}") from None
+        log = "the audit log, see PREDICTION_LOG_URL,"
+        raise Failure(f"{log} cannot be used: {error_summary(error)}") from None
 
 
-def open_audit(url: str) -> sa.Engine:
-    """Return an engine on the prediction log's database; make the audit's table if needed."""
-    log = connect(url)
-    with usable():
-        if not sa.inspect(log).has_table(LINES.name):
-            rows = earlier_rows(log)
-            with log.begin() as connection:
-                connection.execute(CreateTable(LINES, if_not_exists=True))
-                if rows:
-                    connection.execute(sa.insert(LINES), rows)
-    return log
+class AuditLog:
+    """The lines about one model, in the prediction log's database."""
 
+    def __init__(self, settings: Settings) -> None:
+        self.model = settings.mlflow_experiment_name
+        self.key = settings.audit_key.get_secret_value().encode()
+        self.engine = connect(settings.prediction_log_url)
+        with usable():
+            table = Base.metadata.tables[Line.__tablename__]
+            if not sa.inspect(self.engine).has_table(table.name):
+                with self.engine.begin() as connection:
+                    connection.execute(CreateTable(table, if_not_exists=True))
 
-def earlier_rows(log: sa.Engine) -> list[dict[str, JsonValue]]:
-    """Return the lines of version 1.0 as rows; their hashes stay what they were."""
-    rows = []
-    if sa.inspect(log).has_table(EARLIER.name):
-        with log.connect() as connection:
-            lines = connection.execute(sa.select(EARLIER)).all()
-        for _, number, text, digest in lines:
-            try:
-                told = json.loads(text)
-                place = ("model", "number", "time", "by", "event", "previous_sha256")
-                row = {key: told.pop(key) for key in place}
-            except (ValueError, KeyError):
-                raise Refusal(f"line {number} of the audit log was changed: {MEND}") from None
-            rows.append(row | {"facts": json.dumps(told, ensure_ascii=False), "sha256": digest})
-    return rows
+    def lines(self, *events: str, newest: int | None = None) -> Sequence[Line]:
+        """Return the lines, oldest first: all, or the newest, or those of some events."""
+        query = sa.select(Line).where(Line.model == self.model)
+        if events:
+            query = query.where(Line.event.in_(events))
+        with usable(), Session(self.engine) as session:
+            found = session.scalars(query.order_by(Line.number.desc()).limit(newest)).all()
+        return found[::-1]
 
-
-def read(log: sa.Engine, model: str, *events: str, newest: int | None = None) -> list[Line]:
-    """Return the lines of one model's log, oldest first: all, or the newest, or of some events."""
-    query = sa.select(LINES).where(LINES.c.model == model)
-    if events:
-        query = query.where(LINES.c.event.in_(events))
-    with usable(), log.connect() as connection:
-        rows = connection.execute(query.order_by(LINES.c.number.desc()).limit(newest)).all()
-    return [Line(*row) for row in reversed(rows)]
-
-
-def last(log: sa.Engine, model: str, *events: str) -> Line | None:
-    """Return the newest line of these events; refuse one that was changed."""
-    for line in read(log, model, *events, newest=1):
-        if line.digest != line.sha256:
-            raise Refusal(f"line {line.number} of the audit log was changed: {MEND}")
-        return line
-    return None
-
-
-def last_move(log: sa.Engine, model: str) -> Seen:
-    """Return the line by which the present champion became that."""
-    return Seen(last(log, model, *MOVES), MOVES)
-
-
-def append(log: sa.Engine, model: str, event: str, facts: Facts, seen: Seen | None = None) -> Line:
-    """Add a line; return it. Raises Overtaken if what it builds on, `seen`, no longer holds."""
-    told = json.dumps(facts.model_dump(mode="json", exclude_unset=True), ensure_ascii=False)
-    while True:
-        end = last(log, model)
-        if seen and (newer := last(log, model, *seen.events)) != seen.line:
-            did = f"{newer.event} {newer.facts.version}".strip() if newer else "removed a line"
-            raise Overtaken(f"meanwhile another process did this: {did}; run this again")
-        number = end.number + 1 if end else 1
-        time = datetime.now(UTC).isoformat(timespec="seconds")
-        who = os.environ.get("GITHUB_ACTOR") or user_name()  # the workflow's, or this machine's
-        line = Line(model, number, time, who, event, told, end.sha256 if end else "")
-        line = replace(line, sha256=line.digest)
-        line = replace(line, signature=line.signed(signing_key()))
-        with usable(), suppress(IntegrityError):  # another process has added one of this number
-            with log.begin() as connection:
-                connection.execute(sa.insert(LINES).values(astuple(line)))
+    def last(self, *events: str) -> Line | None:
+        """Return the newest line of these events; refuse one that was changed."""
+        for line in self.lines(*events, newest=1):
+            if line.digest != line.sha256:
+                raise Refusal(f"line {line.number} of the audit log was changed: {MEND}")
             return line
+        return None
 
+    def seen(self, *events: str) -> Seen:
+        return Seen(self.last(*events), events)
 
-def signing_key() -> bytes:
-    return load_settings().audit_key.get_secret_value().encode()
+    def append(self, event: str, facts: Facts, seen: Seen | None = None) -> Line:
+        """Add a line; return it. Raises Overtaken if what it builds on, `seen`, is not the last."""
+        told = json.dumps(facts.model_dump(mode="json", exclude_unset=True), ensure_ascii=False)
+        who = os.environ.get("GITHUB_ACTOR") or user_name()  # the workflow's, or this machine's
+        while True:
+            end = self.last()
+            if seen and (newer := self.last(*seen.events)) != seen.line:
+                did = f"{newer.event} {newer.facts.version}".strip() if newer else "removed a line"
+                raise Overtaken(f"meanwhile another process did this: {did}; run this again")
+            number, before = (end.number + 1, end.sha256) if end else (1, "")
+            time = datetime.now(UTC).isoformat(timespec="seconds")
+            line = Line(self.model, number, time, who, event, told, before)
+            line.sha256 = line.digest
+            line.signature = self.sign(line.sha256)
+            with (
+                usable(),
+                suppress(IntegrityError),  # another process has added a line of this number
+                Session(self.engine, expire_on_commit=False) as session,
+            ):
+                session.add(line)
+                session.commit()
+                return line
 
+    def sign(self, digest: str) -> str | None:
+        return hmac.digest(self.key, digest.encode(), "sha256").hex() if self.key else None
 
-def verify(log: sa.Engine, model: str, anchors: Mapping[str, str]) -> list[str]:
-    """Return what is wrong with the log, line by line; nothing if it is whole.
+    def verify(self, anchors: Mapping[str, str]) -> list[str]:
+        """Return what is wrong with the log, line by line; nothing if it is whole.
 
-    `anchors` are hashes of lines that must be there, and the versions that they are about: without
-    them nobody could see that the last lines are gone.
-    """
-    missing = dict(anchors)
-    problems = list[str]()
-    before = ""
-    expected = 1
-    key = signing_key()
-    signed = False  # lines of before there was a key are not
-    for line in read(log, model):
-        signed = signed or line.signature is not None
-        if line.digest != line.sha256:
-            problems.append(f"line {line.number} was changed: its hash is another")
-        elif line.number != expected:
-            problems.append(f"line {expected} is missing")
-        elif line.previous_sha256 != before:
-            problems.append(f"line {line.number} does not follow the one before it")
-        elif key and signed and line.signature != line.signed(key):
-            problems.append(f"line {line.number} is not signed with AUDIT_KEY")
-        missing.pop(line.sha256, None)
-        before = line.sha256
-        expected = line.number + 1
-    return problems + [f"the line about version {number} is missing" for number in missing.values()]
+        `anchors` are hashes of lines that must be there, and the versions that they are about:
+        without them nobody could see that the last lines are gone.
+        """
+        missing = dict(anchors)
+        problems = list[str]()
+        before = ""
+        expected = 1
+        signed = False  # lines of before there was a key are not
+        for line in self.lines():
+            signed = signed or line.signature is not None
+            if line.digest != line.sha256:
+                problems.append(f"line {line.number} was changed: its hash is another")
+            elif line.number != expected:
+                problems.append(f"line {expected} is missing")
+            elif line.previous_sha256 != before:
+                problems.append(f"line {line.number} does not follow the one before it")
+            elif self.key and signed and line.signature != self.sign(line.sha256):
+                problems.append(f"line {line.number} is not signed with AUDIT_KEY")
+            missing.pop(line.sha256, None)
+            before = line.sha256
+            expected = line.number + 1
+        gone = missing.values()
+        return problems + [f"the line about version {number} is missing" for number in gone]
 
 
 def why_no_champion(settings: Settings) -> str:
     """Return why there is no bundle to serve, from the log, and what to do."""
-    model = settings.mlflow_experiment_name
+    nothing = f"there is no bundle in {settings.bundle}"
     with suppress(Failure):
-        log = open_audit(settings.prediction_log_url)
-        refused = last(log, model, "refused")
-        if refused and not last(log, model, *MOVES):
+        log = AuditLog(settings)
+        refused = log.last("refused")
+        if refused and not log.last(*MOVES):
             why = f"version {refused.facts.version} was refused: {refused.facts.reason}"
-            return f"there is no bundle in {settings.bundle}, as there is no champion: {why}"
-    return f"there is no bundle in {settings.bundle}: run `uv run dvc repro`, then `promote`"
+            return f"{nothing}, as there is no champion: {why}"
+    return f"{nothing}: run `uv run dvc repro`, then `promote`"
+
+
+def anchors(registry: Registry) -> dict[str, str]:
+    """Return the hashes of the lines that the registry's versions stand by, and the versions."""
+    tagged = [version for version in registry.versions() if SETTLED in version.tags]
+    return {version.tags[SETTLED]: version.number for version in tagged}
+
+
+def problems(registry: Registry, log: AuditLog) -> list[str]:
+    """Return what is wrong with the audit log, in itself and beside the registry."""
+    if found := log.verify(anchors(registry)):
+        return found
+    champion = registry.by_alias("champion")
+    move = log.last(*MOVES)
+    if champion and (not move or champion.number != move.facts.version):
+        known = f"the registry's champion is version {champion.number}"
+        return [f"{known}, but the log has no promotion of it"]
+    return []
+
+
+def show_audit(newest: int, as_json: bool) -> None:
+    """Print the audit log; raise a Refusal if it, or the registry, was tampered with."""
+    log = AuditLog(load_settings())
+    found = problems(open_registry(load_settings()), log)
+    lines = log.lines()
+    for line in lines if as_json else ():
+        sealed = {"sha256": line.sha256} | ({"signature": line.signature} if line.signature else {})
+        print(json.dumps(line.document | sealed, ensure_ascii=False))
+    if found:
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        listed = "; ".join(found[:SHOWN])
+        raise Refusal(f"the audit log cannot be trusted: {listed}{more}; {MEND}")
+    if not as_json:
+        print_lines(lines[max(0, len(lines) - newest) :])
+    signed = sum(line.signature is not None for line in lines)
+    checked = "with AUDIT_KEY" if log.key else "but AUDIT_KEY is not set to check them"
+    print("every line is in its place, and the registry agrees", file=sys.stderr)
+    print(f"{signed} of {len(lines)} lines are signed, {checked}", file=sys.stderr)
+
+
+def print_lines(lines: Sequence[Line]) -> None:
+    table = Table("line", "when", "what", "version", "by", "commit", "why")
+    for line in lines:
+        facts = line.facts
+        commit = facts.git_commit or ""
+        commit = commit[:10] + "-dirty" * commit.endswith("-dirty")
+        time = line.time[:19].replace("T", " ")
+        cells = (str(line.number), time, line.event, facts.version, line.by, commit, facts.reason)
+        table.add_row(*map(escape, cells))
+    open_console().print(table)

@@ -6,12 +6,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
 
-from dvc.config import Config
+from dvc.api import DVCFileSystem
+from dvc.repo import Repo
 from pydantic import JsonValue
 
 from mlops_loop.base import files
@@ -20,19 +19,26 @@ from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.files import BUNDLE, RAW
 from mlops_loop.base.pipeline import user_name
 from mlops_loop.base.settings import load_settings
+from mlops_loop.release.smoke_test.server import find_uv
 from mlops_loop.scoring.bundle import MANIFEST
-from mlops_loop.tracking.registry import by_number, fetch_bundle, open_registry
+from mlops_loop.tracking.params import flat
+from mlops_loop.tracking.registry import open_registry
 
 # What would lead the commit's commands to this project's environment, repository or servers.
 # (What tells uv about index, cache, certificates and network stays.)
 LEAKS = (
     *("API_KEYS", "AUDIT_KEY", "BUNDLE", "DVC_", "MLFLOW_", "PREDICTION_LOG_URL"),
-    *("GIT_DIR", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_WORK_TREE"),
     *("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV"),
     *("UV_FROZEN", "UV_LOCKED", "UV_NO_SYNC", "UV_PROJECT"),
 )
 
-Document = Mapping[str, JsonValue]
+
+class Stage(TypedDict, total=False):
+    """A stage of dvc.yaml, as far as `freeze` reads and changes it."""
+
+    deps: list[str]
+    outs: list[str | dict[str, JsonValue]]
+    frozen: bool
 
 
 def reproduce(number: str) -> None:
@@ -47,15 +53,19 @@ def reproduce(number: str) -> None:
         # Resolved, because a link on the way (macOS: /tmp) would make two paths of one.
         temporary = Path(name).resolve()
         registry = open_registry(load_settings())
-        version = by_number(registry, number)
+        version = registry.by_number(number)
         if version is None:
             known = f"the registry has no version {number} of {registry.name}"
             raise Failure(f"{known}: see MLFLOW_TRACKING_URI")
-        bundle = fetch_bundle(registry, version, temporary / "registered")
+        bundle = registry.fetch(version, temporary / "registered")
         commit = checked_commit(number, version.tags.get("git_commit", ""))
         say(f"version {number} from commit {commit[:12]}, in {temporary}")
-        with checked_out(commit, temporary / "tree") as folder:
-            found = differences(files.read_json(bundle.folder / MANIFEST), build(folder))
+        tree = temporary / "tree"
+        check_out(commit, tree)
+        fetch_data(tree)
+        build(tree)
+        pair = (bundle.folder, tree / BUNDLE)
+        found = differences(*(files.read_json(folder / MANIFEST) for folder in pair))
     if found:
         listed = f"{', '.join(found)} differ"
         raise Refusal(f"version {number} is not what commit {commit[:12]} gives: {listed}")
@@ -64,7 +74,7 @@ def reproduce(number: str) -> None:
 
 
 def checked_commit(number: str, commit: str) -> str:
-    """Return the commit; raise a Failure unless this repository holds what was registered."""
+    """Return the commit; raise a Failure if none holds what was registered."""
     if not commit:
         outside = f"version {number} was registered outside of git"
         raise Failure(f"{outside}: no commit says what it was made from")
@@ -72,72 +82,53 @@ def checked_commit(number: str, commit: str) -> str:
         why = f"version {number} was registered with changes that no commit holds"
         mend = "commit, then `uv run dvc repro` and `promote` make one that can be reproduced"
         raise Failure(f"{why} ({commit[:12]}-dirty): {mend}")
-    try:
-        git("cat-file", "-e", commit)
-    except Failure:
-        mend = "`git fetch --unshallow` gets it"
-        raise Failure(f"commit {commit} is not in this repository: {mend}") from None
     return commit
 
 
-@contextmanager
-def checked_out(commit: str, folder: Path) -> Iterator[Path]:
-    """Give a work tree of the commit in `folder`; it is gone afterwards, also after Ctrl-C."""
-    prefix = git("rev-parse", "--show-prefix")  # of a project that is a folder of a repository
-    try:
-        git("worktree", "add", "--detach", str(folder), commit)
-        yield folder / prefix
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)  # what remains is in a temporary folder
-        git("worktree", "prune")
+def check_out(commit: str, folder: Path) -> None:
+    """Unpack the project, as it was at the commit, in a folder of its own without git."""
+    archive = folder.with_suffix(".tar")
+    command = ["git", "archive", f"--output={archive}", commit]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason"])[-1]
+        raise Failure(f"git does not give {commit} ({reason}): `git fetch --unshallow` may")
+    shutil.unpack_archive(archive, folder)
+    files.write_text(folder / ".dvc" / "config.local", "[core]\n    no_scm = true\n")
 
 
-def build(folder: Path) -> Document:
-    """Run the pipeline of a tree in the environment of its uv.lock; return the new manifest."""
-    uv = os.environ.get("UV") or shutil.which("uv")
-    if not uv:
-        raise Failure("uv is not installed: see https://docs.astral.sh/uv")
-    if not (folder / "uv.lock").is_file():
-        raise Failure("the commit has no uv.lock, so nobody knows which packages made the version")
+def fetch_data(folder: Path) -> None:
+    """Copy what the pipeline of a tree reads from this project's DVC cache or remote."""
+    here = Repo()
+    core = {**here.config["core"], "no_scm": True}
+    cache = {"dir": here.cache.local_cache_dir}
+    config = {"core": core, "cache": cache, "remote": here.config["remote"]}
+    source = DVCFileSystem(str(folder), config=config)
+    tracked = [path.relative_to(folder).with_suffix("") for path in folder.glob("**/?*.dvc")]
+    for path in (*tracked, RAW):
+        say(f"fetching {path}")
+        try:
+            source.get(path.as_posix(), str(folder / path), recursive=True)
+        except Exception as error:  # each kind of remote has its own
+            say(
+                f"neither cache nor DVC remote gives {path}: {error}; `uv run dvc push` where it is"
+            )
+
+
+def build(folder: Path) -> None:
+    """Run the pipeline of a tree in the environment of its uv.lock."""
+    uv = find_uv()
     say("installing the commit's environment")
     if not run(uv, "sync", "--frozen", "--quiet", folder=folder):
         raise Failure("the commit's environment cannot be installed, see above")
-    dvc = uv, "run", "--frozen", "--no-sync", "dvc"
-    give_remotes(folder)
-    for inputs in git("-C", str(folder), "ls-files", "*.dvc").splitlines():
-        if not run(*dvc, "pull", inputs, folder=folder):
-            say(f"the DVC remote does not give what {inputs} names; `uv run dvc push` where it is")
-    say(f"pulling {RAW}")
-    if run(*dvc, "pull", RAW.as_posix(), folder=folder) and (folder / RAW).is_file():
+    if (folder / RAW).is_file():
         files.write_text(folder / "dvc.yaml", edited(folder / "dvc.yaml", freeze))
     else:
-        say(f"the DVC remote does not give {RAW}, see above: reading the source again")
+        say("reading the source again")
     say("building")
-    if not run(*dvc, "repro", "--force", "--no-run-cache", folder=folder):
+    again = ("dvc", "repro", "--force", "--no-run-cache")
+    if not run(uv, "run", "--frozen", "--no-sync", *again, folder=folder):
         raise Failure("the commit's pipeline stopped, see above")
-    manifest: Document = files.read_json(folder / BUNDLE / MANIFEST)
-    return manifest
-
-
-def give_remotes(folder: Path) -> None:
-    """Give the tree at `folder` this project's DVC remotes and a cache of its own."""
-    here = Config.from_cwd()  # with absolute paths
-    with Config(str(folder / ".dvc")).edit("local", validate=False) as there:
-        there["core"] = {key: value for key, value in here["core"].items() if key == "remote"}
-        # As plain text: DVC would write a path relative to a folder that may be a link.
-        there["remote"] = {
-            name: {key: str(value) for key, value in options.items()}
-            for name, options in here["remote"].items()
-        }
-        there["cache"] = {"dir": str(folder / ".dvc" / "cache")}
-
-
-class Stage(TypedDict, total=False):
-    """A stage of dvc.yaml, as far as `freeze` reads and changes it."""
-
-    deps: list[str]
-    outs: list[str | dict[str, JsonValue]]
-    frozen: bool
 
 
 def freeze(pipeline: dict[str, dict[str, Stage]]) -> None:
@@ -146,22 +137,15 @@ def freeze(pipeline: dict[str, dict[str, Stage]]) -> None:
         if any(RAW.as_posix() in out for out in stage.get("outs", [])):
             stage["frozen"] = True
             # What remains is code, of which the manifest holds the hashes.
-            known = stage.get("deps", [])
-            stage["deps"] = [dep for dep in known if dep.startswith(("src/", "packages/"))]
+            code = ("src/", "packages/")
+            stage["deps"] = [dep for dep in stage.get("deps", []) if dep.startswith(code)]
 
 
-def differences(old: Document, new: Document, place: str = "") -> list[str]:
-    """Return where two manifests differ: the names of files, and the keys of all else."""
-    found = []
-    for key in dict.fromkeys([*old, *new]):
-        before = old.get(key)
-        after = new.get(key)
-        where = f"{place}{key}"
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += differences(before, after, f"{where}: ")
-        elif before != after:
-            found.append(where)
-    return found
+def differences(old: dict[str, JsonValue], new: dict[str, JsonValue]) -> list[str]:
+    """Return the keys at which two manifests differ: "files.model.onnx"."""
+    before = flat(old)
+    after = flat(new)
+    return [key for key in {**before, **after} if before.get(key) != after.get(key)]
 
 
 def run(*command: str, folder: Path) -> bool:
@@ -179,19 +163,6 @@ def run(*command: str, folder: Path) -> bool:
                 os.killpg(process.pid, signal.SIGKILL)
             process.kill()
             raise
-
-
-def git(*command: str) -> str:
-    """Return what git prints; it runs no hook, as those of this clone are not the commit's."""
-    try:
-        quiet = ["git", "-c", f"core.hooksPath={os.devnull}", *command]
-        done = subprocess.run(quiet, capture_output=True, text=True)
-    except FileNotFoundError:
-        raise Failure("git is not installed") from None
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason"])[-1]
-        raise Failure(f"git {' '.join(command[:2])}: {reason}")
-    return done.stdout.strip()
 
 
 def say(text: str) -> None:

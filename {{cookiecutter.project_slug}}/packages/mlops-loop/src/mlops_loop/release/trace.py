@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -11,14 +11,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import load_settings
-from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.connection import error_summary, open_log
 from mlops_loop.prediction_log.predictions import LoggedPrediction
 from mlops_loop.prediction_log.tables import PREDICTIONS
-from mlops_loop.scoring.bundle import Bundle
 from mlops_loop.tracking.params import fitted_params, flat
-from mlops_loop.tracking.registry import Registry, Version, by_number, fetch_bundle, open_registry
+from mlops_loop.tracking.registry import Registry, Version, open_registry
 
 SLACK = timedelta(minutes=5)  # by which the clocks of server and registry may differ
+WORDS = {True: "passed", False: "refused", None: "off or nothing to judge"}
 
 
 def trace(prediction_id: str) -> None:
@@ -36,47 +36,52 @@ def facts(prediction_id: str) -> dict[str, str]:
     hashes. Raises a Failure if the log has no such prediction, or the registry no such version.
     """
     row = logged(prediction_id)
-    if row.model_version.startswith("unpromoted-"):
-        unknown = "the registry has no record of it"
-        raise Failure(f"prediction {prediction_id} is of the bundle {row.model_version}: {unknown}")
     registry = open_registry(load_settings())
-    version = find_version(registry, row.model_version, row.time.replace(tzinfo=UTC))
+    version = find_version(registry, row)
     with tempfile.TemporaryDirectory() as name:
-        bundle = fetch_bundle(registry, version, Path(name) / "bundle")
+        bundle = registry.fetch(version, Path(name) / "bundle")
+    made = bundle.manifest
+    # A bundle of an older version does not tell the estimator.
+    params = fitted_params(made.params, made.estimator) if made.estimator else flat(made.params)
     return {
         "prediction": prediction_id,
         "time": f"{row.time:%Y-%m-%d %H:%M:%S} UTC",
         "features": json.dumps(row.features, ensure_ascii=False),
         "answer": json.dumps(row.output, ensure_ascii=False),
         **version_facts(registry, version),
-        **bundle_facts(bundle),
+        "bundle.json, sha256": bundle.sha256,
+        **{f"{name}, sha256": value for name, value in made.data_sha256.items()},
+        "params, sha256": made.params_sha256,
+        **{name: str(value) for name, value in params.items()},
     }
 
 
 def logged(prediction_id: str) -> LoggedPrediction:
     """Return the prediction's row of the log; its time is UTC, from SQLite without a zone."""
     engine = open_log(load_settings().prediction_log_url)
-    query = sa.select(PREDICTIONS).where(PREDICTIONS.c.id == prediction_id)
     log = "the prediction log, see PREDICTION_LOG_URL,"
     try:
         with engine.connect() as connection:
+            query = sa.select(PREDICTIONS).where(PREDICTIONS.c.id == prediction_id)
             row = connection.execute(query).first()
     except (SQLAlchemyError, ValueError) as error:  # ValueError: what no driver takes, such as \0
-        reason = str(error).partition("\n")[0]
-        raise Failure(f"{log} cannot be read: {reason}") from None
+        raise Failure(f"{log} cannot be read: {error_summary(error)}") from None
     if row is None:
         raise Failure(f"{log} has no prediction {prediction_id!r}")
     return LoggedPrediction(*row)
 
 
-def find_version(registry: Registry, number: str, time: datetime) -> Version:
-    """Return the version that made a prediction at this time."""
-    about = f"version {number} of {registry.name}"
-    version = by_number(registry, number)
+def find_version(registry: Registry, row: LoggedPrediction) -> Version:
+    """Return the version that made a prediction."""
+    if row.model_version.startswith("unpromoted-"):
+        bundle = f"prediction {row.id} is of the bundle {row.model_version}"
+        raise Failure(f"{bundle}: the registry has no record of it")
+    about = f"version {row.model_version} of {registry.name}"
+    version = registry.by_number(row.model_version)
     if version is None:
         other = "is MLFLOW_TRACKING_URI the one it was made in?"
         raise Failure(f"the registry does not know {about}: {other}")
-    if version.created > time + SLACK:
+    if version.created > row.time.replace(tzinfo=UTC) + SLACK:
         other = "another registry, see MLFLOW_TRACKING_URI"
         raise Failure(f"{about} is younger than the prediction: {other}")
     return version
@@ -86,30 +91,19 @@ def version_facts(registry: Registry, version: Version) -> dict[str, str]:
     """Return what the registry says of the version: who promoted it, its gates, run and commit."""
     tags = version.tags
     aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
-    moved = [name for name in ("refused", "rolled_back") if name in tags]
-    words = {True: "passed", False: "refused", None: "off or nothing to judge"}
-    results = Counter(words[result["passed"]] for result in json.loads(tags.get("gates", "[]")))
-    gates = ", ".join(f"{results[word]} {word}" for word in words.values() if results[word])
+    results = Counter(WORDS[result["passed"]] for result in json.loads(tags.get("gates", "[]")))
+    gates = ", ".join(f"{results[word]} {word}" for word in WORDS.values() if results[word])
     return {
         "model version": f"{registry.name} {version.number}{aliases}",
         "registered": f"{version.created:%Y-%m-%d %H:%M:%S} UTC",
         "promoted": f"{tags.get('promoted_at', 'never')} by {tags.get('promoted_by', 'nobody')}",
-        **{name.replace("_", " "): tags[name] for name in moved},
+        **{
+            name.replace("_", " "): tags[name]
+            for name in ("refused", "rolled_back")
+            if tags.get(name)
+        },
         "gates": gates or "not on record",
         "run": version.run_id,
         "git commit": tags.get("git_commit") or "none: it was made outside of git",
         "dvc.lock, sha256": tags.get("dvc_lock") or "none",
-    }
-
-
-def bundle_facts(bundle: Bundle) -> dict[str, str]:
-    """Return the hashes of the bundle and its data, and the parameters that it was made with."""
-    made = bundle.manifest
-    # A bundle of an older version does not tell the estimator.
-    known = fitted_params(made.params, made.estimator) if made.estimator else flat(made.params)
-    return {
-        "bundle.json, sha256": bundle.sha256,
-        **{f"{name}, sha256": value for name, value in made.data_sha256.items()},
-        "params, sha256": made.params_sha256,
-        **{name: str(value) for name, value in known.items()},
     }

@@ -4,23 +4,24 @@ It takes the contract's inputs, derives the features itself, and returns scores.
 file on its own, see "models from code" in its documentation.
 """
 
+from pathlib import Path
+
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+from mlops_loop.base.config import read_yaml
 from mlops_loop.base.project import Project, use
+from mlops_loop.contract.schema import Schema
+from mlops_loop.data.cast import check_rows
+from mlops_loop.data.derived import checked
+from mlops_loop.scoring.skops_model import load, scores
 
 
 class ContractModel(PythonModel):  # type: ignore[misc]
     """Its artifacts are `model` (skops) and `schema`; its configuration is the project."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        from pathlib import Path
-
-        from mlops_loop.base.config import read_yaml
-        from mlops_loop.contract.schema import Schema
-        from mlops_loop.scoring.skops_model import load
-
         use(Project(**context.model_config["project"]))
         self.schema = read_yaml(Path(context.artifacts["schema"]), Schema)
         self.model = load(Path(context.artifacts["model"]))
@@ -34,10 +35,6 @@ class ContractModel(PythonModel):  # type: ignore[misc]
 
         Raises ValueError, which names the first row and column that breaks the contract.
         """
-        from mlops_loop.data.cast import check_rows
-        from mlops_loop.data.derived import checked
-        from mlops_loop.scoring.skops_model import scores
-
         given = model_input.reindex(columns=list(self.schema.inputs))
         typed, reasons = checked(*check_rows(given, self.schema.inputs), self.schema)
         if (wrong := reasons[reasons != ""]).size:

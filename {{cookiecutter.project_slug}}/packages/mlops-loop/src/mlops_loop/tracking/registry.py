@@ -1,9 +1,10 @@
-"""The model registry: versions with their tags and aliases, and the files of their runs.
+"""The model registry: versions with their tags and aliases, and the bundles that they stand for.
 
-MLflow's client reads and writes it. Of an embedded one that is done in MLflow's tables instead: so
-`rollback`, `audit` and `trace` do without the import of MLflow, which takes 3 to 4 seconds of CPU.
+MLflow's client reads and writes it. Of an embedded one SQLite does that instead: so `rollback`,
+`audit` and `trace` do without the import of MLflow, which takes 3 to 4 seconds of CPU.
 """
 
+import json
 import shutil
 import sqlite3
 import tempfile
@@ -18,6 +19,16 @@ from mlops_loop.scoring.bundle import Bundle, open_bundle
 from mlops_loop.tracking.artifacts import local_folder
 from mlops_loop.tracking.session import connect, unusable
 
+VERSIONS = """
+SELECT version, run_id, creation_time,
+    (SELECT json_group_object(key, value) FROM model_version_tags AS tags
+     WHERE tags.name = versions.name AND tags.version = versions.version),
+    (SELECT json_group_array(alias) FROM registered_model_aliases AS aliases
+     WHERE aliases.name = versions.name AND aliases.version = versions.version)
+FROM model_versions AS versions
+WHERE name = ? AND current_stage <> 'Deleted_Internal' ORDER BY version
+"""
+
 
 @dataclass(frozen=True)
 class Version:
@@ -27,7 +38,7 @@ class Version:
     run_id: str
     created: datetime
     tags: dict[str, str]
-    aliases: tuple[str, ...]
+    aliases: list[str]
 
 
 class Registry:
@@ -39,31 +50,36 @@ class Registry:
 
     def versions(self) -> list[Version]:
         """Return all, the first one first."""
-        wanted = f"name = '{self.name}'"
         with connect(self.uri) as client:
-            import mlflow
-
+            wanted = f"name = '{self.name}'"
             models = client.search_registered_models(wanted)
-            aliases = models[0].aliases if models else {}
-            found = mlflow.search_model_versions(filter_string=wanted)
+            found = client.search_model_versions(wanted)
+        aliases = {name: str(of) for name, of in models[0].aliases.items()} if models else {}
         return [
             Version(
                 number=str(each.version),
                 run_id=each.run_id,
-                created=datetime.fromtimestamp(each.creation_timestamp / 1000, UTC),
+                created=moment(each.creation_timestamp),
                 tags=dict(each.tags),
-                aliases=tuple(name for name, n in aliases.items() if str(n) == str(each.version)),
+                aliases=[name for name, number in aliases.items() if number == str(each.version)],
             )
             for each in sorted(found, key=lambda each: int(each.version))
         ]
 
+    def by_alias(self, alias: str) -> Version | None:
+        return next((each for each in self.versions() if alias in each.aliases), None)
+
+    def by_number(self, number: str) -> Version | None:
+        return next((each for each in self.versions() if each.number == number), None)
+
+    def of_bundle(self, sha256: str) -> Version | None:
+        """Return the first version that was registered of a bundle."""
+        found = (each for each in self.versions() if each.tags.get("bundle_sha256") == sha256)
+        return next(found, None)
+
     def set_tag(self, number: str, key: str, value: str) -> None:
         with connect(self.uri) as client:
             client.set_model_version_tag(self.name, number, key, value)
-
-    def delete_tag(self, number: str, key: str) -> None:
-        with connect(self.uri) as client:
-            client.delete_model_version_tag(self.name, number, key)
 
     def set_alias(self, alias: str, number: str) -> None:
         with connect(self.uri) as client:
@@ -73,8 +89,18 @@ class Registry:
         with connect(self.uri) as client:
             client.delete_registered_model_alias(self.name, alias)
 
-    def fetch(self, run_id: str, path: str, target: Path) -> None:
-        """Copy a folder of a run's files to a folder that is not there yet."""
+    def fetch(self, version: Version, target: Path) -> Bundle:
+        """Copy a version's bundle to a folder that is not there yet; refuse a changed one."""
+        about = f"version {version.number} of {self.name}"
+        if not (digest := version.tags.get("bundle_sha256")):
+            raise Failure(f"{about} was not registered by `promote`: it has no bundle")
+        self.download(version.run_id, f"bundle/{digest[:12]}", target)
+        bundle = open_bundle(target)
+        if bundle.sha256 != digest:
+            raise Refusal(f"the registry's files of {about} are not those that were registered")
+        return bundle
+
+    def download(self, run_id: str, path: str, target: Path) -> None:
         with connect(self.uri) as client, tempfile.TemporaryDirectory() as folder:
             shutil.copytree(client.download_artifacts(run_id, path, folder), target)
 
@@ -83,61 +109,32 @@ class EmbeddedRegistry(Registry):
     """The registry in an SQLite file, as MLflow keeps it there."""
 
     def versions(self) -> list[Version]:
-        if not self.query("SELECT 1 FROM sqlite_master WHERE name = 'model_versions'"):
-            return []  # MLflow has not made its tables yet
-        tags = self.query(
-            "SELECT version, key, value FROM model_version_tags WHERE name = ?", self.name
-        )
-        aliases = self.query(
-            "SELECT version, alias FROM registered_model_aliases WHERE name = ?", self.name
-        )
-        found = self.query(
-            "SELECT version, run_id, creation_time FROM model_versions"
-            " WHERE name = ? AND current_stage <> 'Deleted_Internal' ORDER BY version",
-            self.name,
-        )
         return [
-            Version(
-                number=str(number),
-                run_id=run_id,
-                created=datetime.fromtimestamp(int(created) / 1000, UTC),
-                tags={key: value for version, key, value in tags if version == number},
-                aliases=tuple(alias for version, alias in aliases if version == number),
-            )
-            for number, run_id, created in found
+            Version(str(number), run_id, moment(created), json.loads(tags), json.loads(aliases))
+            for number, run_id, created, tags, aliases in self.query(VERSIONS, self.name)
         ]
 
     def set_tag(self, number: str, key: str, value: str) -> None:
-        self.query(
-            "REPLACE INTO model_version_tags (name, version, key, value) VALUES (?, ?, ?, ?)",
-            *(self.name, number, key, value),
-        )
-
-    def delete_tag(self, number: str, key: str) -> None:
-        self.query(
-            "DELETE FROM model_version_tags WHERE name = ? AND version = ? AND key = ?",
-            *(self.name, number, key),
-        )
+        values = (self.name, number, key, value)
+        sql = "REPLACE INTO model_version_tags (name, version, key, value) VALUES (?, ?, ?, ?)"
+        self.query(sql, *values)
 
     def set_alias(self, alias: str, number: str) -> None:
-        self.query(
-            "REPLACE INTO registered_model_aliases (name, alias, version) VALUES (?, ?, ?)",
-            *(self.name, alias, number),
-        )
+        sql = "REPLACE INTO registered_model_aliases (name, alias, version) VALUES (?, ?, ?)"
+        self.query(sql, self.name, alias, number)
 
     def delete_alias(self, alias: str) -> None:
-        self.query(
-            "DELETE FROM registered_model_aliases WHERE name = ? AND alias = ?", self.name, alias
-        )
+        sql = "DELETE FROM registered_model_aliases WHERE name = ? AND alias = ?"
+        self.query(sql, self.name, alias)
 
-    def fetch(self, run_id: str, path: str, target: Path) -> None:
+    def download(self, run_id: str, path: str, target: Path) -> None:
         found = self.query("SELECT artifact_uri FROM runs WHERE run_uuid = ?", run_id)
         if not found:
             raise Failure(f"the registry at {self.uri} has lost run {run_id}")
         if folder := local_folder(found[0][0], self.uri):
             shutil.copytree(folder / path, target)
         else:
-            super().fetch(run_id, path, target)
+            super().download(run_id, path, target)
 
     def query(self, sql: str, *values: str) -> list[tuple[str, ...]]:
         """Run one statement in a transaction of its own; return the rows that it gives."""
@@ -157,26 +154,5 @@ def open_registry(settings: Settings) -> Registry:
     return kind(settings.mlflow_experiment_name, uri)
 
 
-def by_alias(registry: Registry, alias: str) -> Version | None:
-    return next((each for each in registry.versions() if alias in each.aliases), None)
-
-
-def by_number(registry: Registry, number: str) -> Version | None:
-    return next((each for each in registry.versions() if each.number == number), None)
-
-
-def of_bundle(registry: Registry, digest: str) -> list[Version]:
-    """Return the versions that were registered of a bundle, the first one first."""
-    return [each for each in registry.versions() if each.tags.get("bundle_sha256") == digest]
-
-
-def fetch_bundle(registry: Registry, version: Version, target: Path) -> Bundle:
-    """Copy a version's bundle to a folder that is not there yet; refuse one that was changed."""
-    if not (digest := version.tags.get("bundle_sha256")):
-        raise Failure(f"version {version.number} was not registered by `promote`: it has no bundle")
-    registry.fetch(version.run_id, f"bundle/{digest[:12]}", target)
-    bundle = open_bundle(target)
-    if bundle.sha256 != digest:
-        about = f"version {version.number} of {registry.name}"
-        raise Refusal(f"the registry's files of {about} are not those that were registered")
-    return bundle
+def moment(milliseconds: int | str) -> datetime:
+    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)

@@ -5,9 +5,9 @@ about each other: the same model file is the same run.
 """
 
 import subprocess
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -17,10 +17,9 @@ from mlflow.types import ColSpec
 from mlflow.types import Schema as Inputs
 
 from mlops_loop.base import files
-from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import MODEL, SCHEMA, TRAIN
 from mlops_loop.base.params import load_params
-from mlops_loop.base.project import current_project
+from mlops_loop.base.project import current_project, package_folder
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.scoring.estimator import describe
@@ -41,11 +40,10 @@ MLFLOW_TYPES = {
 
 def lineage() -> dict[str, str]:
     """Return what the work tree is: its commit (-dirty where changed) and the hash of dvc.lock."""
-    describe = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    try:
-        commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
-    except FileNotFoundError:
-        commit = ""  # no git here
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    commit = ""
+    with suppress(FileNotFoundError):  # no git here
+        commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     lock = Path("dvc.lock")
     return {"git_commit": commit, "dvc_lock": files.sha256(lock) if lock.is_file() else ""}
 
@@ -62,9 +60,9 @@ def record_training(client: MlflowClient) -> str:
     data_hash = files.sha256(TRAIN)
     table = tables.read_sample(TRAIN, params.train.max_rows, params.train.seed)
     estimator = describe(load(MODEL))
+    sections = params.model_dump(mode="json", include={"ingest", "split", "train"})
     with mlflow.start_run(run_name=estimator.name) as active:
         mlflow.set_tags({"git_commit": lineage()["git_commit"], "data_sha256": data_hash})
-        sections = params.model_dump(mode="json", include={"ingest", "split", "train"})
         mlflow.log_params(fitted_params(sections, estimator))
         dataset = mlflow.data.from_pandas(
             table, str(TRAIN), schema.target, name="train", digest=data_hash[:32]
@@ -92,11 +90,3 @@ def signature(schema: Schema) -> ModelSignature:
     ]
     outputs = [ColSpec("double", name) for name in schema.classes or [schema.prediction]]
     return ModelSignature(Inputs(inputs), Inputs(outputs))
-
-
-def package_folder() -> Path:
-    """Return the folder of the project's package: its `derive` goes with the logged model."""
-    spec = find_spec(current_project().model.partition(".")[0])
-    if spec is None or not spec.origin:
-        raise Failure(f"the package of {current_project().model} is not installed: uv sync")
-    return Path(spec.origin).parent

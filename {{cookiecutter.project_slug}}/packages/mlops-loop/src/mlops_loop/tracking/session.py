@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 NEEDED = 3  # MLflow's major version on a server
+DEFAULTS = {
+    # By default it tries seven times with growing pauses: minutes until one hears that it is down.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # A model's requirements are those that it names, and not this workspace's lock file.
+    "MLFLOW_UV_AUTO_DETECT": "false",
+    "MLFLOW_LOG_UV_FILES": "false",
+}
 
 
 @contextmanager
@@ -39,7 +47,11 @@ def session(settings: Settings) -> Iterator["MlflowClient"]:
 @contextmanager
 def connect(uri: str) -> Iterator["MlflowClient"]:
     """Give a client; whatever MLflow raises comes out as a Failure."""
-    quieten()
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    # Its hints are about how it is called here, which no user can change.
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
     try:
         import mlflow
 
@@ -50,8 +62,11 @@ def connect(uri: str) -> Iterator["MlflowClient"]:
             if uri.startswith(("http://", "https://")):
                 check_server(uri)
             yield mlflow.MlflowClient()
+    except Failure:
+        raise
     except Exception as error:
-        if is_failure_of_mlflow(error):
+        frames = traceback.walk_tb(error.__traceback__)
+        if any(frame.f_globals.get("__name__", "").startswith("mlflow.") for frame, _ in frames):
             raise unusable(uri, error) from None
         raise
 
@@ -82,27 +97,6 @@ def check_server(uri: str) -> None:
         raise unusable(uri, "no MLflow server answers there")
     if int(version[1]) < NEEDED:
         raise unusable(uri, f"server {version[0]}, needed {NEEDED}.x: update the server")
-
-
-def quieten() -> None:
-    """Set what MLflow does by default otherwise; who has set it keeps that."""
-    # By default it tries seven times with growing pauses: minutes until one hears that it is down.
-    defaults = {"HTTP_REQUEST_MAX_RETRIES": "2", "ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-    # A model's requirements are those that it names, and not this workspace's lock file.
-    defaults |= {"UV_AUTO_DETECT": "false", "LOG_UV_FILES": "false"}
-    for name, value in defaults.items():
-        os.environ.setdefault(f"MLFLOW_{name}", value)
-    # Its hints are about how it is called here, which no user can change.
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
-
-
-def is_failure_of_mlflow(error: Exception) -> bool:
-    """Return whether MLflow, or what it called, raised an error that is no Failure yet."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return not isinstance(error, Failure) and any(
-        str(frame.f_globals.get("__name__")).startswith("mlflow.") for frame, _ in frames
-    )
 
 
 def unusable(uri: str, error: object) -> Failure:

@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Literal
 
-import sqlalchemy as sa
 from pydantic import BaseModel, computed_field
 
 from mlops_loop.base import files
@@ -65,13 +64,13 @@ class Retraining(Record):
         return self.result == "promoted"
 
     def append(
-        self, log: sa.Engine, event: str, why: str, seen: audit.Seen | None = None
+        self, log: audit.AuditLog, event: str, why: str, seen: audit.Seen | None = None
     ) -> audit.Line:
         """Append a line to the audit log; raise audit.Overtaken if `seen` no longer holds."""
         told = self.model_dump(mode="json", include=RECORDED, exclude_none=True)
         told |= self.decision.model_dump(mode="json", include={"reasons", "against"})
         facts = audit.Facts.model_validate(told | {"reason": why})
-        return audit.append(log, self.model, event, facts, seen)
+        return log.append(event, facts, seen)
 
     def write(self) -> None:
         """Write summary.json, and summary.md for a pull request, which summary.html shows too."""

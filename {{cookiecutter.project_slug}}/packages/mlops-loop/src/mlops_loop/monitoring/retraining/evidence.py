@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import sqlalchemy as sa
 from pydantic import JsonValue
 
 from mlops_loop.base import files
@@ -27,7 +26,6 @@ from mlops_loop.release import audit
 from mlops_loop.release.champion import install, settle, target
 from mlops_loop.scoring.bundle import HELD_OUT, Bundle, open_bundle
 from mlops_loop.tracking.registry import open_registry
-from mlops_loop.tracking.session import experiment_name
 
 TRAIN_PARAMS = f"{PARAMS}: train"
 
@@ -41,17 +39,16 @@ class Context:
     schema: Schema
     fingerprint: dict[str, str]  # hashes of what a model comes from, apart from the data
     champion: Bundle | None  # of this target
-    log: sa.Engine  # the audit log
+    log: audit.AuditLog
     started: tuple[datetime, ...]  # `until` of each retraining, oldest first
     finished: Record | None  # the last one that came to an end: neither failed nor killed
     last_start: audit.Seen  # which a new one builds on
 
 
-def open_context(log: sa.Engine) -> Context:
+def open_context(log: audit.AuditLog) -> Context:
     """Read it all; the champion is installed where it is served."""
     schema = load_schema()
     params = load_params()
-    model = experiment_name()
     registry = open_registry(load_settings())
     settle(registry, log)  # finishes what a crash cut short before
     champion = open_bundle(target()) if install(registry, target()) else None
@@ -59,7 +56,7 @@ def open_context(log: sa.Engine) -> Context:
         champion = None
     started = []
     finished = running = None
-    for line in audit.read(log, model, STARTED, FAILED, *ENDS):
+    for line in log.lines(STARTED, FAILED, *ENDS):
         if line.event == STARTED:
             running = Record.model_validate(line.told)
             started.append(datetime.fromisoformat(running.until))
@@ -69,7 +66,7 @@ def open_context(log: sa.Engine) -> Context:
         running = None
     settings = digest(params.train.model_dump(mode="json"))
     return Context(
-        model=model,
+        model=log.model,
         params=params,
         schema=schema,
         fingerprint={**code(), SCHEMA.name: files.sha256(SCHEMA), TRAIN_PARAMS: settings},
@@ -77,7 +74,7 @@ def open_context(log: sa.Engine) -> Context:
         log=log,
         started=tuple(started),
         finished=finished,
-        last_start=audit.Seen(audit.last(log, model, STARTED), (STARTED,)),
+        last_start=log.seen(STARTED),
     )
 
 

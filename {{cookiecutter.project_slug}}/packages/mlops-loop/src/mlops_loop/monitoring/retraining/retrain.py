@@ -29,10 +29,8 @@ from mlops_loop.monitoring.retraining.document import (
 from mlops_loop.monitoring.retraining.evidence import Context, gather, open_context
 from mlops_loop.monitoring.retraining.windows import DAY, Windows, midnight, moved, next_windows
 from mlops_loop.release import audit
-from mlops_loop.release.promote import promote
-from mlops_loop.release.promotion import print_gates
+from mlops_loop.release.promote import print_gates, promote
 from mlops_loop.scoring.bundle import open_bundle
-from mlops_loop.tracking.session import experiment_name
 
 LOCK_FILE = Path("build/retrain.lock")
 RUNNING = "another retraining is running"
@@ -46,13 +44,13 @@ def retrain(until: datetime | None, force: bool, reason: str) -> Retraining | No
     # So that a cancelled job puts files back too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     seen = midnight(until) if until else datetime.now(UTC).replace(tzinfo=None)
-    log = audit.open_audit(load_settings().prediction_log_url)
+    log = audit.AuditLog(load_settings())
     LOCK_FILE.parent.mkdir(parents=True, exist_ok=True)
     try:
         held = FileLock(LOCK_FILE).acquire(timeout=0)
     except Timeout:
         facts = audit.Facts.model_validate({"until": f"{seen:%Y-%m-%d}", "reason": RUNNING})
-        audit.append(log, experiment_name(), DECLINED, facts)
+        log.append(DECLINED, facts)
         print(f"{DECLINED}: {RUNNING}")
         return None
     with held:

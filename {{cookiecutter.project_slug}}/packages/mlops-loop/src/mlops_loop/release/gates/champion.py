@@ -1,6 +1,6 @@
 """The candidate against the champion, and the champion against the window's labels."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -44,57 +44,34 @@ def champion(candidate: Candidate, limits: ChampionGate) -> list[GateResult]:
     return [compare("champion", measure, low, ">", limits.min_gain)]
 
 
-@dataclass(frozen=True)
-class Skill:
-    """A metric of a model, and of the constant answer that suits the same rows best."""
-
-    model: float
-    constant: float
-
-    def gain(self, more_is_better: bool) -> float:
-        """Return the model's gain over the constant, as a share of the latter's value."""
-        return (1 if more_is_better else -1) * (self.model / self.constant - 1)
-
-
 def labels(candidate: Candidate, limits: LabelsGate) -> list[GateResult]:
     """Guard against bad labels: if the champion suddenly scores near chance, suspect the labels.
 
-    The metric is one that a changed rate alone does not spoil, if the task has such a one.
+    The value is the share that is left of its gain on its own test window, in a metric that a
+    changed rate alone does not spoil, if the task has such a one. A model loses some of it as the
+    world changes; if nearly all is gone, a person must look.
     """
     found = candidate.champion
     if found is None or found.scores is None or not (found.bundle.folder / HELD_OUT).is_file():
         return [GateResult("labels", "there is no champion to compare with")]
-    task = tasks.of(candidate.schema)
-    name, more = max(task.GATE_METRICS.items(), key=lambda metric: metric[1])
-
-    def skill(table: pd.DataFrame, scored: Scored) -> Skill:
-        constant = task.baseline(table, table, candidate.schema, None)
-        best = tasks.measure(replace(scored, scores=constant))
-        return Skill(tasks.measure(scored)[name], best[name])
-
+    name, more = max(tasks.of(candidate.schema).GATE_METRICS.items(), key=lambda metric: metric[1])
     served = replace(candidate.scored, scores=found.scores, point=found.bundle.operating_point)
     held_out = tables.read_table(found.bundle.folder / HELD_OUT)
     truth, scores = held_out_scores(held_out, candidate.schema)
-    before = skill(held_out, replace(served, truth=truth, scores=scores))
-    now = skill(candidate.table, served)
-    return [label_trust(now, before, name, more, limits)]
-
-
-def label_trust(now: Skill, before: Skill, name: str, more: bool, limits: LabelsGate) -> GateResult:
-    """Judge the window's labels by the champion's skill now, and on its own test window.
-
-    The value is the share of its gain that is left. A model loses some of it as the world changes;
-    if nearly all is gone, the labels may be wrong: a person must look.
-    """
-    if not now.constant:
-        same = f"the target does not vary: {name} of a constant is 0"
-        return GateResult("labels", same, passed=False)
-    if not before.constant:
-        return GateResult("labels", "the target did not vary when the champion was judged")
-    gain = now.gain(more)
-    former = before.gain(more)
+    former = gain_over_constant(held_out, replace(served, truth=truth, scores=scores), name, more)
+    gain = gain_over_constant(candidate.table, served, name, more)
     if not former > 0:
-        return GateResult("labels", f"the champion never had a gain in {name}")
+        return [GateResult("labels", f"the champion never had a gain in {name}")]
     over = f"gain of the champion in {name} over a constant"
     measure = f"{over} {gain:+.1%}, was {former:+.1%}, a share of"
-    return compare("labels", measure, gain / former, ">=", limits.min_skill)
+    return [compare("labels", measure, gain / former, ">=", limits.min_skill)]
+
+
+def gain_over_constant(table: pd.DataFrame, scored: Scored, name: str, more: bool) -> float:
+    """Return a model's gain over the constant answer that suits the rows best, as a share of its
+    value; NaN if the target does not vary.
+    """
+    answer = tasks.of(scored.schema).baseline(table, table, scored.schema, None)
+    constant = tasks.measure(replace(scored, scores=answer))[name]
+    share = tasks.measure(scored)[name] / constant - 1 if constant else np.nan
+    return share if more else -share

@@ -27,34 +27,23 @@ def leakage(candidate: Candidate, limits: LeakageGate) -> list[GateResult]:
     their features and target), and no feature alone may tell the target.
     """
     schema = candidate.schema
-    return [
-        *overlap_in_time(schema),
-        overlap_of_rows(schema, limits),
-        *telling_features(schema),
-        *perfect_model(candidate),
-    ]
-
-
-def overlap_in_time(schema: Schema) -> list[GateResult]:
-    name = schema.timestamp
-    if not name:
-        return []
-    last = pc.max(pq.read_table(TRAIN, columns=[name])[name]).as_py()
-    first = pc.min(pq.read_table(TEST, columns=[name])[name]).as_py()
-    measure = f"seconds from the last training row, {last}, to the first test row, {first}"
-    return [compare("leakage: time", measure, (first - last).total_seconds(), ">", 0)]
-
-
-def overlap_of_rows(schema: Schema, limits: LeakageGate) -> GateResult:
-    def hashes(path: Path) -> data_checks.Hashes:
-        names = [*schema.features, schema.target]
-        parts = pq.ParquetFile(path).iter_batches(files.BATCH, columns=names)
-        return np.concatenate([data_checks.hashes(pa.table(part), names) for part in parts])
-
-    share = float(np.isin(hashes(TEST), hashes(TRAIN)).mean())
-    limit = max(limits.max_overlap, schema.max_overlap)
+    found = list[GateResult]()
+    if name := schema.timestamp:
+        last = pc.max(pq.read_table(TRAIN, columns=[name])[name]).as_py()
+        first = pc.min(pq.read_table(TEST, columns=[name])[name]).as_py()
+        measure = f"seconds from the last training row, {last}, to the first test row, {first}"
+        found.append(compare("leakage: time", measure, (first - last).total_seconds(), ">", 0))
+    shared = np.isin(row_hashes(TEST, schema), row_hashes(TRAIN, schema)).mean()
     measure = "share of the test rows that are in training"
-    return compare("leakage: rows", measure, share, "<=", limit)
+    limit = max(limits.max_overlap, schema.max_overlap)
+    found.append(compare("leakage: rows", measure, float(shared), "<=", limit))
+    return found + telling_features(schema) + perfect_model(candidate)
+
+
+def row_hashes(path: Path, schema: Schema) -> data_checks.Hashes:
+    names = [*schema.features, schema.target]
+    parts = pq.ParquetFile(path).iter_batches(files.BATCH, columns=names)
+    return np.concatenate([data_checks.hashes(pa.table(part), names) for part in parts])
 
 
 def telling_features(schema: Schema) -> list[GateResult]:

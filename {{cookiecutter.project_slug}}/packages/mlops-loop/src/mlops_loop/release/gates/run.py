@@ -1,7 +1,7 @@
 """The gates in the order in which `promote` runs them; one that is null says that it is off."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pandas as pd
 
@@ -14,65 +14,44 @@ from mlops_loop.release.gates import champion, leakage, quality
 from mlops_loop.release.smoke_test.run import smoke_test
 from mlops_loop.scoring.bundle import Bundle
 
-
-@dataclass(frozen=True)
-class Gate:
-    """A gate: what judges a candidate by its limits, and what to try when it refuses one."""
-
-    judge: Callable[..., list[GateResult]]  # of a Candidate and the gate's section of params.yaml
-    advice: str
-
-
 SIMPLER = "`train.model: auto` or fewer and smaller trees in params.yaml, `uv run {slug} tune`"
-GATES = {
-    "leakage": Gate(
-        leakage.leakage,
-        "if the column is known only after the target, give it the role `ignored` in schema.yaml; "
-        "if it is honest, `gates.leakage: null` for this promotion",
-    ),
-    "labels": Gate(
-        champion.labels,
-        "look at the newest labels before the model: are they complete, and of this target?",
-    ),
-    "parity": Gate(
-        quality.parity, "set `export.format: skops`, or train again: `uv run dvc repro -f`"
-    ),
-    "size": Gate(quality.size, "fewer trees, or a smaller `export.reference_rows`"),
-    "baseline": Gate(
-        quality.baseline,
-        "the features tell little of the target, or the model learned noise: try more rows or "
-        f"other columns, or {SIMPLER}",
-    ),
-    "champion": Gate(
-        champion.champion,
-        "keep the champion, or try something new: newer rows, a feature, `uv run {slug} tune`",
-    ),
-    "slices": Gate(
-        quality.slices,
-        "look at these rows in reports/slices.csv: they need more rows or a feature of their own; "
-        "evaluate.min_slice_rows says from when on a slice counts",
-    ),
-    "calibration": Gate(
-        quality.calibration,
-        f"it is surer than its results allow, often for too many trees on few rows: try {SIMPLER}, "
-        "or a CalibratedClassifierCV in model.py; for a regression compare the validation window",
-    ),
-    "fairness": Gate(
-        quality.fairness,
-        "look in reports/fairness.csv for groups with few rows, and features that stand for one",
-    ),
-    "behaviour": Gate(
-        quality.behaviour,
-        "look at reports/behaviour.csv: mend the feature, the data or the test in behaviour.yaml",
-    ),
+# What judges a candidate by the gate's section of params.yaml.
+GATES: dict[str, Callable[..., list[GateResult]]] = {
+    "leakage": leakage.leakage,
+    "labels": champion.labels,
+    "parity": quality.parity,
+    "size": quality.size,
+    "baseline": quality.baseline,
+    "champion": champion.champion,
+    "slices": quality.slices,
+    "calibration": quality.calibration,
+    "fairness": quality.fairness,
+    "behaviour": quality.behaviour,
 }
-ADVICE = {
-    **{name: gate.advice for name, gate in GATES.items()},
+ADVICE = {  # what to try when a gate refuses
     "server": "read the reason above; `BUNDLE=build/bundle uv run {slug} serve` shows it in full",
     "latency": "fewer trees, or `export.format: onnx` if it is skops",
+    "leakage": "if the column is known only after the target, give it the role `ignored` in "
+    "schema.yaml; if it is honest, `gates.leakage: null` for this promotion",
     "leakage: time": "end the training window before the test window: split in params.yaml",
     "leakage: rows": "remove repeated rows at the source, or allow max_overlap in schema.yaml",
     "leakage: perfect": "look at the features' importance in build/bundle/card.html",
+    "labels": "look at the newest labels before the model: are they complete, and of this target?",
+    "parity": "set `export.format: skops`, or train again: `uv run dvc repro -f`",
+    "size": "fewer trees, or a smaller `export.reference_rows`",
+    "baseline": "the features tell little of the target, or the model learned noise: try more rows "
+    f"or other columns, or {SIMPLER}",
+    "champion": "keep the champion, or try something new: newer rows, a feature, "
+    "`uv run {slug} tune`",
+    "slices": "look at these rows in reports/slices.csv: they need more rows or a feature of their "
+    "own; evaluate.min_slice_rows says from when on a slice counts",
+    "calibration": "it is surer than its results allow, often for too many trees on few rows: try "
+    f"{SIMPLER}, or a CalibratedClassifierCV in model.py; for a regression compare the validation "
+    "window",
+    "fairness": "look in reports/fairness.csv for groups with few rows, and features that stand "
+    "for one",
+    "behaviour": "look at reports/behaviour.csv: mend the feature, the data or the test in "
+    "behaviour.yaml",
 }
 
 
@@ -86,23 +65,18 @@ def run_gates(
         return started + [GateResult(name, "the server comes first") for name in GATES]
     compared = open_champion(served, bundle, window, params) if served else None
     candidate = open_candidate(bundle, compared, window, params.evaluate)
-    return [*started, *check(candidate, params.gates), *own_gates(candidate)]
+    found = started + check(candidate, params.gates)
+    for name, gate in project.load_all("gates").items():
+        found += named(name, gate(candidate))
+    return found
 
 
 def check(candidate: Candidate, gates: Gates) -> list[GateResult]:
     """Return what the loop's gates say of a candidate, in their order."""
     found = list[GateResult]()
-    for name, gate in GATES.items():
+    for name, judge in GATES.items():
         limits = getattr(gates, name)
-        found += gate.judge(candidate, limits) if limits else [GateResult(name, "off")]
-    return found
-
-
-def own_gates(candidate: Candidate) -> list[GateResult]:
-    """Return what the project's own gates say, each under its name in project.py."""
-    found = list[GateResult]()
-    for name, gate in project.load_all("gates").items():
-        found += named(name, gate(candidate))
+        found += judge(candidate, limits) if limits else [GateResult(name, "off")]
     return found
 
 

@@ -6,15 +6,14 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import requests
 
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.project import current_project
+from mlops_loop.base.project import current_project, package_folder
 
 SECONDS = 30  # that an answer, or the end of the server, may take
 
@@ -23,13 +22,10 @@ class Unready(Failure):
     """The server does not start, or not in time."""
 
 
-def project_folder() -> Path:
-    """Return the project's folder, whose lock file says what the server runs on."""
-    package = find_spec(current_project().model.partition(".")[0])
-    for folder in Path(package.origin or "").resolve().parents if package else ():
-        if (folder / "uv.lock").is_file() and (folder / "pyproject.toml").is_file():
-            return folder
-    raise Failure("no pyproject.toml with a uv.lock above the project's package: run it there")
+def find_uv() -> str:
+    if uv := os.environ.get("UV") or shutil.which("uv"):
+        return uv
+    raise Failure("uv is not on PATH: install it (docs.astral.sh/uv), or set UV to where it is")
 
 
 def serving_command(group: str = "serve") -> Path:
@@ -37,10 +33,10 @@ def serving_command(group: str = "serve") -> Path:
 
     The environment is what `deploy/Dockerfile` installs of that group, and nothing else.
     """
-    uv = os.environ.get("UV") or shutil.which("uv")
-    if uv is None:
-        raise Failure("uv is not on PATH: install it (docs.astral.sh/uv), or set UV to where it is")
-    root = project_folder()
+    uv = find_uv()
+    above = (folder for folder in package_folder().parents if (folder / "uv.lock").is_file())
+    if (root := next(above, None)) is None:
+        raise Failure("no uv.lock above the project's package: run it there")
     place = root / "build" / group.replace("serve", "serving-env")
     command = [uv, "sync", "--quiet", "--project", str(root), "--frozen"]
     command += ["--no-default-groups", "--group", group]
@@ -86,7 +82,7 @@ def server(
     with output.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(command, env=outside() | settings, stdout=log, stderr=log)
     try:
-        wait_until_ready(process, address, client, output, timeout)
+        wait_until_ready(process, lambda: ready(address, client), output, timeout)
         yield address, client
     finally:
         client.close()
@@ -99,14 +95,10 @@ def server(
 
 
 def wait_until_ready(
-    process: subprocess.Popen[bytes],
-    address: str,
-    client: requests.Session,
-    output: Path,
-    timeout: float,
+    process: subprocess.Popen[bytes], is_ready: Callable[[], bool], output: Path, timeout: float
 ) -> None:
     end = time.monotonic() + timeout
-    while not ready(address, client):
+    while not is_ready():
         ended = process.poll() is not None
         if ended or time.monotonic() > end:
             said = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -117,20 +109,16 @@ def wait_until_ready(
 
 
 def ready(address: str, client: requests.Session) -> bool:
-    return send(client, "GET", f"{address}/health/ready")[0] == 200
-
-
-def send(
-    client: requests.Session,
-    method: str,
-    url: str,
-    json: object = None,
-    data: bytes | None = None,
-    headers: Mapping[str, str | bytes | None] | None = None,
-) -> tuple[int, bytes]:
-    """Send a request; return the answer's status, 0 if there is none, and body."""
     try:
-        answer = client.request(method, url, data=data, headers=headers, json=json, timeout=SECONDS)
+        return client.get(f"{address}/health/ready", timeout=SECONDS).ok
+    except requests.RequestException:
+        return False
+
+
+def predict(address: str, client: requests.Session, row: Mapping[str, object]) -> tuple[int, bytes]:
+    """Request the prediction of a row; return the answer's status, 0 if there is none, and body."""
+    try:
+        answer = client.post(f"{address}/v1/predict", json={"rows": [row]}, timeout=SECONDS)
     except requests.RequestException:
         return 0, b""
     return answer.status_code, answer.content
