@@ -36,7 +36,7 @@ def assign(schema: Schema, params: SplitParams) -> Places:
     name = schema.timestamp or schema.target
     if name not in pq.read_schema(RAW).names:
         raise lacks(name)
-    typed, _ = check_table(pq.ParquetFile(RAW).read([name]), {name: schema.columns[name]})
+    typed, _ = check_table(pq.read_table(RAW, columns=[name]), {name: schema.columns[name]})
     return split_rows(typed[name].to_pandas(), schema, params)
 
 

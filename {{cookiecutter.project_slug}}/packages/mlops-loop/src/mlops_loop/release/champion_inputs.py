@@ -15,7 +15,7 @@ from mlops_loop.base.files import RAW, TEST
 from mlops_loop.base.params import Params
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.data import split, tables
-from mlops_loop.data.ingest import Misfit, selected
+from mlops_loop.data.ingest import Misfit, needed
 
 
 def with_champion_inputs(
@@ -52,14 +52,12 @@ def read_again(lacking: dict[str, Column], schema: Schema, params: Params) -> pd
     kept = {name: column.model_copy(update={"role": "slice"}) for name, column in lacking.items()}
     wider = schema.model_copy(update={"columns": {**schema.columns, **kept}})
     keys = [name for name in (schema.target, schema.timestamp) if name]
-    parts = list[pa.Table]()
     columns = {name: wider.columns[name] for name in (*keys, *kept)}
     try:
-        for table in selected(wider, params.ingest, columns):
-            if gone := [name for name in kept if name not in table.column_names]:
-                needs = f"the champion predicts from {gone[0]!r}, of type {kept[gone[0]].type}"
-                raise Failure(f"{needs}: put it back into the source until it is not compared")
-            parts.append(table.select([*keys, *kept]))
-    except Misfit:
-        raise Failure("a column of the champion has values of another type in the source") from None
-    return pa.concat_tables(parts).to_pandas()
+        found = pa.concat_tables(needed(wider, params.ingest, columns))
+    except Misfit as misfit:
+        name = min(misfit.names)
+        needs = f"the champion predicts from {name!r}, of type {columns[name].type}"
+        what = "which the source lacks, or holds in another type: put it back"
+        raise Failure(f"{needs}, {what} until it is not compared") from None
+    return found.to_pandas()

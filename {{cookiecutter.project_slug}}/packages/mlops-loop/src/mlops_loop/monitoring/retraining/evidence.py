@@ -175,7 +175,8 @@ def labelled_data(
     window = params.ingest.model_copy(update={"end": until})
     rows = 0
     times: list[datetime] = []
-    for part in ingest.labels(schema, window):
+    columns = {name: schema.columns[name] for name in (schema.timestamp, schema.target)}
+    for part in ingest.needed(schema, window, columns):
         is_labelled = pc.is_valid(part[schema.target])
         when = part[schema.timestamp]
         when = when.filter(pc.and_(pc.is_valid(when), is_labelled))

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from itertools import takewhile
-from math import ceil
 from textwrap import indent
 
 import yaml
@@ -68,11 +67,6 @@ def printable(text: str) -> str:
     """Return a text on one line, without what a YAML comment cannot hold."""
     line = " ".join(text.split())
     return "".join(char if char.isprintable() else "?" for char in line)
-
-
-def allowed(share: float) -> float:
-    """Return a limit for a share that has slack for other rows, and can be exceeded."""
-    return min(ceil((1.5 * share + 0.01) * 1000), ceil((1 + share) / 2 * 1000)) / 1000
 
 
 def present_head() -> str:

@@ -1,14 +1,10 @@
 """Leakage: whether the test window is an honest one."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mlops_loop.base import files
 from mlops_loop.base.files import TEST, TRAIN
 from mlops_loop.base.params import LeakageGate
 from mlops_loop.contract.schema import Schema
@@ -46,12 +42,9 @@ def overlap_in_time(schema: Schema) -> list[GateResult]:
 
 
 def overlap_of_rows(schema: Schema, limits: LeakageGate) -> GateResult:
-    def hashes(path: Path) -> data_checks.Hashes:
-        names = [*schema.features, schema.target]
-        parts = pq.ParquetFile(path).iter_batches(files.BATCH, columns=names)
-        return np.concatenate([data_checks.hashes(pa.table(part), names) for part in parts])
-
-    share = float(np.isin(hashes(TEST), hashes(TRAIN)).mean())
+    names = [*schema.features, schema.target]
+    test, training = (data_checks.hashes(path, names) for path in (TEST, TRAIN))
+    share = float(np.isin(test, training).mean())
     limit = max(limits.max_overlap, schema.max_overlap)
     measure = "share of the test rows that are in training"
     return compare("leakage: rows", measure, share, "<=", limit)
