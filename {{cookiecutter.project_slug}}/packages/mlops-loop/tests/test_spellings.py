@@ -12,10 +12,10 @@ import pytest
 import sqlalchemy as sa
 
 from mlops_loop.base import files
-from mlops_loop.base.errors import Failure
+from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.params import Sql, load_params
 from mlops_loop.contract.schema import Column, Schema, load_schema
-from mlops_loop.data import ingest, tables
+from mlops_loop.data import ingest, tables, validate
 from mlops_loop.data.cast import check_table
 from mlops_loop.data.source.read import batches
 from mlops_loop.onboarding.infer.main import infer
@@ -311,6 +311,9 @@ def test_names_that_differ_in_case_or_look_like_sql_are_kept() -> None:
     stored = ingested()
     assert stored["A"].tolist() == WHOLE.tolist()
     assert stored["c0"].tolist() == (NUMBERS + 1).tolist()
+    stored.assign(A=-(10**9)).to_parquet(files.RAW)
+    with pytest.raises(Refusal, match="  A: column values to be between"):
+        validate.main()
 
 
 def test_text_that_the_terminal_cannot_show_is_replaced(folder) -> None:

@@ -39,8 +39,7 @@ def predict(table: pa.Table, scorer: Scorer, bundle: Bundle) -> pa.Table:
             why[scored[row]] = why[scored[row]] or f"{name} {reason}"
     answered = answers(scores, schema, bundle.operating_point)
     if (bad := why != "").any():
-        place = np.zeros(len(table), dtype=int)
-        place[scored] = np.arange(len(scored))
+        place = np.searchsorted(scored, np.arange(len(table)))
         answered = answered.take(pa.array(place, mask=bad))
     answered = answered.append_column(REASON, pa.array(why, pa.string(), mask=~bad))
     return answered.rename_columns(free_names(answered.column_names, table.column_names))

@@ -1,12 +1,14 @@
 """Derived columns of tables: what a server computes for a request, for many rows at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mlops_loop.base.errors import Failure
+from mlops_loop.base.files import BATCH, RAW
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.data.cast import Reasons, check_table
 from mlops_loop.scoring.derived import Array, Arrays, open_deriver
@@ -72,22 +74,25 @@ def check_contract(
         return typed, reasons
     deriver = open_deriver(schema)
     good = np.flatnonzero(reasons == "")
+    places = pa.array(np.cumsum(reasons == "") - 1, mask=reasons != "")  # among the good ones
     found: Arrays = {}
     if len(good):
         found = deriver(inputs(typed.take(good), deriver.inputs))
         for row, name, reason in deriver.breaches(found):
             reasons[good[row]] = reasons[good[row]] or f"{name} {reason}"
-    place = np.zeros(len(typed), dtype=np.int64)
-    place[good] = np.arange(len(good))
-    lost = np.isin(np.arange(len(typed)), good, invert=True)
     for name, column in schema.derived.items():
         kind = ARROW.get(column.type, pa.string())
-        values = pa.nulls(len(typed), kind)
-        if len(good):
-            given = pa.array(stored(found[name], column), from_pandas=True)
-            values = given.cast(kind, safe=False).take(pa.array(place, mask=lost))
-        typed = typed.append_column(name, values)
+        values = pa.array(stored(found[name], column) if found else [], from_pandas=True)
+        typed = typed.append_column(name, values.cast(kind, safe=False).take(places))
     return typed, reasons
+
+
+def typed_batches(schema: Schema) -> Iterator[tuple[pa.Table, Reasons]]:
+    """Give the rows of data/raw.parquet, some at a time, as `check_contract` does."""
+    raw = pq.ParquetFile(RAW)
+    empty = [pa.RecordBatch.from_pylist([], raw.schema_arrow)]
+    for batch in raw.iter_batches(BATCH) if raw.metadata.num_rows else empty:
+        yield check_contract(pa.table(batch), schema)
 
 
 def refuse_impure(table: pd.DataFrame, schema: Schema) -> None:
@@ -103,17 +108,17 @@ def refuse_impure(table: pd.DataFrame, schema: Schema) -> None:
         for row in range(len(rows))
     ]
     single = {name: np.concatenate([one[name] for one in alone]) for name in batch}
-    stored = {name: values.to_numpy() for name, values in rows[list(deriver.derived)].items()}
+    written = {name: values.to_numpy() for name, values in rows[list(deriver.derived)].items()}
     if unknown := deriver.undeclared(columns):
         what = f"{deriver.name} returns {unknown[0]!r}, which schema.yaml does not declare"
         raise Failure(f"{what} as derived")
-    if name := differing(batch, deriver(columns)):
-        what = f"{deriver.name} gives {name!r} differently each time"
-        raise Failure(f"{what}: it must not use chance or time")
-    if name := differing(batch, single):
-        what = f"{deriver.name} gives {name!r} of a row by other rows"
-        raise Failure(f"{what}: use the row's own values only")
-    if name := differing(batch, stored):
+    for others, what in (
+        (deriver(columns), "differently each time: it must not use chance or time"),
+        (single, "of a row by other rows: use the row's own values only"),
+    ):
+        if name := differing(batch, others):
+            raise Failure(f"{deriver.name} gives {name!r} {what}")
+    if name := differing(batch, written):
         what = f"data/train.parquet has other values of {name!r} than {deriver.name}"
         raise Failure(f"{what}: run `uv run dvc repro`")
 

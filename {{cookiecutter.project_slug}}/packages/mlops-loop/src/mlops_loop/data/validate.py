@@ -3,14 +3,13 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel
 
 from mlops_loop.base import files
 from mlops_loop.base.errors import Refusal
@@ -20,17 +19,10 @@ from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import checks, tables
 from mlops_loop.data.checks import GOOD, TABLE, Check
 from mlops_loop.data.data_checks import Distribution, column_distribution
-from mlops_loop.data.derived import check_contract
+from mlops_loop.data.derived import typed_batches
 from mlops_loop.reporting import page
 
 SAMPLE = 100_000  # rows from which leaks and shifts are measured
-
-
-class Accepted(BaseModel, frozen=True):
-    """The data that passed last, as accepted.json has it."""
-
-    table: str = ""
-    columns: dict[str, Distribution] = {}
 
 
 @contextmanager
@@ -40,16 +32,12 @@ def typed_file(schema: Schema) -> Iterator[Path]:
     """
     with TemporaryDirectory(dir=RAW.parent, prefix=".typed-") as folder:
         path = Path(folder) / "typed.parquet"
-        raw = pq.ParquetFile(RAW)
-        empty = [pa.RecordBatch.from_pylist([], raw.schema_arrow)]  # for a table without rows
-        writer = None
-        for batch in raw.iter_batches(files.BATCH) if raw.metadata.num_rows else empty:
-            typed, reasons = check_contract(pa.table(batch), schema)
-            typed = typed.append_column(GOOD, pa.array(reasons == "", pa.bool_()))
-            writer = writer or pq.ParquetWriter(path, typed.schema)
-            writer.write_table(typed)
-        if writer:
-            writer.close()
+        with ExitStack() as opened:
+            writer = None
+            for typed, reasons in typed_batches(schema):
+                table = typed.append_column(GOOD, pa.array(reasons == "", pa.bool_()))
+                writer = writer or opened.enter_context(pq.ParquetWriter(path, table.schema))
+                writer.write_table(table)
         yield path
 
 
@@ -75,8 +63,8 @@ def check(
 def last_accepted(schema: Schema) -> dict[str, Distribution]:
     """Return the distributions of the data that passed last, by column; none of another table."""
     found = files.read_json(ACCEPTED) if ACCEPTED.is_file() else {}
-    accepted = Accepted.model_validate(found)
-    return accepted.columns if accepted.table == schema.name else {}
+    columns = found["columns"] if found.get("table") == schema.name else {}
+    return {name: Distribution.model_validate(column) for name, column in columns.items()}
 
 
 def accept(schema: Schema, sample: pd.DataFrame, rows: int) -> None:

@@ -7,14 +7,13 @@ code and parameters. What the champion needs besides is read from the source aga
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.files import RAW, TEST
+from mlops_loop.base.files import TEST
 from mlops_loop.base.params import Params
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.data import split, tables
+from mlops_loop.data.derived import typed_batches
 from mlops_loop.data.ingest import Misfit, needed
 
 
@@ -35,8 +34,7 @@ def with_champion_inputs(
     if not lacking:
         return window
     rows = read_again(lacking, schema, params)
-    batches = pq.ParquetFile(RAW).iter_batches(files.BATCH)
-    inside = np.concatenate([split.kept(batch, schema)[0] for batch in batches])
+    inside = np.concatenate([split.kept(*some, schema) for some in typed_batches(schema)])
     inside &= split.assign(schema, params.split) == list(split.SPLITS).index("test")
     keys = [name for name in (schema.target, schema.timestamp) if name]
     test = tables.read_table(TEST)

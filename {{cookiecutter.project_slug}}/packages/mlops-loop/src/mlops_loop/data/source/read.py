@@ -65,22 +65,16 @@ def batches(source: str | Sql, missing: Sequence[str] = ("",)) -> Table:
 @contextmanager
 def opened(table: Iterable[pa.Table], threads: int = 0) -> Iterator[Rows]:
     """Give the rows of a table, or of Arrow tables, which can be asked for once."""
-    if not isinstance(table, Table):
-        opening = streamed(table, "the project's reader", (), threads)
-    elif isinstance(table.source, Sql):
-        name = format_source(table.source)
-        opening = streamed(query(table.source), name, table.missing, threads)
-    else:
-        opening = read(table.source, table, threads)
-    with opening as rows:
-        yield rows
-
-
-@contextmanager
-def streamed(
-    tables: Iterable[pa.Table], name: str, missing: Sequence[str], threads: int
-) -> Iterator[Rows]:
-    stream = engine.Stream(tables)
+    if isinstance(table, Table) and isinstance(table.source, str):
+        with read(table.source, table, threads) as rows:
+            yield rows
+        return
+    name = "the project's reader"
+    missing: Sequence[str] = ()
+    if isinstance(table, Table) and isinstance(table.source, Sql):
+        name, missing = format_source(table.source), table.missing
+        table = query(table.source)
+    stream = engine.Stream(table)
     check_names(stream.schema.names, name)
     with engine.connect(threads) as connection:
         connection.register("arriving", stream.reader)
@@ -147,15 +141,6 @@ def check_names(names: Sequence[str], name: str) -> None:
 
 def parquet_query(_: duckdb.DuckDBPyConnection, path: Path, __: str) -> tuple[list[str], str]:
     return pq.read_schema(path).names, f"SELECT * FROM read_parquet({path_text(path)})"
-
-
-def index_columns(path: Path) -> list[str]:
-    """Return the columns that pandas wrote as the index of the rows; none if it cannot be read."""
-    try:
-        about = pq.read_schema(path).pandas_metadata or {}
-    except (pa.ArrowException, OSError, ValueError):
-        return []
-    return [name for name in about.get("index_columns", ()) if isinstance(name, str)]
 
 
 def json_query(

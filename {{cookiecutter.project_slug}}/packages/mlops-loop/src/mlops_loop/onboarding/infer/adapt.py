@@ -15,7 +15,6 @@ from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.values import PlotOptions
-from mlops_loop.onboarding.infer.contract import former_task
 from mlops_loop.training.behaviour.declaration import load_behaviour
 from mlops_loop.training.behaviour.examples import without_tests
 
@@ -40,10 +39,8 @@ def new_params(source: str | Sql, schema: Schema) -> str:
         params["evaluate"]["baseline_by"] = None
         if current_project().candidates:
             params["train"]["model"] = AUTO
-        slices = params.get("gates", {}).get("slices")
-        # Its limits were of other metrics.
-        if isinstance(slices, dict) and former_task() != schema.task:
-            slices.update(task.SLICE_LIMITS)
+        if isinstance(slices := params.get("gates", {}).get("slices"), dict):
+            slices.update(task.SLICE_LIMITS)  # those of another table, or metric, do not fit
 
     return edited(PARAMS, change)
 

@@ -1,6 +1,5 @@
 """Write a proposal as schema.yaml: a head that explains the keys, each column with its reason."""
 
-import re
 from collections.abc import Mapping
 from itertools import takewhile
 from textwrap import indent
@@ -74,10 +73,3 @@ def present_head() -> str:
     text = SCHEMA.read_text(encoding="utf-8") if SCHEMA.exists() else ""
     head = takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True))
     return "".join(line for line in head if not line.startswith(INFERRED)) or HEAD
-
-
-def former_task() -> str | None:
-    """Return the task that the present schema.yaml names, whatever else is in it."""
-    text = SCHEMA.read_text(encoding="utf-8") if SCHEMA.exists() else ""
-    named = re.search(r"(?m)^task: *(\S+)", text)
-    return named[1] if named else None

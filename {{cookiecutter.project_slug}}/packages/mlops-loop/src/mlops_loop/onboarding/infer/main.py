@@ -1,7 +1,9 @@
 """`schema infer`: read a table once, propose its contract, and adapt the project to it."""
 
+import shlex
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from rich.console import Console
 
 from mlops_loop.base import files
@@ -14,7 +16,7 @@ from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import Schema
 from mlops_loop.contract.values import Task
 from mlops_loop.data.profile import profiled
-from mlops_loop.data.source.read import batches, index_columns, opened
+from mlops_loop.data.source.read import batches, opened
 from mlops_loop.onboarding import git
 from mlops_loop.onboarding.infer.adapt import new_behaviour, new_params, new_pipeline
 from mlops_loop.onboarding.infer.contract import as_yaml, present_head
@@ -34,11 +36,9 @@ def infer(
     refuse_arguments(source, target, timestamp, force)
     name = format_source(source)
     written_source = as_written(source)
-    is_file = isinstance(source, str) and source.endswith(".parquet") and Path(source).is_file()
-    indices = index_columns(Path(str(source))) if is_file else []
     console = Console(stderr=True)
     with console.status("reading and profiling"), opened(batches(source)) as arriving:
-        known = profiled(arriving, indices)
+        known = profiled(arriving, index_columns(source))
         title = "query" if isinstance(source, Sql) else Path(name).name.split(".")[0] or "table"
         schema, proposals = propose_table(known, title, target, timestamp, task)
         params = new_params(written_source, schema)
@@ -73,6 +73,14 @@ def refuse_arguments(source: str | Sql, target: str, timestamp: str | None, forc
         raise Failure(f"{target!r} cannot be both target and timestamp")
 
 
+def index_columns(source: str | Sql) -> list[str]:
+    """Return the columns that pandas wrote as the index of the rows of a Parquet file."""
+    if isinstance(source, Sql) or "://" in source or not source.endswith(".parquet"):
+        return []
+    written = pq.read_schema(source).pandas_metadata or {}
+    return [name for name in written.get("index_columns", ()) if isinstance(name, str)]
+
+
 def as_written(source: str | Sql) -> str | Sql:
     """Return a source as params.yaml names it: a file inside the project by its path from there."""
     if isinstance(source, Sql) or "://" in source:
@@ -92,8 +100,7 @@ def print_next(source: str | Sql, written: list[Path], removal: Removal) -> None
     inside = isinstance(source, str) and "://" not in source and not Path(source).is_absolute()
     path = Path(str(source))
     if inside and not Path(f"{path}.dvc").exists() and git.would_commit(path):
-        plain = all(char.isalnum() or char in "./-_" for char in str(source))
-        quoted = str(source) if plain else f'"{source}"'
+        quoted = shlex.quote(str(source))
         if git.is_tracked(path):
             print(f"next: git rm --cached {quoted}")
         print(f"next: uv run dvc add {quoted}")
