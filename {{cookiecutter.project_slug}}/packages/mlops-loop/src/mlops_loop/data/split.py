@@ -106,8 +106,9 @@ def check(counts: list[Counter[str]], schema: Schema, hint: str = HINT) -> None:
 def kept(typed: pa.Table, reasons: Reasons, schema: Schema) -> NDArray[np.bool_]:
     """Return which rows keep the contract and have target and time."""
     needed = [name for name in (schema.target, schema.timestamp) if name]
-    lost: NDArray[np.bool_] = np.any([typed[name].is_null() for name in needed], axis=0)
-    return (reasons == "") & ~lost
+    lost = [typed[name].is_null() for name in needed]
+    found: NDArray[np.bool_] = (reasons == "") & ~np.any(lost, axis=0)
+    return found
 
 
 def split(schema: Schema, params: SplitParams) -> tuple[list[int], int]:

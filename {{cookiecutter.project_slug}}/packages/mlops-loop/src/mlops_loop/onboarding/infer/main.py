@@ -18,8 +18,12 @@ from mlops_loop.contract.values import Task
 from mlops_loop.data.profile import profiled
 from mlops_loop.data.source.read import batches, opened
 from mlops_loop.onboarding import git
-from mlops_loop.onboarding.infer.adapt import new_behaviour, new_params, new_pipeline
-from mlops_loop.onboarding.infer.contract import as_yaml, present_head
+from mlops_loop.onboarding.infer.adapt import (
+    new_behaviour,
+    new_params,
+    new_pipeline,
+    new_schema,
+)
 from mlops_loop.onboarding.infer.example import PYPROJECT, Removal, plan_removal
 from mlops_loop.onboarding.infer.report import print_report
 from mlops_loop.onboarding.infer.table import propose_table, with_shares
@@ -44,7 +48,7 @@ def infer(
         params = new_params(written_source, schema)
         split_params = parse_yaml(params, str(PARAMS), Params).split
         schema = with_shares(schema, known, split_params)
-    text = as_yaml(schema, proposals, name, present_head())
+    text = new_schema(schema, proposals, name)
     schema = parse_yaml(text, str(SCHEMA), Schema)
     tests, outcome = new_behaviour(schema)
     removal = plan_removal()
