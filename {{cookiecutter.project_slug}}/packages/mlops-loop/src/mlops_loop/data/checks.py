@@ -20,10 +20,9 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import RAW
 from mlops_loop.base.params import SplitParams
 from mlops_loop.contract.schema import LARGEST, Column, Schema
-from mlops_loop.data import data_checks, split
+from mlops_loop.data import data_checks, engine, split
 from mlops_loop.data.cast import cells, latest_now
 from mlops_loop.data.data_checks import Distribution
-from mlops_loop.data.source.read import batches, opened
 
 CELLS = 10_000_000  # values that Great Expectations looks at at a time: so many columns, all rows
 EXAMPLES = 5  # offending values shown for a failed check
@@ -143,7 +142,7 @@ def as_check(outcome: ExpectationValidationResult, rows: int) -> Check:
 
 def type_checks(schema: Schema) -> Iterator[Check]:
     """Give the checks that all values of data/raw.parquet are of the contract's types."""
-    with opened(batches(str(RAW), missing=())) as rows:
+    with engine.stored(RAW) as rows:
         for name, cell in cells(rows, schema.source).items():
             asked = f"SELECT count(*) FILTER ({cell.misfit}), count(*) FROM rows"
             ((count, total),) = rows.connection.sql(asked).fetchall()

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from scipy.spatial.distance import jensenshannon
 from sklearn.metrics import balanced_accuracy_score, r2_score
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from mlops_loop.base.files import BATCH
 from mlops_loop.contract.schema import LARGEST
 from mlops_loop.data import engine
 
@@ -31,13 +28,11 @@ Hashes = NDArray[np.uint64]  # of rows, shape (rows,)
 
 def hashes(path: Path, names: Sequence[str]) -> Hashes:
     """Return a number for each row of a Parquet file: rows equal in `names` have equal ones."""
-    found = []
-    for batch in pq.ParquetFile(path).iter_batches(BATCH, columns=list(names)):
-        with engine.registered(pa.table(batch).select(names)) as rows:
-            values = ", ".join(f"c{place}" for place in range(len(names)))
-            answer = rows.connection.sql(f"SELECT hash({values}) AS h FROM rows").to_arrow_table()
-        found.append(answer["h"].to_numpy())
-    return np.concatenate([np.empty(0, np.uint64), *found])
+    with engine.stored(path) as rows:
+        places = ", ".join(f"c{rows.names.index(name)}" for name in names)
+        answer = rows.connection.sql(f"SELECT hash({places}) AS h FROM rows").to_arrow_table()
+    found: Hashes = answer["h"].to_numpy()
+    return found
 
 
 def leaks(

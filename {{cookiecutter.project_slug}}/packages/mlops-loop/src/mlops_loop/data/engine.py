@@ -13,6 +13,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import BATCH
@@ -80,6 +81,17 @@ def registered(table: pa.Table) -> Iterator[Rows]:
     with shared().cursor() as cursor:
         cursor.register("rows", placed(table))
         yield describe(cursor, table.column_names)
+
+
+@contextmanager
+def stored(path: Path) -> Iterator[Rows]:
+    """Give the rows of a Parquet file."""
+    names = pq.read_schema(path).names
+    places = ", ".join(f"c{place}" for place in range(len(names)))
+    with connect() as connection:
+        source = f"FROM read_parquet({path_text(path)}) AS t({places})"
+        connection.execute(f"CREATE TEMP VIEW rows AS {source}")
+        yield describe(connection, names)
 
 
 def placed(table: pa.Table) -> pa.Table:

@@ -1,8 +1,7 @@
 """Validate the data against the contract and the last accepted data; refuse what breaks them."""
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,11 +15,10 @@ from mlops_loop.base.errors import Refusal
 from mlops_loop.base.files import ACCEPTED, RAW, REPORTS
 from mlops_loop.base.params import SplitParams, load_params
 from mlops_loop.contract.schema import Schema, load_schema
-from mlops_loop.data import checks, tables
-from mlops_loop.data.checks import GOOD, TABLE, Check
+from mlops_loop.data import checks, tables, validation_page
+from mlops_loop.data.checks import GOOD, Check
 from mlops_loop.data.data_checks import Distribution, column_distribution
 from mlops_loop.data.derived import typed_batches
-from mlops_loop.reporting import page
 
 SAMPLE = 100_000  # rows from which leaks and shifts are measured
 
@@ -79,28 +77,6 @@ def accept(schema: Schema, sample: pd.DataFrame, rows: int) -> None:
     files.write_text(ACCEPTED, "{\n" + about + " {\n" + lines + "\n}\n}\n")
 
 
-def write_page(found: Iterable[Check], rows: int, summary: str) -> None:
-    """Write what failed, then a row for each column: those that failed and the table first."""
-    by_column = defaultdict[str, list[Check]](list)
-    for one in found:
-        by_column[one.column].append(one)
-    columns = [
-        (name, sum(one.passed for one in its), len(its), [one.asked for one in its])
-        for name, its in by_column.items()
-    ]
-    text = page.compose(
-        page.PAGES["Data"],
-        "validation.html",
-        names=(),  # a stage's page: no link to what may not be there yet
-        title="Data validation",
-        facts=[f"{rows:,} rows", summary],
-        failed=[(one, one.asked) for one in found if not one.passed],
-        columns=sorted(columns, key=lambda each: (each[1] == each[2], each[0] != TABLE)),
-    )
-    files.write_text(page.PAGES["Data"], text)
-    page.write_overview()
-
-
 def main() -> None:
     schema = load_schema()
     params = load_params()
@@ -112,7 +88,7 @@ def main() -> None:
     report = {"passed": not failed, "rows": rows, "checks": [one.as_json() for one in found]}
     files.write_json(REPORTS / "data/validation.json", report)
     summary = f"{len(found) - len(failed)} of {len(found)} checks passed"
-    write_page(found, rows, summary)
+    validation_page.write(found, rows, summary)
     if failed:
         summary += f" on {rows:,} rows"
         where = f"the data breaks schema.yaml: {summary}; see {REPORTS}/data/validation.html"

@@ -116,16 +116,14 @@ def view(
     """Return the answer to a query as `rows`: its columns c0, c1, ..., with null for `missing`."""
     places = [f"c{place}" for place in range(len(names))]
     found = connection.sql(f"FROM ({sql}) AS t({', '.join(places)})")
-    stands = f"IN {engine.texts(missing)}" if missing else "IS NULL"
-    shown = []
+    columns = []
     for place, kind in zip(places, map(str, found.types), strict=True):
         value = {"JSON": f"{place} ->> '$'", "TIME": f"{place}::VARCHAR"}.get(kind, place)
-        is_text = kind in ("VARCHAR", "JSON") and missing
-        shown.append(f"CASE WHEN {value} {stands} THEN NULL ELSE {value} END" if is_text else value)
-    columns = ", ".join(f"{value} AS {place}" for value, place in zip(shown, places, strict=True))
-    connection.execute(
-        f"CREATE TEMP VIEW rows AS SELECT {columns} FROM ({sql}) AS t({', '.join(places)})"
-    )
+        if missing and kind in ("VARCHAR", "JSON"):
+            value = f"CASE WHEN {value} IN {engine.texts(missing)} THEN NULL ELSE {value} END"
+        columns.append(f"{value} AS {place}")
+    source = f"({sql}) AS t({', '.join(places)})"
+    connection.execute(f"CREATE TEMP VIEW rows AS SELECT {', '.join(columns)} FROM {source}")
     return engine.describe(connection, names)
 
 
