@@ -23,7 +23,6 @@ from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data.source.read import batches
 from mlops_loop.metrics.tasks import of
 from mlops_loop.onboarding.infer import example
-from mlops_loop.onboarding.infer.columns import limits
 from mlops_loop.onboarding.infer.main import infer
 from mlops_loop.training.behaviour.declaration import load_behaviour
 
@@ -216,21 +215,6 @@ def test_the_format_of_a_timestamp_is_guessed(written, form) -> None:
     times = pd.Series(pd.date_range("2020-01-01", periods=ROWS, freq="D"))
     table().assign(when=times.dt.strftime(written)).to_csv("data.csv", index=False)
     assert inferred("data.csv", timestamp="when").columns["when"].format == form
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "whole", "wanted"),
-    [
-        (0, 1, True, (0, 1)),
-        (172, 231, True, (167, 236)),
-        (0.13, 0.87, False, (0.05, 0.95)),
-        (-5.0, -1.0, False, (-5.4, -0.6)),
-        (2.0, 2.0, False, (1.8, 2.2)),
-        (0.0, 3e38, False, (0, 3.3e38)),
-    ],
-)
-def test_limits_have_slack(low, high, whole, wanted) -> None:
-    assert tuple(limits(low, high, whole).values()) == pytest.approx(wanted)
 
 
 def test_sql(folder, monkeypatch) -> None:
