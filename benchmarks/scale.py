@@ -38,14 +38,14 @@ duckdb.connect().execute("COPY (FROM 'table.csv') TO 'plain.parquet'")
     "validate": """
 import great_expectations as gx
 from mlops_loop.contract.schema import load_schema
-from mlops_loop.data.suite import expectations
+from mlops_loop.data.checks import expectations
 table, schema = pd.read_parquet('data/raw.parquet'), load_schema()
 table['when'] = table['when'].dt.tz_localize('UTC')
 context = gx.get_context(mode='ephemeral')
 context.variables.progress_bars = {'globally': False}
 asset = context.data_sources.add_pandas('data').add_dataframe_asset('table')
 batch = asset.add_batch_definition_whole_dataframe('whole').get_batch({'dataframe': table})
-batch.validate(gx.ExpectationSuite('suite', expectations(schema, list(table.columns))))
+batch.validate(gx.ExpectationSuite('suite', expectations(schema, schema.used, list(table.columns))))
 """,
     "split": """
 table = pd.read_parquet('data/raw.parquet')

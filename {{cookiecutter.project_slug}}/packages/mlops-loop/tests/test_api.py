@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.batch.score import score
 from mlops_loop.contract.schema import load_schema
-from mlops_loop.data.cast import check_rows
+from mlops_loop.data.cast import check_table
 from mlops_loop.data.derived import with_derived
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.scoring.skops_model import load, scores
@@ -60,8 +61,9 @@ def test_offline_and_online_agree_on_any_row_the_contract_allows(client, data) -
     batch = pd.read_parquet("scored.parquet").iloc[:, -online.shape[1] :].to_numpy()
     assert batch.astype(float) == pytest.approx(online, rel=1e-5, abs=1e-5)
 
-    given_, _ = check_rows(pd.DataFrame(rows, columns=list(schema.inputs)), schema.inputs)
-    table = with_derived(given_, schema)
+    asked = pd.DataFrame(rows, columns=list(schema.inputs))
+    typed, _ = check_table(pa.Table.from_pandas(asked, preserve_index=False), schema.inputs)
+    table = with_derived(typed.to_pandas(), schema)
     trained = scores(load(files.MODEL), table, schema)
     assert online[:, : trained.shape[1]] == pytest.approx(trained, rel=1e-5, abs=1e-5)
 

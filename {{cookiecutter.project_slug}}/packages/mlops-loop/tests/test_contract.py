@@ -10,7 +10,7 @@ from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Column, load_schema
-from mlops_loop.data.suite import expectations
+from mlops_loop.data.checks import expectations
 from mlops_loop.monitoring.drift import numeric_columns
 from mlops_loop.serving.app import create_app
 from mlops_loop.tracking import runs
@@ -34,7 +34,7 @@ def places() -> dict[str, set[str]]:
         run = client.get_run(runs.record_training(client))
     signature = mlflow.models.get_model_info(run.data.tags["model_uri"]).signature
     card = (files.BUNDLE / "card.md").read_text(encoding="utf-8").splitlines()
-    rules = expectations(schema, list(schema.used))
+    rules = expectations(schema, schema.used, schema.used)
     return {
         "Great Expectations": {rule.column for rule in rules if hasattr(rule, "column")},
         "request type": set(api_schemas()["Row"]["properties"]),

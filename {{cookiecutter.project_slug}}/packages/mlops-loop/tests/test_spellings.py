@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,11 @@ import pytest
 import sqlalchemy as sa
 
 from mlops_loop.base import files
-from mlops_loop.base.errors import Failure
+from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.params import Sql, load_params
 from mlops_loop.contract.schema import Column, Schema, load_schema
-from mlops_loop.data import ingest, tables
-from mlops_loop.data.cast import check_rows
+from mlops_loop.data import ingest, tables, validate
+from mlops_loop.data.cast import check_table
 from mlops_loop.data.source.read import batches
 from mlops_loop.onboarding.infer.main import infer
 
@@ -194,12 +193,12 @@ def test_classes_of_numbers_have_one_name_however_they_are_written(labels, kind,
 
 def test_old_contracts_keep_their_spelling_and_007_stays_a_text() -> None:
     old = Column(type="category", categories=("0.0", "1.0"))
-    typed, reasons = check_rows(pd.DataFrame({"x": ["0", "1.00", "+1", "2", "01"]}), {"x": old})
-    assert typed["x"].tolist()[:3] == ["0.0", "1.0", "1.0"]
-    assert reasons.eq("").tolist() == [True, True, True, False, False]
+    typed, reasons = check_table(pa.table({"x": ["0", "1.00", "+1", "2", "01"]}), {"x": old})
+    assert typed["x"].to_pylist()[:3] == ["0.0", "1.0", "1.0"]
+    assert (reasons == "").tolist() == [True, True, True, False, False]
     coded = Column(type="category", categories=("007", "7"))
-    typed, reasons = check_rows(pd.DataFrame({"x": ["007", "7", "7.0"]}), {"x": coded})
-    assert reasons.eq("").tolist() == [True, True, False]
+    _, reasons = check_table(pa.table({"x": ["007", "7", "7.0"]}), {"x": coded})
+    assert (reasons == "").tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -212,12 +211,12 @@ def test_truth_values_have_one_name(kind: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["nan", "NULL", "NA", r"\N", "N/A", "?"])
-def test_a_missing_label_is_no_class(text: str, capsys) -> None:
+def test_a_missing_label_is_no_class(text: str) -> None:
     write(y=np.where(np.arange(ROWS) < 20, text, LABELS))
     schema = inferred("table.csv")
     assert schema.classes == ["no", "yes"]
     assert schema.columns["y"].nullable
-    assert f"{text!r} in y (20)" in capsys.readouterr().out
+    assert f"the 20 rows without it or with {text!r}" in files.SCHEMA.read_text("utf-8")
     assert ingested()["y"].isna().sum() == 20
 
 
@@ -312,6 +311,9 @@ def test_names_that_differ_in_case_or_look_like_sql_are_kept() -> None:
     stored = ingested()
     assert stored["A"].tolist() == WHOLE.tolist()
     assert stored["c0"].tolist() == (NUMBERS + 1).tolist()
+    stored.assign(A=-(10**9)).to_parquet(files.RAW)
+    with pytest.raises(Refusal, match="  A: column values to be between"):
+        validate.main()
 
 
 def test_text_that_the_terminal_cannot_show_is_replaced(folder) -> None:
@@ -342,7 +344,7 @@ def test_rows_keep_their_order_and_files_their_bytes() -> None:
 def test_a_file_that_grows_while_it_is_read_is_refused(folder) -> None:
     rows = files.BATCH + 10
     pd.DataFrame({"x": range(rows), "y": "a"}).to_csv("table.csv", index=False)
-    found = batches("table.csv")
+    found = iter(batches("table.csv"))
     next(found)
     with Path("table.csv").open("a") as file:
         file.write("1,b\n")
@@ -411,13 +413,3 @@ def test_an_own_reader_may_give_gaps_first_and_its_failure_is_its_own(monkeypatc
     with pytest.raises(Failure, match="the warehouse is closed"):
         ingested()
     assert not files.RAW.exists()
-
-
-def test_columns_of_several_kinds_are_checked_value_by_value() -> None:
-    values = pd.Series([1, 2.5, "3", True, None, [1], "far", float("nan")], dtype=object)
-    columns = {"x": Column(type="number", nullable=True)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        typed, reasons = check_rows(pd.DataFrame({"x": values}), columns)
-    assert typed["x"].tolist()[:3] == [1, 2.5, 3]
-    assert reasons.eq("").tolist() == [True, True, True, False, True, False, False, True]

@@ -15,6 +15,7 @@ from unittest import mock
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import yaml
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
@@ -25,8 +26,7 @@ from mlops_loop.base.params import Params, load_params
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.contract.values import Value
 from mlops_loop.data import ingest, tables
-from mlops_loop.data.cast import check_rows
-from mlops_loop.data.derived import checked, with_derived
+from mlops_loop.data.derived import check_contract, with_derived
 from mlops_loop.scoring import skops_model
 from mlops_loop.training.fit import target
 
@@ -94,10 +94,10 @@ def run_on_sample(plugged_in: project.Project, folder: Path, rows: int = 5000) -
         for stage in STAGES:
             import_module(f"mlops_loop.{stage}").main()
         windows = {path.stem: tables.read_table(path) for path in (files.TRAIN, files.TEST)}
-        raw = tables.read_table(files.RAW)
-        derived, _ = checked(*check_rows(raw, schema.source), schema)
+        typed, _ = check_contract(pq.read_table(files.RAW), schema)
+        derived = typed.select(list(schema.derived)).to_pandas()
         found = (
-            raw.join(derived[list(schema.derived)]),
+            tables.read_table(files.RAW).join(derived),
             *windows.values(),
             skops_model.load(files.MODEL),
         )

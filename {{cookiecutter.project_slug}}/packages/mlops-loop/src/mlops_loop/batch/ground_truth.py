@@ -75,9 +75,9 @@ def divide(table: pa.Table, schema: Schema) -> tuple[Rows, Rows]:
     }
     rows = table.select(NAMES)
     typed, reasons = check_table(rows, columns)
-    good = pc.equal(reasons, "")
-    rejected = rows.append_column("reason", reasons).filter(pc.invert(good))
-    return as_rows(typed.filter(good)), as_rows(rejected)
+    good = pa.array(reasons == "", pa.bool_())
+    rejected = rows.append_column("reason", pa.array(reasons, pa.string()))
+    return as_rows(typed.filter(good)), as_rows(rejected.filter(pc.invert(good)))
 
 
 def as_rows(table: pa.Table) -> Rows:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data.cast import check_table
+from mlops_loop.data.derived import inputs
 from mlops_loop.scoring.bundle import Bundle
-from mlops_loop.scoring.derived import Array, Arrays
 from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.predictions import labels
 from mlops_loop.scoring.scorer import Scorer
@@ -28,46 +28,21 @@ def predict(table: pa.Table, scorer: Scorer, bundle: Bundle) -> pa.Table:
         raise Failure(f"the column {min(needed)!r} is missing, and schema.yaml does not let it be")
     gap = pa.nulls(len(table))
     given = pa.table({name: gap if name in absent else table[name] for name in schema.inputs})
-    typed, reasons = check_table(given, schema.inputs)
-    good = pc.equal(reasons, "")
-    why = reasons.to_numpy(zero_copy_only=False).copy()
-    scored = np.flatnonzero(good.to_numpy(zero_copy_only=False))
+    typed, why = check_table(given, schema.inputs)
+    scored = np.flatnonzero(why == "")
     scores = np.empty((0, len(schema.classes) or 1))
     if len(scored):
-        columns = inputs(typed.filter(good), schema)
+        columns = inputs(typed if len(scored) == len(typed) else typed.take(scored), schema.inputs)
         derived = scorer.derive(columns)
         scores = scorer.scores(columns | derived)
         for row, name, reason in scorer.derive.breaches(derived):
             why[scored[row]] = why[scored[row]] or f"{name} {reason}"
     answered = answers(scores, schema, bundle.operating_point)
     if (bad := why != "").any():
-        place = np.zeros(len(table), dtype=int)
-        place[scored] = np.arange(len(scored))
+        place = np.searchsorted(scored, np.arange(len(table)))
         answered = answered.take(pa.array(place, mask=bad))
     answered = answered.append_column(REASON, pa.array(why, pa.string(), mask=~bad))
     return answered.rename_columns(free_names(answered.column_names, table.column_names))
-
-
-def inputs(typed: pa.Table, schema: Schema) -> Arrays:
-    """Return the contract's inputs as the scorer takes them; `typed` has them in its types."""
-    return {
-        name: as_array(typed[name].combine_chunks(), column.type)
-        for name, column in schema.inputs.items()
-    }
-
-
-def as_array(values: pa.Array, kind: str) -> Array:
-    """Return numbers as float32, categories as text and times in seconds."""
-    if kind == "category":  # each distinct text becomes a Python object once, not in every row
-        coded = values.dictionary_encode()
-        texts = np.array([*coded.dictionary.to_pylist(), ""], dtype=object)
-        places = coded.indices.fill_null(len(texts) - 1).to_numpy(zero_copy_only=False)
-        of_rows: Array = texts[places]
-        return of_rows
-    if kind != "timestamp":
-        values = values.cast(pa.float32(), safe=False)
-    found: Array = values.to_numpy(zero_copy_only=False)
-    return found.astype("datetime64[s]") if kind == "timestamp" else found
 
 
 def answers(scores: NDArray[np.float64], schema: Schema, point: OperatingPoint) -> pa.Table:

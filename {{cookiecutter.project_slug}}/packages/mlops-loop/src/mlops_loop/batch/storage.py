@@ -1,14 +1,15 @@
 """Storage: list a folder's files and publish results, on a disk or at a URL of fsspec."""
 
-import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.params import format_source
-from mlops_loop.data.source.read import reader_of
+from mlops_loop.data.source.read import format_of
 from mlops_loop.data.source.remote import about, reached
 
 FORMATS = (".parquet", ".csv")  # that predictions are written in
@@ -61,7 +62,7 @@ def output_names(found: Mapping[str, str], folder: str) -> dict[str, str]:
     """Return the name of each file's predictions: its own, or .parquet for JSON lines."""
     names: dict[str, str] = {}
     for name, place in found.items():
-        reader_of(place)
+        format_of(place)
         path = PurePosixPath(name)
         path = path.with_suffix("") if path.suffix in (".gz", ".zst") else path
         output = (path if path.suffix in FORMATS else path.with_suffix(".parquet")).as_posix()
@@ -96,27 +97,32 @@ def refuse_overwriting(source: str, targets: tuple[str, str], folder: bool) -> N
             raise Failure(f"{target} is a folder with other files: name another, or remove it")
 
 
-def publish_file(made: Path, target: str) -> None:
-    """Move a file to a path on the same disk, or copy it to a URL; it shows there when whole."""
-    if "://" not in target:
-        made.replace(target)
-        return
-    with reached(target, "written") as (system, place):
-        # No makedirs: it would make a bucket of a mistyped name.
-        system.put_file(str(made), place)
+@contextmanager
+def workshop(target: str) -> Iterator[Path]:
+    """Give a folder to make what goes to `target` in, on the same disk, if that is a path."""
+    beside = None if "://" in target else Path(target).parent
+    if beside:
+        beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".scoring-") as folder:
+        yield Path(folder)
 
 
-def publish_folder(made: Mapping[str, Path], target: str) -> None:
-    """Move files into a new folder, which shows when all are there, or copy them to a URL."""
+def publish(made: Mapping[str, Path], target: str, is_folder: bool) -> None:
+    """Move files to a path on the same disk, or copy them to a URL; they show there when whole."""
     if "://" in target:
         for name, path in made.items():
-            publish_file(path, f"{target}/{name}")
-        return
-    gathered = Path(target).with_name(f".{Path(target).name}.new")
-    shutil.rmtree(gathered, ignore_errors=True)  # of a run that was killed just here
-    for name, path in made.items():
-        (gathered / name).parent.mkdir(parents=True, exist_ok=True)
-        path.replace(gathered / name)
-    if Path(target).is_dir():
-        Path(target).rmdir()  # refused, if it is not empty
-    gathered.replace(target)
+            with reached(target, "written") as (system, place):
+                # No makedirs: it would make a bucket of a mistyped name.
+                system.put_file(str(path), f"{place}/{name}" if is_folder else place)
+    elif is_folder:
+        (first, *_) = made.values()
+        gathered = first.with_name("gathered")
+        for name, path in made.items():
+            (gathered / name).parent.mkdir(parents=True, exist_ok=True)
+            path.replace(gathered / name)
+        if Path(target).is_dir():
+            Path(target).rmdir()  # refused, if it is not empty
+        gathered.replace(target)
+    else:
+        for path in made.values():
+            path.replace(target)

@@ -45,7 +45,7 @@ def score(
     ],
     target: Annotated[str, Argument(metavar="OUTPUT", help="A .parquet or .csv file; or a folder")],
 ) -> None:
-    """Score every row of a file, folder or URL; a stopped run resumes.
+    """Score every row of a file, folder or URL; a stopped run leaves OUTPUT as it was.
 
     Rows that break the contract are written beside OUTPUT, each with the reason. Exit code 3 if
     these are the most; if these are all, OUTPUT stays what it was.

@@ -12,11 +12,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pyarrow import types
+from numpy.typing import NDArray
 
 from mlops_loop.contract.schema import Column
 from mlops_loop.data import engine
-from mlops_loop.data.engine import number, text, texts
+from mlops_loop.data.engine import Rows, number, text, texts
+
+Reasons = NDArray[np.object_]  # what breaks the contract in each row, "" if nothing
 
 SQL = {
     "number": "DOUBLE",
@@ -44,25 +46,6 @@ COMPACT = ("%Y%m%d", "%Y%m%dT%H%M%S", "%Y%m%dT%H%M%SZ", "%Y-%m", "%Y/%m/%d", "%Y
 PLAIN = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")  # a number that is no code, such as 007
 SINCE_1970 = {"epoch s": "1000000", "epoch ms": "1000", "epoch us": "1", "epoch ns": "0.001"}
 EXCEL = "excel"  # days since 1899-12-30
-KINDS = {  # what SQL does with a type of Arrow
-    types.is_null: "nothing",
-    types.is_boolean: "boolean",
-    types.is_floating: "float",
-    types.is_integer: "number",
-    types.is_decimal: "number",
-    types.is_timestamp: "time",
-    types.is_date: "time",
-    types.is_string: "text",
-    types.is_large_string: "text",
-    types.is_string_view: "text",
-}
-
-
-def kind_of(kind: pa.DataType) -> str:
-    """Return text, number, float, boolean, time, nothing or other."""
-    if types.is_dictionary(kind):
-        return kind_of(kind.value_type)
-    return next((name for fits, name in KINDS.items() if fits(kind)), "other")
 
 
 def trimmed(value: str) -> str:
@@ -210,15 +193,14 @@ class Cell(NamedTuple):
         return f"({self.typed}) IS NULL AND {self.given}"
 
 
-def cells(schema: pa.Schema, columns: Mapping[str, Column]) -> dict[str, Cell]:
-    """Return those of `columns` that a table of this schema has."""
+def cells(rows: Rows, columns: Mapping[str, Column]) -> dict[str, Cell]:
+    """Return those of `columns` that a table has."""
     found = {}
-    for name, column in columns.items():
-        if name in schema.names:
-            source = f"c{schema.names.index(name)}"
-            kind = kind_of(schema.field(name).type)
+    for place, (name, kind) in enumerate(zip(rows.names, rows.kinds, strict=True)):
+        if column := columns.get(name):
+            source = f"c{place}"
             found[name] = Cell(source, typed(source, kind, column), given(source, kind, column))
-    return found
+    return {name: found[name] for name in columns if name in found}
 
 
 def rules(value: str, name: str, column: Column) -> Iterator[tuple[str, str]]:
@@ -233,65 +215,31 @@ def rules(value: str, name: str, column: Column) -> Iterator[tuple[str, str]]:
         yield f"{value} NOT IN {known}", f"{name} is not one of the categories"
 
 
-def check_table(table: pa.Table, columns: Mapping[str, Column]) -> tuple[pa.Table, pa.Array]:
+def check_table(table: pa.Table, columns: Mapping[str, Column]) -> tuple[pa.Table, Reasons]:
     """Return the columns in their types, and what breaks the contract in each row ("" if nothing).
 
     Values that do not fit their type come out as missing ones; a column that the table lacks is
     not among those returned.
     """
-    present = cells(table.schema, columns)
-    if not present:
-        reason = f"{next(iter(columns))}: missing" if columns else ""
-        return table.select([]), pa.array([reason] * len(table), pa.string())
-    value = {name: f"t{place}" for place, name in enumerate(present)}
-    arms = []
-    for name, column in columns.items():
-        if name not in present:
-            arms.append(f"WHEN true THEN {text(f'{name}: missing')}")
-            continue
-        unfit = f"{value[name]} IS NULL AND {present[name].given}"
-        arms.append(f"WHEN {unfit} THEN {text(f'{name} is not of type {column.type}')}")
-        broken = rules(value[name], name, column)
-        arms += [f"WHEN {rule} THEN {text(reason)}" for rule, reason in broken]
-    cast = ", ".join(f"{cell.typed} AS {value[name]}" for name, cell in present.items())
-    reason = f"CASE {' '.join(arms)} ELSE '' END AS reason"
-    shown = ", ".join([*value.values(), reason])
-    found = engine.run(table, f"SELECT {shown} FROM (SELECT *, {cast} FROM rows)")
-    reasons = found["reason"].combine_chunks()
+    with engine.registered(table) as rows:
+        present = cells(rows, columns)
+        value = {name: f"t{place}" for place, name in enumerate(present)}
+        arms = []
+        for name, column in columns.items():
+            if name not in present:
+                arms.append(f"WHEN true THEN {text(f'{name}: missing')}")
+                continue
+            unfit = f"{value[name]} IS NULL AND {present[name].given}"
+            arms.append(f"WHEN {unfit} THEN {text(f'{name} is not of type {column.type}')}")
+            broken = rules(value[name], name, column)
+            arms += [f"WHEN {rule} THEN {text(reason)}" for rule, reason in broken]
+        cast = "".join(f", {cell.typed} AS {value[name]}" for name, cell in present.items())
+        reason = f"CASE {' '.join(arms)} ELSE '' END AS reason"
+        shown = ", ".join([*value.values(), reason])
+        sql = f"SELECT {shown} FROM (SELECT *{cast} FROM rows)"
+        found = rows.connection.sql(sql).to_arrow_table()
+    reasons = found["reason"].to_numpy()
     return found.drop_columns(["reason"]).rename_columns(list(present)), reasons
-
-
-def check_rows(
-    table: pd.DataFrame, columns: Mapping[str, Column]
-) -> tuple[pd.DataFrame, pd.Series]:
-    """Do what `check_table` does for a DataFrame, whose index both have."""
-    arrays = {name: to_arrow(table[name], columns[name]) for name in columns if name in table}
-    found, reasons = check_table(pa.table(arrays or {"": pa.nulls(len(table))}), columns)
-    frame = found.to_pandas().set_axis(table.index) if arrays else pd.DataFrame(index=table.index)
-    return frame, pd.Series(reasons.to_numpy(zero_copy_only=False), table.index, dtype=object)
-
-
-def to_arrow(values: pd.Series, column: Column) -> pa.Array:
-    """Return a column of pandas; of values of several types each as the text that it spells."""
-    try:
-        return pa.array(values, from_pandas=True)
-    except (pa.ArrowException, ValueError, TypeError, OverflowError):
-        pass
-    return pa.array([spelled(value, column) for value in values], pa.string())
-
-
-def spelled(value: object, column: Column) -> str | None:
-    """Return a value as a text that `typed` reads as it would the value itself."""
-    scalar = isinstance(value, str | int | float | np.generic | None)
-    if scalar and (value is None or value is pd.NaT or value != value):
-        return None
-    truth = isinstance(value, bool | np.bool_)
-    if not scalar or (column.type == "boolean" and not isinstance(value, str) and not truth):
-        return f"no {column.type}"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    readable = str(value).lower() if truth else str(value)
-    return readable.encode("utf-8", "replace").decode()
 
 
 def latest_now() -> pd.Timestamp:

@@ -1,12 +1,12 @@
 """Measures of a whole table: repeated rows, features that tell the target, shifts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import factorial, lgamma, log
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from scipy.spatial.distance import jensenshannon
@@ -26,11 +26,13 @@ Floats = NDArray[np.float64]
 Hashes = NDArray[np.uint64]  # of rows, shape (rows,)
 
 
-def hashes(table: pa.Table, names: Iterable[str]) -> Hashes:
-    """Return a number for each row: equal rows have equal ones, nulls included."""
-    places = [f"c{table.column_names.index(name)}" for name in names]
-    found = engine.run(table, f"SELECT hash({', '.join(places)}) AS h FROM rows")
-    return np.asarray(found["h"].to_numpy(), dtype=np.uint64)
+def hashes(path: Path, names: Sequence[str]) -> Hashes:
+    """Return a number for each row of a Parquet file: rows equal in `names` have equal ones."""
+    with engine.stored(path) as rows:
+        places = ", ".join(f"c{rows.names.index(name)}" for name in names)
+        answer = rows.connection.sql(f"SELECT hash({places}) AS h FROM rows").to_arrow_table()
+    found: Hashes = answer["h"].to_numpy()
+    return found
 
 
 def leaks(
@@ -39,8 +41,7 @@ def leaks(
     """Return how well each feature alone tells the target, from 0 (not at all) to 1 (exactly).
 
     That is R2 for a regression, or else the balanced accuracy, corrected for chance, of a tree on
-    rows that it did not learn from. With fewer than FEWEST rows only what is the same as the target
-    is told from the rest.
+    rows that it did not learn from. With fewer than FEWEST rows only 0 and 1 are told apart.
     """
     table = table[table[target].notna()]
     table = table.sample(min(len(table), LEAK_ROWS), random_state=SEED)
@@ -49,14 +50,12 @@ def leaks(
     truth = pd.factorize(table[target])[0].astype(float)  # classes by number
     if regression:
         truth = np.clip(table[target].to_numpy("float64"), -LARGEST, LARGEST)
-    score = r_squared if regression else balanced_accuracy
-    if len(table) < FEWEST:
-        score = same_number if regression else same_class
     found = {}
     for name in [name for name in features if name in table]:
         inputs = codes(table[name])
-        ordered = pd.api.types.is_numeric_dtype(table[name]) and orders(inputs, truth, regression)
-        found[name] = 1.0 if ordered else max(0.0, score(inputs, truth))
+        found[name] = float(orders(inputs, truth, regression))
+        if not found[name] and len(table) >= FEWEST:
+            found[name] = max(0.0, tree_score(inputs, truth, regression))
     return found
 
 
@@ -95,39 +94,24 @@ def orders(inputs: Floats, truth: Floats, regression: bool) -> bool:
     return bool(borders.sum() == len(counts) - 1 and apart)
 
 
-def balanced_accuracy(inputs: Floats, truth: Floats) -> float:
+def tree_score(inputs: Floats, truth: Floats, regression: bool) -> float:
+    """Return how well a tree that learned from one half of the rows tells the other half; or a
+    straight line, which tells the outermost numbers better.
+    """
     half = len(truth) // 2
-    leaf = max(1, len(truth) // 4000)
-    tree = DecisionTreeClassifier(min_samples_leaf=leaf, class_weight="balanced", random_state=SEED)
-    found = tree.fit(inputs[:half], truth[:half]).predict(inputs[half:])
-    if len(np.unique(truth[half:])) < 2:
-        return 0.0
-    return float(balanced_accuracy_score(truth[half:], found, adjusted=True))
-
-
-def same_class(inputs: Floats, truth: Floats) -> float:
-    """Return 1 if values and classes are the same but for their names, else 0."""
-    seen = pd.crosstab(inputs[:, 0], truth) > 0
-    return float((seen.sum(axis=0) == 1).all() and (seen.sum(axis=1) == 1).all())
-
-
-def same_number(inputs: Floats, truth: Floats) -> float:
-    """Return 1 if the values lie on a straight line with the target, else 0."""
-    return float(np.ptp(inputs[:, 0]) > 0 and abs(np.corrcoef(inputs[:, 0], truth)[0, 1]) > 0.99999)
-
-
-def r_squared(inputs: Floats, truth: Floats) -> float:
-    """Return R2 of a tree, or of a straight line, which tells the outermost values better."""
-    half = len(truth) // 2
-    leaf = max(1, len(truth) // 4000)
-    tree = DecisionTreeRegressor(min_samples_leaf=leaf, random_state=SEED)
-    tree.fit(inputs[:half], truth[:half])
     measured = truth[half:]
-    if not measured.std():
+    if len(np.unique(measured)) < 2:
         return 0.0
+    options = {"min_samples_leaf": max(1, len(truth) // 4000), "random_state": SEED}
+    tree = DecisionTreeRegressor(**options)
+    if not regression:
+        tree = DecisionTreeClassifier(class_weight="balanced", **options)
+    found = tree.fit(inputs[:half], truth[:half]).predict(inputs[half:])
+    if not regression:
+        return float(balanced_accuracy_score(measured, found, adjusted=True))
     numbers = inputs[half:, 0]
     line = np.corrcoef(numbers, measured)[0, 1] ** 2 if numbers.std() else 0.0
-    return float(max(r2_score(measured, tree.predict(inputs[half:])), line))
+    return float(max(r2_score(measured, found), line))
 
 
 class Distribution(BaseModel, frozen=True):

@@ -1,46 +1,59 @@
 """Derived columns of tables: what a server computes for a request, for many rows at a time."""
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from numpy.typing import NDArray
+import pyarrow.parquet as pq
 
 from mlops_loop.base.errors import Failure
+from mlops_loop.base.files import BATCH, RAW
 from mlops_loop.contract.schema import Column, Schema
-from mlops_loop.data.cast import check_table
-from mlops_loop.scoring.derived import Arrays, Deriver, as_array, open_deriver
+from mlops_loop.data.cast import Reasons, check_table
+from mlops_loop.scoring.derived import Array, Arrays, open_deriver
 
 PURE_ROWS = 100  # rows on which `derive` must show that it takes each on its own
 AS_STORED = {"number": "float64", "integer": "float64", "category": "str"}
 ARROW = {"number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_()}
 
 
-def input_columns(table: pd.DataFrame, inputs: dict[str, Column]) -> Arrays:
-    """Return the contract's inputs of a table as a scorer and `derive` take them."""
-    return {name: as_column(table[name], column) for name, column in inputs.items()}
+def inputs(typed: pa.Table, columns: Mapping[str, Column]) -> Arrays:
+    """Return columns that are in the contract's types as a scorer and `derive` take them."""
+    return {name: as_array(typed[name], column.type) for name, column in columns.items()}
 
 
-def as_column(values: pd.Series, column: Column) -> pd.Series:
-    if column.type == "category":
-        return values.astype(object).where(values.notna(), None).to_numpy()
-    if column.type == "timestamp":
-        return pd.to_datetime(values).to_numpy("datetime64[s]")
-    return as_array(values.to_numpy("float32", na_value=np.nan), column)
+def as_array(values: pa.ChunkedArray, kind: str) -> Array:
+    """Return numbers as float32, times in seconds and categories as text, a missing one as ""."""
+    values = values.combine_chunks()
+    if kind == "category":  # each distinct text becomes a Python object once, not in every row
+        coded = values.dictionary_encode()
+        texts = np.array([*coded.dictionary.to_pylist(), ""], dtype=object)
+        places = coded.indices.fill_null(len(texts) - 1).to_numpy(zero_copy_only=False)
+        of_rows: Array = texts[places]
+        return of_rows
+    if kind == "timestamp":
+        return np.asarray(values.to_numpy(zero_copy_only=False), "datetime64[s]")
+    found: Array = values.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+    return found
 
 
 def derive(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     """Return the derived columns of rows that keep the contract, with its index."""
     deriver = open_deriver(schema)
-    arrays = deriver(input_columns(table, deriver.inputs)) if deriver.derived else {}
-    return to_frame(deriver, arrays, table.index)
-
-
-def to_frame(deriver: Deriver, arrays: Arrays, index: pd.Index) -> pd.DataFrame:
-    found = pd.DataFrame(index=index)
-    for name, values in arrays.items():
-        stored = AS_STORED.get(deriver.derived[name].type, values.dtype)
-        found[name] = pd.Series(values, index=index).astype(stored)
+    found = pd.DataFrame(index=table.index)
+    if deriver.derived:
+        for name, values in deriver(inputs_of(table, deriver.inputs)).items():
+            found[name] = stored(values, schema.derived[name]).set_axis(table.index)
     return found
+
+
+def stored(values: Array, column: Column) -> pd.Series:
+    return pd.Series(values).astype(AS_STORED.get(column.type, values.dtype))
+
+
+def inputs_of(table: pd.DataFrame, columns: Mapping[str, Column]) -> Arrays:
+    return inputs(pa.Table.from_pandas(table[list(columns)], preserve_index=False), columns)
 
 
 def with_derived(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
@@ -50,36 +63,36 @@ def with_derived(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     return table.join(derive(table, schema)[absent])
 
 
-def checked(
-    typed: pd.DataFrame, reasons: pd.Series, schema: Schema
-) -> tuple[pd.DataFrame, pd.Series]:
-    """Return rows that `check_rows` has seen with their derived columns, and what breaks each.
-
-    A row that breaks the contract has no derived values.
+def check_contract(
+    table: pa.Table, schema: Schema, columns: Mapping[str, Column] | None = None
+) -> tuple[pa.Table, Reasons]:
+    """Return columns (by default the source's) in their types, with those derived from them, and
+    what breaks each row ("" if nothing). A row that breaks the contract has no derived values.
     """
-    good = (reasons == "").to_numpy()
-    deriver = open_deriver(schema)
-    if not deriver.derived or not good.any():
-        return typed.reindex(columns=[*typed, *schema.derived]), reasons
-    arrays = deriver(input_columns(typed[good], deriver.inputs))
-    reasons = reasons.copy()
-    places = np.flatnonzero(good)
-    for row, name, reason in deriver.breaches(arrays):
-        reasons.iloc[places[row]] = reasons.iloc[places[row]] or f"{name} {reason}"
-    return typed.join(to_frame(deriver, arrays, typed.index[good])), reasons
-
-
-def check_contract(table: pa.Table, schema: Schema) -> tuple[pa.Table, NDArray[np.object_]]:
-    """Return the rows of a source with their derived columns, and what breaks each ("")."""
-    typed, broken = check_table(table, schema.source)
-    reasons = broken.to_numpy(zero_copy_only=False)
+    typed, reasons = check_table(table, schema.source if columns is None else columns)
     if not schema.derived:
         return typed, reasons
-    frame, found = checked(typed.to_pandas(), pd.Series(reasons, dtype=object), schema)
+    deriver = open_deriver(schema)
+    good = np.flatnonzero(reasons == "")
+    places = pa.array(np.cumsum(reasons == "") - 1, mask=reasons != "")  # among the good ones
+    found: Arrays = {}
+    if len(good):
+        found = deriver(inputs(typed.take(good), deriver.inputs))
+        for row, name, reason in deriver.breaches(found):
+            reasons[good[row]] = reasons[good[row]] or f"{name} {reason}"
     for name, column in schema.derived.items():
-        values = pa.array(frame[name], from_pandas=True).cast(ARROW.get(column.type, pa.string()))
-        typed = typed.append_column(name, values)
-    return typed, found.to_numpy()
+        kind = ARROW.get(column.type, pa.string())
+        values = pa.array(stored(found[name], column) if found else [], from_pandas=True)
+        typed = typed.append_column(name, values.cast(kind, safe=False).take(places))
+    return typed, reasons
+
+
+def typed_batches(schema: Schema) -> Iterator[tuple[pa.Table, Reasons]]:
+    """Give the rows of data/raw.parquet, some at a time, as `check_contract` does."""
+    raw = pq.ParquetFile(RAW)
+    empty = [pa.RecordBatch.from_pylist([], raw.schema_arrow)]
+    for batch in raw.iter_batches(BATCH) if raw.metadata.num_rows else empty:
+        yield check_contract(pa.table(batch), schema)
 
 
 def refuse_impure(table: pd.DataFrame, schema: Schema) -> None:
@@ -88,24 +101,24 @@ def refuse_impure(table: pd.DataFrame, schema: Schema) -> None:
     if not deriver.derived:
         return
     rows = table.head(PURE_ROWS)
-    columns = input_columns(rows, deriver.inputs)
+    columns = inputs_of(rows, deriver.inputs)
     batch = deriver(columns)
     alone = [
         deriver({name: values[row : row + 1] for name, values in columns.items()})
         for row in range(len(rows))
     ]
     single = {name: np.concatenate([one[name] for one in alone]) for name in batch}
-    stored = {name: values.to_numpy() for name, values in rows[list(deriver.derived)].items()}
+    written = {name: values.to_numpy() for name, values in rows[list(deriver.derived)].items()}
     if unknown := deriver.undeclared(columns):
         what = f"{deriver.name} returns {unknown[0]!r}, which schema.yaml does not declare"
         raise Failure(f"{what} as derived")
-    if name := differing(batch, deriver(columns)):
-        what = f"{deriver.name} gives {name!r} differently each time"
-        raise Failure(f"{what}: it must not use chance or time")
-    if name := differing(batch, single):
-        what = f"{deriver.name} gives {name!r} of a row by other rows"
-        raise Failure(f"{what}: use the row's own values only")
-    if name := differing(batch, stored):
+    for others, what in (
+        (deriver(columns), "differently each time: it must not use chance or time"),
+        (single, "of a row by other rows: use the row's own values only"),
+    ):
+        if name := differing(batch, others):
+            raise Failure(f"{deriver.name} gives {name!r} {what}")
+    if name := differing(batch, written):
         what = f"data/train.parquet has other values of {name!r} than {deriver.name}"
         raise Failure(f"{what}: run `uv run dvc repro`")
 

@@ -3,18 +3,56 @@
 SQL names columns by their place, `c0`, `c1`, ...: DuckDB takes `a` and `A` for the same name.
 """
 
+import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import BATCH
 
 CELLS = 20_000_000  # values held at a time, of a wide table
 OFFLINE = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+KINDS = {  # what SQL does with a type of DuckDB; decimals have parameters
+    **dict.fromkeys(("BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT"), "number"),
+    **dict.fromkeys(("UBIGINT", "UINTEGER", "USMALLINT", "UTINYINT", "UHUGEINT"), "number"),
+    **dict.fromkeys(("TIMESTAMP", "TIMESTAMP_NS", "TIMESTAMP_MS", "TIMESTAMP_S"), "time"),
+    **dict.fromkeys(("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ", "TIMESTAMPTZ_NS", "DATE"), "time"),
+    **{"DOUBLE": "float", "FLOAT": "float", "BOOLEAN": "boolean", "VARCHAR": "text"},
+    **{"JSON": "text", '"NULL"': "nothing", "DECIMAL": "number"},
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table in DuckDB, called `rows`, with the columns `c0`, `c1`, ..."""
+
+    connection: duckdb.DuckDBPyConnection
+    names: list[str]
+    types: list[str]
+
+    @property
+    def kinds(self) -> list[str]:
+        """What each column holds: text, number, float, boolean, time, nothing or other."""
+        return [KINDS.get(kind.partition("(")[0], "other") for kind in self.types]
+
+    def tables(self, sql: str = "FROM rows", names: Sequence[str] = ()) -> Iterator[pa.Table]:
+        """Give the answer to a query some rows at a time, the columns under these names."""
+        answer = self.connection.sql(sql).to_arrow_reader(min(BATCH, CELLS // len(self.names)))
+        for batch in answer:
+            yield pa.Table.from_batches([batch]).rename_columns(list(names or self.names))
+
+
+def describe(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> Rows:
+    """Return what `rows` are, which a connection has, under these names."""
+    return Rows(connection, list(names), list(map(str, connection.sql("FROM rows").types)))
 
 
 def connect(threads: int = 0) -> duckdb.DuckDBPyConnection:
@@ -37,27 +75,31 @@ def shared() -> duckdb.DuckDBPyConnection:
     return connect(threads=1)
 
 
-def run(table: pa.Table, sql: str) -> pa.Table:
-    """Return the answer to a query on `rows`, which are those of the table, in their order."""
+@contextmanager
+def registered(table: pa.Table) -> Iterator[Rows]:
+    """Give a table of Arrow, in its order."""
     with shared().cursor() as cursor:
         cursor.register("rows", placed(table))
-        return cursor.sql(sql).to_arrow_table()
+        yield describe(cursor, table.column_names)
+
+
+@contextmanager
+def stored(path: Path) -> Iterator[Rows]:
+    """Give the rows of a Parquet file."""
+    names = pq.read_schema(path).names
+    places = ", ".join(f"c{place}" for place in range(len(names)))
+    with connect() as connection:
+        source = f"FROM read_parquet({path_text(path)}) AS t({places})"
+        connection.execute(f"CREATE TEMP VIEW rows AS {source}")
+        yield describe(connection, names)
 
 
 def placed(table: pa.Table) -> pa.Table:
     return table.rename_columns([f"c{place}" for place in range(table.num_columns)])
 
 
-def rows_at_a_time(columns: Sized) -> int:
-    return min(BATCH, CELLS // max(1, len(columns)))
-
-
-class QueryError(Failure):
-    """DuckDB could not answer a query on a stream."""
-
-
 class Stream:
-    """Arrow tables as one stream that DuckDB reads, in the schema of the first table."""
+    """Arrow tables as one stream, which DuckDB reads once, in the schema of the first table."""
 
     def __init__(self, tables: Iterable[pa.Table]) -> None:
         self.tables = iter(tables)
@@ -92,24 +134,19 @@ class Stream:
             what = "holds values of several kinds: let all be of one kind"
             raise Failure(f"the column {(changed or table.column_names)[0]!r} {what}") from None
 
-    def select(self, sql: str) -> Iterator[pa.Table]:
-        """Give the answer to a query on `rows`, those of the stream, in their order."""
-        with connect(threads=1) as connection:
-            connection.register("rows", self.read())
-            try:
-                for batch in connection.sql(sql).to_arrow_reader(rows_at_a_time(self.schema)):
-                    yield pa.Table.from_batches([batch])
-            except (duckdb.Error, pa.ArrowException, OSError) as error:
-                raise self.error or QueryError(str(error).partition("\n")[0]) from None
-
 
 def text(value: str) -> str:
     """Return a text as SQL has it."""
     return "'" + value.replace("'", "''") + "'"
 
 
+def path_text(path: Path) -> str:
+    """Return a path as SQL has it: [1] would be a pattern."""
+    return text(re.sub(r"([*?\[])", r"[\1]", str(path)))
+
+
 def texts(values: Iterable[str]) -> str:
-    """Return texts as a list in brackets, for IN."""
+    """Return texts as a list, for IN."""
     return f"({', '.join(map(text, values))})"
 
 

@@ -1,25 +1,13 @@
 """Profile every column of a table with DuckDB; `schema infer` decides by it."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
+from typing import NamedTuple
 
 import duckdb
-import pyarrow as pa
 
-from mlops_loop.base.errors import Failure
-from mlops_loop.data import engine
-from mlops_loop.data.cast import (
-    DECIMAL_COMMA,
-    NO_DATES,
-    STAND_INS,
-    as_text,
-    kind_of,
-    number_in,
-    trimmed,
-)
-from mlops_loop.data.engine import text, texts
+from mlops_loop.data.cast import DECIMAL_COMMA, NO_DATES, STAND_INS, as_text, number_in, trimmed
+from mlops_loop.data.engine import Rows, text, texts
 
 KEPT = 20_000  # different values of a column that are counted
 WHOLE = 2**53  # up to which floats hold every integer
@@ -87,7 +75,7 @@ class ColumnProfile:
     name: str
     place: int
     kind: str  # text, number, float, boolean, time, other or nothing
-    type: str  # as Arrow calls it
+    type: str  # as DuckDB calls it
     rows: int
     filled: int = 0  # without what stands for a missing value
     stand_ins: Mapping[str, int] = field(default_factory=dict)
@@ -135,52 +123,40 @@ class ColumnProfile:
         return f"SELECT {value} AS v, rowid + 1 AS r FROM rows WHERE {shown} NOT IN {texts(GAPS)}"
 
 
-@dataclass(frozen=True)
-class Profile:
-    """A table in DuckDB, as `rows`, and the profile of each column."""
+class Profile(NamedTuple):
+    """A table in memory, or beside it if it is too large, and the profile of each column."""
 
-    connection: duckdb.DuckDBPyConnection
-    schema: pa.Schema
+    table: Rows
     rows: int
     columns: Mapping[str, ColumnProfile]
 
-
-@contextmanager
-def profiled(tables: Iterable[pa.Table], indices: Iterable[str] = ()) -> Iterator[Profile]:
-    """Give what is known of a table, which is kept in memory, or beside it if it is too large."""
-    stream = engine.Stream(tables)
-    with engine.connect() as connection:
-        connection.register("arriving", stream.read())
-        try:
-            connection.execute("CREATE TABLE rows AS SELECT * FROM arriving")
-        except duckdb.Error as error:
-            raise stream.error or error from None
-        rows = ask(connection, {"rows": "count(*)"}, "rows")["rows"]
-        columns = {}
-        for place, column in enumerate(stream.schema):
-            known = ColumnProfile(column.name, place, kind_of(column.type), str(column.type), rows)
-            known = replace(known, is_index=column.name in indices)
-            columns[column.name] = profile_column(connection, known)
-        yield Profile(connection, stream.schema, rows, columns)
+    def ask(self, asked: Iterable[str], rows: str = "rows") -> tuple[float, ...]:
+        """Return the answers to questions on some rows."""
+        sql = f"SELECT {', '.join(asked)} FROM {rows}"
+        return tuple(self.table.connection.sql(sql).fetchall()[0])
 
 
-def ask(
-    connection: duckdb.DuckDBPyConnection, asked: Mapping[str, str], rows: str
-) -> dict[str, int]:
-    """Return the answer to each question, by its name, of some rows."""
-    return dict(answers(connection, asked, rows).to_pylist()[0])
-
-
-def answers(connection: duckdb.DuckDBPyConnection, asked: Mapping[str, str], rows: str) -> pa.Table:
-    shown = ", ".join(f"{sql} AS {name}" for name, sql in asked.items())
-    return connection.sql(f"SELECT {shown} FROM {rows}").to_arrow_table()
+def profiled(arriving: Rows, indices: Iterable[str] = ()) -> Profile:
+    """Return what is known of a table, which is read once."""
+    connection = arriving.connection
+    connection.execute("CREATE TABLE kept AS FROM rows")
+    connection.execute("CREATE OR REPLACE TEMP VIEW rows AS SELECT *, rowid FROM kept")
+    ((rows,),) = connection.sql("SELECT count(*) FROM rows").fetchall()
+    columns = {}
+    about = zip(arriving.names, arriving.kinds, arriving.types, strict=True)
+    for place, (name, kind, stored) in enumerate(about):
+        known = ColumnProfile(name, place, kind, stored, rows, is_index=name in indices)
+        columns[name] = profile_column(connection, known)
+    return Profile(arriving, rows, columns)
 
 
 def with_facts(
     connection: duckdb.DuckDBPyConnection, known: ColumnProfile, asked: Mapping[str, str], rows: str
 ) -> ColumnProfile:
     """Add the answers to questions, each under its name."""
-    return replace(known, **answers(connection, asked, rows).to_pylist()[0])
+    sql = f"SELECT {', '.join(asked.values())} FROM {rows}"
+    (answer,) = connection.sql(sql).fetchall()
+    return replace(known, **dict(zip(asked, answer, strict=True)))
 
 
 def profile_column(connection: duckdb.DuckDBPyConnection, known: ColumnProfile) -> ColumnProfile:
@@ -242,11 +218,3 @@ def with_counts(
     counts = dict(connection.execute(asked).fetchall())
     known = replace(known, counts=dict(sorted(counts.items())))
     return with_facts(connection, known, {"different": "count(*)"}, grouped)
-
-
-def require_column(name: str, names: list[str]) -> None:
-    if name not in names:
-        close = get_close_matches(name, names, 3, 0.5)
-        hint = "did you mean" if close else "there are"
-        shown = ", ".join(map(repr, close or names[:10]))
-        raise Failure(f"there is no column {name!r}; {hint} {shown}")

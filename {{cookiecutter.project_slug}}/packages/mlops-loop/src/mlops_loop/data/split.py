@@ -17,8 +17,8 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import RAW, TEST, TRAIN, VALIDATION
 from mlops_loop.base.params import SplitParams, load_params
 from mlops_loop.contract.schema import Schema, load_schema
-from mlops_loop.data.cast import check_table
-from mlops_loop.data.derived import check_contract
+from mlops_loop.data.cast import Reasons, check_table
+from mlops_loop.data.derived import typed_batches
 
 SPLITS = {"training": TRAIN, "validation": VALIDATION, "test": TEST}
 Places = NDArray[np.int8]  # in SPLITS, of each row
@@ -36,7 +36,7 @@ def assign(schema: Schema, params: SplitParams) -> Places:
     name = schema.timestamp or schema.target
     if name not in pq.read_schema(RAW).names:
         raise lacks(name)
-    typed, _ = check_table(pq.ParquetFile(RAW).read([name]), {name: schema.columns[name]})
+    typed, _ = check_table(pq.read_table(RAW, columns=[name]), {name: schema.columns[name]})
     return split_rows(typed[name].to_pandas(), schema, params)
 
 
@@ -103,11 +103,12 @@ def check(counts: list[Counter[str]], schema: Schema, hint: str = HINT) -> None:
             raise Failure(f"the {name} window has {count.total():,} rows{two}: {hint}")
 
 
-def kept(batch: pa.RecordBatch, schema: Schema) -> tuple[NDArray[np.bool_], pa.Table]:
-    """Return which rows keep the contract and have target and time, and all rows, typed."""
-    typed, reasons = check_contract(pa.table(batch), schema)
+def kept(typed: pa.Table, reasons: Reasons, schema: Schema) -> NDArray[np.bool_]:
+    """Return which rows keep the contract and have target and time."""
     needed = [name for name in (schema.target, schema.timestamp) if name]
-    return (reasons == "") & ~np.any([typed[name].is_null() for name in needed], axis=0), typed
+    lost = [typed[name].is_null() for name in needed]
+    found: NDArray[np.bool_] = (reasons == "") & ~np.any(lost, axis=0)
+    return found
 
 
 def split(schema: Schema, params: SplitParams) -> tuple[list[int], int]:
@@ -124,18 +125,18 @@ def split(schema: Schema, params: SplitParams) -> tuple[list[int], int]:
     with ExitStack() as stack:
         paths = [stack.enter_context(files.writing(path)) for path in SPLITS.values()]
         writers: list[pq.ParquetWriter] = []
-        for batch in pq.ParquetFile(RAW).iter_batches(files.BATCH):
-            good, typed = kept(batch, schema)
+        for typed, reasons in typed_batches(schema):
             table = typed.select(list(schema.used))
             opened = (pq.ParquetWriter(path, table.schema) for path in paths)
             writers = writers or list(map(stack.enter_context, opened))
-            inside = splits[start : start + len(batch)]
+            inside = splits[start : start + len(table)]
+            good = kept(typed, reasons, schema)
             for place, writer in enumerate(writers):
                 part = table.filter(pa.array(good & (inside == place)))
                 writer.write_table(part)
                 labels = part[schema.target].to_pylist() if schema.classes else [""] * len(part)
                 counts[place].update(labels)
-            start += len(batch)
+            start += len(table)
         check(counts, schema)
     return [count.total() for count in counts], start - sum(count.total() for count in counts)
 

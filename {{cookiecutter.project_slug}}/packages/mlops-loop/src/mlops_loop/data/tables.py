@@ -1,11 +1,12 @@
-"""Tables in Parquet files, read and written some rows at a time."""
+"""Tables in Parquet files, as pandas has them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -28,20 +29,6 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         table.to_parquet(tmp_path, index=False)
 
 
-def write_tables(path: Path, tables: Iterable[pa.Table]) -> tuple[int, int]:
-    """Write Arrow tables, one after the other, to a Parquet file; return its rows and columns."""
-    writer = None
-    try:
-        for table in tables:
-            writer = writer or pq.ParquetWriter(path, table.schema)
-            writer.write_table(table)
-    finally:
-        if writer:
-            writer.close()
-    found = pq.read_metadata(path) if writer else None
-    return (found.num_rows, found.num_columns) if found else (0, 0)
-
-
 def read_table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise Failure(f"{path} is missing: run `uv run dvc repro`")
@@ -59,13 +46,8 @@ def read_sample(path: Path, rows: int, seed: int = 0) -> pd.DataFrame:
     """Return the rows of a Parquet file in order; `rows` random ones of them, if it has more."""
     if not path.is_file() or (total := pq.read_metadata(path).num_rows) <= rows:
         return read_table(path)
-    chosen = sample_mask(total, rows, seed)
-    parts = []
-    start = 0
-    for batch in pq.ParquetFile(path).iter_batches(files.BATCH):
-        parts.append(batch.to_pandas()[chosen[start : start + len(batch)]])
-        start += len(batch)
-    return pd.concat(parts, ignore_index=True)
+    places = np.flatnonzero(sample_mask(total, rows, seed))
+    return pyarrow.dataset.dataset(path).take(pa.array(places)).to_pandas()
 
 
 def as_json(table: pd.DataFrame, schema: Schema) -> list[dict[str, Value]]:

@@ -28,6 +28,12 @@ def is_tracked(path: Path) -> bool:
     return git("ls-files", "--error-unmatch", "--", str(path)).returncode == 0
 
 
+def holds(path: Path) -> bool:
+    """Return whether the last commit holds a file as it is here."""
+    changed = git("status", "--porcelain", "--", str(path))
+    return is_tracked(path) and not changed.returncode and not changed.stdout
+
+
 def tracked_data() -> list[Path]:
     """Return the tables of more than a megabyte that git tracks below this folder."""
     paths = [Path(name) for name in git("ls-files", "-z").stdout.split("\0") if name]

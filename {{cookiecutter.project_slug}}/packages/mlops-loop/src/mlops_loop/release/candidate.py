@@ -5,16 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.files import RAW, TEST, TRAIN
+from mlops_loop.base.files import TEST, TRAIN
 from mlops_loop.base.params import EvaluateParams, Params
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data import split, tables
-from mlops_loop.data.derived import with_derived
-from mlops_loop.data.ingest import Misfit, selected
+from mlops_loop.data.derived import typed_batches, with_derived
+from mlops_loop.data.ingest import Misfit, needed
 from mlops_loop.metrics import own_metrics, tasks
 from mlops_loop.metrics.values import Metrics, Scored, Scores, Truth
 from mlops_loop.scoring.bundle import Bundle
@@ -117,8 +115,7 @@ def with_champion_inputs(
     wider = schema.model_copy(update={"columns": {**schema.columns, **lacking}})
     keys = [name for name in (schema.target, schema.timestamp) if name]
     rows = read_again(wider, [*keys, *lacking], params)
-    batches = pq.ParquetFile(RAW).iter_batches(files.BATCH)
-    inside = np.concatenate([split.kept(batch, schema)[0] for batch in batches])
+    inside = np.concatenate([split.kept(*some, schema) for some in typed_batches(schema)])
     inside &= split.assign(schema, params.split) == list(split.SPLITS).index("test")
     test = tables.read_table(TEST)
     if len(rows) != len(inside) or not rows[inside][keys].reset_index(drop=True).equals(test[keys]):
@@ -129,14 +126,11 @@ def with_champion_inputs(
 
 def read_again(schema: Schema, names: list[str], params: Params) -> pd.DataFrame:
     """Return these columns from the source: the rows of RAW."""
-    parts = list[pa.Table]()
+    columns = {name: schema.columns[name] for name in names}
     try:
-        for table in selected(schema, params.ingest, {n: schema.columns[n] for n in names}):
-            if gone := [name for name in names if name not in table.column_names]:
-                needs = f"the champion predicts from {gone[0]!r}, of type"
-                mend = "put it back into the source until it is not compared"
-                raise Failure(f"{needs} {schema.columns[gone[0]].type}: {mend}")
-            parts.append(table.select(names))
-    except Misfit:
-        raise Failure("a column of the champion has values of another type in the source") from None
-    return pa.concat_tables(parts).to_pandas()
+        return pa.concat_tables(needed(schema, params.ingest, columns)).to_pandas()
+    except Misfit as misfit:
+        name = min(misfit.names)
+        needs = f"the champion predicts from {name!r}, of type {columns[name].type}"
+        what = "which the source lacks, or holds in another type: put it back"
+        raise Failure(f"{needs}, {what} until it is not compared") from None

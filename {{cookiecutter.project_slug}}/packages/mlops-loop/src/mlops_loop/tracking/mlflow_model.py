@@ -7,14 +7,14 @@ file on its own, see "models from code" in its documentation.
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from mlops_loop.base.config import read_yaml
 from mlops_loop.base.project import Project, use
 from mlops_loop.contract.schema import Schema
-from mlops_loop.data.cast import check_rows
-from mlops_loop.data.derived import checked
+from mlops_loop.data.derived import check_contract
 from mlops_loop.scoring.skops_model import load, scores
 
 
@@ -36,10 +36,11 @@ class ContractModel(PythonModel):  # type: ignore[misc]
         Raises ValueError, which names the first row and column that breaks the contract.
         """
         given = model_input.reindex(columns=list(self.schema.inputs))
-        typed, reasons = checked(*check_rows(given, self.schema.inputs), self.schema)
-        if (wrong := reasons[reasons != ""]).size:
-            raise ValueError(f"row {wrong.index[0]}: {wrong.iloc[0]}")
-        found = scores(self.model, typed, self.schema)
+        table = pa.Table.from_pandas(given, preserve_index=False)
+        typed, reasons = check_contract(table, self.schema, self.schema.inputs)
+        for place in (reasons != "").nonzero()[0]:
+            raise ValueError(f"row {model_input.index[place]}: {reasons[place]}")
+        found = scores(self.model, typed.to_pandas(), self.schema)
         names = self.schema.classes or [self.schema.prediction]
         return pd.DataFrame(found, columns=names, index=model_input.index)
 

@@ -1,1 +1,1 @@
-"""Read any table, some rows at a time: CSV, Parquet, JSON lines or SQL. Begin in read.py."""
+"""Read any table: CSV, Parquet, JSON lines or SQL. Begin in read.py."""

@@ -1,21 +1,21 @@
-"""CSV files: find delimiter and header, read all as text by DuckDB, name the line of a mistake."""
+"""CSV files: find delimiter and header, read all as text, name the line of a mistake."""
 
 import csv
 import io
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 import pyarrow as pa
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.data import engine
+from mlops_loop.data.engine import path_text, text
 from mlops_loop.data.source.remote import first_line
-from mlops_loop.data.source.rows import BLOCK, MAX_COLUMNS, check_names
 
+BLOCK = 1 << 24  # bytes that a line may have
 HEAD = 1 << 20  # bytes in which a CSV file's header and delimiter are looked for
 LINES = 10  # that tell the delimiter
 EXCEL_LINE = re.compile(r'"?sep=(.)"?')
@@ -28,75 +28,73 @@ MISTAKES = {
 csv.field_size_limit(BLOCK)
 
 
-@dataclass(frozen=True)
-class Dialect:
+class Dialect(NamedTuple):
     delimiter: str
     header: list[str]
     skipped: int  # lines before the header
 
 
-def read_csv(path: Path, name: str) -> Iterator[pa.Table]:
-    """Give all columns as texts. The first, if it has no name, is called `index`, as in pandas;
-    another one without a name is left out if it holds nothing.
+def query(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> tuple[list[str], str]:
+    """Return the query for all columns as texts. The first, if it has no name, is called `index`,
+    as in pandas; another one without a name is left out if it holds nothing.
     """
     dialect = find_dialect(path, name)
     names = list(dialect.header)
     names[0] = names[0] or ("" if "index" in names else "index")
-    kept = [place for place, column in enumerate(names) if column]
-    check_names([names[place] for place in kept], name)
-    with engine.connect(threads=1) as connection:
-        try:
-            size = engine.rows_at_a_time(names)
-            for batch in connection.sql(scan(path, dialect)).to_arrow_reader(size):
-                table = pa.Table.from_batches([batch])
-                for place in range(len(names)):
-                    if place not in kept and table.column(place).null_count < len(table):
-                        raise Failure(f"{name}: column {place + 1} has no name: give it one")
-                yield table.select(kept).rename_columns([names[place] for place in kept])
-        except (duckdb.Error, pa.ArrowException, OSError) as error:
-            what = f" cannot be read, it may be cut off or broken: {first_line(error)}"
-            if line := other_line_end(path):
-                what = f", line {line:,}: ends in another way than line 1: run `dos2unix` on it"
-            raise Failure(f"{name}{what}") from None
-        refuse_mistakes(connection, name, dialect)
+    sql = f"SELECT * FROM {scan(path, dialect)}"
+    if nameless := [place for place, column in enumerate(names) if not column]:
+        counts = ", ".join(f"count(c{place})" for place in nameless)
+        (filled,) = connection.sql(f"SELECT {counts} FROM ({sql})").fetchall()
+        for place, count in zip(nameless, filled, strict=True):
+            if count:
+                raise Failure(f"{name}: column {place + 1} has no name: give it one")
+        kept = ", ".join(f"c{place}" for place in range(len(names)) if place not in nameless)
+        sql = f"SELECT {kept} FROM ({sql})"
+    return [column for column in names if column], sql
 
 
-def other_line_end(path: Path) -> int:
-    """Return the first line that ends in LF where line 1 ends in CR LF, or vice versa; 0 if none.
-
-    DuckDB reads such files only if it may also take rows with too many fields.
-    """
-    try:
-        with pa.input_stream(path) as stream, io.BufferedReader(stream) as lines:
-            first = next(lines).endswith(b"\r\n")
-            found = (n for n, line in enumerate(lines, 2) if line.endswith(b"\r\n") != first)
-            return next(found, 0)
-    except OSError:
-        return 0
-
-
-def scan(path: Path, dialect: Dialect) -> str:
-    """Return the query for all rows of a CSV file: every column as text, c0, c1, ..."""
+def scan(path: Path, dialect: Dialect, options: str = "") -> str:
     types = ", ".join(f"c{place}: 'VARCHAR'" for place in range(len(dialect.header)))
-    no_pattern = re.sub(r"([*?\[])", r"[\1]", str(path))  # DuckDB takes [1] for one
     # Files with few columns and long texts are read as well.
     return (
-        f"SELECT * FROM read_csv({engine.text(no_pattern)}, auto_detect=false, header=true, "
-        f"delim={engine.text(dialect.delimiter)}, quote='\"', escape='\"', comment='', "
-        f"columns={{{types}}}, max_line_size={BLOCK}, buffer_size={2 * BLOCK}, "
-        f"skip={dialect.skipped}, store_rejects=true, rejects_limit=1)"
+        f"read_csv({path_text(path)}, auto_detect=false, header=true, quote='\"', escape='\"', "
+        f"delim={text(dialect.delimiter)}, comment='', columns={{{types}}}, "
+        f"max_line_size={BLOCK}, buffer_size={2 * BLOCK}, skip={dialect.skipped}{options})"
     )
 
 
-def refuse_mistakes(connection: duckdb.DuckDBPyConnection, name: str, dialect: Dialect) -> None:
-    """Raise Failure for the first row that was left out, as it cannot be read."""
+def mistake(path: Path, name: str) -> Failure | None:
+    """Return the first line that cannot be read, and what is wrong with it."""
+    dialect = find_dialect(path, name)
     asked = "SELECT line, error_type, error_message, csv_line FROM reject_errors ORDER BY line"
-    for line, kind, message, content in connection.execute(asked).fetchall():
+    rejects = ", store_rejects=true, rejects_limit=1"
+    with engine.connect(threads=1) as connection:
+        try:
+            connection.sql(f"SELECT count(*) FROM {scan(path, dialect, rejects)}").fetchall()
+        except duckdb.Error:
+            return other_line_end(path, name)
+        found = connection.sql(asked).fetchall()
+    for line, kind, message, content in found:
         what = MISTAKES.get(kind) or first_line(ValueError(message))
         if kind in ("TOO MANY COLUMNS", "MISSING COLUMNS"):
             fields = len(next(csv.reader([content or ""], delimiter=dialect.delimiter), []))
             what = f"{fields} fields, but the header has {len(dialect.header)}: correct the line"
-        raise Failure(f"{name}, line {line:,}: {what}")
+        return Failure(f"{name}, line {line:,}: {what}")
+    return None
+
+
+def other_line_end(path: Path, name: str) -> Failure | None:
+    """Return which line ends in LF where line 1 ends in CR LF, or vice versa: to DuckDB an error.
+
+    It could only read such files if it let rows have too many fields.
+    """
+    with pa.input_stream(path) as stream, io.BufferedReader(stream) as lines:
+        first = next(lines).endswith(b"\r\n")
+        for number, line in enumerate(lines, 2):
+            if line.endswith(b"\r\n") != first:
+                what = "ends in another way than line 1: run `dos2unix` on it"
+                return Failure(f"{name}, line {number:,}: {what}")
+    return None
 
 
 def find_dialect(path: Path, name: str) -> Dialect:
@@ -109,31 +107,31 @@ def find_dialect(path: Path, name: str) -> Dialect:
         head = stream.read(HEAD)
     if b"\0" in head:
         raise Failure(f"{name} is not text: is it a CSV file? If so, save it as UTF-8")
-    text = head.decode("utf-8-sig", errors="surrogateescape")
-    first, _, rest = text.partition("\n")
+    content = head.decode("utf-8-sig", errors="surrogateescape")
+    first, _, rest = content.partition("\n")
     told = EXCEL_LINE.fullmatch(first.strip())
-    text = rest if told else text
-    if not text.strip():
+    content = rest if told else content
+    if not content.strip():
         raise Failure(f"{name} is empty: a header and rows are needed")
+    cut = len(head) == HEAD
     try:
-        found = [
-            (each, rows(text, each, len(head) == HEAD)) for each in (told[1] if told else ",;\t|")
-        ]
+        found = [(each, first_rows(content, each, cut)) for each in (told[1] if told else ",;\t|")]
     except csv.Error as error:
         raise Failure(f"{name} is not a CSV file: {error}") from None
     delimiter, (header, *below) = max(found, key=lambda pair: common(pair[1]))
     if re.search("[\udc80-\udcff]", "".join(header)):
         raise Failure(f"{name}, line 1: {MISTAKES['INVALID ENCODING']}")
-    if not below and len(head) < HEAD and len(header) <= MAX_COLUMNS:
+    if not below and not cut:
         raise Failure(f"{name} has no rows: a table with rows is needed")
     refuse_other_lines(header, below, f"{name}, line {2 if told else 1}")
-    blank = len(text) - len(text.lstrip("\r\n"))
-    return Dialect(delimiter, header, bool(told) + text[:blank].count("\n"))
+    blank = len(content) - len(content.lstrip("\r\n"))
+    return Dialect(delimiter, header, bool(told) + content[:blank].count("\n"))
 
 
-def rows(text: str, delimiter: str, cut: bool) -> list[list[str]]:
+def first_rows(content: str, delimiter: str, cut: bool) -> list[list[str]]:
     """Return the first rows of a text, less the last one if it may be cut off."""
-    found = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
+    rows = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter)
+    found = [row for row in rows if row]
     return found[:-1][:LINES] if cut and len(found) > 1 else found[:LINES]
 
 

@@ -1,20 +1,26 @@
-"""Files at a URL that fsspec knows: each of its file systems fails in its own way, here in one."""
+"""Tables that are not on this disk: files at a URL that fsspec knows, and SQL queries."""
 
 import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import pyarrow as pa
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params import format_source
+from mlops_loop.base.params import Sql, format_source
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 SECONDS = 10  # without an answer, after which a server counts as out of reach
+ROWS = 10_000  # of a query, fetched at a time
 TIMEOUTS: dict[str, Mapping[str, object]] = {
     "s3": {"config_kwargs": {"connect_timeout": SECONDS, "retries": {"max_attempts": 2}}},
     "gs": {"timeout": SECONDS},
@@ -57,3 +63,45 @@ def about(system: "AbstractFileSystem", place: str) -> Mapping[str, object]:
 def first_line(error: BaseException) -> str:
     """Return what went wrong, without URLs: they may hold a password."""
     return re.sub(r"\w+://\S+", "...", (str(error).splitlines() or [""])[0])
+
+
+def query(source: Sql) -> Iterator[pa.Table]:
+    """Give the rows of a query, each value as the text that it spells: databases' types vary."""
+    name = format_source(source)
+    address = os.environ.get(source.url_env)
+    if not address:
+        what = "it must hold the database's URL"
+        raise Failure(f"the environment variable {source.url_env} is not set: {what}")
+    password = None
+    try:
+        url = sa.make_url(address)
+        password = url.password
+        engine = open_engine(url, name)
+        with engine.connect().execution_options(yield_per=ROWS) as connection:
+            result = connection.exec_driver_sql(source.sql)
+            for rows in result.partitions(ROWS):
+                columns = [
+                    pa.array(map(spelled, values), pa.string())
+                    for values in zip(*rows, strict=True)
+                ]
+                yield pa.table(columns, list(result.keys()))
+        engine.dispose()
+    except (SQLAlchemyError, ImportError) as error:
+        reason = first_line(getattr(error, "orig", None) or error)
+        reason = reason.replace(password, "***") if password else reason
+        raise Failure(f"{name} failed: {reason}") from None
+
+
+def open_engine(url: sa.URL, name: str) -> sa.Engine:
+    backend = url.get_backend_name()
+    is_file = backend == "sqlite" and url.database not in (None, "", ":memory:")
+    if is_file and not Path(str(url.database)).exists():  # SQLite would make an empty one
+        raise Failure(f"{name}: there is no file {url.database}")
+    slow = backend in ("postgresql", "mysql", "mariadb")
+    return sa.create_engine(url, connect_args={"connect_timeout": SECONDS} if slow else {})
+
+
+def spelled(value: object) -> str | None:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return None if value is None else str(value)

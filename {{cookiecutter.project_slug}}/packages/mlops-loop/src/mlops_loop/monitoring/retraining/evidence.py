@@ -139,7 +139,9 @@ def labelled_data(
         return {}
     rows = 0
     times: list[datetime] = []
-    for part in ingest.labels(schema, params.ingest.model_copy(update={"end": until})):
+    columns = {name: schema.columns[name] for name in (schema.timestamp, schema.target)}
+    window = params.ingest.model_copy(update={"end": until})
+    for part in ingest.needed(schema, window, columns):
         when = part.filter(pc.is_valid(part[schema.target]))[schema.timestamp].drop_null()
         rows += len(when.filter(pc.greater_equal(when, since)) if since else when)
         if len(when):

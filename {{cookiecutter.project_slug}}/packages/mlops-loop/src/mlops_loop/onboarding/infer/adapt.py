@@ -1,6 +1,12 @@
-"""Adapt params.yaml, dvc.yaml and behaviour.yaml to the table; nothing of the former one stays."""
+"""What a table changes in the project: schema.yaml, params.yaml, dvc.yaml and behaviour.yaml.
 
+Nothing of the former table stays.
+"""
+
+from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
+from textwrap import indent
 from typing import TypedDict
 
 import yaml
@@ -15,9 +21,56 @@ from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.values import PlotOptions
-from mlops_loop.onboarding.infer.contract import former_task
+from mlops_loop.onboarding.infer.columns import Proposal, tidy
 from mlops_loop.training.behaviour.declaration import load_behaviour
 from mlops_loop.training.behaviour.examples import without_tests
+
+HEAD = """\
+# The data contract: what each column of the table is. The Great Expectations suite, the API's
+# types and texts, the model's inputs, the drift report and the model card are derived from it.
+#
+# type: number, integer, category, boolean, id or timestamp
+# role: feature (default), input (the API takes it, the model does not see it), target, timestamp,
+#   id, slice or ignored
+# derived: true is a feature (or slice) that `derive` in features.py computes from the inputs
+# slice: true evaluates the model on each value of the column
+"""
+INFERRED = "# Inferred from "
+
+
+def new_schema(schema: Schema, proposals: Mapping[str, Proposal], source: str) -> str:
+    """Return schema.yaml: the present one's head, and without the keys that have their default."""
+    present = SCHEMA.read_text(encoding="utf-8") if SCHEMA.exists() else ""
+    head = takewhile(lambda line: line.startswith("#"), present.splitlines(keepends=True))
+    parts = [line for line in head if not line.startswith(INFERRED)] or [HEAD]
+    parts.append(f"{INFERRED}{printable(source)}: correct what you know better.\n")
+    about = schema.model_dump(exclude={"columns"}, exclude_defaults=True, mode="json")
+    parts += [dump(key, value) for key, value in about.items()]
+    parts.append("columns:\n")
+    for name, found in proposals.items():
+        ignored = "ignored: " * (found.column.role == "ignored")
+        keys = found.column.model_dump(mode="json", exclude_unset=True)
+        tidied = {key: tidy(one) if type(one) is float else one for key, one in keys.items()}
+        parts.append(f"  # {ignored}{printable(found.reason)}\n")
+        parts.append(indent(dump(name, tidied), "  "))
+    return "".join(parts)
+
+
+def dump(key: str, value: object) -> str:
+    """Return a key and its value in YAML, lists and mappings on one line if they are short."""
+    content = {key: value}
+    # PyYAML writes the line break U+0085 as it is, and reads it as a space.
+    readable = "\x85" not in str(content) and "\\x85" not in str(content)
+    flow = None if isinstance(value, list | dict) else False
+    return yaml.safe_dump(
+        content, default_flow_style=flow, sort_keys=False, allow_unicode=readable, width=100
+    )
+
+
+def printable(text: str) -> str:
+    """Return a text on one line, without what a YAML comment cannot hold."""
+    line = " ".join(text.split())
+    return "".join(char if char.isprintable() else "?" for char in line)
 
 
 class Pipeline(TypedDict):
@@ -40,10 +93,8 @@ def new_params(source: str | Sql, schema: Schema) -> str:
         params["evaluate"]["baseline_by"] = None
         if current_project().candidates:
             params["train"]["model"] = AUTO
-        slices = params.get("gates", {}).get("slices")
-        # Its limits were of other metrics.
-        if isinstance(slices, dict) and former_task() != schema.task:
-            slices.update(task.SLICE_LIMITS)
+        if isinstance(slices := params.get("gates", {}).get("slices"), dict):
+            slices.update(task.SLICE_LIMITS)  # those of another table, or metric, do not fit
 
     return edited(PARAMS, change)
 

@@ -7,7 +7,7 @@ from math import ceil, floor, log10
 
 from mlops_loop.contract.schema import LARGEST, Column
 from mlops_loop.data.cast import CERTAIN, PLAIN, canonical, number_in
-from mlops_loop.data.profile import WHOLE, ColumnProfile, Profile, ask
+from mlops_loop.data.profile import WHOLE, ColumnProfile, Profile
 from mlops_loop.onboarding.infer.times import time_formats
 
 MAX_CATEGORIES = 100  # of a text column; of one with more, only the most frequent are named
@@ -70,17 +70,18 @@ def propose(seen: ColumnProfile, profile: Profile) -> Proposal:
     if seen.different == 1 and not empty and seen.counts:
         return ignored("category", f"always {next(iter(seen.counts))}")
     found = propose_by_values(seen, profile)
-    if found.column.role != "ignored" and gaps(seen, found.column.type):
-        return found.with_keys(found.reason, nullable=True)
-    return found
-
-
-def gaps(seen: ColumnProfile, kind: str) -> int:
-    """Return how many values are missing: in texts fewer signs stand for that than in numbers."""
-    missing = seen.rows - seen.filled
-    if kind not in ("category", "id"):
-        return missing
-    return missing - sum(n for value, n in seen.stand_ins.items() if value.strip() not in CERTAIN)
+    if found.column.role == "ignored":
+        return found
+    stands = seen.stand_ins
+    if found.column.type in ("category", "id"):  # there fewer signs stand for a missing value
+        stands = {value: n for value, n in stands.items() if value.strip() in CERTAIN}
+    reason = found.reason
+    if stands:
+        reason += (
+            f"; missing where {', '.join(f'{value!r} ({n:,})' for value, n in stands.items())}"
+        )
+    present = seen.filled + sum(seen.stand_ins.values()) - sum(stands.values())
+    return found.with_keys(reason, nullable=True) if present < seen.rows else found
 
 
 def propose_by_values(seen: ColumnProfile, profile: Profile) -> Proposal:
@@ -164,8 +165,7 @@ def numbered_time(seen: ColumnProfile, profile: Profile) -> str:
 
 def propose_comma(seen: ColumnProfile, profile: Profile) -> Proposal:
     found = number_in(f"c{seen.place}", ",")
-    asked = {"low": f"min({found})", "high": f"max({found})"}
-    low, high = ask(profile.connection, asked, "rows").values()
+    low, high = profile.ask([f"min({found})", f"max({found})"])
     reason = f"written with a decimal comma; seen: {low:.8g} to {high:.8g}"
     return used(reason, type="number", decimal=",", **limits(low, high, False))
 

@@ -1,12 +1,10 @@
 """`schema infer`: read a table once, propose its contract, and adapt the project to it."""
 
-import subprocess
-from collections.abc import Iterable, Iterator
+import shlex
 from pathlib import Path
 
-import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
-from rich.status import Status
 
 from mlops_loop.base import files
 from mlops_loop.base.config import parse_yaml
@@ -18,15 +16,17 @@ from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import Schema
 from mlops_loop.contract.values import Task
 from mlops_loop.data.profile import profiled
-from mlops_loop.data.source.read import batches, index_columns
+from mlops_loop.data.source.read import batches, opened
 from mlops_loop.onboarding import git
-from mlops_loop.onboarding.infer.adapt import new_behaviour, new_params, new_pipeline
-from mlops_loop.onboarding.infer.contract import allowed, as_yaml, present_head
+from mlops_loop.onboarding.infer.adapt import (
+    new_behaviour,
+    new_params,
+    new_pipeline,
+    new_schema,
+)
 from mlops_loop.onboarding.infer.example import PYPROJECT, Removal, plan_removal
 from mlops_loop.onboarding.infer.report import print_report
-from mlops_loop.onboarding.infer.table import measure_shares, propose_table
-
-LOCK = Path("uv.lock")
+from mlops_loop.onboarding.infer.table import propose_table, with_shares
 
 
 def infer(
@@ -40,19 +40,15 @@ def infer(
     refuse_arguments(source, target, timestamp, force)
     name = format_source(source)
     written_source = as_written(source)
-    with (
-        Console(stderr=True).status("reading") as status,
-        profiled(watched(batches(source), status), indices(source)) as known,
-    ):
-        status.update("profiling")
+    console = Console(stderr=True)
+    with console.status("reading and profiling"), opened(batches(source)) as arriving:
+        known = profiled(arriving, index_columns(source))
         title = "query" if isinstance(source, Sql) else Path(name).name.split(".")[0] or "table"
         schema, proposals = propose_table(known, title, target, timestamp, task)
         params = new_params(written_source, schema)
-        status.update("looking for repeated rows")
         split_params = parse_yaml(params, str(PARAMS), Params).split
-        shares = measure_shares(known, schema, split_params)
-    limits = {"max_duplicates": allowed(shares.duplicates), "max_overlap": allowed(shares.overlap)}
-    text = as_yaml(schema.model_copy(update=limits), proposals, name, present_head())
+        schema = with_shares(schema, known, split_params)
+    text = new_schema(schema, proposals, name)
     schema = parse_yaml(text, str(SCHEMA), Schema)
     tests, outcome = new_behaviour(schema)
     removal = plan_removal()
@@ -63,9 +59,10 @@ def infer(
         files.write_text(path, content)
     files.ACCEPTED.unlink(missing_ok=True)  # of the table before
     removal.carry_out()
-    if PYPROJECT in removal.written and not locked():
-        removal.by_hand.append("pyproject.toml asks for less than before: run `uv lock`")
-    print_report(open_console(), schema, proposals, known, shares, outcome)
+    lock = Path("uv.lock")
+    if PYPROJECT in removal.written and lock.is_file() and git.run("uv", "lock").returncode:
+        removal.by_hand.append(f"{PYPROJECT} asks for less than {lock}: run `uv lock`")
+    print_report(open_console(), schema, proposals, outcome)
     print_next(written_source, list(written), removal)
 
 
@@ -80,19 +77,12 @@ def refuse_arguments(source: str | Sql, target: str, timestamp: str | None, forc
         raise Failure(f"{target!r} cannot be both target and timestamp")
 
 
-def watched(tables: Iterable[pa.Table], status: Status) -> Iterator[pa.Table]:
-    """Give the tables, and show how many rows were read."""
-    rows = 0
-    for table in tables:
-        rows += table.num_rows
-        status.update(f"reading: {rows:,} rows")
-        yield table
-
-
-def indices(source: str | Sql) -> list[str]:
-    """Return the columns that a file on this disk calls the index of its rows, as pandas does."""
-    is_file = isinstance(source, str) and source.endswith(".parquet") and Path(source).is_file()
-    return index_columns(Path(str(source))) if is_file else []
+def index_columns(source: str | Sql) -> list[str]:
+    """Return the columns that pandas wrote as the index of the rows of a Parquet file."""
+    if isinstance(source, Sql) or "://" in source or not source.endswith(".parquet"):
+        return []
+    written = pq.read_schema(source).pandas_metadata or {}
+    return [name for name in written.get("index_columns", ()) if isinstance(name, str)]
 
 
 def as_written(source: str | Sql) -> str | Sql:
@@ -102,16 +92,6 @@ def as_written(source: str | Sql) -> str | Sql:
     path = Path(source).resolve()
     inside = path.is_relative_to(Path.cwd())
     return (path.relative_to(Path.cwd()) if inside else path).as_posix()
-
-
-def locked() -> bool:
-    """Bring uv.lock, if there is one, in step with pyproject.toml; return whether it is."""
-    if not LOCK.is_file():
-        return True
-    try:
-        return subprocess.run(["uv", "lock", "--quiet"]).returncode == 0
-    except FileNotFoundError:
-        return False
 
 
 def print_next(source: str | Sql, written: list[Path], removal: Removal) -> None:
@@ -124,8 +104,7 @@ def print_next(source: str | Sql, written: list[Path], removal: Removal) -> None
     inside = isinstance(source, str) and "://" not in source and not Path(source).is_absolute()
     path = Path(str(source))
     if inside and not Path(f"{path}.dvc").exists() and git.would_commit(path):
-        plain = all(char.isalnum() or char in "./-_" for char in str(source))
-        quoted = str(source) if plain else f'"{source}"'
+        quoted = shlex.quote(str(source))
         if git.is_tracked(path):
             print(f"next: git rm --cached {quoted}")
         print(f"next: uv run dvc add {quoted}")

@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from difflib import get_close_matches
 from math import ceil
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,20 +15,13 @@ from mlops_loop.contract.values import Task
 from mlops_loop.contract.versions import VERSION
 from mlops_loop.data import data_checks, split
 from mlops_loop.data.cast import cells, latest_now
-from mlops_loop.data.profile import ColumnProfile, Profile, require_column
+from mlops_loop.data.profile import ColumnProfile, Profile
 from mlops_loop.onboarding.infer.columns import Proposal, ignored, propose, used
 from mlops_loop.onboarding.infer.target import propose_target
 from mlops_loop.onboarding.infer.times import time_formats, unreadable_time
 
 MIN_ROWS = 50
 MAX_LEAKAGE = 0.99
-
-
-class Shares(NamedTuple):
-    """How many rows repeat another one, and how many test rows the training window has too."""
-
-    duplicates: float
-    overlap: float
 
 
 def propose_table(
@@ -95,8 +88,9 @@ def propose_timestamp(seen: ColumnProfile, known: Profile) -> Proposal:
 
 def typed(known: Profile, columns: Mapping[str, Column]) -> str:
     """Return the query for columns of the table in the contract's types: t0, t1, ..."""
-    found = cells(known.schema, columns).values()
-    return ", ".join(f"{cell.typed} AS t{place}" for place, cell in enumerate(found))
+    found = cells(known.table, columns)
+    parts = [f"{found[name].typed} AS t{place}" for place, name in enumerate(columns)]
+    return f"SELECT {', '.join(parts)} FROM rows"
 
 
 def leakage(
@@ -106,10 +100,11 @@ def leakage(
     columns = {name: proposal.column for name, proposal in proposals.items()}
     learnt = {name: one for name, one in columns.items() if one.role in ("feature", "target")}
     part = ceil(1e6 * data_checks.LEAK_ROWS / known.rows)
-    rows = f"(SELECT {typed(known, learnt)} FROM rows WHERE hash(rowid) % 1000000 < {part})"
-    sample = known.connection.sql(f"FROM {rows}").to_arrow_table().rename_columns(list(learnt))
+    some = f"{typed(known, learnt)} WHERE hash(rowid) % 1000000 < {part}"
+    sample = known.table.connection.sql(some).to_arrow_table()
     features = [name for name in learnt if name != target]
-    return data_checks.leaks(sample.to_pandas(), features, target, regression)
+    table = sample.rename_columns(list(learnt)).to_pandas()
+    return data_checks.leaks(table, features, target, regression)
 
 
 def refuse_without_features(columns: Mapping[str, Proposal], target: str) -> None:
@@ -127,19 +122,18 @@ def refuse_infinite(profiles: Mapping[str, ColumnProfile]) -> None:
             raise Failure(f"the column {name!r} holds {seen.infinite:,} infinite values: {what}")
 
 
-def measure_shares(known: Profile, schema: Schema, params: SplitParams) -> Shares:
-    """Return the shares of repeated rows of a whole table.
+def with_shares(schema: Schema, known: Profile, params: SplitParams) -> Schema:
+    """Return the contract with limits for repeated rows, measured on the whole table.
 
     Raises Failure if a class does not occur in the training window, or a time is in the future.
     """
-    names = list(schema.used)
-    shown = {name: f"t{place}" for place, name in enumerate(names)}
+    shown = {name: f"t{place}" for place, name in enumerate(schema.used)}
     learnt = [shown[name] for name in (*schema.features, schema.target)]
-    by = shown[schema.timestamp or schema.target]
-    asked = f"hash({', '.join(shown.values())}) AS h, hash({', '.join(learnt)}) AS l, {by} AS b"
-    rows = f"(SELECT {typed(known, schema.used)} FROM rows)"
-    asked = f"SELECT {asked}, {shown[schema.target]} AS y FROM {rows}"
-    found = known.connection.sql(asked).to_arrow_table().to_pandas()
+    by, target = shown[schema.timestamp or schema.target], shown[schema.target]
+    asked = f"hash({', '.join(shown.values())}) AS h, hash({', '.join(learnt)}) AS l"
+    rows = f"({typed(known, schema.used)})"
+    asked = f"SELECT {asked}, {by} AS b, {target} AS y FROM {rows}"
+    found = known.table.connection.sql(asked).to_arrow_table().to_pandas()
     places = split.split_rows(found["b"], schema, params)
     if schema.timestamp and (late := int((found["b"] > latest_now()).sum())):
         what = f"is in the future in {late:,} rows, up to {found['b'].max()}"
@@ -148,5 +142,20 @@ def measure_shares(known: Profile, schema: Schema, params: SplitParams) -> Share
     windows = [labels[places == place] for place in range(len(split.SPLITS))]
     counts = [Counter(window.value_counts().to_dict()) for window in windows]
     split.check(counts, schema, "split at random, without --timestamp, or leave a class out")
-    overlap = np.isin(found["l"][places == 2], found["l"][places == 0])
-    return Shares(float(found["h"].duplicated().mean()), float(overlap.mean()))
+    overlap = np.isin(found["l"][places == 2], found["l"][places == 0]).mean()
+    duplicates = found["h"].duplicated().mean()
+    limits = {"max_duplicates": allowed(duplicates), "max_overlap": allowed(overlap)}
+    return schema.model_copy(update=limits)
+
+
+def allowed(share: float) -> float:
+    """Return a limit for a share that has slack for other rows, and can be exceeded."""
+    return min(ceil((1.5 * share + 0.01) * 1000), ceil((1 + share) / 2 * 1000)) / 1000
+
+
+def require_column(name: str, names: list[str]) -> None:
+    if name not in names:
+        close = get_close_matches(name, names, 3, 0.5)
+        hint = "did you mean" if close else "there are"
+        shown = ", ".join(map(repr, close or names[:10]))
+        raise Failure(f"there is no column {name!r}; {hint} {shown}")

@@ -36,9 +36,25 @@ class Target(NamedTuple):
 
 def propose_target(profile: Profile, name: str, task: Task | None) -> Target:
     """Return the target's proposal; raise Failure if it cannot be predicted, or not as `task`."""
-    seen = profile.columns[name]
-    refuse_unpredictable(seen)
-    measure = seen.comma or bool(misspelt(seen)) or (seen.number and is_measure(seen))
+    try:
+        return propose_task(profile.columns[name], profile, task)
+    except Unfit as unfit:
+        raise Failure(f"the target {name!r} {unfit}") from None
+
+
+class Unfit(Exception):
+    """Why a column is no target."""
+
+
+def propose_task(seen: ColumnProfile, profile: Profile, task: Task | None) -> Target:
+    if not seen.filled:
+        raise Unfit("is empty: there is nothing to learn")
+    if seen.kind in ("time", "other"):
+        raise Unfit("cannot be predicted: it is neither a class nor a number")
+    if len(seen.counts) == 1 and seen.different == 1:
+        raise Unfit(f"is always {next(iter(seen.counts))}: there is nothing to predict")
+    few = seen.different <= 2 or (seen.whole and seen.different <= FEW_NUMBERS)
+    measure = seen.comma or misspelt(seen) or (seen.number and not few)
     if task == "regression" or (task is None and measure):
         found = Target(propose_value(seen, profile), "regression")
     else:
@@ -50,22 +66,6 @@ def propose_target(profile: Profile, name: str, task: Task | None) -> Target:
         reason = f"{found.proposal.reason}; the {lost:,} rows {without} are left out"
         return found._replace(proposal=found.proposal.with_keys(reason, nullable=True))
     return found
-
-
-def refuse_unpredictable(seen: ColumnProfile) -> None:
-    if not seen.filled:
-        raise Failure(f"the target {seen.name!r} is empty: there is nothing to learn")
-    if seen.kind in ("time", "other"):
-        what = "it is neither a class nor a number"
-        raise Failure(f"the target {seen.name!r} cannot be predicted: {what}")
-    if len(seen.counts) == 1 and seen.different == 1:
-        what = f"is always {next(iter(seen.counts))}: there is nothing to predict"
-        raise Failure(f"the target {seen.name!r} {what}")
-
-
-def is_measure(seen: ColumnProfile) -> bool:
-    """Return whether a number is to be predicted as one, and not as a class."""
-    return seen.different > 2 and not (seen.whole and seen.different <= FEW_NUMBERS)
 
 
 def without_stand_ins(seen: ColumnProfile) -> ColumnProfile:
@@ -81,8 +81,7 @@ def without_stand_ins(seen: ColumnProfile) -> ColumnProfile:
     gone = {value: n for value, n in seen.stand_ins.items() if value not in kept}
     counts = {value: n for value, n in seen.counts.items() if value not in gone}
     different = seen.different - (len(seen.counts) - len(counts))
-    back = sum(seen.stand_ins.values()) - sum(gone.values())
-    filled = seen.filled + back
+    filled = seen.filled + sum(seen.stand_ins.values()) - sum(gone.values())
     return replace(seen, counts=counts, stand_ins=gone, different=different, filled=filled)
 
 
@@ -91,12 +90,12 @@ def propose_value(seen: ColumnProfile, profile: Profile) -> Proposal:
         found = propose_comma(seen, profile)
         return found.with_keys(found.reason, role="target")
     if wrong := misspelt(seen):
-        raise Failure(f"the target {seen.name!r} holds {wrong}")
+        raise Unfit(f"holds {wrong}")
     if not seen.number:
         what = f"{repr(seen.other) if seen.other else 'a truth value'} is none"
-        raise Failure(f"the target {seen.name!r} of a regression must be a number: {what}")
+        raise Unfit(f"of a regression must be a number: {what}")
     if max(-seen.low, seen.high) > LARGEST:
-        raise Failure(f"the target {seen.name!r} goes beyond {LARGEST:.1e}: choose another unit")
+        raise Unfit(f"goes beyond {LARGEST:.1e}: choose another unit")
     kind = "integer" if seen.whole else "number"
     reason = f"{number_of(seen)} different numbers, from {seen.low:.8g} to {seen.high:.8g}"
     return used(reason, type=kind, role="target", **limits(seen.low, seen.high, seen.whole))
@@ -105,35 +104,26 @@ def propose_value(seen: ColumnProfile, profile: Profile) -> Proposal:
 def propose_classes(seen: ColumnProfile, task: Task | None) -> Target:
     """Return the classes, less those with hardly a row: each window needs one."""
     counts = categories_of(seen)
-    name = f"the target {seen.name!r} has"
     if len(counts) > MAX_CLASSES:
-        what = f"{number_of(seen)} classes, {MAX_CLASSES} is the limit"
-        raise Failure(f"{name} {what}: group them at the source")
+        limit = f"{MAX_CLASSES} is the limit: group them at the source"
+        raise Unfit(f"has {number_of(seen)} classes, {limit}")
     classes = [text for text, count in counts.items() if count >= FEWEST]
+    has = f"has {len(classes)} classes"
     if len(classes) < 2:
-        what = f"{len(classes)} classes of at least {FEWEST} rows"
-        raise Failure(f"{name} {what}: training, validation and test need one each")
+        what = "training, validation and test need one each"
+        raise Unfit(f"{has} of at least {FEWEST} rows: {what}")
     found: Task = "binary-classification" if len(classes) == 2 else "multiclass-classification"
     if task not in (None, found):
-        what = f"{len(classes)} classes, which do not go with {task}"
-        raise Failure(f"{name} {what}: leave --task out")
+        raise Unfit(f"{has}, which do not go with {task}: leave --task out")
     rare = min(classes, key=lambda text: counts[text])
     share = f"{counts[rare] / seen.rows:.1%} of the rows"
-    proposal = used(
-        f"{len(classes)} classes, the rarest {rare!r} in {share}",
-        type="category",
-        role="target",
-        categories=classes,
-    )
+    reason = f"{len(classes)} classes, the rarest {rare!r} in {share}"
+    kept: dict[str, float] = {}
     if gone := [text for text in counts if text not in classes]:
         lost = sum(counts[text] for text in gone)
-        few = f"{', '.join(map(repr, gone))} with fewer than {FEWEST} rows left out"
-        mostly = floor((1 - 2 * lost / seen.rows) * 1000) / 1000
-        proposal = proposal.with_keys(f"{proposal.reason}; {few}", mostly=mostly)
-    return Target(proposal, found, positive_class(classes, rare) if len(classes) == 2 else None)
-
-
-def positive_class(classes: list[str], rare: str) -> str:
-    """Return the class whose name means yes, or else the rarer one."""
+        reason += f"; {', '.join(map(repr, gone))} with fewer than {FEWEST} rows left out"
+        kept["mostly"] = floor((1 - 2 * lost / seen.rows) * 1000) / 1000
+    proposal = used(reason, type="category", role="target", categories=classes, **kept)
     yes = [text for text in classes if text.strip().strip(".").casefold() in YES]
-    return yes[0] if len(yes) == 1 else rare
+    positive = yes[0] if len(yes) == 1 else rare  # the class whose name means yes, or the rarer
+    return Target(proposal, found, positive if len(classes) == 2 else None)

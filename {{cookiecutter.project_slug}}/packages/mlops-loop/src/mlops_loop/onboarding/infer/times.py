@@ -6,7 +6,7 @@ from datetime import datetime
 from itertools import product
 
 from mlops_loop.data.cast import as_text, time_in, trimmed
-from mlops_loop.data.profile import NUMBERS, ColumnProfile, Profile, ask
+from mlops_loop.data.profile import NUMBERS, ColumnProfile, Profile
 
 DAYS = (
     *("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d", "%d.%m.%Y", "%d.%m.%y", "%m/%d/%Y", "%d/%m/%Y"),
@@ -47,15 +47,12 @@ def time_formats(profile: Profile, known: ColumnProfile) -> list[str | None]:
         ]
         candidates = [None, *candidates] if "%Y%m%d" in candidates else candidates
     shown = f"SELECT {trimmed(as_text('v', known.kind))} FROM ({known.texts}) LIMIT 5"
-    first = [value for (value,) in profile.connection.execute(shown).fetchall()]
+    first = [value for (value,) in profile.table.connection.sql(shown).fetchall()]
     candidates = [form for form in candidates if all(may_fit(form, value) for value in first)]
     for some in (" LIMIT 5000", ""):
-        fits = {
-            f"f{place}": f"bool_and({time_in('v', known.kind, form)} IS NOT NULL)"
-            for place, form in enumerate(candidates)
-        }
-        fine = ask(profile.connection, fits, f"({known.texts}{some})") if fits else {}
-        candidates = [form for form, fits in zip(candidates, fine.values(), strict=True) if fits]
+        fits = [f"bool_and({time_in('v', known.kind, form)} IS NOT NULL)" for form in candidates]
+        fine = profile.ask(fits, f"({known.texts}{some})") if fits else ()
+        candidates = [form for form, fits in zip(candidates, fine, strict=True) if fits]
     return candidates
 
 
@@ -74,9 +71,8 @@ def unreadable_time(profile: Profile, known: ColumnProfile) -> str:
     """Return the first text that is no time in the format that most of the first ones have."""
     first = f"({known.texts} LIMIT 10000)"
     forms = FORMATS if known.kind == "text" else [None]
-    fits = {f"f{n}": f"count({time_in('v', known.kind, form)})" for n, form in enumerate(forms)}
-    counts = list(ask(profile.connection, fits, first).values())
+    counts = profile.ask([f"count({time_in('v', known.kind, form)})" for form in forms], first)
     best = time_in("v", known.kind, forms[counts.index(max(counts))])
     asked = f"SELECT v::VARCHAR, r FROM {first} WHERE {best} IS NULL ORDER BY r LIMIT 1"
-    found = profile.connection.execute(asked).fetchall()
+    found = profile.table.connection.sql(asked).fetchall()
     return f"{found[0][0]!r} in row {found[0][1]:,}" if found else "its values"

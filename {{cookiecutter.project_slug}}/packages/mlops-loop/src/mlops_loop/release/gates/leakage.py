@@ -1,14 +1,10 @@
 """Leakage: whether the test window is an honest one."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mlops_loop.base import files
 from mlops_loop.base.files import TEST, TRAIN
 from mlops_loop.base.params import LeakageGate
 from mlops_loop.contract.schema import Schema
@@ -33,17 +29,12 @@ def leakage(candidate: Candidate, limits: LeakageGate) -> list[GateResult]:
         first = pc.min(pq.read_table(TEST, columns=[name])[name]).as_py()
         measure = f"seconds from the last training row, {last}, to the first test row, {first}"
         found.append(compare("leakage: time", measure, (first - last).total_seconds(), ">", 0))
-    shared = np.isin(row_hashes(TEST, schema), row_hashes(TRAIN, schema)).mean()
+    names = [*schema.features, schema.target]
+    shared = np.isin(data_checks.hashes(TEST, names), data_checks.hashes(TRAIN, names)).mean()
     measure = "share of the test rows that are in training"
     limit = max(limits.max_overlap, schema.max_overlap)
     found.append(compare("leakage: rows", measure, float(shared), "<=", limit))
     return found + telling_features(schema) + perfect_model(candidate)
-
-
-def row_hashes(path: Path, schema: Schema) -> data_checks.Hashes:
-    names = [*schema.features, schema.target]
-    parts = pq.ParquetFile(path).iter_batches(files.BATCH, columns=names)
-    return np.concatenate([data_checks.hashes(pa.table(part), names) for part in parts])
 
 
 def telling_features(schema: Schema) -> list[GateResult]:

@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import requests
 from pydantic import JsonValue
 
 from mlops_loop.base.params import Gates, LatencyGate, ServerGate
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.contract.values import Row, Value
-from mlops_loop.data.cast import check_rows
+from mlops_loop.data.cast import check_table
 from mlops_loop.data.tables import as_json
 from mlops_loop.metrics.gate_result import GateResult, compare
 from mlops_loop.release.smoke_test.server import Unready, predict, ready, server
@@ -104,8 +105,9 @@ def check(
 def sample(window: pd.DataFrame, schema: Schema, rows: int) -> pd.DataFrame:
     """Return random rows of the window that keep the contract: `mostly` lets some rows break it."""
     some = window.sample(min(2 * rows, len(window)), random_state=0)
-    _, reasons = check_rows(some[list(schema.inputs)], schema.inputs)
-    return some[(reasons == "").to_numpy()].head(rows)
+    given = pa.Table.from_pandas(some[list(schema.inputs)], preserve_index=False)
+    _, reasons = check_table(given, schema.inputs)
+    return some[reasons == ""].head(rows)
 
 
 def close(answer: object, expected: object) -> bool:

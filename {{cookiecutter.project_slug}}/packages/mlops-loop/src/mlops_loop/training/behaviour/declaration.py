@@ -5,7 +5,7 @@ from datetime import date
 from math import inf
 from typing import Annotated, Literal, Self
 
-import pandas as pd
+import pyarrow as pa
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -21,7 +21,7 @@ from mlops_loop.base.config import read_yaml
 from mlops_loop.base.files import BEHAVIOUR
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.contract.values import Value
-from mlops_loop.data.cast import check_rows
+from mlops_loop.data.cast import check_table
 
 Info = ValidationInfo[Schema]
 
@@ -204,8 +204,8 @@ def misfits(name: str, asked: Condition, columns: Mapping[str, Column]) -> Itera
         yield f"schema.yaml has no feature {name!r}"
     elif not isinstance(asked, Range):
         for value in asked if isinstance(asked, list) else [asked]:
-            row = pd.DataFrame({name: [value]}, dtype=object)
-            _, (reason,) = check_rows(row, {name: column})
+            given = float(value) if type(value) is int else value  # Arrow has no larger integers
+            _, (reason,) = check_table(pa.table({name: [given]}), {name: column})
             if reason:
                 yield f"{value!r} breaks the contract: {reason}"
     elif column.type not in ("number", "integer"):
