@@ -11,7 +11,7 @@ from pathlib import Path
 import mlflow
 import optuna
 import pandas as pd
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.base import files, project
@@ -45,11 +45,7 @@ class Search:
     table: pd.DataFrame
     folds: list[Fold]
     fixed: Arguments  # the parameters of params.yaml that are not searched
-    current: Arguments  # the parameters in use, also those that params.yaml leaves out
-
-    @property
-    def metric(self) -> str:
-        return tasks.of(self.schema).OBJECTIVE
+    metric: str
 
     def loss(self, settings: Arguments, name: str) -> float:
         """Return the loss of some parameters, and log it to MLflow."""
@@ -68,19 +64,21 @@ class Search:
         return self.loss(self.fixed | short, f"trial {trial.number}")
 
 
-def open_search() -> Search:
+def open_search() -> tuple[Search, Arguments]:
+    """Return a search, and the parameters in use, also those that params.yaml leaves out."""
     schema = load_schema()
     params = load_params().train
     table = tables.read_sample(TRAIN, params.max_rows, params.seed)
-    params = compare(table, schema, params).params(params)
+    params = params.model_copy(update={"model": compare(table, schema, params).chosen})
     searched = search_space(optuna.create_study().ask(), params.model)
     if not searched:
         what = f"search_space in model.py has nothing to try for {params.model}"
         raise Failure(f"{what}: name another train.model in {PARAMS}")
     in_use = build(schema, params)[-1].get_params()
-    current = params.settings | {key: in_use[key] for key in searched}
     fixed = {key: value for key, value in params.settings.items() if key not in searched}
-    return Search(schema, params, table, folds(table, schema, params.seed), fixed, current)
+    parts = folds(table, schema, params.seed)
+    search = Search(schema, params, table, parts, fixed, tasks.of(schema).OBJECTIVE)
+    return search, params.settings | {key: in_use[key] for key in searched}
 
 
 def open_study(search: Search) -> optuna.Study:
@@ -99,45 +97,38 @@ def open_study(search: Search) -> optuna.Study:
         raise Failure(f"{STUDIES} cannot be used, delete it to begin anew: {reason}") from None
 
 
+def complete(study: optuna.Study) -> int:
+    return len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
+
+
 def tune(trials: int, timeout: float | None = None) -> None:
     """Try so many parameters more, and write the best of all to params.yaml if they are better."""
     end = time.monotonic() + (math.inf if timeout is None else timeout)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    search = open_search()
+    search, current = open_search()
     study = open_study(search)
     with session(load_settings()), mlflow.start_run(run_name="tune"):
         facts = {"data_sha256": files.sha256(TRAIN), "study": study.study_name}
         mlflow.set_tags({**runs.lineage(), **facts})
-        before = search.loss(search.current, "in use")
+        before = search.loss(current, "in use")
         print(f"tune: {search.metric} {before:.5g} with the parameters in use")
         for number in range(1, trials + 1):
             if time.monotonic() >= end:
                 break
             # Seeded by what is complete: an interrupted search goes on as if nothing had happened.
-            seed = search.params.seed + len(complete(study))
+            seed = search.params.seed + complete(study)
             study.sampler = optuna.samplers.TPESampler(seed=seed)
             study.optimize(search.run, n_trials=1)
             print(f"tune: {number} of {trials}, best {search.metric} {study.best_value:.5g}")
-    report(search, before, study)
-
-
-def complete(study: optuna.Study) -> list[FrozenTrial]:
-    return list(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
-
-
-def report(search: Search, before: float, study: optuna.Study) -> None:
-    """Print what was found; write it to params.yaml if it is better than what is there."""
-    metric = search.metric
-    count = len(complete(study))
+    count = complete(study)
     if not count or study.best_value >= before:
-        print(f"{PARAMS} is unchanged: {metric} {before:.5g} is the best of {count} trials")
+        print(f"{PARAMS} is unchanged: {search.metric} {before:.5g} is the best of {count} trials")
         return
-    name = search.params.model
     found = study.best_trial.user_attrs["settings"]
-    write_settings(name, found)
+    write_settings(search.params.model, found)
     for key, value in found.items():
-        print(f"  train.{name}.{key}: {search.current[key]} -> {value}")
-    print(f"  {metric}: {before:.5g} -> {study.best_value:.5g}")
+        print(f"  train.{search.params.model}.{key}: {current[key]} -> {value}")
+    print(f"  {search.metric}: {before:.5g} -> {study.best_value:.5g}")
     print(f"{PARAMS} has the best of {count} trials now. Next: uv run dvc repro")
 
 

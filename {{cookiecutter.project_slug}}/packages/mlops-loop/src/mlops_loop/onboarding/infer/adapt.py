@@ -1,9 +1,9 @@
 """Adapt params.yaml, dvc.yaml and behaviour.yaml to the table; nothing of the former one stays."""
 
+from importlib.resources import files
 from pathlib import Path
 from typing import TypedDict
 
-import yaml
 from pydantic import JsonValue
 from ruamel.yaml import YAML
 
@@ -14,17 +14,15 @@ from mlops_loop.base.params import AUTO, Sql
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
-from mlops_loop.metrics.values import PlotOptions
 from mlops_loop.onboarding.infer.contract import former_task
-from mlops_loop.training.behaviour.declaration import load_behaviour
-from mlops_loop.training.behaviour.examples import without_tests
+from mlops_loop.training.behaviour import load_behaviour, without_tests
 
 
 class Pipeline(TypedDict):
     """What is changed of dvc.yaml."""
 
     stages: dict[str, dict[str, list[str]]]
-    plots: list[PlotOptions]
+    plots: list[JsonValue]
 
 
 def new_params(source: str | Sql, schema: Schema) -> str:
@@ -66,7 +64,8 @@ def new_pipeline(source: str | Sql, schema: Schema, removed: list[Path]) -> str:
     """Return dvc.yaml for the source: `ingest` runs again when the file changes."""
     is_file = isinstance(source, str) and "://" not in source
     own = [str(source).replace("${", "\\${")] if is_file else []
-    plots = tasks.of(schema).PLOTS
+    kind = "classification" if schema.classes else "regression"
+    text = (files("mlops_loop.metrics") / "plots" / f"{kind}.yaml").read_text("utf-8")
 
     def change(pipeline: Pipeline) -> None:
         for name, stage in pipeline["stages"].items():
@@ -76,9 +75,8 @@ def new_pipeline(source: str | Sql, schema: Schema, removed: list[Path]) -> str:
                 kept = [str(SCHEMA), *own, *code]
             if kept != list(stage["deps"]):
                 stage["deps"][:] = kept
-        if pipeline["plots"] != plots:
-            text = yaml.safe_dump(plots, default_flow_style=None, sort_keys=False)
-            pipeline["plots"] = YAML().load(text)
+        if pipeline["plots"] != (plots := YAML().load(text)["plots"]):
+            pipeline["plots"] = plots
 
     return edited(DVC, change)
 
