@@ -22,7 +22,7 @@ from mlops_loop.data import tables
 from mlops_loop.metrics.bootstrap import days, resample
 from mlops_loop.metrics.fairness import differences, groups
 from mlops_loop.metrics.gate_result import GateResult, compare
-from mlops_loop.metrics.tasks import deciding_metric, measure, of
+from mlops_loop.metrics.tasks import deciding_metric, measure, of, weighted
 from mlops_loop.release.candidate import Champion, open_candidate
 from mlops_loop.release.gates import champion, leakage, quality, run
 from mlops_loop.release.gates.champion import Skill
@@ -261,7 +261,7 @@ def test_a_model_worse_on_one_slice_is_refused_but_not_for_noise(candidate) -> N
     assert none.passed is None
     # Of ten slices that are alike, some are below what all are, but none surely.
     alike, task = with_side(candidate, sides=tuple("abcdefghij")), of(candidate.schema)
-    whole = task.slice_quality(alike.truth, alike.scores, alike.schema)(np.ones(len(alike.truth)))
+    whole = weighted(alike.scored)
     limits = SlicesGate(floor=whole[task.SLICE_METRIC] - 0.02, max_gap=0.02)
     assert not refused(quality.slices(alike, limits))
 

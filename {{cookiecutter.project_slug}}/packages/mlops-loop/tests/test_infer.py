@@ -25,7 +25,7 @@ from mlops_loop.metrics.tasks import of
 from mlops_loop.onboarding.infer import example
 from mlops_loop.onboarding.infer.columns import limits
 from mlops_loop.onboarding.infer.main import infer
-from mlops_loop.training.behaviour.declaration import load_behaviour
+from mlops_loop.training.behaviour import load_behaviour
 
 from .conftest import ROOT, change, surrounding_project
 

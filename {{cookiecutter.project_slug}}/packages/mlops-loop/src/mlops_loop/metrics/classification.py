@@ -1,13 +1,13 @@
 """Classification: probabilities of classes; in a binary one, a threshold for the positive class."""
 
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn import metrics
-from sklearn.calibration import CalibrationDisplay, calibration_curve
+from sklearn.calibration import calibration_curve
 
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics.values import (
@@ -15,7 +15,6 @@ from mlops_loop.metrics.values import (
     Measure,
     Metrics,
     Numbers,
-    Plots,
     Predictions,
     Scored,
     Scores,
@@ -27,19 +26,7 @@ from mlops_loop.metrics.values import (
 )
 from mlops_loop.scoring.operating_point import OperatingPoint
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 Pair = tuple[NDArray[np.bool_], Floats]  # which rows are of a class, and its probability
-CURVES = {  # scikit-learn's display, columns, and which of its attributes they are
-    "roc": (metrics.RocCurveDisplay, ["false_positive_rate", "true_positive_rate"], "fpr tpr"),
-    "precision_recall": (
-        metrics.PrecisionRecallDisplay,
-        ["recall", "precision"],
-        "recall precision",
-    ),
-    "calibration": (CalibrationDisplay, ["predicted", "observed"], "prob_pred prob_true"),
-}
 
 
 def pairs(scored: Scored) -> dict[int, Pair]:
@@ -193,9 +180,6 @@ class MulticlassClassification(Task):
             return np.asarray(drawn == scored.schema.classes.index(scored.schema.positive))
         return np.asarray(drawn)
 
-    def plots(self, scored: Scored) -> Plots:
-        return {**{kind: curves(kind, scored) for kind in CURVES}, "confusion": confusion(scored)}
-
 
 class BinaryClassification(MulticlassClassification):
     """The probability of the positive class, and a threshold for calling it."""
@@ -229,42 +213,3 @@ class BinaryClassification(MulticlassClassification):
         precision, recall, thresholds = metrics.precision_recall_curve(actual, probability)
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
         return OperatingPoint(threshold=float(thresholds[np.argmax(f1[:-1])]))
-
-
-def curves(kind: str, scored: Scored) -> tuple["Figure", pd.DataFrame]:
-    """Return a plot of each class in question, and the points of its curves."""
-    from matplotlib.figure import Figure
-
-    display, columns, names = CURVES[kind]
-    bins = {"n_bins": scored.params.calibration_bins, "strategy": "quantile"}
-    figure = Figure(layout="tight")
-    axes = figure.subplots()
-    parts = [pd.DataFrame(columns=columns)]
-    for place, (actual, probability) in pairs(scored).items():
-        if 0 < actual.sum() < len(actual):
-            of = scored.schema.classes[place]
-            given = {"name": of, "ax": axes} | (bins if kind == "calibration" else {})
-            shown = display.from_predictions(actual, probability, **given)
-            curve = pd.DataFrame([getattr(shown, name) for name in names.split()], columns).T
-            # A plot shows no more points; `rev` is what DVC groups by.
-            thin = curve.iloc[np.unique(np.linspace(0, len(curve) - 1, 300).round().astype(int))]
-            parts.append(thin if scored.schema.positive else thin.assign(rev=of))
-    xlabel, ylabel = (name.replace("_", " ") for name in columns)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    if kind == "roc":
-        axes.axline((0, 0), slope=1, color="grey", linestyle=":")
-    return figure, pd.concat(parts[1:] or parts)
-
-
-def confusion(scored: Scored) -> tuple["Figure", pd.DataFrame]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(layout="tight")
-    classes = np.array(scored.schema.classes)
-    table = pd.DataFrame({"actual": classes[codes(scored)], "predicted": classes[called(scored)]})
-    look = {"values_format": ".0%", "xticks_rotation": 45, "cmap": "Blues", "colorbar": False}
-    display = metrics.ConfusionMatrixDisplay.from_predictions(
-        table["actual"], table["predicted"], normalize="true", ax=figure.subplots(), **look
-    )
-    display.ax_.set(xlabel="predicted", ylabel="actual")
-    return figure, table

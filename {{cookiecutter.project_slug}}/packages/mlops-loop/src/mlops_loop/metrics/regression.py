@@ -4,14 +4,13 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
-from sklearn import metrics
+from sklearn.metrics import r2_score
 
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics.values import (
     Floats,
     Measure,
     Metrics,
-    Plots,
     Scored,
     Scores,
     Task,
@@ -19,8 +18,6 @@ from mlops_loop.metrics.values import (
     mean,
 )
 from mlops_loop.scoring.operating_point import OperatingPoint
-
-SHOWN = 2000  # points in a plot
 
 
 def errors(scored: Scored) -> Floats:
@@ -72,7 +69,7 @@ class Regression(Task):
         "coverage": mean(held),
     }
     OTHERS: ClassVar = {
-        "r2": lambda scored: metrics.r2_score(scored.truth, scored.scores[:, 0]),
+        "r2": lambda scored: r2_score(scored.truth, scored.scores[:, 0]),
         "interval_width": lambda scored: 2 * scored.point.half_width,
     }
 
@@ -117,27 +114,3 @@ class Regression(Task):
         """Return truths, shape (rows,), each in its interval with the coverage asked for."""
         outside = draws.random(len(scored.scores)) >= scored.params.coverage
         return scored.scores[:, 0] + outside * (2 * scored.point.half_width + 1)
-
-    def plots(self, scored: Scored) -> Plots:
-        """Return figures, and the tables that `dvc plots` draws."""
-        from matplotlib.figure import Figure
-
-        figures = [Figure(layout="tight") for _ in range(3)]
-        actual, histogram, covered = (figure.subplots() for figure in figures)
-        predicted = scored.scores[:, 0]
-        look = {"kind": "actual_vs_predicted", "subsample": SHOWN, "random_state": 0}
-        shown = metrics.PredictionErrorDisplay.from_predictions(
-            scored.truth, predicted, ax=actual, **look
-        )
-        points = pd.DataFrame({"predicted": shown.y_pred, "actual": shown.y_true})
-        rows, edges, _ = histogram.hist(errors(scored), bins=60)
-        histogram.set(xlabel="error (predicted - actual)", ylabel="rows")
-        bars = pd.DataFrame({"error": (edges[1:] + edges[:-1]) / 2, "rows": rows})
-        bins = pd.qcut(predicted, scored.params.calibration_bins, duplicates="drop")
-        rates = pd.DataFrame({"predicted": predicted, "coverage": held(scored)})
-        rates = rates.groupby(bins).mean()
-        covered.plot(*rates.to_numpy().T, "o-")
-        covered.axhline(scored.params.coverage, color="grey", linestyle=":")
-        covered.set(xlabel="predicted", ylabel="share in the interval", ylim=(0, 1.02))
-        tables = {"actual": points, "errors": bars, "coverage": rates}
-        return dict(zip(tables, zip(figures, tables.values(), strict=True), strict=True))

@@ -2,18 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Self, TypedDict
+from typing import ClassVar, Self, TypedDict
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from mlops_loop.base.params import EvaluateParams
 from mlops_loop.contract.schema import Schema
 from mlops_loop.scoring.operating_point import OperatingPoint
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure  # loaded by what draws only
 
 # Whether a row is of the positive class, the number of its class, or its value; shape (rows,).
 Truth = NDArray[np.bool_ | np.int64 | np.float64]
@@ -27,7 +23,6 @@ Weights = NDArray[np.int64 | np.float64]  # of the rows, >= 0
 Weighted = Callable[[Weights], Metrics]
 Measure = Callable[[Weights], float]
 Intervals = dict[str, tuple[float, float]]  # of metrics: low, high
-Plots = dict[str, tuple["Figure", pd.DataFrame]]  # pictures, and the tables behind them
 
 
 @dataclass(frozen=True)

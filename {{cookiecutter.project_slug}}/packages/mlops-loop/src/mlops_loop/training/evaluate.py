@@ -17,7 +17,7 @@ from mlops_loop.data import tables
 from mlops_loop.metrics import bootstrap, own_metrics, tasks
 from mlops_loop.metrics.fairness import groups
 from mlops_loop.metrics.groups import group_values
-from mlops_loop.metrics.values import Plots, Scored, Scores
+from mlops_loop.metrics.values import Scored, Scores
 from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.skops_model import load, scores
 from mlops_loop.tracking import runs
@@ -25,6 +25,7 @@ from mlops_loop.tracking.session import session
 from mlops_loop.training import evaluation_page, explain
 from mlops_loop.training.behaviour import check, load_behaviour
 from mlops_loop.training.evidence import read_evidence
+from mlops_loop.training.plots import Plot, draw
 
 Windows = dict[str, pd.DataFrame]  # train, validation and test
 
@@ -61,10 +62,10 @@ def slices(table: pd.DataFrame, test: Scored) -> pd.DataFrame:
     return pd.DataFrame(found or {"column": [], "value": [], "rows": []})
 
 
-def evaluate(model: Pipeline, table: pd.DataFrame, test: Scored, params: Params) -> Plots:
+def evaluate(model: Pipeline, table: pd.DataFrame, test: Scored, params: Params) -> dict[str, Plot]:
     """Write the tables of slices, groups and behaviour; return the plots."""
     schema = test.schema
-    plots = tasks.of(schema).plots(test)
+    plots = draw(test)
     gate = params.gates.behaviour
     with threadpool_limits(1):  # many small predictions: threads would wait for each other
         behaviour = check(
@@ -85,7 +86,7 @@ def evaluate(model: Pipeline, table: pd.DataFrame, test: Scored, params: Params)
     return plots
 
 
-def write_plots(plots: Plots) -> None:
+def write_plots(plots: dict[str, Plot]) -> None:
     with files.writing(files.PLOTS) as folder:
         folder.mkdir()
         for name, (figure, table) in plots.items():

@@ -65,7 +65,7 @@ def new_pipeline(source: str | Sql, schema: Schema, removed: list[Path]) -> str:
     is_file = isinstance(source, str) and "://" not in source
     own = [str(source).replace("${", "\\${")] if is_file else []
     kind = "classification" if schema.classes else "regression"
-    text = (files("mlops_loop.metrics") / "plots" / f"{kind}.yaml").read_text("utf-8")
+    text = (files("mlops_loop.training") / "dvc_plots" / f"{kind}.yaml").read_text("utf-8")
 
     def change(pipeline: Pipeline) -> None:
         for name, stage in pipeline["stages"].items():
