@@ -25,14 +25,13 @@ COLUMNS = {
     "colour": {"type": "category", "categories": ["red", "blue"]},
     "weight": {"type": "number", "nullable": True},
 }
+HALF = OperatingPoint()
 CHANGE = "add: {size: 1}, tolerance: 0"
 BAD = {  # what a test says besides its name, and what is said of it; of the contract below
     "invariance": [
         ("set: {colr: red}, tolerance: 0", "invariance.0: schema.yaml has no feature 'colr'"),
-        ("set: {target: 'no'}, tolerance: 0", "no feature 'target'"),
         ("set: {colour: pink}, tolerance: 0", "'pink' breaks the contract: colour is not one of"),
         ("set: {size: 11}, tolerance: 0", "11 breaks the contract: size is out of range"),
-        ("set: {size: null}, tolerance: 0", "None breaks the contract: size is missing"),
         ("set: {size: 2020-01-01}, tolerance: 0", "'2020-01-01' breaks the contract: size is not"),
         ("set: {size: [1]}, tolerance: 0", "size.str: Input should be a valid string"),
         (f"given: {{size: 11}}, {CHANGE}", "11 breaks the contract"),
@@ -40,7 +39,6 @@ BAD = {  # what a test says besides its name, and what is said of it; of the con
         (f"where: {{colour: {{minimum: 1}}}}, {CHANGE}", "category, not a number"),
         (f"where: {{colour: [red, pink]}}, {CHANGE}", "'pink' breaks"),
         (f"where: {{size: {{above: 1}}}}, {CHANGE}", "Extra inputs"),
-        ("add: {colour: 1}, tolerance: 0", "'colour' is of type category, not a number"),
         ("add: {count: 0.5}, tolerance: 0", "'count' is an integer: 0.5 cannot"),
         ("tolerance: 0", "nothing is changed"),
         ("set: {size: 1}, add: {size: 1}, tolerance: 0", "'size' is both set and added to"),
@@ -81,11 +79,15 @@ def declare(**kinds: Any) -> None:
     files.BEHAVIOUR.write_text(yaml.safe_dump(kinds), encoding="utf-8")
 
 
+def check(schema: Schema, predict: Any, point: OperatingPoint = HALF) -> pd.DataFrame:
+    return behaviour.check(behaviour.load_behaviour(schema), table(), predict, schema, 1000, point)
+
+
 def made(kind: str, predict: Any = bigger_is_yes, schema: Schema | None = None, **case: Any) -> Any:
     """The outcome of one test, declared in behaviour.yaml."""
     declare(**{kind: [{"name": "a", "why": "b", **case}]})
     schema = schema or contract()
-    found = behaviour.check(behaviour.load_behaviour(schema), table(), predict, schema)
+    found = check(schema, predict)
     (result,) = behaviour.gate_results(found)
     assert (result.gate, result.passed) == ("behaviour: a", found["passed"][0])
     return found.iloc[0]
@@ -152,23 +154,19 @@ NONE = {"expect": "fall", "of": "perhaps"}
         ("invariance", THREE, ONE | {"tolerance": 0.09}, False),
         ("directional", BINARY, TWO | RISE | {"by": 0.1}, True),
         ("directional", BINARY, TWO | RISE | {"by": 0.3}, False),
-        ("directional", BINARY, TWO | FALL | {"by": 0}, False),
         ("directional", BINARY, TWO | FALL | {"of": "no", "by": 0.1}, True),
         ("directional", BINARY, TWO | RISE | {"by": 0, "share": 1}, True),
         ("directional", (bent,), ONE | RISE | {"by": 0}, True),  # on average
         ("directional", (bent,), ONE | RISE | {"by": 0, "share": 1}, False),
         ("directional", VALUES, ONE | RISE | {"by": 10 - 1e-9}, True),
-        ("directional", VALUES, ONE | RISE | {"by": 11}, False),
         ("directional", THREE, ONE | NONE | {"by": 0.03}, True),
         ("directional", THREE, ONE | NONE | {"by": 0.05}, False),
         ("minimum", BINARY, LARGE | {"label": "yes"}, True),
         ("minimum", BINARY, LARGE | {"label": "no"}, False),
         ("minimum", BINARY, LARGE | {"minimum": 0.6, "maximum": 1}, True),
         ("minimum", BINARY, LARGE | {"of": "no", "minimum": 0.6}, False),
-        ("minimum", BINARY, {"set": {"size": 1}, "label": "no"}, True),
         ("minimum", VALUES, {"set": {"size": 5}, "minimum": 50, "maximum": 50}, True),
         ("minimum", THREE, {"set": {"size": 9}, "label": "yes"}, True),
-        ("minimum", THREE, {"set": {"size": 1}, "label": "yes"}, False),
     ],
 )
 def test_each_kind_passes_and_is_refused(kind, model, asked, passed, folder) -> None:
@@ -177,10 +175,8 @@ def test_each_kind_passes_and_is_refused(kind, model, asked, passed, folder) -> 
 
 def test_a_label_is_what_the_bundle_would_call_it(folder) -> None:
     declare(minimum=[{"name": "a", "why": "b", "set": {"size": 4}, "label": "yes"}])
-    declared = behaviour.load_behaviour(contract())
     for threshold, passed in ((0.3, True), (0.5, False)):
-        point = OperatingPoint(threshold=threshold)
-        found = behaviour.check(declared, table(), bigger_is_yes, contract(), operating_point=point)
+        found = check(contract(), bigger_is_yes, OperatingPoint(threshold=threshold))
         assert found["passed"][0] == passed
 
 
@@ -205,9 +201,8 @@ def test_a_file_without_tests_is_no_objection_and_its_example_fits(task, folder)
     schema = contract(task)
     text = behaviour.without_tests(schema)
     files.BEHAVIOUR.write_text(text, encoding="utf-8")
-    declared = behaviour.load_behaviour(schema)
-    assert declared.cases == []
-    (verdict,) = behaviour.gate_results(behaviour.check(declared, table(), bigger_is_yes, schema))
+    assert behaviour.load_behaviour(schema).cases == []
+    (verdict,) = behaviour.gate_results(check(schema, bigger_is_yes))
     assert verdict.passed is None
     commented = text.partition("# invariance:\n")[2].split("invariance: []")[0]
     example = "invariance:\n" + re.sub("(?m)^# ", "", commented)

@@ -28,10 +28,7 @@ def rates(scored: Scored) -> dict[str, dict[str, Floats]]:
 def groups(table: pd.DataFrame, scored: Scored) -> pd.DataFrame:
     """Return how each group with enough rows fares, for each protected column.
 
-    Columns: column, group, rows; of a classification selection_rate, true_positive_rate and
-    false_positive_rate, of a multiclass one for each `class` against the others; of a regression
-    mean_prediction and mae. A rate that a group has no row for is NaN. No row if nothing is
-    protected.
+    Of several classes it is a row for each against the others. A rate without a row is NaN.
     """
     measured = rates(scored)
     of_classes = ["class"] if len(measured) > 1 else []
@@ -50,8 +47,8 @@ def groups(table: pd.DataFrame, scored: Scored) -> pd.DataFrame:
 def differences(table: pd.DataFrame, scored: Scored, name: str) -> Weighted:
     """Return the function of row weights that gives the largest differences between groups.
 
-    `selection`: of selection rates; `error`: of true or of false positive rates, or for a
-    regression of mean absolute errors, as a share of that of all rows.
+    `error` is of true or false positive rates; for a regression of mean absolute errors, as a share
+    of that of all rows.
     """
     # By hand, for the bootstrap: of 82,609 rows in two groups a resample takes 5 ms of CPU, and in
     # fairlearn's MetricFrame 1.4 s, which would be minutes for each column.

@@ -90,10 +90,7 @@ class Invariance(Case):
 
 
 class Directional(Case):
-    """The change must move the score of a class, or the value, by at least `by`.
-
-    That is meant on average or, if there is a `share`, in each of so many rows.
-    """
+    """The change must move the score, or value, by this on average, or in a `share` of the rows."""
 
     expect: Literal["rise", "fall"]
     by: Least
@@ -167,8 +164,8 @@ def check(
     table: pd.DataFrame,
     predict: Callable[[pd.DataFrame], Scores],
     schema: Schema,
-    rows: int = 1000,
-    operating_point: OperatingPoint = OperatingPoint(),  # noqa: B008 (it is frozen)
+    rows: int,
+    point: OperatingPoint,
 ) -> pd.DataFrame:
     """Return how each test came out on at most `rows` rows of the table, always the same.
 
@@ -181,7 +178,7 @@ def check(
         measure, limit = expectation(case, schema)
         value = passed = None
         if len(after):
-            moved = outcomes(case, predict(before), predict(after), schema, operating_point)
+            moved = outcomes(case, predict(before), predict(after), schema, point)
             value = float(moved.mean())
             passed = value >= limit
         kind = type(case).__name__.lower()
@@ -264,12 +261,12 @@ def changed(
 
 def gate_results(found: pd.DataFrame) -> list[GateResult]:
     """Return the outcomes as the gate `behaviour` gives them."""
-    results = [
-        compare(f"behaviour: {line.test}", line.measure, line.value, ">=", line.limit)
-        if line.rows
-        else GateResult(f"behaviour: {line.test}", f"{line.measure}: no row fits the test")
-        for line in found.itertuples()
-    ]
+    results = []
+    for line in found.itertuples():
+        gate = f"behaviour: {line.test}"
+        none = GateResult(gate, f"{line.measure}: no row fits the test")
+        judged = compare(gate, line.measure, line.value, ">=", line.limit)
+        results.append(judged if line.rows else none)
     return results or [GateResult("behaviour", f"{BEHAVIOUR} declares no test")]
 
 

@@ -27,10 +27,9 @@ short = partial(fill, width=36, max_lines=2, placeholder=" …")
 
 
 def importance(model: Pipeline, table: pd.DataFrame, scored: Scored) -> tuple[Figure, pd.DataFrame]:
-    """Return by how much the deciding metric gets worse when a feature is shuffled.
+    """Return by how much the deciding metric gets worse when a feature is shuffled, most first.
 
-    Columns: feature, importance (mean of the shuffles, in the deciding metric's units) and spread
-    (their standard deviation); the largest first. Features that tell the same share their
+    `spread` is the standard deviation of the shuffles. Features that tell the same share their
     importance. The figure shows the first twenty.
     """
     schema = scored.schema
@@ -61,12 +60,9 @@ def importance(model: Pipeline, table: pd.DataFrame, scored: Scored) -> tuple[Fi
 def dependence(
     model: Pipeline, table: pd.DataFrame, features: list[str], schema: Schema, rows: int = 500
 ) -> tuple[Figure, pd.DataFrame]:
-    """Return figure and table of the mean prediction when all rows get a feature's value.
+    """Return the mean prediction when all rows get a feature's value, by class.
 
-    Columns: feature, value, class (of a classification) and prediction: the mean probability of the
-    positive or of each class, or the mean value, in the target's unit. Numbers get their quantiles,
-    categories the most frequent ones. Such rows may be unlike any real one where features go
-    together.
+    Such rows may be unlike any real one where features go together.
     """
     sample = inputs(table[tables.sample_mask(len(table), rows)], schema)
     of = [schema.positive] if schema.positive else schema.classes or [schema.target]

@@ -98,10 +98,7 @@ def choose_example(table: pd.DataFrame, schema: Schema) -> dict[str, Value]:
 def write_samples(
     folder: Path, model: Pipeline, sample: pd.DataFrame, schema: Schema, rows: int
 ) -> None:
-    """Write rows for the monitor: what the model learned from, and what it had not seen.
-
-    Of the former features, time and predictions; of the latter truth, time and scores.
-    """
+    """Write rows for the monitor: what the model learned from, and what it had not seen."""
     when = [schema.timestamp] if schema.timestamp else []
     learned = [*schema.features, schema.prediction, *when]
     sample[learned].to_parquet(folder / REFERENCE, index=False)
