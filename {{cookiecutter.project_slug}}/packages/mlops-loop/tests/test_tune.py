@@ -1,9 +1,7 @@
 import shutil
 
 import mlflow
-import numpy as np
 import optuna
-import pandas as pd
 import pytest
 import yaml
 from optuna.trial import TrialState
@@ -17,27 +15,14 @@ from mlops_loop.training import cross_validation, tune
 from mlops_loop.training.fit import build
 
 from .conftest import ROOT, change, edit
-from .made_up import CLASSES, raw_contract
+from .made_up import CLASSES, COLUMNS, made_up_table, raw_contract
 
 STORAGE = f"sqlite:///{tune.STUDIES}"
-COLUMNS = {
-    "time": {"type": "timestamp", "role": "timestamp"},
-    "size": {"type": "number"},
-    "sort": {"type": "category", "categories": ["a", "b"]},
-}
 
 
 def contract(task: str) -> dict:
-    return raw_contract(task, COLUMNS, timestamp="time")
-
-
-def table(rows: int = 200) -> pd.DataFrame:
-    """Rows in no order of time, with some at the same time."""
-    random = np.random.default_rng(0)
-    size, sort = random.normal(size=rows), random.choice(["a", "b"], rows)
-    time = pd.Timestamp("2026-01-01") + pd.to_timedelta(random.integers(0, rows // 2, rows), "h")
-    target = 3 * size + (sort == "a") + random.normal(scale=0.1, size=rows)
-    return pd.DataFrame({"time": time, "size": size, "sort": sort, "target": target})
+    time = {"type": "timestamp", "role": "timestamp"}
+    return raw_contract(task, {"time": time, **COLUMNS}, timestamp="time")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +43,7 @@ def folder(tmp_path, tracked, monkeypatch):
 def begin() -> None:
     """Forget what was tried; the parameters in use are poor ones, outside of the space."""
     tune.STUDIES.unlink(missing_ok=True)
-    tables.write_table(files.TRAIN, table())
+    tables.write_table(files.TRAIN, made_up_table("regression", 200))
     shutil.copy(ROOT / files.PARAMS, files.PARAMS)
     edit(files.PARAMS, f"model: {load_params().train.model}", "model: ridge")
     edit(files.PARAMS, "alpha: 1.0", "alpha: 1.0e+6 # poor")
@@ -132,7 +117,7 @@ def test_what_is_worse_is_not_written_and_other_data_begins_anew(
     assert files.PARAMS.read_bytes() == before
     assert "params.yaml is unchanged" in capsys.readouterr().out
     assert all(settings["fit_intercept"] for _, settings in history())
-    tables.write_table(files.TRAIN, table(100))
+    tables.write_table(files.TRAIN, made_up_table("regression", 100))
     tune.tune(1)
     assert len(optuna.get_all_study_names(STORAGE)) == 2
 
@@ -140,9 +125,7 @@ def test_what_is_worse_is_not_written_and_other_data_begins_anew(
 @pytest.mark.parametrize("task", CLASSES)
 @pytest.mark.parametrize("timestamp", ["time", None])
 def test_folds_are_judged_by_later_rows_or_by_random_ones(task, timestamp) -> None:
-    schema, rows = Schema.model_validate(contract(task)), table()
-    if schema.classes:
-        rows["target"] = np.resize(schema.classes, len(rows))
+    schema, rows = Schema.model_validate(contract(task)), made_up_table(task, 200)
     schema = schema.model_copy(update={"timestamp": timestamp})
     parts = cross_validation.folds(rows, schema, seed=0)
     assert len(parts) == cross_validation.FOLDS
@@ -164,7 +147,7 @@ def test_the_space_is_of_parameters_that_the_model_has(folder, task) -> None:
 
 def test_a_classification_is_tuned_too(folder) -> None:
     files.SCHEMA.write_text(yaml.safe_dump(contract("binary-classification")), encoding="utf-8")
-    rows = table().assign(target=lambda x: np.where(x["target"] > 0, "yes", "no"))
+    rows = made_up_table("binary-classification", 200)
     tables.write_table(files.TRAIN, rows)
     change(files.PARAMS, "train", model="logistic_regression", logistic_regression={"C": 0.001})
     tune.tune(2)
@@ -185,7 +168,7 @@ def test_mistakes_are_one_line(folder) -> None:
     tune.STUDIES.write_bytes(b"no database" * 100)
     with pytest.raises(Failure, match=r"tune\.db cannot be used, delete it"):
         tune.tune(1)
-    tables.write_table(files.TRAIN, table(3))
+    tables.write_table(files.TRAIN, made_up_table("regression", 3))
     with pytest.raises(Failure, match="too few rows"):
         tune.tune(1)
     files.TRAIN.unlink()

@@ -80,7 +80,13 @@ def weighted_area(actual: NDArray[np.bool_], probability: Floats) -> Measure:
 def area(scored: Scored) -> Measure:
     """Return the mean ROC AUC of the classes that some rows by weight are of, and some are not."""
     areas = [weighted_area(*pair) for pair in pairs(scored).values()]
-    return lambda weights: float(pd.Series([each(weights) for each in areas]).mean())
+
+    def measured(weights: Weights) -> float:
+        found = [each(weights) for each in areas]
+        known = [value for value in found if not np.isnan(value)]
+        return sum(known) / len(known) if known else float("nan")
+
+    return measured
 
 
 def losses(scored: Scored) -> Floats:
