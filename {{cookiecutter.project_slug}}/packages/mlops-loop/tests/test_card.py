@@ -11,7 +11,7 @@ from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.reporting import markdown
-from mlops_loop.reporting.formats import in_words, interval, percent
+from mlops_loop.reporting.formats import in_words, interval
 from mlops_loop.reporting.page import cell
 from mlops_loop.training import export
 from mlops_loop.training.card import promotion
@@ -134,15 +134,3 @@ def test_a_page_embeds_the_pictures_of_the_bundle_only(project) -> None:
     text = "![a](plots/importance.png) ![b](/etc/hosts) ![c](http://x/y.png)"
     html = markdown.to_html(text, files.BUNDLE)
     assert [source[:10] for source in re.findall('src="(.*?)"', html)] == ["data:image", "", ""]
-
-
-def test_the_card_tells_of_test_rows_that_training_has_seen(project) -> None:
-    path = files.REPORTS / "data/validation.json"
-    report = files.read_json(path)
-    (found,) = [check for check in report["checks"] if "training window" in check["rule"]]
-    for failed in (0, found["rows"] // 2):
-        found["failed_rows"] = failed
-        files.write_json(path, report)
-        export.main()
-        told = f"- {percent(failed / found['rows'])} of the test rows are also training rows"
-        assert (told in texts()[0]) == (failed > 0)

@@ -75,8 +75,9 @@ class Case(BaseModel, extra="forbid"):
         if not (self.set or self.add or isinstance(self, Minimum)):
             raise ValueError("nothing is changed: say what to `set` or to `add`")
         self.of = self.of or schema.positive
-        of_a_score = isinstance(self, Directional) or getattr(self, "label", "") is None
-        if schema.classes and self.of not in schema.classes and of_a_score:
+        labelled = isinstance(self, Minimum) and self.label is not None
+        about_a_class = bool(schema.classes) and not labelled and not isinstance(self, Invariance)
+        if about_a_class and self.of not in schema.classes:
             raise ValueError(f"name the class whose probability is meant: one of {schema.classes}")
         if self.of and not schema.classes:
             raise ValueError("a regression has no classes: leave `of` out")

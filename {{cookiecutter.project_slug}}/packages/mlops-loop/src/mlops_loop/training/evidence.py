@@ -11,7 +11,6 @@ from mlops_loop.metrics.values import Intervals, Metrics
 from mlops_loop.reporting.formats import as_cells, in_words, interval
 from mlops_loop.reporting.markdown import Row
 
-VALIDATED = files.REPORTS / "data/validation.json"
 REPORTS = (  # what card and gates rest on, beside the tables of the plots
     files.COMPARISON,
     files.METRICS,
@@ -19,7 +18,7 @@ REPORTS = (  # what card and gates rest on, beside the tables of the plots
     files.SLICES,
     files.FAIRNESS,
     files.BEHAVED,
-    VALIDATED,
+    files.REPORTS / "data/validation.json",
 )
 Table = tuple[list[str], list[Row]]  # heads and rows
 

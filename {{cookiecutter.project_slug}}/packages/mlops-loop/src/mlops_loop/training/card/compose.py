@@ -21,9 +21,7 @@ from mlops_loop.reporting.markdown import Row
 from mlops_loop.scoring.manifest import Manifest
 from mlops_loop.training.card.promotion import NOT_YET, card_page
 from mlops_loop.training.cross_validation import load_comparison
-from mlops_loop.training.evidence import VALIDATED, Evidence, Table
-
-OVERLAP = "test rows not to be in the training window"
+from mlops_loop.training.evidence import Evidence, Table
 
 
 def write(
@@ -45,7 +43,6 @@ def write(
         source=format_source(params.ingest.source),
         windows=windows(schema),
         metric=tasks.deciding_metric(schema)[0],
-        overlap=overlap(),
         not_yet=NOT_YET,
     )
     (folder / "card.md").write_text(text, encoding="utf-8")
@@ -60,11 +57,3 @@ def windows(schema: Schema) -> Table:
         ends = [moment(column.min()), moment(column.max())] if schema.timestamp else []
         rows.append([path.stem, len(column), *ends])
     return ["window", "rows", *(["from", "to"] if schema.timestamp else [])], rows
-
-
-def overlap() -> float:
-    """Return which share of the test rows `validate` found among the training rows."""
-    for check in files.read_json(VALIDATED)["checks"]:
-        if check["rule"] == OVERLAP:
-            return float(check["failed_rows"] / max(1, check["rows"]))
-    return 0.0
