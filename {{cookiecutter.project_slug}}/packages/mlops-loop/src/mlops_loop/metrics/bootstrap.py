@@ -41,8 +41,8 @@ def resample(statistic: Weighted, groups: Numbers, resamples: int) -> pd.DataFra
         return pd.DataFrame(statistic(draws.poisson(1.0, count)[groups]) for _ in range(resamples))
 
 
-def intervals(table: pd.DataFrame, scored: Scored, resamples: int = 200) -> Intervals:
+def intervals(table: pd.DataFrame, scored: Scored) -> Intervals:
     """Return the 95 % interval (low, high) of each metric that can be resampled."""
     statistic = tasks.of(scored.schema).weighted_metrics(scored)
-    found = resample(statistic, days(table, scored.schema), resamples)
+    found = resample(statistic, days(table, scored.schema), 200)
     return {name: tuple(found[name].quantile([0.025, 0.975])) for name in found}

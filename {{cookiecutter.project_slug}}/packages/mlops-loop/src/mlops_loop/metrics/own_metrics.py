@@ -1,8 +1,7 @@
 """Own metrics: those that project.py names, beside the task's."""
 
 import math
-
-import numpy as np
+from numbers import Real
 
 from mlops_loop.base import project
 from mlops_loop.base.errors import Failure
@@ -24,7 +23,6 @@ def measure(scored: Scored) -> Metrics:
 
 def checked(where: str, value: object) -> float:
     """Return the value of an own metric, which must be a finite number."""
-    number = value.item() if isinstance(value, np.generic) else value
-    if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number):
-        return float(number)
+    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
     raise Failure(f"{where} returned {value!r}: return a finite number")

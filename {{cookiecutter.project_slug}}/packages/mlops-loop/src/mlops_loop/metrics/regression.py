@@ -94,9 +94,8 @@ class Regression(Task):
     def choose_operating_point(self, scored: Scored) -> OperatingPoint:
         """Return half the interval's width, by split conformal prediction.
 
-        That is the quantile of the absolute errors on rows that the model has not seen, with the
-        correction for their number. Source: Lei et al., Distribution-Free Predictive Inference for
-        Regression, JASA 2018, algorithm 2.
+        Source: Lei et al., Distribution-Free Predictive Inference for Regression, JASA 2018,
+        algorithm 2.
         """
         found = np.sort(sizes(scored))
         rank = int(np.ceil((len(found) + 1) * scored.params.coverage))

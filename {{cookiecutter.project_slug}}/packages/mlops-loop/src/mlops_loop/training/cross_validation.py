@@ -32,21 +32,22 @@ def folds(table: pd.DataFrame, schema: Schema, seed: int) -> list[Fold]:
     splitter = StratifiedKFold if schema.classes else KFold
     kind = splitter(FOLDS, shuffle=True, random_state=seed)
     if schema.timestamp:
-        order = np.argsort(table[schema.timestamp].to_numpy(), kind="stable")
+        when = table[schema.timestamp].to_numpy()
+        order = np.argsort(when, kind="stable")
         kind = TimeSeriesSplit(FOLDS)
     found = []
+    why = "no fold has every class, or an earlier time"
     try:
         for train, held in kind.split(order, target):
-            learned, judged = order[train], order[held]
+            learned = order[train]
+            judged = order[held]
             if schema.timestamp:
-                when = table[schema.timestamp].to_numpy()
                 learned = learned[when[learned] < when[judged].min()]
             if len(learned) and set(schema.classes) <= set(target[learned]):
                 found.append((learned, judged))
     except ValueError as error:
-        raise Failure(f"{TRAIN} has too few rows to cross-validate: {error}") from None
+        why = str(error)
     if not found:
-        why = "no fold has every class, or an earlier time"
         raise Failure(f"{TRAIN} has too few rows to cross-validate: {why}")
     return found
 
