@@ -108,8 +108,9 @@ def average_precision(scored: Scored) -> float:
 def of_labels(scored: Scored, name: str) -> float:
     """Return a metric of the labels that clients get: of the positive one, or the classes' mean."""
     score = getattr(metrics, f"{name}_score")
-    kind = "binary" if scored.schema.positive else "macro"
-    about = {"average": kind, "pos_label": next(iter(pairs(scored))), "zero_division": 0}
+    about = {"average": "macro", "zero_division": 0}
+    if scored.schema.positive:
+        about |= {"average": "binary", "pos_label": next(iter(pairs(scored)))}
     return float(score(codes(scored), called(scored), **about))
 
 
