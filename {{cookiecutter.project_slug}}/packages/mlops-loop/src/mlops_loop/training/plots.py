@@ -69,7 +69,8 @@ def actual(scored: Scored, axes: Axes) -> pd.DataFrame:
 
 
 def histogram(scored: Scored, axes: Axes) -> pd.DataFrame:
-    rows, edges, _ = axes.hist(errors(scored), bins=60)
+    rows, edges = np.histogram(errors(scored), bins=60)
+    axes.stairs(rows, edges, fill=True)
     axes.set(xlabel="error (predicted - actual)", ylabel="rows")
     return pd.DataFrame({"error": (edges[1:] + edges[:-1]) / 2, "rows": rows})
 
