@@ -39,7 +39,7 @@ def made_up_table(task: str, rows: int) -> pd.DataFrame:
     random = np.random.default_rng(0)
     size = random.normal(size=rows).astype("float32").astype(float)
     sort = random.choice(["a", "b", "c"], rows)
-    target = 3 * size + (sort == "a") + random.normal(scale=0.1, size=rows)
+    target = 3 * size + (sort == "a") + random.normal(scale=0.5, size=rows)
     if classes := CLASSES[task]:
         target = np.array(classes)[pd.qcut(target, len(classes), labels=False)]
     size[::20] = np.nan

@@ -140,7 +140,7 @@ def test_tests_of_another_table_are_gone_and_those_that_fit_stay(folder, capsys)
     files.BEHAVIOUR.write_text(case, encoding="utf-8")
     assert load_behaviour(inferred("data.csv")).cases == []
     shown = capsys.readouterr().out
-    assert "line 2: invariance.0.add: schema.yaml has no feature 'departure_minute'" in shown
+    assert "line 2: invariance.0: schema.yaml has no feature 'departure_minute'" in shown
     assert "schema.yaml, params.yaml, dvc.yaml, behaviour.yaml" in shown
     own = "# mine\n" + case.replace("departure_minute", "number")
     files.BEHAVIOUR.write_text(own, encoding="utf-8")
