@@ -164,7 +164,7 @@ CHANGES: list[tuple[str, Iterable[str]]] = [
     ("data/split.py", ["validate", "split", "export"]),
     ("training/train.py", ["train", "export"]),
     ("training/evaluate.py", ["evaluate"]),
-    ("training/behaviour/check.py", ["evaluate"]),
+    ("training/behaviour.py", ["evaluate"]),
     ("training/explain.py", ["evaluate"]),
     ("training/card/compose.py", ["export"]),
     ("training/export.py", ["export"]),

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import pandas as pd
 import pytest
 from sklearn.pipeline import Pipeline, make_pipeline
 
@@ -19,7 +18,7 @@ from mlops_loop.training import fit
 from mlops_loop.training.to_onnx import to_onnx
 
 from .conftest import ROOT
-from .made_up import CLASSES, made_up_contract
+from .made_up import CLASSES, made_up_contract, made_up_table
 
 DOCS = (ROOT / "docs/extend.md").read_text("utf-8")
 LIMIT = 1e-5  # gates.parity
@@ -48,23 +47,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "CatBoost": MODEL["CATBOOST"],
     "neural network": {"max_iter": 2000},
 }
-COLUMNS = {
-    "size": {"type": "number", "nullable": True},
-    "count": {"type": "integer"},
-    "sort": {"type": "category", "categories": ["a", "b", "c"], "allow_unknown": True},
-}
-
-
-def table(task: str, rows: int = 400) -> pd.DataFrame:
-    random = np.random.default_rng(0)
-    size = random.normal(size=rows).astype("float32").astype(float)
-    sort = random.choice(["a", "b", "c"], rows)
-    target = 3 * size + (sort == "a") + random.normal(scale=0.5, size=rows)
-    if classes := CLASSES[task]:
-        target = np.array(classes)[pd.qcut(target, len(classes), labels=False)]
-    size[::20] = np.nan
-    count = random.integers(0, 9, rows)
-    return pd.DataFrame({"size": size, "count": count, "sort": sort, "target": target})
 
 
 def estimator(name: str, task: str) -> Any:
@@ -94,7 +76,7 @@ def estimator(name: str, task: str) -> Any:
 
 def fitted(name: str, task: str, monkeypatch: pytest.MonkeyPatch) -> Pipeline | None:
     """Return an estimator trained as the loop trains, behind the project's preprocessing."""
-    schema = made_up_contract(task, COLUMNS)
+    schema = made_up_contract(task)
     inner = estimator(name, task)
     if inner is None:
         return None
@@ -104,7 +86,7 @@ def fitted(name: str, task: str, monkeypatch: pytest.MonkeyPatch) -> Pipeline | 
         inner = CalibratedClassifierCV(inner, cv=3, ensemble=False)
     pipeline = make_pipeline(MODEL["preprocessing"](schema, ESTIMATORS[name][2]), inner)
     monkeypatch.setattr(fit, "build", lambda schema, params: pipeline)
-    return fit.fit(table(task), schema, TrainParams())
+    return fit.fit(made_up_table(task, 400), schema, TrainParams())
 
 
 def served_by(name: str, task: str, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -112,14 +94,14 @@ def served_by(name: str, task: str, monkeypatch: pytest.MonkeyPatch) -> str:
     model = fitted(name, task, monkeypatch)
     if model is None:
         return "-"
-    schema = made_up_contract(task, COLUMNS)
+    schema = made_up_contract(task)
     try:
         session = onnxruntime.InferenceSession(to_onnx(model, schema))
     except Failure as failure:
         if "set `export.format: skops`" not in str(failure) or "\n" in str(failure):
             raise
         return "skops"
-    rows = table(task, 1000)
+    rows = made_up_table(task, 1000)
     for given in (rows, rows.assign(size=np.nan, sort="??")):
         values = columns(given, schema).values()
         feed = {
@@ -154,7 +136,7 @@ def test_an_estimator_of_another_library_is_trained_stored_and_the_same_again(
 ) -> None:
     pytest.importorskip(library, reason=f"the group {library} is not installed")
     for task in CLASSES:
-        schema, rows = made_up_contract(task, COLUMNS), table(task)
+        schema, rows = made_up_contract(task), made_up_table(task, 400)
         params = TrainParams(model=library)
         for file in ("a", "b"):
             fitted = fit.fit(rows, schema, params)

@@ -24,7 +24,7 @@ from mlops_loop.data.source.read import batches
 from mlops_loop.metrics.tasks import of
 from mlops_loop.onboarding.infer import example
 from mlops_loop.onboarding.infer.main import infer
-from mlops_loop.training.behaviour.declaration import load_behaviour
+from mlops_loop.training.behaviour import load_behaviour
 
 from .conftest import ROOT, surrounding_project
 

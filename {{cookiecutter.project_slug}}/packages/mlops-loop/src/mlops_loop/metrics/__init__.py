@@ -1,4 +1,4 @@
-"""What differs by task: metrics, baselines and plots; intervals, calibration and fairness.
+"""What differs by task: metrics and baselines; intervals, calibration and fairness.
 
 Begin with `tasks.py` and `regression.py`, which says what a task has.
 """

@@ -29,22 +29,20 @@ def days(table: pd.DataFrame, schema: Schema) -> Numbers:
     return np.arange(len(table))
 
 
-def resample(statistic: Weighted, groups: Numbers, resamples: int, seed: int = 0) -> pd.DataFrame:
+def resample(statistic: Weighted, groups: Numbers, resamples: int) -> pd.DataFrame:
     """Return the statistics of each resample of the rows: a row each, a column for each metric.
 
-    The weights of a resample depend on `groups` and `seed` only, so two models are compared on the
-    same. A metric that a resample does not have, such as an AUC of one class only, is NaN there.
+    The weights depend on `groups` only, so two models are compared on the same. A metric that a
+    resample does not have, such as an AUC of one class only, is NaN there.
     """
-    draws = np.random.default_rng(seed)
+    draws = np.random.default_rng(0)
     count = int(groups.max()) + 1
     with np.errstate(invalid="ignore", divide="ignore"):
-        return pd.DataFrame(
-            [statistic(draws.poisson(1.0, count)[groups]) for _ in range(resamples)]
-        )
+        return pd.DataFrame(statistic(draws.poisson(1.0, count)[groups]) for _ in range(resamples))
 
 
-def intervals(table: pd.DataFrame, scored: Scored, resamples: int = 200) -> Intervals:
+def intervals(table: pd.DataFrame, scored: Scored) -> Intervals:
     """Return the 95 % interval (low, high) of each metric that can be resampled."""
     statistic = tasks.of(scored.schema).weighted_metrics(scored)
-    found = resample(statistic, days(table, scored.schema), resamples)
+    found = resample(statistic, days(table, scored.schema), 200)
     return {name: tuple(found[name].quantile([0.025, 0.975])) for name in found}

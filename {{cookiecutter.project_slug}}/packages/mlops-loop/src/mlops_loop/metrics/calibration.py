@@ -23,14 +23,12 @@ def calibration(scored: Scored, max_error: float) -> tuple[float, float]:
     if error <= max_error:
         return error, max_error
     draws = np.random.default_rng(0)
-    chance = [
-        task.miscalibration(replace(scored, truth=task.sample_labels(draws, scored)))
-        for _ in range(RESAMPLES)
-    ]
-    return error, max(max_error, float(np.quantile(chance, 0.95)))
+    kept = (replace(scored, truth=task.sample_labels(draws, scored)) for _ in range(RESAMPLES))
+    chance = np.quantile([task.miscalibration(one) for one in kept], 0.95)
+    return error, max(max_error, float(chance))
 
 
 def held_out_scores(held_out: pd.DataFrame, schema: Schema) -> tuple[Truth, Scores]:
     """Return truths and scores of the bundle's sample of its test window."""
-    scores = held_out[[name for name in held_out if str(name).startswith("score ")]].to_numpy()
+    scores = held_out.filter(regex="^score ").to_numpy()
     return tasks.of(schema).truth(held_out, schema), scores

@@ -1,45 +1,130 @@
 """Classification: probabilities of classes; in a binary one, a threshold for the positive class."""
 
-from collections.abc import Callable
-from typing import ClassVar, Literal
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn import metrics
-from sklearn.calibration import CalibrationDisplay, calibration_curve
+from sklearn.calibration import calibration_curve
 
 from mlops_loop.contract.schema import Schema
-from mlops_loop.metrics.roc_auc import weighted_area
 from mlops_loop.metrics.values import (
     Floats,
+    Measure,
     Metrics,
     Numbers,
-    PlotOptions,
-    Plots,
+    Predictions,
     Scored,
     Scores,
+    Task,
     Truth,
-    Weighted,
     Weights,
     average,
-    plot,
+    mean,
 )
 from mlops_loop.scoring.operating_point import OperatingPoint
 
 Pair = tuple[NDArray[np.bool_], Floats]  # which rows are of a class, and its probability
-ROC = {"false_positive_rate": "fpr", "true_positive_rate": "tpr"}
-CURVES = {  # scikit-learn's display, and which of its attributes are a column
-    "roc": (metrics.RocCurveDisplay, ROC),
-    "precision_recall": (
-        metrics.PrecisionRecallDisplay,
-        {"recall": "recall", "precision": "precision"},
-    ),
-    "calibration": (CalibrationDisplay, {"predicted": "prob_pred", "observed": "prob_true"}),
-}
 
 
-class MulticlassClassification:
+def pairs(scored: Scored) -> dict[int, Pair]:
+    """Return which rows are of a class, and its probability: of the positive one, or of each."""
+    if scored.schema.positive:
+        place = scored.schema.classes.index(scored.schema.positive)
+        return {place: (scored.truth.astype(bool), scored.scores[:, place])}
+    return {place: (scored.truth == place, each) for place, each in enumerate(scored.scores.T)}
+
+
+def codes(scored: Scored) -> Numbers:
+    """Return the number of each row's class, shape (rows,)."""
+    if not scored.schema.positive:
+        return scored.truth.astype("int64")
+    ((place, (actual, _)),) = pairs(scored).items()
+    return np.where(actual, place, 1 - place)
+
+
+def called(scored: Scored) -> Numbers:
+    """Return the number of the class that is the answer, shape (rows,)."""
+    if not scored.schema.positive:
+        return np.asarray(scored.scores.argmax(axis=1))
+    ((place, (_, probability)),) = pairs(scored).items()
+    return np.where(probability >= scored.point.threshold, place, 1 - place)
+
+
+def weighted_area(actual: NDArray[np.bool_], probability: Floats) -> Measure:
+    """Return the function that gives the ROC AUC under row weights; NaN without both classes.
+
+    It is the share of pairs, of a row that is of the class and one that is not, in which the former
+    has the higher score; ties count half. By hand, because a bootstrap computes it most: all
+    sorting is done here, once. Of 84,000 rows a resample takes 1.2 ms, and 65 ms with
+    scikit-learn's `roc_auc_score`.
+    """
+    yes = np.flatnonzero(actual)
+    no = np.flatnonzero(~actual)
+    no = no[np.argsort(probability[no], kind="stable")]
+    below, upto = (
+        np.searchsorted(probability[no], probability[yes], side) for side in ("left", "right")
+    )
+
+    def area(weights: Weights) -> float:
+        beaten = np.concatenate([[0.0], np.cumsum(weights[no])])
+        if not beaten[-1] * weights[yes].sum():
+            return float("nan")
+        return average((beaten[below] + beaten[upto]) / 2, weights[yes]) / float(beaten[-1])
+
+    return area
+
+
+def area(scored: Scored) -> Measure:
+    """Return the mean ROC AUC of the classes that some rows by weight are of, and some are not."""
+    areas = [weighted_area(*pair) for pair in pairs(scored).values()]
+
+    def measured(weights: Weights) -> float:
+        found = [each(weights) for each in areas]
+        known = [value for value in found if not np.isnan(value)]
+        return sum(known) / len(known) if known else float("nan")
+
+    return measured
+
+
+def losses(scored: Scored) -> Floats:
+    """Return the log loss of each row."""
+    given = scored.scores[np.arange(len(scored.truth)), codes(scored)]
+    return np.asarray(-np.log(np.clip(given, np.finfo(given.dtype).eps, 1)))
+
+
+def squares(scored: Scored) -> Floats:
+    ((actual, probability),) = pairs(scored).values()
+    return np.asarray((probability - actual) ** 2)
+
+
+def average_precision(scored: Scored) -> float:
+    ((actual, probability),) = pairs(scored).values()
+    return float(metrics.average_precision_score(actual, probability))
+
+
+def of_labels(scored: Scored, name: str) -> float:
+    """Return a metric of the labels that clients get: of the positive one, or the classes' mean."""
+    score = getattr(metrics, f"{name}_score")
+    about = {"average": "macro", "zero_division": 0}
+    if scored.schema.positive:
+        about |= {"average": "binary", "pos_label": next(iter(pairs(scored)))}
+    return float(score(codes(scored), called(scored), **about))
+
+
+def miscalibration(scored: Scored) -> float:
+    """Return how far observed rates are from predicted ones: the mean over bins and classes."""
+    bins = scored.params.calibration_bins
+    curves = [
+        calibration_curve(*pair, n_bins=bins, strategy="quantile")
+        for pair in pairs(scored).values()
+    ]
+    return float(np.mean([np.abs(observed - given).mean() for observed, given in curves]))
+
+
+class MulticlassClassification(Task):
     """A probability for each class; the likeliest is the answer."""
 
     # Not accuracy: where one class is common, always naming it is hard to beat.
@@ -50,80 +135,25 @@ class MulticlassClassification:
     SLICE_LIMITS: ClassVar = {"floor": 0.5, "max_gap": 0.1}
     SLICE_GAP = "macro_roc_auc below the whole's"
     MISCALIBRATION = "calibration_error"
-    PREDICTION_KIND: Literal["numerical", "categorical"] = "categorical"
-    PLOTS: ClassVar[list[PlotOptions]] = [
-        plot("ROC", "false_positive_rate", "true_positive_rate", "roc"),
-        plot("Precision and recall", "recall", "precision", "precision_recall"),
-        plot("Calibration", "predicted", "observed", "calibration"),
-        plot("Confusion", "predicted", "actual", "confusion", "confusion"),
-    ]
-    ANSWER_TEXT = "It answers with a probability for each class, and names the likeliest."
-    AVERAGE: Literal["binary", "macro"] = "macro"  # of the metrics of labels, over the classes
-    PREFIX = "macro_"
+    RESAMPLED: ClassVar = {
+        "macro_roc_auc": area,
+        "log_loss": mean(losses),
+        "accuracy": mean(lambda scored: called(scored) == codes(scored)),
+    }
+    OTHERS: ClassVar = {
+        "macro_precision": partial(of_labels, name="precision"),
+        "macro_recall": partial(of_labels, name="recall"),
+        "macro_f1": partial(of_labels, name="f1"),
+        "calibration_error": miscalibration,
+    }
 
     def truth(self, table: pd.DataFrame, schema: Schema) -> Truth:
         """Return the number of each row's class in `schema.classes`, shape (rows,)."""
         return np.asarray(pd.Categorical(table[schema.target], schema.classes).codes)
 
-    def codes(self, scored: Scored) -> Numbers:
-        """Return the number of each row's class, shape (rows,)."""
-        return scored.truth.astype("int64")
-
-    def called(self, scored: Scored) -> Numbers:
-        """Return the number of the class that is the answer, shape (rows,)."""
-        return np.asarray(scored.scores.argmax(axis=1))
-
-    def predictions(self, scores: Scores, schema: Schema) -> NDArray[np.object_ | np.float64]:
+    def predictions(self, scores: Scores, schema: Schema) -> Predictions:
         """Return the likeliest class, shape (rows,)."""
         return np.asarray(np.array(schema.classes, dtype=object)[scores.argmax(axis=1)])
-
-    def pairs(self, scored: Scored) -> dict[str, Pair]:
-        """Return for each class which rows are of it, and its probability."""
-        codes = self.codes(scored)
-        names = enumerate(scored.schema.classes)
-        return {name: (codes == code, scored.scores[:, code]) for code, name in names}
-
-    def area(self, scored: Scored) -> Callable[[Weights], float]:
-        """Return the function that gives the mean ROC AUC of a class against the others.
-
-        A class that all rows are of, or none by weight, is left out.
-        """
-        areas = [weighted_area(*pair) for pair in self.pairs(scored).values() if varies(pair)]
-
-        def mean(weights: Weights) -> float:
-            found = np.array([area(weights) for area in areas])
-            found = found[~np.isnan(found)]
-            return float(found.mean()) if len(found) else float("nan")
-
-        return mean
-
-    def row_metrics(self, scored: Scored) -> dict[str, Truth]:
-        """Return the metrics that are means over the rows: of each row, shape (rows,)."""
-        given = scored.scores[np.arange(len(scored.truth)), self.codes(scored)]
-        losses = -np.log(np.clip(given, np.finfo(given.dtype).eps, 1))
-        return {"log_loss": losses, "accuracy": self.called(scored) == self.codes(scored)}
-
-    def weighted_metrics(self, scored: Scored) -> Weighted:
-        area = self.area(scored)
-        rows = self.row_metrics(scored)
-        return lambda weights: {
-            self.SLICE_METRIC: area(weights),
-            **{name: average(values, weights) for name, values in rows.items()},
-        }
-
-    def other_metrics(self, scored: Scored) -> Metrics:
-        """Return also precision, recall and F1 of the label that clients get."""
-        schema = scored.schema
-        found = metrics.precision_recall_fscore_support(
-            self.codes(scored),
-            self.called(scored),
-            average=self.AVERAGE,
-            pos_label=schema.classes.index(schema.positive) if schema.positive else 1,
-            zero_division=0,
-        )
-        names = (f"{self.PREFIX}{name}" for name in ("precision", "recall", "f1"))
-        of_labels = dict(zip(names, map(float, found[:3]), strict=True))
-        return of_labels | {"calibration_error": self.miscalibration(scored)}
 
     def baseline(
         self, train: pd.DataFrame, table: pd.DataFrame, schema: Schema, by: str | None
@@ -147,53 +177,15 @@ class MulticlassClassification:
     def slice_gap(self, whole: Metrics, part: pd.DataFrame) -> pd.Series:
         return whole[self.SLICE_METRIC] - part[self.SLICE_METRIC]
 
-    def slice_metrics(self, scored: Scored) -> Metrics | None:
-        if len(set(scored.truth)) < 2:
-            return None
-        return self.weighted_metrics(scored)(np.ones(len(scored.truth)))
-
     def miscalibration(self, scored: Scored) -> float:
-        """Return how far observed rates are from predicted ones: the mean over bins and classes."""
-        bins = scored.params.calibration_bins
-        curves = [
-            calibration_curve(*pair, n_bins=bins, strategy="quantile")
-            for pair in self.pairs(scored).values()
-        ]
-        return float(np.mean([np.abs(observed - given).mean() for observed, given in curves]))
+        return miscalibration(scored)
 
     def sample_labels(self, draws: np.random.Generator, scored: Scored) -> Truth:
         upto = scored.scores.cumsum(axis=1)[:, :-1]
-        return np.asarray((draws.random((len(upto), 1)) > upto).sum(axis=1))
-
-    def plots(self, scored: Scored) -> Plots:
-        from matplotlib.figure import Figure
-
-        figures = {name: Figure(layout="tight") for name in (*CURVES, "confusion")}
-        axes = {name: figure.subplots() for name, figure in figures.items()}
-        classes = np.array(scored.schema.classes)
-        actual = classes[self.codes(scored)]
-        called = {"actual": actual, "predicted": classes[self.called(scored)]}
-        shares = {"normalize": "true", "values_format": ".0%", "xticks_rotation": 45}
-        metrics.ConfusionMatrixDisplay.from_predictions(
-            *called.values(), **shares, cmap="Blues", colorbar=False, ax=axes["confusion"]
-        )
-        axes["confusion"].set(xlabel="predicted", ylabel="actual")
-        tables = {"confusion": pd.DataFrame(called)}
-        bins = {"n_bins": scored.params.calibration_bins, "strategy": "quantile"}
-        pairs = {name: pair for name, pair in self.pairs(scored).items() if varies(pair)}
-        for kind, (display, columns) in CURVES.items():
-            parts = [pd.DataFrame(columns=list(columns))]
-            options = bins if kind == "calibration" else {}
-            for name, pair in pairs.items():
-                shown = display.from_predictions(*pair, name=name, ax=axes[kind], **options)
-                curve = {column: getattr(shown, name) for column, name in columns.items()}
-                of = {} if scored.schema.positive else {"rev": name}  # what DVC groups by
-                parts.append(thin(pd.DataFrame(curve)).assign(**of))
-            xlabel, ylabel = (name.replace("_", " ") for name in columns)
-            axes[kind].set(xlabel=xlabel, ylabel=ylabel)
-            tables[kind] = pd.concat(parts[1:] or parts)
-        axes["roc"].axline((0, 0), slope=1, color="grey", linestyle=":")
-        return {name: (figure, tables[name]) for name, figure in figures.items()}
+        drawn = (draws.random((len(upto), 1)) > upto).sum(axis=1)
+        if scored.schema.positive:
+            return np.asarray(drawn == scored.schema.classes.index(scored.schema.positive))
+        return np.asarray(drawn)
 
 
 class BinaryClassification(MulticlassClassification):
@@ -204,70 +196,27 @@ class BinaryClassification(MulticlassClassification):
     BASELINE_METRICS: ClassVar = {"roc_auc": True, "log_loss": False}
     SLICE_METRIC = "roc_auc"
     SLICE_GAP = "roc_auc below the whole's"
-    PREDICTION_KIND = "numerical"
-    ANSWER_TEXT = (
-        "It answers with a probability; a row is called `{schema.positive}` from "
-        "{metrics[threshold]:.3f} on, the threshold of the best F1 score on the validation window."
-    )
-    AVERAGE = "binary"
-    PREFIX = ""
+    RESAMPLED: ClassVar = {"roc_auc": area, "log_loss": mean(losses), "brier": mean(squares)}
+    OTHERS: ClassVar = {
+        "average_precision": average_precision,
+        "precision": partial(of_labels, name="precision"),
+        "recall": partial(of_labels, name="recall"),
+        "f1": partial(of_labels, name="f1"),
+        "calibration_error": miscalibration,
+        "positive_rate": lambda scored: scored.truth.mean(),
+    }
 
     def truth(self, table: pd.DataFrame, schema: Schema) -> Truth:
         """Return whether each row is of the positive class: booleans, shape (rows,)."""
         return np.asarray(table[schema.target] == schema.positive)
 
-    def codes(self, scored: Scored) -> Numbers:
-        place = scored.schema.classes.index(str(scored.schema.positive))
-        return np.where(scored.truth, place, 1 - place)
-
-    def called(self, scored: Scored) -> Numbers:
-        place = scored.schema.classes.index(str(scored.schema.positive))
-        return np.where(scored.scores[:, place] >= scored.point.threshold, place, 1 - place)
-
     def predictions(self, scores: Scores, schema: Schema) -> Floats:
         """Return the probability of the positive class, shape (rows,)."""
         return scores[:, schema.classes.index(str(schema.positive))]
 
-    def pairs(self, scored: Scored) -> dict[str, Pair]:
-        name = str(scored.schema.positive)
-        return {name: super().pairs(scored)[name]}
-
-    def row_metrics(self, scored: Scored) -> dict[str, Truth]:
-        squares = (self.predictions(scored.scores, scored.schema) - scored.truth) ** 2
-        return {"log_loss": super().row_metrics(scored)["log_loss"], "brier": squares}
-
-    def other_metrics(self, scored: Scored) -> Metrics:
-        positive = self.predictions(scored.scores, scored.schema)
-        return {
-            "average_precision": float(metrics.average_precision_score(scored.truth, positive)),
-            **super().other_metrics(scored),
-            "positive_rate": float(scored.truth.mean()),
-        }
-
     def choose_operating_point(self, scored: Scored) -> OperatingPoint:
         """Return the threshold with the best F1 score."""
-        positive = self.predictions(scored.scores, scored.schema)
-        precision, recall, thresholds = metrics.precision_recall_curve(scored.truth, positive)
+        ((actual, probability),) = pairs(scored).values()
+        precision, recall, thresholds = metrics.precision_recall_curve(actual, probability)
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
         return OperatingPoint(threshold=float(thresholds[np.argmax(f1[:-1])]))
-
-    def slice_metrics(self, scored: Scored) -> Metrics | None:
-        if (found := super().slice_metrics(scored)) is None:
-            return None
-        predicted = self.predictions(scored.scores, scored.schema)
-        rates = {"positive_rate": scored.truth.mean(), "predicted_rate": predicted.mean()}
-        return rates | {"roc_auc": found["roc_auc"]}
-
-    def sample_labels(self, draws: np.random.Generator, scored: Scored) -> Truth:
-        place = scored.schema.classes.index(str(scored.schema.positive))
-        return np.asarray(super().sample_labels(draws, scored) == place)
-
-
-def varies(pair: Pair) -> bool:
-    """Return whether some rows are of the class, and some are not."""
-    return bool(0 < pair[0].sum() < len(pair[0]))
-
-
-def thin(curve: pd.DataFrame) -> pd.DataFrame:
-    """Return at most 300 evenly spread points of a curve: a plot shows no more."""
-    return curve.iloc[np.unique(np.linspace(0, len(curve) - 1, 300).round().astype(int))]

@@ -11,7 +11,7 @@ from mlops_loop.metrics.classification import BinaryClassification, MulticlassCl
 from mlops_loop.metrics.regression import Regression
 from mlops_loop.metrics.values import Metrics, Scored
 
-Task = BinaryClassification | MulticlassClassification | Regression
+Task = MulticlassClassification | Regression
 TASKS: dict[Name, Task] = {
     "binary-classification": BinaryClassification(),
     "multiclass-classification": MulticlassClassification(),
@@ -36,7 +36,14 @@ def weighted(scored: Scored) -> Metrics:
 
 def measure(scored: Scored) -> Metrics:
     """Return all metrics of the task."""
-    return weighted(scored) | of(scored.schema).other_metrics(scored)
+    others = of(scored.schema).OTHERS.items()
+    return weighted(scored) | {name: float(function(scored)) for name, function in others}
+
+
+def slice_metrics(scored: Scored) -> Metrics | None:
+    """Return what `weighted` does; None if the rows lack the metric that a slice is held to."""
+    found = weighted(scored)
+    return None if np.isnan(found[of(scored.schema).SLICE_METRIC]) else found
 
 
 def loss(scored: Scored) -> float:

@@ -2,18 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self, TypedDict
+from typing import ClassVar, Self, TypedDict
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from mlops_loop.base.params import EvaluateParams
 from mlops_loop.contract.schema import Schema
 from mlops_loop.scoring.operating_point import OperatingPoint
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure  # loaded by what draws only
 
 # Whether a row is of the positive class, the number of its class, or its value; shape (rows,).
 Truth = NDArray[np.bool_ | np.int64 | np.float64]
@@ -25,9 +21,8 @@ Numbers = NDArray[np.int64]  # of rows, or of classes
 Metrics = dict[str, float]
 Weights = NDArray[np.int64 | np.float64]  # of the rows, >= 0
 Weighted = Callable[[Weights], Metrics]
+Measure = Callable[[Weights], float]
 Intervals = dict[str, tuple[float, float]]  # of metrics: low, high
-Plots = dict[str, tuple["Figure", pd.DataFrame]]  # pictures, and the tables behind them
-PlotOptions = dict[str, dict[str, str | dict[str, str]]]  # of a plot in dvc.yaml, by its title
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,23 @@ def average(values: Truth, weights: Weights) -> float:
     return mean
 
 
-def plot(title: str, x: str, y: str, table: str, template: str = "") -> PlotOptions:
-    """Return an entry of dvc.yaml that plots two columns of a table in reports/plots."""
-    chosen = {"template": template} if template else {}
-    return {title: {"x": x, "y": {f"reports/plots/{table}.csv": y}, **chosen}}
+def mean(of_rows: Callable[[Scored], Truth]) -> Callable[[Scored], Measure]:
+    """Return the metric that is the weighted mean of what a function gives for each row."""
+
+    def prepare(scored: Scored) -> Measure:
+        values = of_rows(scored)
+        return lambda weights: average(values, weights)
+
+    return prepare
+
+
+class Task:
+    """What tasks share: their metrics follow from a table."""
+
+    RESAMPLED: ClassVar[dict[str, Callable[[Scored], Measure]]]  # cheap enough for a bootstrap
+    OTHERS: ClassVar[dict[str, Callable[[Scored], float]]]
+
+    def weighted_metrics(self, scored: Scored) -> Weighted:
+        """Return the function that gives metrics under weights of the rows, to be resampled."""
+        prepared = {name: prepare(scored) for name, prepare in self.RESAMPLED.items()}
+        return lambda weights: {name: measure(weights) for name, measure in prepared.items()}

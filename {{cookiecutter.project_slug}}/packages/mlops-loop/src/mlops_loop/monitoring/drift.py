@@ -125,7 +125,7 @@ def thresholds(found: pd.DataFrame, least: pd.Series, rate: float) -> pd.Series:
 def numeric_columns(schema: Schema) -> dict[str, bool]:
     """Return whether each column that is compared, features and prediction, is a number."""
     found = {name: name in schema.numeric for name in logged_features(schema)}
-    return found | {schema.prediction: tasks.of(schema).PREDICTION_KIND == "numerical"}
+    return found | {schema.prediction: schema.task != "multiclass-classification"}
 
 
 def typed(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:

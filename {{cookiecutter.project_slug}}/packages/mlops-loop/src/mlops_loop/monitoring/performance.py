@@ -117,7 +117,7 @@ def slice_metrics(found: Evaluation, scored: Scored, features: pd.DataFrame) -> 
         for value, places in features.groupby(group_values(features[name])).indices.items():
             if len(places) < found.params.evaluate.min_slice_rows:
                 continue
-            if measured := tasks.of(found.schema).slice_metrics(scored.at(places)):
+            if measured := tasks.slice_metrics(scored.at(places)):
                 facts = {"column": name, "value": str(value), "rows": len(places)}
                 slices.append(SliceMetrics.model_validate(facts | measured))
     return slices

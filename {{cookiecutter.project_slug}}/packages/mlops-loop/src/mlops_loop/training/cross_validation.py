@@ -35,17 +35,21 @@ def folds(table: pd.DataFrame, schema: Schema, seed: int) -> list[Fold]:
         when = table[schema.timestamp].to_numpy()
         order = np.argsort(when, kind="stable")
         kind = TimeSeriesSplit(FOLDS)
-    try:
-        parts = [(order[train], order[held]) for train, held in kind.split(order, target)]
-    except ValueError as error:
-        raise Failure(f"{TRAIN} has too few rows to cross-validate: {error}") from None
-    if schema.timestamp:
-        parts = [(train[when[train] < when[held].min()], held) for train, held in parts]
-    classes = set(schema.classes)
-    if usable := [part for part in parts if len(part[0]) and classes <= set(target[part[0]])]:
-        return usable
+    found = []
     why = "no fold has every class, or an earlier time"
-    raise Failure(f"{TRAIN} has too few rows to cross-validate: {why}")
+    try:
+        for train, held in kind.split(order, target):
+            learned = order[train]
+            judged = order[held]
+            if schema.timestamp:
+                learned = learned[when[learned] < when[judged].min()]
+            if len(learned) and set(schema.classes) <= set(target[learned]):
+                found.append((learned, judged))
+    except ValueError as error:
+        why = str(error)
+    if not found:
+        raise Failure(f"{TRAIN} has too few rows to cross-validate: {why}")
+    return found
 
 
 def loss(table: pd.DataFrame, parts: list[Fold], schema: Schema, params: TrainParams) -> float:
@@ -62,38 +66,19 @@ def loss(table: pd.DataFrame, parts: list[Fold], schema: Schema, params: TrainPa
 
 
 class Comparison(BaseModel, frozen=True):
-    """What reports/comparison.json holds; without losses if params.yaml names the estimator."""
+    """What reports/comparison.json holds; without losses if nothing was compared."""
 
     chosen: str  # a name that model.py knows
     metric: str = ""
     rows: int = 0
     losses: dict[str, float] = {}  # of each candidate, the simplest first: less is better
 
-    @property
-    def text(self) -> str:
-        """The comparison as lines for people."""
-        if not self.losses:
-            return f"{AUTO} is {self.chosen}: there are too few rows to compare"
-        lines = [f"{AUTO} compares by cross-validation on {self.rows:,} rows, {self.metric}:"]
-        for name, value in self.losses.items():
-            lines.append(f"  {name} {value:.5g}{'  <- chosen' if name == self.chosen else ''}")
-        return "\n".join(lines)
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """The comparison as the model card shows it."""
-        return pd.DataFrame({"candidate": list(self.losses), self.metric: self.losses.values()})
-
-    def params(self, given: TrainParams) -> TrainParams:
-        """Return parameters that name the chosen estimator."""
-        return given.model_copy(update={"model": self.chosen})
-
 
 def compare(table: pd.DataFrame, schema: Schema, params: TrainParams) -> Comparison:
     """Return how the candidates do on rows that they were not trained on; the best is chosen.
 
     Of equally good ones it is the simpler. With too few rows to compare it is the simplest that
-    learns anything.
+    learns anything. A model that params.yaml names is chosen as it is.
     """
     if params.model != AUTO:
         return Comparison(chosen=params.model)
@@ -108,8 +93,8 @@ def compare(table: pd.DataFrame, schema: Schema, params: TrainParams) -> Compari
         for name in names:
             value = loss(sample, parts, schema, params.model_copy(update={"model": name}))
             losses[name] = float(f"{value:.6g}")  # the last digits may differ between machines
-    metric = tasks.of(schema).OBJECTIVE
     best = min(losses, key=losses.__getitem__)
+    metric = tasks.of(schema).OBJECTIVE
     return Comparison(chosen=best, metric=metric, rows=len(sample), losses=losses)
 
 

@@ -1,7 +1,8 @@
 """Explain: which features the model uses, and how its predictions go with them."""
 
 from dataclasses import replace
-from textwrap import wrap
+from functools import partial
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -22,14 +23,14 @@ REPEATS = 5  # shuffles of a feature
 SHOWN = 6  # features in the plot of dependence
 POINTS = 20  # values of a number in it, at most
 CATEGORIES = 12
+short = partial(fill, width=36, max_lines=2, placeholder=" …")
 
 
-def importance(model: Pipeline, table: pd.DataFrame, scored: Scored) -> pd.DataFrame:
-    """Return by how much the deciding metric gets worse when a feature is shuffled.
+def importance(model: Pipeline, table: pd.DataFrame, scored: Scored) -> tuple[Figure, pd.DataFrame]:
+    """Return by how much the deciding metric gets worse when a feature is shuffled, most first.
 
-    Columns: feature, importance (mean of the shuffles, in the deciding metric's units) and spread
-    (their standard deviation); the largest first. Features that tell the same share their
-    importance.
+    `spread` is the standard deviation of the shuffles. Features that tell the same share their
+    importance. The figure shows the first twenty.
     """
     schema = scored.schema
     metric, more_is_better = tasks.deciding_metric(schema)
@@ -47,48 +48,53 @@ def importance(model: Pipeline, table: pd.DataFrame, scored: Scored) -> pd.DataF
     )
     measured = {"importance": found.importances_mean, "spread": found.importances_std}
     ranked = pd.DataFrame({"feature": list(schema.features)} | measured)
-    return rounded(ranked.sort_values("importance", ascending=False, kind="stable"))
-
-
-def bars(important: pd.DataFrame, schema: Schema) -> Figure:
-    """Return a figure of the importance of the first twenty features."""
-    metric, _ = tasks.deciding_metric(schema)
-    top = important.head(20)[::-1]
+    ranked = rounded(ranked.sort_values("importance", ascending=False, kind="stable"))
+    top = ranked.head(20)[::-1]
     figure = Figure(figsize=(6.4, max(2.4, 0.28 * len(top) + 1)), layout="tight")
     axis = figure.subplots()
-    axis.barh([label(name) for name in top["feature"]], top["importance"], xerr=top["spread"])
+    axis.barh(top["feature"].map(short), top["importance"], xerr=top["spread"])
     axis.set(xlabel=f"how much worse {metric} gets when the feature is shuffled")
-    return figure
+    return figure, ranked
 
 
 def dependence(
     model: Pipeline, table: pd.DataFrame, features: list[str], schema: Schema, rows: int = 500
 ) -> tuple[Figure, pd.DataFrame]:
-    """Return figure and table of the mean prediction when all rows get a feature's value.
+    """Return the mean prediction when all rows get a feature's value, by class.
 
-    Columns: feature, value, class (of a classification) and prediction: the mean probability of the
-    positive or of each class, or the mean value, in the target's unit. Numbers get their quantiles,
-    categories the most frequent ones. Such rows may be unlike any real one where features go
-    together.
+    Such rows may be unlike any real one where features go together.
     """
     sample = inputs(table[tables.sample_mask(len(table), rows)], schema)
+    of = [schema.positive] if schema.positive else schema.classes or [schema.target]
+    shown = features[:SHOWN]
+    height = -(-len(shown) // 3)
+    figure = Figure(figsize=(12, 3 * height), layout="constrained")
+    what = f"probability of {of[0]}" if schema.positive else schema.target
+    figure.supylabel(short(f"mean {'probability' if len(of) > 1 else what}"))
     found = [pd.DataFrame(columns=["feature", "value", "class", "prediction"])]
-    for name in features[:SHOWN]:
-        values = grid(table[name], schema.features[name])
+    for place, name in enumerate(shown, 1):
+        column = schema.features[name]
+        values = grid(table[name], column)
         if not values:
             continue  # there is none at all in this window
         given = {name: np.array(values, dtype=sample[name].dtype)}
         means = partial_dependence(model, sample, [name], custom_values=given, method="brute")
         averages = means["average"]
-        if schema.positive:  # scikit-learn gives the second class alone
-            second = schema.positive == schema.classes[1]
-            averages = [averages[0] if second else 1 - averages[0]]
-        of = [schema.positive] if schema.positive else schema.classes or [schema.target]
+        if schema.positive and schema.positive == schema.classes[0]:
+            averages = 1 - averages  # scikit-learn gives the second of two classes alone
         for name_of, mean in zip(of, averages, strict=True):
             part = {"feature": name, "value": values, "class": name_of, "prediction": mean}
             found.append(pd.DataFrame(part).astype({"value": object}))
+        axis = figure.add_subplot(height, 3, place, sharey=next(iter(figure.axes), None))
+        discrete = column.type in ("category", "boolean")
+        points = np.array([short(str(value)) for value in values] if discrete else values)
+        lines = axis.plot(points, averages.T, "o" if discrete else "o-", markersize=4)
+        axis.set_xlabel(short(f"{name}, {column.unit}" if column.unit else name))
+        axis.tick_params("x", rotation=90 if discrete and len(values) > 4 else 0)
+    if found[1:] and len(of) > 1:
+        figure.axes[0].legend(lines, of, fontsize="small")
     result = rounded(pd.concat(found[1:] or found))
-    return curves(result, schema), result if schema.classes else result.drop(columns="class")
+    return figure, result if schema.classes else result.drop(columns="class")
 
 
 def grid(values: pd.Series, column: Column) -> list[Value]:
@@ -101,41 +107,7 @@ def grid(values: pd.Series, column: Column) -> list[Value]:
     return list(present.astype(float).quantile(places, interpolation="nearest").unique())
 
 
-def curves(found: pd.DataFrame, schema: Schema) -> Figure:
-    """Return the figure of a dependence table: lines for numbers, points for categories."""
-    parts = dict(list(found.groupby("feature", sort=False)))
-    columns = min(3, max(1, len(parts)))
-    height = -(-len(parts) // columns) or 1
-    figure = Figure(figsize=(4 * columns, 3 * height), layout="tight")
-    axes = figure.subplots(height, columns, sharey=True, squeeze=False)
-    for axis in axes.flat[len(parts) :]:
-        axis.remove()
-    for axis, (name, part) in zip(axes.flat, parts.items(), strict=False):
-        column = schema.features[name]
-        discrete = column.type in ("category", "boolean")
-        for of, curve in part.groupby("class"):
-            values = [label(str(value)) if discrete else value for value in curve["value"]]
-            line = "o" if discrete else "o-"
-            axis.plot(values, list(curve["prediction"]), line, markersize=4, label=label(str(of)))
-        axis.set_xlabel(label(f"{name}, {column.unit}" if column.unit else name))
-        axis.tick_params("x", rotation=90 if discrete and len(part) > 4 else 0)
-    of = f"P({schema.positive})" if schema.positive else schema.target
-    for axis in axes[:, 0]:
-        axis.set_ylabel(label(f"mean {'probability' if len(schema.classes) > 2 else of}"))
-    if found["class"].nunique() > 1:
-        axes.flat[0].legend(fontsize="small")
-    return figure
-
-
-def label(text: str) -> str:
-    """Return a text as matplotlib shall show it: in short lines, and a $ is no formula."""
-    return "\n".join(wrap(text, 36, max_lines=2, placeholder=" …")).replace("$", r"\$")
-
-
 def rounded(table: pd.DataFrame) -> pd.DataFrame:
     """Return numbers in six digits: the last ones may differ from machine to machine."""
-    rounded = {
-        name: table[name].map(lambda value: float(f"{value:.6g}"))
-        for name in table.select_dtypes("number")
-    }
-    return table.assign(**rounded).reset_index(drop=True)
+    numbers = table.select_dtypes("number").map(lambda value: float(f"{value:.6g}"))
+    return table.assign(**numbers).reset_index(drop=True)

@@ -4,7 +4,6 @@ import json
 import shutil
 from hashlib import sha256
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,6 @@ from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.contract.values import Value
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
-from mlops_loop.metrics.values import Floats, Predictions
 from mlops_loop.reporting import page
 from mlops_loop.scoring import self_check
 from mlops_loop.scoring.bundle import (
@@ -32,26 +30,16 @@ from mlops_loop.scoring.bundle import (
     write_manifest,
 )
 from mlops_loop.scoring.estimator import describe
-from mlops_loop.scoring.manifest import Estimator, Manifest
+from mlops_loop.scoring.manifest import Manifest
 from mlops_loop.scoring.promotion import PromotionFacts
 from mlops_loop.scoring.scorer import Scorer, load_scorer, open_scorer
 from mlops_loop.scoring.skops_model import columns, load, scores
 from mlops_loop.training.card import compose
+from mlops_loop.training.evidence import REPORTS, Evidence, read_evidence
 from mlops_loop.training.to_onnx import to_onnx
 
 INPUTS = files.SCHEMA, files.BEHAVIOUR, files.TRAIN, files.TEST, files.MODEL
 SECTIONS = {"ingest", "split", "train", "evaluate", "export"}  # of params.yaml: make the bundle
-VALIDATED = files.REPORTS / "data/validation.json"
-# What card and gates rest on, beside the tables of the plots.
-EVIDENCE = (
-    files.COMPARISON,
-    files.METRICS,
-    files.INTERVALS,
-    files.SLICES,
-    files.FAIRNESS,
-    files.BEHAVED,
-    VALIDATED,
-)
 
 
 def difference(model: Pipeline, scorer: Scorer, table: pd.DataFrame, schema: Schema) -> float:
@@ -65,32 +53,26 @@ def difference(model: Pipeline, scorer: Scorer, table: pd.DataFrame, schema: Sch
     return float(max(found))
 
 
-def example(table: pd.DataFrame, schema: Schema) -> dict[str, Value]:
-    """Return a row with few gaps as JSON values: the example in the API's documentation."""
-    inputs = table[list(schema.inputs)]
-    fullest = inputs.isna().sum(axis="columns").idxmin()
-    (row,) = tables.as_json(inputs.loc[[fullest]], schema)
-    return {name: value for name, value in row.items() if value is not None}
-
-
 def describe_bundle(
-    schema: Schema, params: Params, estimator: Estimator, test: pd.DataFrame, predicted: Predictions
+    schema: Schema,
+    params: Params,
+    evidence: Evidence,
+    model: Pipeline,
+    example: dict[str, Value],
+    predicted: pd.Series,
 ) -> Manifest:
     """Return the facts of the bundle, without the hashes of its files."""
-    metrics = files.read_json(files.METRICS)
     used = params.model_dump(mode="json", include=SECTIONS)
-    numerical = tasks.of(schema).PREDICTION_KIND == "numerical"
-    tenths = np.linspace(0.1, 0.9, 9)
-    deciles = np.quantile(cast(Floats, predicted), tenths).tolist() if numerical else []
-    reports = [*EVIDENCE, *sorted(files.PLOTS.glob("*.csv"))]
+    numerical = pd.api.types.is_numeric_dtype(predicted)
+    deciles = predicted.quantile(np.linspace(0.1, 0.9, 9)).tolist() if numerical else []
+    reports = [*REPORTS, *sorted(files.PLOTS.glob("*.csv"))]
     return Manifest(
         mlops_loop=versions.VERSION,
         **schema.model_dump(include={"name", "task", "target", "positive"}),
         classes=schema.classes,
-        **{name: metrics[name] for name in ("threshold", "half_width") if name in metrics},
-        metrics=metrics["test"],
-        baseline=metrics["baseline"],
-        estimator=estimator,
+        metrics={**evidence.metrics["test"]},
+        baseline={**evidence.metrics["baseline"]},
+        estimator=describe(model),
         params=used,
         params_sha256=sha256(json.dumps(used, sort_keys=True).encode()).hexdigest(),
         data_sha256={path.name: files.sha256(path) for path in (files.TRAIN, files.TEST)},
@@ -100,46 +82,36 @@ def describe_bundle(
         code_sha256=code(),
         code={plugin: fingerprint(plugin) for plugin in ("derive", "model")},
         inputs_sha256={path.as_posix(): files.sha256(path) for path in INPUTS},
-        example=example(test.head(1000), schema),
+        example=example,
         deciles=deciles,
-    )
+    ).model_copy(update=evidence.point)
 
 
-def write_model(folder: Path, model: Pipeline, schema: Schema, kind: str) -> None:
-    """Write model.onnx or, where ONNX cannot express the model, model.skops."""
-    if kind == "skops":
-        shutil.copy(files.MODEL, folder / "model.skops")
-    else:
-        (folder / "model.onnx").write_bytes(to_onnx(model, schema))
+def choose_example(table: pd.DataFrame, schema: Schema) -> dict[str, Value]:
+    """Return a row with few gaps as JSON values: the example in the API's documentation."""
+    inputs = table[list(schema.inputs)]
+    fullest = inputs.isna().sum(axis="columns").idxmin()
+    (row,) = tables.as_json(inputs.loc[[fullest]], schema)
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def write_samples(
-    folder: Path,
-    model: Pipeline,
-    sample: pd.DataFrame,
-    predicted: Predictions,
-    schema: Schema,
-    rows: int,
+    folder: Path, model: Pipeline, sample: pd.DataFrame, schema: Schema, rows: int
 ) -> None:
-    """Write rows for the monitor: what the model learned from, and what it had not seen.
-
-    Of the former features, time and predictions; of the latter truth, time and scores.
-    """
+    """Write rows for the monitor: what the model learned from, and what it had not seen."""
     when = [schema.timestamp] if schema.timestamp else []
-    learned = sample[[*schema.features, *when]].assign(**{schema.prediction: predicted})
-    learned.to_parquet(folder / REFERENCE, index=False)
+    learned = [*schema.features, schema.prediction, *when]
+    sample[learned].to_parquet(folder / REFERENCE, index=False)
     judged = tables.read_sample(files.TEST, rows)
     scored = pd.DataFrame(scores(model, judged, schema), index=judged.index).add_prefix("score ")
     judged[[schema.target, *when]].join(scored).to_parquet(folder / HELD_OUT, index=False)
 
 
-def write_check_rows(folder: Path, made: Manifest, schema: Schema, params: Params) -> None:
+def write_check_rows(folder: Path, made: Manifest, schema: Schema, tolerance: float) -> None:
     """Write rows with their scores: whoever loads the bundle computes them again."""
     manifest = made.model_copy(update={"files": hashes(folder)})
     scorer = load_scorer(Bundle(folder, manifest, PromotionFacts(), schema, ""))
-    gate = params.gates.parity
     rows = tables.as_json(tables.read_sample(files.TEST, self_check.ROWS), schema)
-    tolerance = gate.max_difference if gate else self_check.TOLERANCE
     found = self_check.compute(rows, schema, scorer.derive, scorer.scores, tolerance)
     files.write_text(folder / self_check.FILE, found.model_dump_json() + "\n")
 
@@ -147,27 +119,32 @@ def write_check_rows(folder: Path, made: Manifest, schema: Schema, params: Param
 def main() -> None:
     schema = load_schema()
     params = load_params()
+    evidence = read_evidence(schema)
     model = load(files.MODEL)
     test = tables.read_table(files.TEST)
-    sample = tables.read_sample(files.TRAIN, params.export.reference_rows)
+    rows = params.export.reference_rows
+    sample = tables.read_sample(files.TRAIN, rows)
     predicted = tasks.of(schema).predictions(scores(model, sample, schema), schema)
-    estimator = describe(model)
-    made = describe_bundle(schema, params, estimator, test, predicted)
+    sample[schema.prediction] = predicted
+    example = choose_example(test.head(1000), schema)
+    made = describe_bundle(schema, params, evidence, model, example, sample[schema.prediction])
+    gate = params.gates.parity
     with files.writing(files.BUNDLE) as folder:
         folder.mkdir()
-        write_model(folder, model, schema, params.export.format)
+        if params.export.format == "skops":
+            shutil.copy(files.MODEL, folder / "model.skops")
+        else:
+            (folder / "model.onnx").write_bytes(to_onnx(model, schema))
         shutil.copy(files.SCHEMA, folder / "schema.yaml")
-        write_check_rows(folder, made, schema, params)
-        write_samples(folder, model, sample, predicted, schema, params.export.reference_rows)
-        compose.write(folder, schema, params, estimator, made)
+        tolerance = gate.max_difference if gate else self_check.TOLERANCE
+        write_check_rows(folder, made, schema, tolerance)
+        write_samples(folder, model, sample, schema, rows)
+        compose.write(folder, schema, params, made, evidence)
         write_manifest(folder, made)
-        scorer = open_scorer(open_bundle(folder))
-        limit = params.gates.parity
-        found = difference(model, scorer, test, schema)
-        if limit and not found <= limit.max_difference:
-            allowed = f"gates.parity in params.yaml allows {limit.max_difference:.2g}"
-            raise Refusal(
-                f"the exported model differs from the trained one by {found:.2g}; {allowed}"
-            )
+        found = difference(model, open_scorer(open_bundle(folder)), test, schema)
+        if gate and not found <= gate.max_difference:
+            allowed = f"gates.parity in params.yaml allows {gate.max_difference:.2g}"
+            differs = f"the exported model differs from the trained one by {found:.2g}"
+            raise Refusal(f"{differs}; {allowed}")
     page.write_overview()
     print(f"export: {files.BUNDLE}, within {found:.1e} of the trained model on {len(test):,} rows")

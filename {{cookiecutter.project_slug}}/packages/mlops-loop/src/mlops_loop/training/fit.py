@@ -20,10 +20,7 @@ def build(schema: Schema, params: TrainParams) -> Pipeline:
 
 
 def target(table: pd.DataFrame, schema: Schema) -> NDArray[np.int64 | np.float64]:
-    """Return what the pipeline learns: values, or the number of each row's class.
-
-    Numbers, because not every library takes names; in the order of `schema.classes`.
-    """
+    """Return what the pipeline learns: values, or numbers of classes, as not all take names."""
     values = table[schema.target]
     if schema.classes:
         return np.asarray(pd.Categorical(values, schema.classes).codes, dtype="int64")
@@ -33,9 +30,8 @@ def target(table: pd.DataFrame, schema: Schema) -> NDArray[np.int64 | np.float64
 def fit(table: pd.DataFrame, schema: Schema, params: TrainParams) -> Pipeline:
     seen = table[schema.target].unique()
     if missing := [name for name in schema.classes if name not in seen]:
-        raise Failure(
-            f"no row to train on is of the class {missing[0]!r}: see split in params.yaml"
-        )
+        none = f"no row to train on is of the class {missing[0]!r}"
+        raise Failure(f"{none}: see split in params.yaml")
     try:
         model = build(schema, params).fit(inputs(table, schema), target(table, schema))
     except (TypeError, ValueError) as error:  # such as a parameter that the estimator refuses

@@ -31,12 +31,16 @@ def to_onnx(model: Pipeline, schema: Schema) -> bytes:
     from skl2onnx import convert_sklearn  # here, because `promote` does without
     from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 
-    text = StringTensorType([None, 1])
-    number = FloatTensorType([None, 1])
-    types = [(name, text if name in schema.categorical else number) for name in schema.features]
+    types = [
+        (name, (StringTensorType if name in schema.categorical else FloatTensorType)([None, 1]))
+        for name in schema.features
+    ]
     options = {"zipmap": False} if schema.classes else None  # probabilities as a table
+    library = type(model[-1]).__module__.partition(".")[0]
     try:
-        opsets = OPSETS if register(model[-1]) else None
+        if library in CONVERTERS:
+            register(model[-1], library)
+        opsets = OPSETS if library in CONVERTERS else None
         graph = convert_sklearn(model, schema.name, types, options=options, target_opset=opsets)
     except Exception as error:  # the converter raises many kinds
         reason = str(error).strip().partition("\n")[0]
@@ -50,14 +54,11 @@ def to_onnx(model: Pipeline, schema: Schema) -> bytes:
     return bytes(graph.SerializeToString(deterministic=True))
 
 
-def register(estimator: BaseEstimator) -> bool:
-    """Make the converter of an estimator's own library known; False if it needs none."""
+def register(estimator: BaseEstimator, library: str) -> None:
+    """Make the converter of an estimator's own library known."""
     from skl2onnx import update_registered_converter
     from skl2onnx.common import shape_calculator
 
-    library = type(estimator).__module__.partition(".")[0]
-    if library not in CONVERTERS:
-        return False
     kind = "classifier" if is_classifier(estimator) else "regressor"
     alias = f"{library}_{kind}"
     of_classes = {
@@ -71,23 +72,19 @@ def register(estimator: BaseEstimator) -> bool:
         resolve_name(CONVERTERS[library]),
         **(of_classes if is_classifier(estimator) else {}),
     )
-    return True
 
 
 def declare_classifier(
-    alias: str,
-    scope: "Scope",
-    model: BaseEstimator,
-    inputs: "list[Variable]",
-    custom_parsers: None = None,  # noqa: ARG001 (the converter passes it)
+    alias: str, scope: "Scope", model: BaseEstimator, inputs: "list[Variable]", **_: None
 ) -> "list[Variable]":
     """Declare label and probabilities as outputs: not every library's classes tell of them."""
     from skl2onnx.common.data_types import FloatTensorType, Int64TensorType
 
     operator = scope.declare_local_operator(alias, model)
     operator.inputs = inputs
-    operator.outputs.append(scope.declare_local_variable("label", Int64TensorType()))
-    operator.outputs.append(scope.declare_local_variable("probabilities", FloatTensorType()))
+    outputs = {"label": Int64TensorType(), "probabilities": FloatTensorType()}
+    for name, kind in outputs.items():
+        operator.outputs.append(scope.declare_local_variable(name, kind))
     return list(operator.outputs)
 
 

@@ -22,9 +22,12 @@ def main() -> None:
         table = tables.read_sample(TRAIN, params.max_rows, params.seed)
         refuse_impure(table, schema)
         found = compare(table, schema, params)
+        for name, value in found.losses.items():
+            print(f"train: cross-validated {found.metric} of {name} {value:.5g}")
         if params.model == AUTO:
-            print(f"train: {found.text}")
-        model = fit(table, schema, found.params(params))
+            why = f"the best on {found.rows:,} rows" if found.rows else "too few rows to compare"
+            print(f"train: {AUTO} is {found.chosen}, {why}")
+        model = fit(table, schema, params.model_copy(update={"model": found.chosen}))
         about = f"{len(table):,} rows, {len(schema.features)} features"
         print(f"train: {type(model[-1]).__name__} on {about}")
         with files.writing(MODEL) as beside:

@@ -5,27 +5,25 @@ import inspect
 import json
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 import optuna
-import pandas as pd
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.base import files, project
 from mlops_loop.base.config import edited
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import PARAMS, SCHEMA, TRAIN
-from mlops_loop.base.params import AUTO, Arguments, TrainParams, load_params
+from mlops_loop.base.params import AUTO, Arguments, load_params
 from mlops_loop.base.settings import load_settings
-from mlops_loop.contract.schema import Schema, load_schema
+from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import session
-from mlops_loop.training.cross_validation import Fold, compare, folds, loss
+from mlops_loop.training.cross_validation import compare, folds, loss
 from mlops_loop.training.fit import build
 
 STUDIES = Path("tune.db")  # all that was tried, so that a search goes on where it stopped
@@ -36,20 +34,27 @@ def search_space(trial: optuna.Trial, name: str) -> Arguments:
     return dict(project.required("search_space")(trial, name))
 
 
-@dataclass(frozen=True)
 class Search:
     """What the trials of one search share."""
 
-    schema: Schema
-    params: TrainParams
-    table: pd.DataFrame
-    folds: list[Fold]
-    fixed: Arguments  # the parameters of params.yaml that are not searched
-    current: Arguments  # the parameters in use, also those that params.yaml leaves out
-
-    @property
-    def metric(self) -> str:
-        return tasks.of(self.schema).OBJECTIVE
+    def __init__(self) -> None:
+        self.schema = load_schema()
+        params = load_params().train
+        self.table = tables.read_sample(TRAIN, params.max_rows, params.seed)
+        model = compare(self.table, self.schema, params).chosen
+        self.params = params.model_copy(update={"model": model})
+        self.folds = folds(self.table, self.schema, params.seed)
+        self.metric = tasks.of(self.schema).OBJECTIVE
+        searched = search_space(optuna.create_study().ask(), model)
+        if not searched:
+            what = f"search_space in model.py has nothing to try for {model}"
+            raise Failure(f"{what}: name another train.model in {PARAMS}")
+        settings = self.params.settings.items()
+        self.fixed = {key: value for key, value in settings if key not in searched}
+        in_use = build(self.schema, self.params)[
+            -1
+        ].get_params()  # also what params.yaml leaves out
+        self.current = self.params.settings | {key: in_use[key] for key in searched}
 
     def loss(self, settings: Arguments, name: str) -> float:
         """Return the loss of some parameters, and log it to MLflow."""
@@ -67,76 +72,54 @@ class Search:
         trial.set_user_attr("settings", self.fixed | short)
         return self.loss(self.fixed | short, f"trial {trial.number}")
 
+    def study(self) -> optuna.Study:
+        """Return the study of this model, data and code: losses of others cannot be compared."""
+        code = Path(inspect.getfile(project.required("model")))
+        hashes = map(files.sha256, (TRAIN, SCHEMA, code))
+        same = [self.fixed, self.params.seed, self.params.max_rows, *hashes]
+        digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
+        name = f"{self.schema.task} {self.params.model} {digest[:12]}"
+        storage = f"sqlite:///{STUDIES}"
+        try:
+            return optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+        except (SQLAlchemyError, RuntimeError, optuna.exceptions.OptunaError) as error:
+            reason = str(error).splitlines()[0]
+            raise Failure(f"{STUDIES} cannot be used, delete it to begin anew: {reason}") from None
 
-def open_search() -> Search:
-    schema = load_schema()
-    params = load_params().train
-    table = tables.read_sample(TRAIN, params.max_rows, params.seed)
-    params = compare(table, schema, params).params(params)
-    searched = search_space(optuna.create_study().ask(), params.model)
-    if not searched:
-        what = f"search_space in model.py has nothing to try for {params.model}"
-        raise Failure(f"{what}: name another train.model in {PARAMS}")
-    in_use = build(schema, params)[-1].get_params()
-    current = params.settings | {key: in_use[key] for key in searched}
-    fixed = {key: value for key, value in params.settings.items() if key not in searched}
-    return Search(schema, params, table, folds(table, schema, params.seed), fixed, current)
 
-
-def open_study(search: Search) -> optuna.Study:
-    """Return the study of this model, data and code: losses of others cannot be compared."""
-    params = search.params
-    model = Path(inspect.getfile(project.required("model")))
-    same = [search.fixed, params.seed, params.max_rows, *map(files.sha256, (TRAIN, SCHEMA, model))]
-    digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
-    name = f"{search.schema.task} {params.model} {digest[:12]}"
-    try:
-        return optuna.create_study(
-            study_name=name, storage=f"sqlite:///{STUDIES}", load_if_exists=True
-        )
-    except (SQLAlchemyError, RuntimeError, optuna.exceptions.OptunaError) as error:
-        reason = str(error).splitlines()[0]
-        raise Failure(f"{STUDIES} cannot be used, delete it to begin anew: {reason}") from None
+def complete(study: optuna.Study) -> int:
+    return len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
 
 
 def tune(trials: int, timeout: float | None = None) -> None:
     """Try so many parameters more, and write the best of all to params.yaml if they are better."""
     end = time.monotonic() + (math.inf if timeout is None else timeout)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    search = open_search()
-    study = open_study(search)
+    search = Search()
+    study = search.study()
+    model = search.params.model
+    metric = search.metric
     with session(load_settings()), mlflow.start_run(run_name="tune"):
         facts = {"data_sha256": files.sha256(TRAIN), "study": study.study_name}
         mlflow.set_tags({**runs.lineage(), **facts})
         before = search.loss(search.current, "in use")
-        print(f"tune: {search.metric} {before:.5g} with the parameters in use")
+        print(f"tune: {metric} {before:.5g} with the parameters in use")
         for number in range(1, trials + 1):
             if time.monotonic() >= end:
                 break
             # Seeded by what is complete: an interrupted search goes on as if nothing had happened.
-            seed = search.params.seed + len(complete(study))
+            seed = search.params.seed + complete(study)
             study.sampler = optuna.samplers.TPESampler(seed=seed)
             study.optimize(search.run, n_trials=1)
-            print(f"tune: {number} of {trials}, best {search.metric} {study.best_value:.5g}")
-    report(search, before, study)
-
-
-def complete(study: optuna.Study) -> list[FrozenTrial]:
-    return list(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
-
-
-def report(search: Search, before: float, study: optuna.Study) -> None:
-    """Print what was found; write it to params.yaml if it is better than what is there."""
-    metric = search.metric
-    count = len(complete(study))
+            print(f"tune: {number} of {trials}, best {metric} {study.best_value:.5g}")
+    count = complete(study)
     if not count or study.best_value >= before:
         print(f"{PARAMS} is unchanged: {metric} {before:.5g} is the best of {count} trials")
         return
-    name = search.params.model
     found = study.best_trial.user_attrs["settings"]
-    write_settings(name, found)
+    write_settings(model, found)
     for key, value in found.items():
-        print(f"  train.{name}.{key}: {search.current[key]} -> {value}")
+        print(f"  train.{model}.{key}: {search.current[key]} -> {value}")
     print(f"  {metric}: {before:.5g} -> {study.best_value:.5g}")
     print(f"{PARAMS} has the best of {count} trials now. Next: uv run dvc repro")
 

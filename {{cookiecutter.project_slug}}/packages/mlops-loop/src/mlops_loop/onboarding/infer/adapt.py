@@ -4,6 +4,7 @@ Nothing of the former table stays.
 """
 
 from collections.abc import Mapping
+from importlib.resources import files
 from itertools import takewhile
 from pathlib import Path
 from textwrap import indent
@@ -20,10 +21,8 @@ from mlops_loop.base.params import AUTO, Sql
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics import tasks
-from mlops_loop.metrics.values import PlotOptions
 from mlops_loop.onboarding.infer.columns import Proposal, tidy
-from mlops_loop.training.behaviour.declaration import load_behaviour
-from mlops_loop.training.behaviour.examples import without_tests
+from mlops_loop.training.behaviour import load_behaviour, without_tests
 
 HEAD = """\
 # The data contract: what each column of the table is. The Great Expectations suite, the API's
@@ -77,7 +76,7 @@ class Pipeline(TypedDict):
     """What is changed of dvc.yaml."""
 
     stages: dict[str, dict[str, list[str]]]
-    plots: list[PlotOptions]
+    plots: list[JsonValue]
 
 
 def new_params(source: str | Sql, schema: Schema) -> str:
@@ -117,7 +116,8 @@ def new_pipeline(source: str | Sql, schema: Schema, removed: list[Path]) -> str:
     """Return dvc.yaml for the source: `ingest` runs again when the file changes."""
     is_file = isinstance(source, str) and "://" not in source
     own = [str(source).replace("${", "\\${")] if is_file else []
-    plots = tasks.of(schema).PLOTS
+    kind = "classification" if schema.classes else "regression"
+    text = (files("mlops_loop.training") / "dvc_plots" / f"{kind}.yaml").read_text("utf-8")
 
     def change(pipeline: Pipeline) -> None:
         for name, stage in pipeline["stages"].items():
@@ -127,9 +127,8 @@ def new_pipeline(source: str | Sql, schema: Schema, removed: list[Path]) -> str:
                 kept = [str(SCHEMA), *own, *code]
             if kept != list(stage["deps"]):
                 stage["deps"][:] = kept
-        if pipeline["plots"] != plots:
-            text = yaml.safe_dump(plots, default_flow_style=None, sort_keys=False)
-            pipeline["plots"] = YAML().load(text)
+        if pipeline["plots"] != (plots := YAML().load(text)["plots"]):
+            pipeline["plots"] = plots
 
     return edited(DVC, change)
 

@@ -25,8 +25,7 @@ from mlops_loop.release.candidate import Candidate, score
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.scoring.skops_model import load
 from mlops_loop.training import export
-from mlops_loop.training.behaviour.check import check, gate_results
-from mlops_loop.training.behaviour.declaration import load_behaviour
+from mlops_loop.training.behaviour import check, gate_results, load_behaviour
 
 RESAMPLES = 200  # for what is judged by its interval
 

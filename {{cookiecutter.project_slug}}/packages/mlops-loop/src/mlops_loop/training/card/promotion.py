@@ -15,13 +15,13 @@ from mlops_loop.scoring.promotion import PromotionFacts
 NOT_YET = "Not judged yet: this candidate has not been through `promote`."
 FACTS = {
     "version": "version",
-    "promoted by": "promoted_by",
-    "promoted at": "promoted_at",
+    "promoted_by": "promoted by",
+    "promoted_at": "promoted at",
     "refused": "refused",
-    "commit": "git_commit",
-    "SHA-256 of dvc.lock": "dvc_lock",
-    "SHA-256 of bundle.json": "bundle_sha256",
-    "MLflow run": "run_id",
+    "git_commit": "commit",
+    "dvc_lock": "SHA-256 of dvc.lock",
+    "bundle_sha256": "SHA-256 of bundle.json",
+    "run_id": "MLflow run",
 }
 RESULTS = {False: "refused", True: "passed", None: "not judged"}  # in the order of the table
 
@@ -37,7 +37,7 @@ def complete(markdown: str, promotion: PromotionRecord) -> str:
     values = promotion.model_dump()
     if promotion.promoted_at:
         values["promoted_at"] = moment(promotion.promoted_at)
-    known = [(name, str(values[key])) for name, key in FACTS.items() if values[key]]
+    known = [(name, str(values[key])) for key, name in FACTS.items() if values[key]]
     added: str = table(["what", "value"], known)
     if promotion.gates:
         heads = ["gate", "measure", "value", "limit", "result"]
