@@ -32,12 +32,12 @@ from mlops_loop.monitoring.monitoring_window import features_of, logged_features
 from mlops_loop.scoring.bundle import (
     MANIFEST,
     PROMOTION,
+    Manifest,
     open_bundle,
     read_document,
     write_manifest,
 )
 from mlops_loop.scoring.derived import DeriveError, as_array, open_deriver
-from mlops_loop.scoring.manifest import Manifest
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.scoring.skops_model import load, scores
 from mlops_loop.serving.app import create_app

@@ -26,8 +26,7 @@ from mlops_loop.metrics.tasks import deciding_metric, measure, of
 from mlops_loop.release.candidate import Champion, open_candidate
 from mlops_loop.release.gates import champion, leakage, quality, run
 from mlops_loop.release.gates.champion import Skill
-from mlops_loop.scoring.bundle import open_bundle
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import OperatingPoint, open_bundle
 from mlops_loop.scoring.predictions import labels
 
 from .conftest import ROOT, change, run_stages

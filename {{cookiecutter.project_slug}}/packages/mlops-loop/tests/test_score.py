@@ -21,8 +21,7 @@ from mlops_loop.base.project import command as project_command
 from mlops_loop.batch.score import score
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
-from mlops_loop.scoring.bundle import MANIFEST, read_document, write_manifest
-from mlops_loop.scoring.manifest import Manifest
+from mlops_loop.scoring.bundle import MANIFEST, Manifest, read_document, write_manifest
 
 MANY = 4 * files.BATCH
 

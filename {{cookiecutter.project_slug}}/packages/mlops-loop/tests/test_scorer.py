@@ -26,8 +26,7 @@ from mlops_loop.release import promote
 from mlops_loop.release.smoke_test import run as smoke_test
 from mlops_loop.release.smoke_test import server as smoke_server
 from mlops_loop.scoring import skops_model as model
-from mlops_loop.scoring.bundle import MANIFEST, open_bundle, read_document, write_manifest
-from mlops_loop.scoring.manifest import Manifest
+from mlops_loop.scoring.bundle import MANIFEST, Manifest, open_bundle, read_document, write_manifest
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.serving.app import create_app
 from mlops_loop.training import export

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data.cast import check_table
-from mlops_loop.scoring.bundle import Bundle
+from mlops_loop.scoring.bundle import Bundle, OperatingPoint
 from mlops_loop.scoring.derived import Array, Arrays
-from mlops_loop.scoring.operating_point import OperatingPoint
 from mlops_loop.scoring.predictions import labels
 from mlops_loop.scoring.scorer import Scorer
 

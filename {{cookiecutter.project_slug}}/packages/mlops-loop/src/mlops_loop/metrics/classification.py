@@ -25,7 +25,7 @@ from mlops_loop.metrics.values import (
     average,
     plot,
 )
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import OperatingPoint
 
 Pair = tuple[NDArray[np.bool_], Floats]  # which rows are of a class, and its probability
 ROC = {"false_positive_rate": "fpr", "true_positive_rate": "tpr"}

@@ -19,7 +19,7 @@ from mlops_loop.metrics.values import (
     average,
     plot,
 )
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import OperatingPoint
 
 SHOWN = 2000  # points in a plot
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mlops_loop.base.params import EvaluateParams
 from mlops_loop.contract.schema import Schema
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import OperatingPoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure  # loaded by what draws only

@@ -1,7 +1,6 @@
 """Insert and read predictions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 
@@ -11,7 +10,7 @@ import sqlalchemy as sa
 
 from mlops_loop.contract.values import Row
 from mlops_loop.prediction_log.tables import PREDICTIONS
-from mlops_loop.scoring.predictions import Output, Prediction
+from mlops_loop.scoring.predictions import Output
 
 # One statement for a request: the database takes its rows apart while the server goes on, and
 # Python's lock is not asked for at each of them. For SQLite `places` has each row's first byte and
@@ -40,8 +39,6 @@ INSERT_SQL = {
         "WITH ORDINALITY AS line (output, features, n) ON CONFLICT (id) DO NOTHING"
     ).bindparams(TIME),
 }
-
-
 ENCODER = msgspec.json.Encoder()
 
 
@@ -67,25 +64,9 @@ class Entry(msgspec.Struct, omit_defaults=True):
         return self.rows.count(b"\n") // 2
 
 
-@dataclass(frozen=True)
-class LoggedPrediction:
-    """A row of the table `predictions`."""
-
-    id: str
-    time: datetime
-    key_name: str | None
-    model_version: str
-    variant: str
-    paired_with: str | None
-    features: Row
-    output: Prediction
-    latency_ms: float
-
-
 def to_lines(outputs: Sequence[Output], features: Sequence[msgspec.Struct | Row]) -> bytes:
     """Return the rows of an entry."""
-    pairs = zip(outputs, features, strict=True)
-    return ENCODER.encode_lines(list(chain.from_iterable(pairs)))
+    return ENCODER.encode_lines(list(chain.from_iterable(zip(outputs, features, strict=True))))
 
 
 def insert_predictions(connection: sa.Connection, entries: Sequence[Entry]) -> None:
@@ -109,9 +90,9 @@ def postgres_rows(rows: bytes) -> dict[str, list[str]]:
     return {"outputs": lines[:-1:2], "features": lines[1::2]}
 
 
-def read_predictions(engine: sa.Engine, prefix: str) -> list[LoggedPrediction]:
+def read_predictions(engine: sa.Engine, prefix: str) -> Sequence[sa.Row[tuple[object, ...]]]:
     """Return the rows of one request in their order; none if it is not in the log."""
     wanted = PREDICTIONS.c.id.between(f"{prefix}0000", f"{prefix}ffff")
     query = sa.select(PREDICTIONS).where(wanted).order_by(PREDICTIONS.c.id)
     with engine.connect() as connection:
-        return [LoggedPrediction(*row) for row in connection.execute(query)]
+        return connection.execute(query).all()

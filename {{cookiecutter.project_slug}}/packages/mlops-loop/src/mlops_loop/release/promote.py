@@ -23,8 +23,7 @@ from mlops_loop.release import audit
 from mlops_loop.release.champion import SETTLED, install, install_version, record, settle, target
 from mlops_loop.release.gates.run import run_gates
 from mlops_loop.release.promotion import Promotion, reasons
-from mlops_loop.scoring.bundle import CARDS, Bundle, open_bundle
-from mlops_loop.scoring.manifest import Manifest
+from mlops_loop.scoring.bundle import CARDS, Bundle, Manifest, open_bundle
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.registry import Registry, Version, by_number, of_bundle, open_registry
 from mlops_loop.tracking.session import session

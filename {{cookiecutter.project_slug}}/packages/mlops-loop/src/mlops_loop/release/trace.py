@@ -12,7 +12,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import load_settings
 from mlops_loop.prediction_log.connection import open_log
-from mlops_loop.prediction_log.predictions import LoggedPrediction
 from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.scoring.bundle import Bundle
 from mlops_loop.tracking.params import fitted_params, flat
@@ -53,7 +52,7 @@ def facts(prediction_id: str) -> dict[str, str]:
     }
 
 
-def logged(prediction_id: str) -> LoggedPrediction:
+def logged(prediction_id: str) -> sa.Row[tuple[object, ...]]:
     """Return the prediction's row of the log; its time is UTC, from SQLite without a zone."""
     engine = open_log(load_settings().prediction_log_url)
     query = sa.select(PREDICTIONS).where(PREDICTIONS.c.id == prediction_id)
@@ -66,7 +65,7 @@ def logged(prediction_id: str) -> LoggedPrediction:
         raise Failure(f"{log} cannot be read: {reason}") from None
     if row is None:
         raise Failure(f"{log} has no prediction {prediction_id!r}")
-    return LoggedPrediction(*row)
+    return row
 
 
 def find_version(registry: Registry, number: str, time: datetime) -> Version:

@@ -13,7 +13,7 @@ from mlops_loop.metrics.values import Intervals, Metrics, Plots
 from mlops_loop.reporting import page
 from mlops_loop.reporting.formats import as_cells, in_words, interval, number
 from mlops_loop.reporting.markdown import Row, embedded
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import OperatingPoint
 
 TITLES = {
     SLICES: "By slice",

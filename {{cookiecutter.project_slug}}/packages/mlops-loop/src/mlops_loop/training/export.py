@@ -27,15 +27,15 @@ from mlops_loop.scoring.bundle import (
     HELD_OUT,
     REFERENCE,
     Bundle,
+    Estimator,
+    Manifest,
+    PromotionFacts,
     hashes,
     open_bundle,
     write_manifest,
 )
-from mlops_loop.scoring.estimator import describe
-from mlops_loop.scoring.manifest import Estimator, Manifest
-from mlops_loop.scoring.promotion import PromotionFacts
 from mlops_loop.scoring.scorer import Scorer, load_scorer, open_scorer
-from mlops_loop.scoring.skops_model import columns, load, scores
+from mlops_loop.scoring.skops_model import columns, describe, load, scores
 from mlops_loop.training.card import compose
 from mlops_loop.training.to_onnx import to_onnx
 

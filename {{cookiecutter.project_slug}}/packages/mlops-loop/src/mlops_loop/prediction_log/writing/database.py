@@ -8,20 +8,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from io import FileIO
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DataError, IntegrityError
 
-from mlops_loop.prediction_log import connection as connections
-from mlops_loop.prediction_log.connection import (
-    connect,
-    error_summary,
-    file_was_replaced,
-    is_data_error,
-)
+from mlops_loop.prediction_log.connection import connect, error_summary, transaction
 from mlops_loop.prediction_log.predictions import Entry, insert_predictions
 from mlops_loop.prediction_log.tables import create_missing
+from mlops_loop.prediction_log.writing.spool import NotLogged
 
 if sys.platform != "win32":
     import fcntl
@@ -30,8 +25,9 @@ TURN_FILE = "turns"  # in the spool's folder
 STATEMENT_SECONDS = 5  # until a statement of PostgreSQL fails: an answer waits for it
 HANGING_SECONDS = 10  # until a transaction is cut off, that PostgreSQL itself did not end
 PROBE = Entry("", datetime(2000, 1, 1, tzinfo=UTC), None, "", "", None, 0)  # has no rows
+DATA_ERRORS = DataError, IntegrityError, ValueError, TypeError  # the others are the database's
 LOGGER = logging.getLogger("uvicorn.error")
-Rejections = dict[str, str]  # prefix of an entry that the database rejects -> reason
+Failures = dict[str, Exception]  # prefix of an entry that is not durable -> why
 
 
 class LogDatabase:
@@ -40,23 +36,34 @@ class LogDatabase:
     def __init__(self, url: str, folder: Path) -> None:
         self.engine = connect(url, STATEMENT_SECONDS)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
-        self.turn_file = FileIO(folder / TURN_FILE, "a") if self.is_sqlite else None
+        self.turn_file = folder / TURN_FILE
         self.available = True
         self.connection: sa.Connection | None = None  # of the thread that calls `write`
         self.writing_since: float | None = None  # when its transaction began
 
-    def write(self, entries: Sequence[Entry]) -> Rejections:
+    def write(self, entries: Sequence[Entry]) -> Failures:
         """Write entries; for one thread, which keeps its connection."""
         self.connection = self.connection or self.engine.connect()
         self.writing_since = time.monotonic()
         try:
-            with turn(self.turn_file):
+            with self.turn():
                 return write_entries(self.connection, entries)
         except Exception:
             self.connection.invalidate()  # the next transaction connects anew
             raise
         finally:
             self.writing_since = None
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Let processes that write to one SQLite file do so one after the other.
+
+        With SQLite's own lock waiting processes sleep longer and longer: one writes, others starve.
+        """
+        with self.turn_file.open("ab") as file:  # the turn ends when it is closed
+            if self.is_sqlite and sys.platform != "win32":
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def cut_off_hanging(self) -> None:
         """End a transaction that waits for a PostgreSQL which hangs; another thread may do so.
@@ -94,60 +101,25 @@ class LogDatabase:
         if self.connection and self.writing_since is None:  # else it hangs
             self.connection.close()
         self.engine.dispose()
-        if self.turn_file:
-            self.turn_file.close()
-
-
-@contextmanager
-def transaction(connection: sa.Connection) -> Iterator[None]:
-    """Run a transaction. Raises OSError if the SQLite file that it wrote to was replaced."""
-    with connection.begin():
-        yield
-    if file_was_replaced(connection):
-        connection.invalidate()
-        raise OSError("its file was moved or replaced")
 
 
 def write_entries(
     connection: sa.Connection, entries: Sequence[Entry], blame_data: bool = False
-) -> Rejections:
+) -> Failures:
     """Write entries in one transaction; return those that the database rejects.
 
     An error that is not the data's, or not for sure, is raised unless `blame_data`: then it is
     unknown which entries are in the database.
     """
-    if not entries:
-        return {}
     try:
         with transaction(connection):
             insert_predictions(connection, entries)
-        return {}
     except Exception as error:
-        if not (blame_data or is_data_error(error)):
+        if not (blame_data or isinstance(error, DATA_ERRORS)):
             raise
         if len(entries) == 1:
-            return {entries[0].prefix: error_summary(error)}
-    half = len(entries) // 2  # bisect, until the one that is rejected is alone
-    first = write_entries(connection, entries[:half], blame_data)
-    return first | write_entries(connection, entries[half:], blame_data)
-
-
-@contextmanager
-def turn(file: FileIO | None) -> Iterator[None]:
-    """Let processes that write to one SQLite file do so one after the other; they share `file`.
-
-    With SQLite's own lock waiting processes sleep longer and longer: one writes, the others starve.
-    The turn of a process that hangs ends when its parent kills it. Raises TimeoutError if another
-    one kept its turn for long, because it waits for the file: all would wait, one after the other.
-    """
-    if file is None or sys.platform == "win32":
-        yield
-        return
-    begun = time.monotonic()
-    fcntl.flock(file, fcntl.LOCK_EX)
-    try:
-        if time.monotonic() - begun > connections.SQLITE_LOCK_SECONDS / 2:
-            raise TimeoutError("another process waits for its file")
-        yield
-    finally:
-        fcntl.flock(file, fcntl.LOCK_UN)
+            return {entries[0].prefix: NotLogged(error_summary(error))}
+        half = len(entries) // 2  # bisect, until the one that is rejected is alone
+        first = write_entries(connection, entries[:half], blame_data)
+        return first | write_entries(connection, entries[half:], blame_data)
+    return {}

@@ -18,7 +18,7 @@ from mlops_loop.metrics import tasks
 from mlops_loop.reporting import markdown
 from mlops_loop.reporting.formats import moment, number
 from mlops_loop.reporting.markdown import Row, code
-from mlops_loop.scoring.manifest import Estimator, Manifest
+from mlops_loop.scoring.bundle import Estimator, Manifest
 from mlops_loop.training.card.promotion import NOT_YET, card_page
 from mlops_loop.training.cross_validation import load_comparison
 from mlops_loop.training.evaluation_page import results, rows_of
