@@ -23,7 +23,8 @@ PROMOTION = "promotion.json"
 # What the monitor compares with.
 REFERENCE = "reference.parquet"
 HELD_OUT = "held_out.parquet"
-CARDS = {"card.md", "card.html"}  # what a promotion completes: it then holds their new hashes
+# What a promotion completes: it then holds their new hashes.
+CARDS = {f"card.{kind}" for kind in ("md", "html")}
 Document = TypeVar("Document", bound=BaseModel)
 
 
