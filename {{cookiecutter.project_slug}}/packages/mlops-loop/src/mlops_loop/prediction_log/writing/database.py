@@ -11,12 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DataError, IntegrityError
 
 from mlops_loop.prediction_log.connection import connect, error_summary, transaction
 from mlops_loop.prediction_log.predictions import Entry, insert_predictions
 from mlops_loop.prediction_log.tables import create_missing
-from mlops_loop.prediction_log.writing.spool import NotLogged
 
 if sys.platform != "win32":
     import fcntl
@@ -25,13 +23,11 @@ TURN_FILE = "turns"  # in the spool's folder
 STATEMENT_SECONDS = 5  # until a statement of PostgreSQL fails: an answer waits for it
 HANGING_SECONDS = 10  # until a transaction is cut off, that PostgreSQL itself did not end
 PROBE = Entry("", datetime(2000, 1, 1, tzinfo=UTC), None, "", "", None, 0)  # has no rows
-DATA_ERRORS = DataError, IntegrityError, ValueError, TypeError  # the others are the database's
 LOGGER = logging.getLogger("uvicorn.error")
-Failures = dict[str, Exception]  # prefix of an entry that is not durable -> why
 
 
 class LogDatabase:
-    """The engine, shared by threads, and `available`: whether the database answers."""
+    """The engine, shared by threads, and `available`: whether the database takes predictions."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.engine = connect(url, STATEMENT_SECONDS)
@@ -41,13 +37,13 @@ class LogDatabase:
         self.connection: sa.Connection | None = None  # of the thread that calls `write`
         self.writing_since: float | None = None  # when its transaction began
 
-    def write(self, entries: Sequence[Entry]) -> Failures:
-        """Write entries; for one thread, which keeps its connection."""
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Write entries in one transaction; for one thread, which keeps its connection."""
         self.connection = self.connection or self.engine.connect()
         self.writing_since = time.monotonic()
         try:
-            with self.turn():
-                return write_entries(self.connection, entries)
+            with self.turn(), transaction(self.connection):
+                insert_predictions(self.connection, entries)
         except Exception:
             self.connection.invalidate()  # the next transaction connects anew
             raise
@@ -65,18 +61,24 @@ class LogDatabase:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def cut_off_hanging(self) -> None:
-        """End a transaction that waits for a PostgreSQL which hangs; another thread may do so.
+    def write_or_reject(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Write entries; return those that the database rejects, although it takes others."""
+        try:
+            with self.engine.connect() as connection, transaction(connection):
+                insert_predictions(connection, entries)
+            return []
+        except Exception as error:
+            self.probe()  # it is away, and no entry to blame, if this fails
+            if len(entries) == 1:
+                LOGGER.error("a prediction cannot be logged: %s", error_summary(error))
+                return [*entries]
+        half = len(entries) // 2  # bisect, until the one that is rejected is alone
+        return self.write_or_reject(entries[:half]) + self.write_or_reject(entries[half:])
 
-        Keep-alives do not see that: its machine's kernel goes on acknowledging packets.
-        """
-        since = self.writing_since
-        if self.is_sqlite or since is None or time.monotonic() - since < HANGING_SECONDS:
-            return
-        driver = self.connection and self.connection.connection.driver_connection
-        if driver:
-            with suppress(OSError), socket.socket(fileno=os.dup(driver.fileno())) as copy:
-                copy.shutdown(socket.SHUT_RDWR)
+    def probe(self) -> None:
+        """Write nothing: the database may be readable and no more."""
+        with self.engine.connect() as connection, transaction(connection):
+            insert_predictions(connection, [PROBE])
 
     def mark_unavailable(self, error: Exception) -> None:
         if self.available:
@@ -92,34 +94,20 @@ class LogDatabase:
         self.available = True
         LOGGER.info("the prediction log is reachable again")
 
-    def probe(self) -> None:
-        """Write nothing: the database may be readable and no more."""
-        with self.engine.connect() as connection:
-            write_entries(connection, [PROBE])
+    def cut_off_hanging(self) -> None:
+        """End a transaction that waits for a PostgreSQL which hangs; another thread may do so.
+
+        Keep-alives do not see that: its machine's kernel goes on acknowledging packets.
+        """
+        since = self.writing_since
+        if self.is_sqlite or since is None or time.monotonic() - since < HANGING_SECONDS:
+            return
+        driver = self.connection and self.connection.connection.driver_connection
+        if driver:
+            with suppress(OSError), socket.socket(fileno=os.dup(driver.fileno())) as copy:
+                copy.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         if self.connection and self.writing_since is None:  # else it hangs
             self.connection.close()
         self.engine.dispose()
-
-
-def write_entries(
-    connection: sa.Connection, entries: Sequence[Entry], blame_data: bool = False
-) -> Failures:
-    """Write entries in one transaction; return those that the database rejects.
-
-    An error that is not the data's, or not for sure, is raised unless `blame_data`: then it is
-    unknown which entries are in the database.
-    """
-    try:
-        with transaction(connection):
-            insert_predictions(connection, entries)
-    except Exception as error:
-        if not (blame_data or isinstance(error, DATA_ERRORS)):
-            raise
-        if len(entries) == 1:
-            return {entries[0].prefix: NotLogged(error_summary(error))}
-        half = len(entries) // 2  # bisect, until the one that is rejected is alone
-        first = write_entries(connection, entries[:half], blame_data)
-        return first | write_entries(connection, entries[half:], blame_data)
-    return {}

@@ -20,13 +20,12 @@ from mlops_loop.prediction_log.connection import error_summary, unusable
 from mlops_loop.prediction_log.predictions import Entry
 from mlops_loop.prediction_log.rejected_requests import RejectedCounter
 from mlops_loop.prediction_log.tables import create_missing
-from mlops_loop.prediction_log.writing.database import Failures, LogDatabase, write_entries
+from mlops_loop.prediction_log.writing.database import LogDatabase
 from mlops_loop.prediction_log.writing.spool import NotLogged, Spool
 
 BATCH_BYTES = 2 << 20  # of rows in one transaction
 QUEUE_BYTES = 64 << 20  # that may wait, with some for each request beside its rows
 REQUEST_BYTES = 8 << 10
-REPLAY_ATTEMPTS = 5  # until it is a spooled line that is to blame, and not the database
 CLOSE_SECONDS = 10  # that a transaction gets to end
 LOGGER = logging.getLogger("uvicorn.error")
 Waiting = tuple[Entry, asyncio.Future[None]]
@@ -52,7 +51,6 @@ class Writer:
         self.bytes_waiting = 0  # counted by the event loop
         self.full = False  # whether the spool takes no more while the database is away
         self.ended = threading.Event()
-        self.replays = 0  # of the oldest lines
         self.writing = threading.Thread(target=self.write_queued, daemon=True, name="log")
         self.recovering = threading.Thread(target=self.recover, daemon=True, name="spool")
 
@@ -70,7 +68,7 @@ class Writer:
     async def write(self, entry: Entry) -> None:
         """Return when all rows of the entry are on disk: in the database or in the spool.
 
-        Raises NotLogged if there is no room, or if the database takes all but this.
+        Raises NotLogged if there is no room.
         """
         if self.ended.is_set():
             raise NotLogged("the server is stopping")
@@ -102,39 +100,36 @@ class Writer:
             while size < BATCH_BYTES and not self.queue.empty() and (item := self.queue.get()):
                 batch.append(item)
                 size += len(item[0].rows)
-            entries = [entry for entry, _ in batch]
-            try:
-                failures = self.write_durably(entries)
-            except Exception as error:  # of whatever kind: this thread must go on
-                failures = dict.fromkeys([entry.prefix for entry in entries], error)
+            error = self.write_durably([entry for entry, _ in batch])
             _, future = batch[0]
             with suppress(RuntimeError):  # its loop was closed: nothing waits
-                future.get_loop().call_soon_threadsafe(self.wake, batch, failures)
+                future.get_loop().call_soon_threadsafe(self.wake, batch, error)
 
-    def wake(self, batch: Sequence[Waiting], failures: Failures) -> None:
-        for entry, future in batch:
-            self.bytes_waiting -= len(entry.rows) + REQUEST_BYTES
-            if future.done():  # the client has gone
-                continue
-            if error := failures.get(entry.prefix):
-                future.set_exception(error)
-            else:
-                future.set_result(None)
-
-    def write_durably(self, entries: Sequence[Entry]) -> Failures:
-        """Write entries to the database, or else to the spool."""
+    def write_durably(self, entries: Sequence[Entry]) -> Exception | None:
+        """Write entries to the database, or else to the spool; return why neither was possible."""
         if self.database.available:
             try:
-                return self.database.write(entries)
+                self.database.write(entries)
+                return None
             except Exception as error:
                 self.database.mark_unavailable(error)
         try:
             self.spool.append([(entry.row_count, msgspec.json.encode(entry)) for entry in entries])
             self.full = False
-        except NotLogged:
+            return None
+        except Exception as error:  # of whatever kind: this thread must go on
             self.full = not self.database.available
-            raise
-        return {}
+            return error
+
+    def wake(self, batch: Sequence[Waiting], error: Exception | None) -> None:
+        for entry, future in batch:
+            self.bytes_waiting -= len(entry.rows) + REQUEST_BYTES
+            if future.done():  # the client has gone
+                continue
+            if error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
 
     def recover(self) -> None:
         """Try the database while it is away, replay the spool, and flush counts, until the end."""
@@ -154,20 +149,11 @@ class Writer:
     def replay(self) -> None:
         """Write what is spooled to the database; that two processes do so does no harm."""
         while not self.ended.is_set() and (lines := self.spool.oldest()):
-            # An error that comes again and again, although the database takes other writes, must
-            # not hold up the other lines for ever.
-            self.replays += 1
-            blame_data = self.replays > REPLAY_ATTEMPTS
             entries = [msgspec.json.decode(line, type=Entry) for line in lines.values()]
-            with self.engine.connect() as connection:
-                rejected = write_entries(connection, entries, blame_data)
-            if rejected:
-                self.database.probe()  # it is away, and no line to blame, if this fails
-                found = zip(entries, lines.values(), strict=True)
-                kept = self.spool.set_aside([line for one, line in found if one.prefix in rejected])
+            if rejected := self.database.write_or_reject(entries):
+                kept = self.spool.set_aside([*map(msgspec.json.encode, rejected)])
                 LOGGER.error("%d spooled requests cannot be logged, see %s", len(rejected), kept)
             self.spool.remove(max(lines))
-            self.replays = 0
 
     def flush_rejected(self) -> None:
         """Write the counts of rejected requests; what fails waits for the next time.
