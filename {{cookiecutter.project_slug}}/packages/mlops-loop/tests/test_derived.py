@@ -26,7 +26,7 @@ from mlops_loop.batch.score import score
 from mlops_loop.contract import versions
 from mlops_loop.contract.schema import Column, Schema, load_schema
 from mlops_loop.data import tables
-from mlops_loop.data.derived import derive, refuse_impure, with_derived
+from mlops_loop.data.derived import derive, refuse_impure
 from mlops_loop.monitoring.monitoring_window import features_of, logged_features
 from mlops_loop.scoring.bundle import (
     MANIFEST,
@@ -246,16 +246,6 @@ def test_versions_shake_hands(project, made_by, problem) -> None:
         load_schema()
     with pytest.raises(Refusal, match=problem):
         open_bundle(files.BUNDLE)
-
-
-def test_the_windows_hold_the_derived_columns(project) -> None:
-    schema = load_schema()
-    for path in (files.TRAIN, files.VALIDATION, files.TEST):
-        rows = tables.read_table(path)
-        assert list(rows) == list(schema.used)
-        anew = with_derived(rows.drop(columns=list(schema.derived)), schema)
-        for name in schema.derived:
-            assert (anew[name] == rows[name]).all()
 
 
 def test_a_bundle_is_refused_whose_function_was_changed(project, own_module) -> None:

@@ -20,7 +20,6 @@ from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.ground_truth import record_ground_truth
 from mlops_loop.prediction_log.predictions import (
     Entry,
-    insert_predictions,
     read_predictions,
     to_lines,
 )
@@ -105,11 +104,6 @@ class Log:
     def rejected(self) -> dict[tuple[str, str], int]:
         now, hour = datetime.now(UTC), timedelta(hours=1)
         return count_rejected(self.engine, now - hour, now + hour)
-
-    def spool(self, entries: list[Entry]) -> None:
-        """Leave predictions in the spool as a process does that was killed."""
-        lines = [(one.row_count, msgspec.json.encode(one)) for one in entries]
-        Spool(self.folder, LIMIT).append(lines)
 
     def replay(self) -> None:
         """Run a writer until the spool is empty."""
@@ -270,15 +264,6 @@ def test_a_full_queue_refuses(file) -> None:
     assert answers[:7000] == [None] * 7000
     assert isinstance(answers[-1], NotLogged)
     writer.close()
-
-
-def test_leftovers_are_replayed(log) -> None:
-    entries = [entry(2) for _ in range(500)]
-    log.spool(entries)
-    with log.engine.begin() as connection:
-        insert_predictions(connection, entries[:200])  # it was killed while it replayed
-    log.replay()
-    assert log.holds(entries, 2)
 
 
 def test_a_spool_of_an_older_version_is_not_forgotten(file) -> None:
