@@ -56,9 +56,11 @@ class LogDatabase:
 
         With SQLite's own lock waiting processes sleep longer and longer: one writes, others starve.
         """
-        with self.turn_file.open("ab") as file:  # the turn ends when it is closed
-            if self.is_sqlite and sys.platform != "win32":
-                fcntl.flock(file, fcntl.LOCK_EX)
+        if sys.platform == "win32" or not self.is_sqlite:
+            yield
+            return
+        with self.turn_file.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
             yield
 
     def write_or_reject(self, entries: Sequence[Entry]) -> list[Entry]:
