@@ -172,10 +172,7 @@ def open_deriver(schema: Schema) -> Deriver:
 
     The function is loaded only if the contract declares derived columns.
     """
+    function = project.required("derive") if schema.derived else dict
     name = project.current_project().derive if schema.derived else ""
-    function = project.load("derive") if name else dict
-    if name is None or function is None:
-        what = f"schema.yaml: {next(iter(schema.derived))!r} is derived"
-        raise Failure(f'{what}: name `derive` in project.py as "module:function"')
     limits = {key: column.limits for key, column in schema.derived.items()}
-    return Deriver(name, function, schema.inputs, schema.derived, limits)
+    return Deriver(name or "", function, schema.inputs, schema.derived, limits)
