@@ -61,8 +61,8 @@ def check(bundle: Bundle, derive: Deriver, scores: Score) -> None:
     for name, before in old.derived.items():
         if found := difference(new.derived[name], before, old.tolerance):
             raise refusal(bundle, f"{derive.name} gives {name!r} {found}")
-    for scored in zip(np.transpose(new.scores), np.transpose(old.scores), strict=True):
-        after, before = (column.tolist() for column in scored)
+    columns = [np.transpose(side.scores).tolist() for side in (new, old)]
+    for after, before in zip(*columns, strict=True):
         if found := difference(after, before, old.tolerance):
             raise refusal(bundle, f"the model scores {found}")
 
@@ -71,12 +71,11 @@ def difference(new: Sequence[Value], old: Sequence[Value], tolerance: float) -> 
     """Return the first value of a column that differs, "" if none does."""
     tolerance *= max((abs(value) for value in old if isinstance(value, float)), default=0)
     for row, (value, before) in enumerate(zip(new, old, strict=True)):
-        close = (
-            isinstance(value, float)
-            and isinstance(before, float)
-            and abs(value - before) <= tolerance
-        )
-        if not (close or value == before):
+        if isinstance(value, float) and isinstance(before, float):
+            same = abs(value - before) <= tolerance
+        else:
+            same = value == before
+        if not same:
             return f"{value!r} for check row {row}, not {before!r}"
     return ""
 
