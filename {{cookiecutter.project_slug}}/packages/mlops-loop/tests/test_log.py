@@ -175,10 +175,10 @@ def test_a_row_is_stored_once_and_as_it_was_given(log) -> None:
 def test_what_the_database_rejects_is_set_aside_and_stops_no_neighbour(log) -> None:
     entries, bad = [entry() for _ in range(9)], entry(model_version="x" * 65)
     if log.engine.dialect.name == "sqlite":  # it has no limits
-        length = "length(NEW.model_version)"
-        rule = f"WHEN {length} > 64 BEGIN SELECT abs(-9223372036854775807 - {length}); END"
+        too_large = "SELECT abs(-9223372036854775807 - (length(NEW.model_version) > 64))"
         with log.engine.begin() as connection:
-            connection.exec_driver_sql(f"CREATE TRIGGER t BEFORE INSERT ON predictions {rule}")
+            trigger = f"CREATE TRIGGER t BEFORE INSERT ON predictions BEGIN {too_large}; END"
+            connection.exec_driver_sql(trigger)
     with log.writing() as writer:
         assert send(writer, [*entries[:4], bad, *entries[4:]]) == [None] * 10
         until(lambda: writer.status() == FINE)
