@@ -341,7 +341,7 @@ def test_processes_write_to_sqlite_in_turns(file) -> None:
     import fcntl
 
     with file.writing() as writer, ThreadPoolExecutor() as threads:
-        with writer.database.turn_file.open("ab") as another:
+        with (file.folder / database.TURN_FILE).open("ab") as another:
             fcntl.flock(another, fcntl.LOCK_EX)
             sent = threads.submit(send, writer, [entry()])
             time.sleep(0.3)

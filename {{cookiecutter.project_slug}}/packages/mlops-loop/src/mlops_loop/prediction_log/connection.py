@@ -3,7 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,7 +93,10 @@ def transaction(connection: sa.Connection) -> Iterator[None]:
         yield
     if known := connection.info.get("file"):
         file, at_connect = known
-        if not (Path(file).exists() and os.path.samestat(at_connect, Path(file).stat())):
+        same = False
+        with suppress(OSError):
+            same = os.path.samestat(at_connect, Path(file).stat())
+        if not same:
             connection.invalidate()
             raise OSError("its file was moved or replaced")
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -32,7 +33,7 @@ class LogDatabase:
     def __init__(self, url: str, folder: Path) -> None:
         self.engine = connect(url, STATEMENT_SECONDS)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
-        self.turn_file = folder / TURN_FILE
+        self.turns = FileIO(folder / TURN_FILE, "a") if self.is_sqlite else None
         self.available = True
         self.connection: sa.Connection | None = None  # of the thread that calls `write`
         self.writing_since: float | None = None  # when its transaction began
@@ -56,12 +57,14 @@ class LogDatabase:
 
         With SQLite's own lock waiting processes sleep longer and longer: one writes, others starve.
         """
-        if sys.platform == "win32" or not self.is_sqlite:
+        if self.turns is None or sys.platform == "win32":
             yield
             return
-        with self.turn_file.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+        fcntl.flock(self.turns, fcntl.LOCK_EX)
+        try:
             yield
+        finally:
+            fcntl.flock(self.turns, fcntl.LOCK_UN)
 
     def write_or_reject(self, entries: Sequence[Entry]) -> list[Entry]:
         """Write entries; return those that the database rejects, although it takes others."""
@@ -113,3 +116,5 @@ class LogDatabase:
         if self.connection and self.writing_since is None:  # else it hangs
             self.connection.close()
         self.engine.dispose()
+        if self.turns:
+            self.turns.close()
