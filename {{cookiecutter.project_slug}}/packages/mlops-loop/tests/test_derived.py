@@ -335,13 +335,17 @@ def test_mlflow_serves_the_raw_inputs_with_the_same_answers(project, tmp_path) -
     with session(load_settings()) as client:
         run = client.get_run(runs.record_training(client))
         import mlflow
+        from mlflow.pyfunc.scoring_server import init
 
         uri = run.data.tags["model_uri"]
         folder = mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path / "m"))
-        served = mlflow.pyfunc.load_model(folder)
+        served = TestClient(init(mlflow.pyfunc.load_model(folder)))
     assert not list(Path(folder).rglob("*.pkl"))
     rows = tables.read_sample(files.TEST, 20)
-    found = served.predict(rows[list(schema.inputs)]).to_numpy()
+    body = {"dataframe_records": tables.as_json(rows, schema)}
+    answer = served.post("/invocations", json=body)
+    assert answer.status_code == 200, answer.text
+    found = pd.DataFrame(answer.json()["predictions"]).to_numpy()
     assert found == pytest.approx(scores(load(files.MODEL), rows, schema), rel=1e-6, abs=1e-6)
 
 
