@@ -23,7 +23,7 @@ STAGES = {
     "export": "training.export",
 }
 
-# Modules that a stage imports and that do not change what it writes, by stage.
+# Modules that a stage imports and that do not change what it writes.
 PLUMBING = {
     "base.code_hash": "says which code a model comes from",
     "base.config": "reads YAML and says which line is wrong",
@@ -32,10 +32,6 @@ PLUMBING = {
     "base.project": "finds the functions that project.py names",
     "base.settings": "reads the environment",
     "tracking": "records a run in MLflow, which is no output of a stage",
-}
-BESIDE = {
-    "train": {"scoring.estimator": "describes the estimator to MLflow"},
-    "evaluate": {"scoring.estimator": "describes the estimator to MLflow"},
 }
 # The bundle's manifest holds the hash of the code that made its model.
 HASHED = {"export": ("ingest", "validate", "split", "train")}
@@ -95,10 +91,9 @@ def test_modules_import_in_no_circle_not_by_delay_either() -> None:
     TopologicalSorter(graph).prepare()  # CycleError names the modules of a circle
 
 
-def left_out(stage: str, module: str) -> bool:
-    """Say whether a module is on the list of those that change no output of the stage."""
-    listed = PLUMBING | BESIDE.get(stage, {})
-    return any(f"{module}.".startswith(f"{entry}.") for entry in listed)
+def left_out(module: str) -> bool:
+    """Say whether a module is on the list of those that change no output of a stage."""
+    return any(f"{module}.".startswith(f"{entry}.") for entry in PLUMBING)
 
 
 def is_page(module: str) -> bool:
@@ -124,7 +119,7 @@ def wanted(stage: str) -> list[str]:
         module
         for made in (stage, *HASHED.get(stage, ()))
         for module in closure(STAGES[made])
-        if not left_out(made, module) and (made == stage or not is_page(module))
+        if not left_out(module) and (made == stage or not is_page(module))
     }
     files = {module_file(f"mlops_loop.{module}") for module in needed}
     files |= templates(
@@ -149,8 +144,6 @@ def test_a_stage_depends_on_the_modules_that_make_its_result(rendered: Project, 
 
 
 def test_what_is_left_out_exists_and_is_imported() -> None:
-    for stage, entries in BESIDE.items():
-        assert not entries.keys() - closure(STAGES[stage]), stage
     imported = {module for name in STAGES.values() for module in closure(name)}
     for entry in PLUMBING:
         assert any(f"{module}.".startswith(f"{entry}.") for module in imported), entry

@@ -18,8 +18,7 @@ from mlops_loop.base import files
 from mlops_loop.base.project import command as project_command
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import PREDICTIONS
-from mlops_loop.scoring.bundle import PROMOTION, write_manifest
-from mlops_loop.scoring.manifest import Manifest
+from mlops_loop.scoring.bundle import PROMOTION, Manifest, write_manifest
 
 SERVED = Path("served")
 

@@ -12,7 +12,7 @@ from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.values import Scored
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import OperatingPoint
 from mlops_loop.scoring.skops_model import load, scores
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import session

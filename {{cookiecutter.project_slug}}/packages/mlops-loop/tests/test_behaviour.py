@@ -11,8 +11,7 @@ from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
-from mlops_loop.scoring.bundle import open_bundle
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import OperatingPoint, open_bundle
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.scoring.skops_model import columns
 from mlops_loop.training import behaviour

@@ -25,8 +25,7 @@ from mlops_loop.metrics.gate_result import GateResult, compare
 from mlops_loop.metrics.tasks import deciding_metric, measure, of, weighted
 from mlops_loop.release.candidate import Champion, open_candidate
 from mlops_loop.release.gates import champion, leakage, quality, run
-from mlops_loop.scoring.bundle import HELD_OUT, open_bundle
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import HELD_OUT, OperatingPoint, open_bundle
 from mlops_loop.scoring.predictions import labels
 
 from .conftest import ROOT, change, run_stages

@@ -35,8 +35,7 @@ from mlops_loop.release import audit
 from mlops_loop.release.champion import roll_back
 from mlops_loop.release.promote import promote
 from mlops_loop.reporting.formats import number
-from mlops_loop.scoring.bundle import open_bundle
-from mlops_loop.scoring.promotion import PromotionFacts
+from mlops_loop.scoring.bundle import PromotionFacts, open_bundle
 from mlops_loop.tracking.session import experiment_name
 
 from .conftest import ROOT, SERVER, change, run_stages, use_registry

@@ -1,11 +1,7 @@
-import json
 import os
 import pickle
 import subprocess
-import sys
-from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +12,6 @@ from fastapi.testclient import TestClient
 from sklearn.preprocessing import FunctionTransformer
 
 from mlops_loop.base import files
-from mlops_loop.base import project as plugins
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.cli import operate as serving
 from mlops_loop.contract.schema import load_schema
@@ -25,14 +20,14 @@ from mlops_loop.data.derived import with_derived
 from mlops_loop.release import promote
 from mlops_loop.release.smoke_test import run as smoke_test
 from mlops_loop.release.smoke_test import server as smoke_server
+from mlops_loop.scoring import self_check
 from mlops_loop.scoring import skops_model as model
-from mlops_loop.scoring.bundle import MANIFEST, open_bundle, read_document, write_manifest
-from mlops_loop.scoring.manifest import Manifest
+from mlops_loop.scoring.bundle import MANIFEST, Manifest, open_bundle, read_document, write_manifest
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.serving.app import create_app
 from mlops_loop.training import export
 
-from .conftest import change, edit
+from .conftest import change
 
 WRITTEN = Path("written")  # by code in a model file, if that is run
 
@@ -151,37 +146,11 @@ def test_a_skops_file_with_types_that_nobody_reviewed_is_refused(project) -> Non
     assert not WRITTEN.exists()
 
 
-OWN_STEP = """
-from {module} import {name} as known
-
-TRUSTED_TYPES = [*known, "own_step.shrink"]
-
-
-def shrink(numbers):
-    return numbers * 0.5
-"""
-
-
-def test_a_model_in_skops_is_refused_after_its_function_was_edited(
-    project, tmp_path, monkeypatch
-) -> None:
-    """skops stores the name of a function and not its code: the check rows see what it returns."""
-    mine = plugins.current_project()
-    module, _, name = mine.trusted_types.partition(":")
-    own = tmp_path / "own_step.py"
-    own.write_text(OWN_STEP.format(module=module, name=name), "utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    mine = replace(mine, trusted_types="own_step:TRUSTED_TYPES")
-    monkeypatch.setenv(plugins.VARIABLE, json.dumps(mine.__dict__))
-    fit_with(FunctionTransformer(import_module("own_step").shrink))
-    in_skops()
-    edit(own, "def shrink", "# A comment changes nothing.\ndef shrink")
-    monkeypatch.delitem(sys.modules, "own_step")
-    open_scorer(open_bundle(files.BUNDLE))
-    edit(own, "numbers * 0.5", "numbers * -0.5")
-    monkeypatch.delitem(sys.modules, "own_step")
-    with pytest.raises(Refusal, match="the model scores check row"):
-        open_scorer(open_bundle(files.BUNDLE))
-    with pytest.raises(Refusal, match="the model scores check row"):
+def test_a_bundle_is_refused_whose_check_rows_are_scored_otherwise(project) -> None:
+    """As by another library, or by a function in a skops file, which has its name, not its code."""
+    rows = files.read_json(files.BUNDLE / self_check.FILE)
+    rows["scores"][3][0] *= 1.001
+    files.write_json(files.BUNDLE / self_check.FILE, rows)
+    write_manifest(files.BUNDLE, read_document(files.BUNDLE / MANIFEST, Manifest))
+    with pytest.raises(Refusal, match=r"the model scores .* for check row 3, not "):
         create_app()

@@ -14,8 +14,14 @@ from mlops_loop.data import tables
 from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.release.smoke_test import server
 from mlops_loop.release.smoke_test.run import check, fuzz, odd_requests, smoke_test
-from mlops_loop.scoring.bundle import MANIFEST, Bundle, open_bundle, read_document, write_manifest
-from mlops_loop.scoring.manifest import Manifest
+from mlops_loop.scoring.bundle import (
+    MANIFEST,
+    Bundle,
+    Manifest,
+    open_bundle,
+    read_document,
+    write_manifest,
+)
 
 LIMITS = ServerGate(requests=30, fuzz=60, timeout=60)
 ANY_SPEED = LatencyGate(p95_milliseconds=1e6)

@@ -11,8 +11,7 @@ from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import load_schema
-from mlops_loop.scoring.bundle import MANIFEST, PROMOTION, read_document, write_manifest
-from mlops_loop.scoring.manifest import Manifest
+from mlops_loop.scoring.bundle import MANIFEST, PROMOTION, Manifest, read_document, write_manifest
 from mlops_loop.serving.app import create_app
 from mlops_loop.serving.hot_reload import breaking_changes
 

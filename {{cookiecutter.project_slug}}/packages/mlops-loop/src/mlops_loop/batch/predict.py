@@ -11,8 +11,7 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data.cast import check_table
 from mlops_loop.data.derived import inputs
-from mlops_loop.scoring.bundle import Bundle
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import Bundle, OperatingPoint
 from mlops_loop.scoring.predictions import labels
 from mlops_loop.scoring.scorer import Scorer
 

@@ -24,7 +24,7 @@ from mlops_loop.metrics.values import (
     average,
     mean,
 )
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import OperatingPoint
 
 Pair = tuple[NDArray[np.bool_], Floats]  # which rows are of a class, and its probability
 

@@ -17,7 +17,7 @@ from mlops_loop.metrics.values import (
     average,
     mean,
 )
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import OperatingPoint
 
 
 def errors(scored: Scored) -> Floats:

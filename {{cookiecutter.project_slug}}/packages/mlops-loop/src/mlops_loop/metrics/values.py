@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mlops_loop.base.params import EvaluateParams
 from mlops_loop.contract.schema import Schema
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import OperatingPoint
 
 # Whether a row is of the positive class, the number of its class, or its value; shape (rows,).
 Truth = NDArray[np.bool_ | np.int64 | np.float64]

@@ -27,8 +27,7 @@ from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS
 from mlops_loop.prediction_log.window_summary import Number
 from mlops_loop.reporting.formats import cell
-from mlops_loop.scoring.bundle import open_bundle
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import OperatingPoint, open_bundle
 
 MIN_LABELS = 100  # of each side; with fewer nothing is concluded
 RESAMPLES = 500

@@ -10,7 +10,7 @@ from mlops_loop.metrics import tasks
 from mlops_loop.metrics.bootstrap import FEWEST_DAYS, resample
 from mlops_loop.metrics.values import Metrics, Numbers, Scored, Scores
 from mlops_loop.prediction_log.window_summary import Interval
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import OperatingPoint
 
 REQUEST_DIGITS = 28  # of a prediction's id, that name its request
 ENDS = [0.025, 0.975]  # of a 95 % interval

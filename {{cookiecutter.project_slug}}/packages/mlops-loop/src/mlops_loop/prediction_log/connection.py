@@ -2,11 +2,13 @@
 
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from mlops_loop.base.errors import Failure, redacted
@@ -37,7 +39,7 @@ def open_log(url: str) -> sa.Engine:
     return engine
 
 
-def connect(url: str, statement_seconds: float = STATEMENT_SECONDS) -> sa.Engine:
+def connect(url: str, statement_seconds: int = STATEMENT_SECONDS) -> sa.Engine:
     """Return an engine on the database of the predictions, in which the audit log is too.
 
     It connects when it is used. On PostgreSQL a statement fails after `statement_seconds`. Raises
@@ -57,8 +59,7 @@ def connect(url: str, statement_seconds: float = STATEMENT_SECONDS) -> sa.Engine
     return engine
 
 
-def set_up_connections(engine: sa.Engine, statement_seconds: float) -> None:
-    lock_seconds = min(CONNECT_SECONDS, statement_seconds)
+def set_up_connections(engine: sa.Engine, statement_seconds: int) -> None:
     statements = {
         "sqlite": (
             f"PRAGMA busy_timeout = {SQLITE_LOCK_SECONDS * 1000}",
@@ -67,8 +68,8 @@ def set_up_connections(engine: sa.Engine, statement_seconds: float) -> None:
             "PRAGMA synchronous = FULL",  # a commit is on the disk
         ),
         "postgresql": (
-            f"SET statement_timeout = {round(statement_seconds * 1000)}",
-            f"SET lock_timeout = {round(lock_seconds * 1000)}",
+            f"SET statement_timeout = {statement_seconds * 1000}",
+            f"SET lock_timeout = {CONNECT_SECONDS * 1000}",
             "SET TIME ZONE 'UTC'",
         ),
     }[engine.dialect.name]
@@ -85,15 +86,19 @@ def set_up_connections(engine: sa.Engine, statement_seconds: float) -> None:
             entry.info["file"] = (file, Path(file).stat()) if file else None
 
 
-def file_was_replaced(connection: sa.Connection) -> bool:
-    """Return whether a SQLite file was moved or replaced: what is written to it is lost."""
-    if not (found := connection.info.get("file")):
-        return False
-    file, at_connect = found
-    try:
-        return not os.path.samestat(at_connect, Path(file).stat())
-    except OSError:
-        return True
+@contextmanager
+def transaction(connection: sa.Connection) -> Iterator[None]:
+    """Run a transaction. Raises OSError if its SQLite file was moved or replaced: it is lost."""
+    with connection.begin():
+        yield
+    if known := connection.info.get("file"):
+        file, at_connect = known
+        same = False
+        with suppress(OSError):
+            same = os.path.samestat(at_connect, Path(file).stat())
+        if not same:
+            connection.invalidate()
+            raise OSError("its file was moved or replaced")
 
 
 def unusable(error: Exception) -> Failure:
@@ -104,8 +109,3 @@ def unusable(error: Exception) -> Failure:
 def error_summary(error: Exception) -> str:
     """Return the first line of an error, without passwords."""
     return redacted((str(error).splitlines() or [type(error).__name__])[0])
-
-
-def is_data_error(error: Exception) -> bool:
-    """Return whether the data is to blame, and not the database or the way to it."""
-    return isinstance(error, DataError | IntegrityError | ValueError | TypeError)

@@ -42,7 +42,8 @@ def record_ground_truth(engine: sa.Engine, pairs: Sequence[tuple[str, Value]]) -
                 repeated += 1
             elif name in values:
                 values[name] = changed[name] = value
-        write_values(connection, changed)
+        if changed:
+            write_values(connection, changed)
     corrected = len(pairs) - len(unknown) - repeated - recorded
     return Recorded(recorded, repeated, corrected, unknown)
 
@@ -65,5 +66,4 @@ def write_values(connection: sa.Connection, values: dict[str, Value]) -> None:
     new = {"value": statement.excluded.value, "time": statement.excluded.time}
     statement = statement.on_conflict_do_update(index_elements=["prediction_id"], set_=new)
     rows = [{"prediction_id": n, "value": value, "time": now} for n, value in values.items()]
-    if rows:
-        connection.execute(statement, rows)
+    connection.execute(statement, rows)

@@ -1,7 +1,6 @@
 """Insert and read predictions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 
@@ -11,37 +10,38 @@ import sqlalchemy as sa
 
 from mlops_loop.contract.values import Row
 from mlops_loop.prediction_log.tables import PREDICTIONS
-from mlops_loop.scoring.predictions import Output, Prediction
+from mlops_loop.scoring.predictions import Output
 
 # One statement for a request: the database takes its rows apart while the server goes on, and
 # Python's lock is not asked for at each of them. For SQLite `places` has each row's first byte and
 # length: so 1,000 rows take 3.7 ms; as JSON in JSON, which it parses three times, they took 6.5. An
 # id that is there already is left alone: a request may be written again if it is unknown whether
 # it was.
-TIME = sa.bindparam("time", type_=sa.DateTime(timezone=True))
-INSERT_SQL = {
-    "sqlite": sa.text(
-        "INSERT INTO predictions (id, time, key_name, model_version, variant, paired_with, "
-        "output, features, latency_ms) "
-        "SELECT :prefix || printf('%04x', key), :time, :key_name, :model_version, :variant, "
-        "CASE WHEN :paired IS NOT NULL THEN :paired || printf('%04x', key) END, "
-        "CAST(substr(pair, 1, instr(pair, x'0a') - 1) AS TEXT), "
-        "CAST(substr(pair, instr(pair, x'0a') + 1) AS TEXT), :latency_ms "
-        "FROM (SELECT key, substr(:rows, value >> 32, value & 0xffffffff) AS pair "
-        "FROM json_each(:places)) WHERE true ON CONFLICT (id) DO NOTHING"
-    ).bindparams(TIME),
-    "postgresql": sa.text(
-        "INSERT INTO predictions (id, time, key_name, model_version, variant, paired_with, "
-        "output, features, latency_ms) "
-        "SELECT CAST(:prefix AS text) || lpad(to_hex(n - 1), 4, '0'), :time, :key_name, "
-        ":model_version, :variant, CAST(:paired AS text) || lpad(to_hex(n - 1), 4, '0'), "
-        "CAST(output AS json), CAST(features AS json), :latency_ms "
-        "FROM unnest(CAST(:outputs AS text[]), CAST(:features AS text[])) "
-        "WITH ORDINALITY AS line (output, features, n) ON CONFLICT (id) DO NOTHING"
-    ).bindparams(TIME),
+INSERT = """
+INSERT INTO predictions (id, time, key_name, model_version, variant, paired_with, output, features,
+                         latency_ms)
+SELECT CAST(:prefix AS text) || {row}, :time, CAST(:key_name AS varchar(64)), :model_version,
+       :variant, CAST(:paired AS text) || {row}, {output}, {features}, :latency_ms
+FROM {rows} WHERE true ON CONFLICT (id) DO NOTHING
+"""
+PARTS = {
+    "sqlite": {
+        "row": "printf('%04x', key)",
+        "output": "CAST(substr(pair, 1, instr(pair, x'0a') - 1) AS TEXT)",
+        "features": "CAST(substr(pair, instr(pair, x'0a') + 1) AS TEXT)",
+        "rows": "(SELECT key, substr(:rows, value >> 32, value & 0xffffffff) AS pair "
+        "FROM json_each(:places))",
+    },
+    "postgresql": {
+        "row": "lpad(to_hex(n - 1), 4, '0')",
+        "output": "CAST(output AS json)",
+        "features": "CAST(features AS json)",
+        "rows": "unnest(CAST(:outputs AS text[]), CAST(:features AS text[])) "
+        "WITH ORDINALITY AS line (output, features, n)",
+    },
 }
-
-
+TIME = sa.bindparam("time", type_=sa.DateTime(timezone=True))
+INSERTS = {name: sa.text(INSERT.format(**parts)).bindparams(TIME) for name, parts in PARTS.items()}
 ENCODER = msgspec.json.Encoder()
 
 
@@ -67,25 +67,9 @@ class Entry(msgspec.Struct, omit_defaults=True):
         return self.rows.count(b"\n") // 2
 
 
-@dataclass(frozen=True)
-class LoggedPrediction:
-    """A row of the table `predictions`."""
-
-    id: str
-    time: datetime
-    key_name: str | None
-    model_version: str
-    variant: str
-    paired_with: str | None
-    features: Row
-    output: Prediction
-    latency_ms: float
-
-
 def to_lines(outputs: Sequence[Output], features: Sequence[msgspec.Struct | Row]) -> bytes:
     """Return the rows of an entry."""
-    pairs = zip(outputs, features, strict=True)
-    return ENCODER.encode_lines(list(chain.from_iterable(pairs)))
+    return ENCODER.encode_lines(list(chain.from_iterable(zip(outputs, features, strict=True))))
 
 
 def insert_predictions(connection: sa.Connection, entries: Sequence[Entry]) -> None:
@@ -93,7 +77,7 @@ def insert_predictions(connection: sa.Connection, entries: Sequence[Entry]) -> N
     dialect = connection.dialect.name
     rows_of = sqlite_rows if dialect == "sqlite" else postgres_rows
     values = [msgspec.structs.asdict(entry) | rows_of(entry.rows) for entry in entries]
-    connection.execute(INSERT_SQL[dialect], values)
+    connection.execute(INSERTS[dialect], values)
 
 
 def sqlite_rows(rows: bytes) -> dict[str, bytes | str]:
@@ -109,9 +93,9 @@ def postgres_rows(rows: bytes) -> dict[str, list[str]]:
     return {"outputs": lines[:-1:2], "features": lines[1::2]}
 
 
-def read_predictions(engine: sa.Engine, prefix: str) -> list[LoggedPrediction]:
+def read_predictions(engine: sa.Engine, prefix: str) -> Sequence[sa.Row[tuple[object, ...]]]:
     """Return the rows of one request in their order; none if it is not in the log."""
     wanted = PREDICTIONS.c.id.between(f"{prefix}0000", f"{prefix}ffff")
     query = sa.select(PREDICTIONS).where(wanted).order_by(PREDICTIONS.c.id)
     with engine.connect() as connection:
-        return [LoggedPrediction(*row) for row in connection.execute(query)]
+        return connection.execute(query).all()

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
+from mlops_loop.prediction_log.connection import transaction
 from mlops_loop.prediction_log.tables import PLACE_LENGTH, REFUSALS, insert
 
 KindAndPlace = tuple[str, str]
@@ -25,8 +26,8 @@ class RejectedCounter:
             requests, _ = self.counts.get((kind, place), (0, None))
             self.counts[kind, place] = (requests + 1, datetime.now(UTC))
 
-    def has_rows(self) -> bool:
-        """Gather what was counted into rows, if the last ones were written."""
+    def write(self, engine: sa.Engine) -> None:
+        """Insert what was counted; to do so again, if it is unknown whether it was, is no harm."""
         if not self.pending:
             with self.lock:
                 counts = self.counts
@@ -34,20 +35,17 @@ class RejectedCounter:
             for (kind, place), (requests, time) in counts.items():
                 row = {"id": uuid4().hex, "kind": kind, "place": place[:PLACE_LENGTH]}
                 self.pending.append({**row, "requests": requests, "time": time})
-        return bool(self.pending)
-
-    def insert(self, connection: sa.Connection) -> None:
-        """Insert the rows; to do so again, if it is unknown whether it was done, does no harm."""
-        statement = insert(connection, REFUSALS.name).on_conflict_do_nothing()
-        connection.execute(statement, self.pending)
+        if self.pending:
+            with engine.connect() as connection, transaction(connection):
+                statement = insert(connection, REFUSALS.name).on_conflict_do_nothing()
+                connection.execute(statement, self.pending)
+            self.pending = []
 
 
 def count_rejected(engine: sa.Engine, start: datetime, end: datetime) -> dict[KindAndPlace, int]:
     """Return how many requests were rejected from `start` on and before `end`."""
-    kind = REFUSALS.c.kind
-    place = REFUSALS.c.place
+    key = REFUSALS.c.kind, REFUSALS.c.place
     in_window = (REFUSALS.c.time >= start) & (REFUSALS.c.time < end)
-    query = sa.select(kind, place, sa.func.sum(REFUSALS.c.requests)).where(in_window)
+    query = sa.select(*key, sa.func.sum(REFUSALS.c.requests)).where(in_window).group_by(*key)
     with engine.connect() as connection:
-        rows = connection.execute(query.group_by(kind, place))
-        return {(row[0], row[1]): int(row[2]) for row in rows}
+        return {(kind, place): int(n) for kind, place, n in connection.execute(query)}

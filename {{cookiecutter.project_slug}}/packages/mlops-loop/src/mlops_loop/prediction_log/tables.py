@@ -15,7 +15,6 @@ PREDICTIONS = sa.Table(
     sa.Column("time", sa.DateTime(timezone=True), nullable=False, index=True),  # UTC
     sa.Column("key_name", sa.String(64)),  # of the API key
     sa.Column("model_version", sa.String(64), nullable=False),
-    # champion, canary or shadow
     sa.Column("variant", sa.String(16), nullable=False, server_default="champion"),
     sa.Column("paired_with", sa.String(32)),  # of a shadow: the prediction that was answered
     sa.Column("features", sa.JSON, nullable=False),
@@ -33,12 +32,9 @@ REFUSALS = sa.Table(
     "refusals",  # rejected requests, added up over some seconds
     METADATA,
     sa.Column("id", sa.String(32), primary_key=True),
-    # UTC, of the last of them
-    sa.Column("time", sa.DateTime(timezone=True), nullable=False, index=True),
-    # as the metric `errors` names it: contract, size, ...
-    sa.Column("kind", sa.String(32), nullable=False),
-    # the column that broke the contract, if one did
-    sa.Column("place", sa.String(PLACE_LENGTH), nullable=False),
+    sa.Column("time", sa.DateTime(timezone=True), nullable=False, index=True),  # UTC, of the last
+    sa.Column("kind", sa.String(32), nullable=False),  # as the metric `errors` names it
+    sa.Column("place", sa.String(PLACE_LENGTH), nullable=False),  # the column that was wrong, or ""
     sa.Column("requests", sa.Integer, nullable=False),
 )
 WINDOWS = sa.Table(

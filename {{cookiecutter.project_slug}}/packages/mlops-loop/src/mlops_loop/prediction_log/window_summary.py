@@ -1,7 +1,6 @@
 """What `monitor` found in a window: the document in the table `windows` and in summary.json.
 
-Its writer and its readers share these models. Keys are only added while `schema_version` stays. A
-reader takes what an older version wrote, in which keys may be missing.
+Keys are only added while `schema_version` stays; of what an older version wrote, some may lack.
 """
 
 import math
@@ -9,14 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import sqlalchemy as sa
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    PlainSerializer,
-    ValidationError,
-    computed_field,
-)
+from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationError, computed_field
 
 from mlops_loop.prediction_log.tables import WINDOWS
 
@@ -26,7 +18,6 @@ LOOKING = ("drift", "quality.nulls", "quality.unseen", "quality.volume", "decay"
 NOT_JUDGED = "not judged"
 EPOCH = datetime.fromtimestamp(0, UTC)
 BOUNDS = ("value", "low", "high", "reference")  # of a metric
-Bounds = dict[str, float]  # those that are known
 
 
 def finite(value: float | None) -> float | None:
@@ -34,18 +25,15 @@ def finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
+def in_seconds(time: datetime) -> str:
+    return time.isoformat(timespec="seconds")
+
+
 Number = Annotated[float | None, BeforeValidator(finite)]
-Time = Annotated[
-    datetime,
-    PlainSerializer(lambda time: time.isoformat(timespec="seconds"), return_type=str),
-]
+Time = Annotated[datetime, PlainSerializer(in_seconds, return_type=str)]
 
 
-class Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Alarm(Document):
+class Alarm(BaseModel, frozen=True):
     """A rule that fired. Programs go by `id` and `column`; people read `rule` and `text`."""
 
     rule: str  # "quality: nulls in temperature"
@@ -57,32 +45,32 @@ class Alarm(Document):
     text: str
 
 
-class ColumnDrift(Document):
+class ColumnDrift(BaseModel, frozen=True):
     method: str = ""
     score: Number = None  # null if a side has no value to compare
     threshold: Number = None
     drifted: bool = False
 
 
-class Drift(Document):
+class Drift(BaseModel, frozen=True):
     share: Number = None  # of the columns that drifted
     columns: dict[str, ColumnDrift] = {}
 
 
-class RejectedShare(Document):
+class RejectedShare(BaseModel, frozen=True):
     requests: int = 0
     share: Number = None
     limit: Number = None
     places: dict[str, int] = {}  # requests by column, or else by kind of error
 
 
-class Volume(Document):
+class Volume(BaseModel, frozen=True):
     rows: int = 0
     usual: Number = None  # null if too few windows before this one tell
     limits: tuple[float, float] = (0, 1)  # factors of `usual`
 
 
-class ColumnShare(Document):
+class ColumnShare(BaseModel, frozen=True):
     """The share of a column's values that are missing, or not in the contract."""
 
     share: Number = None
@@ -90,7 +78,7 @@ class ColumnShare(Document):
     limit: Number = None
 
 
-class DataQuality(Document):
+class DataQuality(BaseModel, frozen=True):
     refused: RejectedShare = RejectedShare()
     volume: Volume = Volume()
     nulls: dict[str, ColumnShare] = {}
@@ -98,18 +86,18 @@ class DataQuality(Document):
     outside: dict[str, Number] = {}  # share of numbers beyond the reference's range
 
 
-class Interval(Document):
+class Interval(BaseModel, frozen=True):
     value: Number = None
     low: Number = None
     high: Number = None
 
 
-class Metric(Interval):
+class Metric(Interval, frozen=True):
     reference: Number = None  # on the test window
     drop: Number = None  # by how much it surely is worse, as a share of `reference`
 
 
-class CalibrationError(Document):
+class CalibrationError(BaseModel, frozen=True):
     measure: str = ""
     value: Number = None
     reference: Number = None
@@ -117,7 +105,7 @@ class CalibrationError(Document):
     worse: bool = False
 
 
-class CalibrationBin(Document):
+class CalibrationBin(BaseModel, frozen=True):
     predicted: float
     observed: float
     rows: float
@@ -136,14 +124,14 @@ class SliceMetrics(BaseModel, frozen=True, extra="allow"):
         return self.__pydantic_extra__
 
 
-class Delay(Document):
+class Delay(BaseModel, frozen=True):
     """Days from a prediction to its ground truth."""
 
     median: Number = None
     p95: Number = None
 
 
-class Performance(Document):
+class Performance(BaseModel, frozen=True):
     """Quality of the predictions whose ground truth is known; null where the labels are too few."""
 
     labelled: int = 0
@@ -155,7 +143,7 @@ class Performance(Document):
     slices: list[SliceMetrics] | None = None
 
 
-class WindowSummary(Document):
+class WindowSummary(BaseModel, frozen=True):
     schema_version: int = 1
     window: str = ""
     start: Time = EPOCH
@@ -178,10 +166,7 @@ class WindowSummary(Document):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def state(self) -> str:
-        """The verdicts, "nothing to report", or "not judged" where no rule had enough to look at.
-
-        A window that nobody could judge is not green.
-        """
+        """The verdicts; a window that no rule could judge is not green."""
         if self.verdicts:
             return ", ".join(self.verdicts)
         return NOT_JUDGED if self.not_judged.keys() >= set(LOOKING) else "nothing to report"
@@ -200,17 +185,17 @@ class WindowSummary(Document):
         return self.drift.share if self.drift else None
 
     @property
-    def metrics(self) -> dict[str, Bounds]:
-        """The metrics of the labelled predictions, with calibration_error, that have a value."""
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """The known bounds of each metric, and of calibration_error."""
         performance = self.performance or Performance()
-        found = performance.model_dump()["metrics"] or {}
+        found: dict[str, BaseModel] = {**(performance.metrics or {})}
         if performance.calibration_error:
-            found["calibration_error"] = performance.calibration_error.model_dump()
-        return {
-            name: {bound: values[bound] for bound in BOUNDS if values.get(bound) is not None}
-            for name, values in found.items()
-            if values["value"] is not None
+            found["calibration_error"] = performance.calibration_error
+        known = {
+            name: numbers.model_dump(include=set(BOUNDS), exclude_none=True)
+            for name, numbers in found.items()
         }
+        return {name: bounds for name, bounds in known.items() if "value" in bounds}
 
 
 def read_summary(document: object) -> WindowSummary | None:

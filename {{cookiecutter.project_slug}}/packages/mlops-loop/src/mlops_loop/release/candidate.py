@@ -15,8 +15,7 @@ from mlops_loop.data.derived import typed_batches, with_derived
 from mlops_loop.data.ingest import Misfit, needed
 from mlops_loop.metrics import own_metrics, tasks
 from mlops_loop.metrics.values import Metrics, Scored, Scores, Truth
-from mlops_loop.scoring.bundle import Bundle
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import Bundle, OperatingPoint
 from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.scoring.skops_model import columns
 

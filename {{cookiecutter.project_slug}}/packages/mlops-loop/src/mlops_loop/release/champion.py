@@ -16,8 +16,7 @@ from mlops_loop.base.files import BUNDLE
 from mlops_loop.base.settings import Settings, load_settings
 from mlops_loop.release.audit import MEND, MOVES, SETTLED, AuditLog, Facts, Line, Seen, anchors
 from mlops_loop.reporting.page import write_overview
-from mlops_loop.scoring.bundle import PROMOTION, open_bundle
-from mlops_loop.scoring.promotion import PromotionFacts
+from mlops_loop.scoring.bundle import PROMOTION, PromotionFacts, open_bundle
 from mlops_loop.tracking.registry import Registry, Version, open_registry
 from mlops_loop.training.card.promotion import PromotionRecord, finish
 

@@ -12,7 +12,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import load_settings
 from mlops_loop.prediction_log.connection import error_summary, open_log
-from mlops_loop.prediction_log.predictions import LoggedPrediction
 from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.tracking.params import fitted_params, flat
 from mlops_loop.tracking.registry import Registry, Version, open_registry
@@ -56,7 +55,7 @@ def facts(prediction_id: str) -> dict[str, str]:
     }
 
 
-def logged(prediction_id: str) -> LoggedPrediction:
+def logged(prediction_id: str) -> sa.Row[tuple[object, ...]]:
     """Return the prediction's row of the log; its time is UTC, from SQLite without a zone."""
     engine = open_log(load_settings().prediction_log_url)
     log = "the prediction log, see PREDICTION_LOG_URL,"
@@ -68,10 +67,10 @@ def logged(prediction_id: str) -> LoggedPrediction:
         raise Failure(f"{log} cannot be read: {error_summary(error)}") from None
     if row is None:
         raise Failure(f"{log} has no prediction {prediction_id!r}")
-    return LoggedPrediction(*row)
+    return row
 
 
-def find_version(registry: Registry, row: LoggedPrediction) -> Version:
+def find_version(registry: Registry, row: sa.Row[tuple[object, ...]]) -> Version:
     """Return the version that made a prediction."""
     if row.model_version.startswith("unpromoted-"):
         bundle = f"prediction {row.id} is of the bundle {row.model_version}"

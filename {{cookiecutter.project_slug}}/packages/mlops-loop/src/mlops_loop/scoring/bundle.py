@@ -1,27 +1,94 @@
-"""Bundle: the one immutable folder that production runs, with the hash of every file in it."""
+"""Bundle: the one immutable folder that production runs.
+
+bundle.json, the manifest, holds the facts of a model and the hash of every file. promotion.json
+joins it when the model is promoted.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic.dataclasses import dataclass as document
 
 from mlops_loop.base import files
 from mlops_loop.base.config import read_yaml
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.contract import versions
 from mlops_loop.contract.schema import Schema
-from mlops_loop.scoring.manifest import Manifest
-from mlops_loop.scoring.operating_point import OperatingPoint
-from mlops_loop.scoring.promotion import PromotionFacts
+from mlops_loop.contract.values import Value
 
 MANIFEST = "bundle.json"
-PROMOTION = "promotion.json"  # joins the bundle when it is promoted: version, commit, person
+PROMOTION = "promotion.json"
 # What the monitor compares with.
 REFERENCE = "reference.parquet"
 HELD_OUT = "held_out.parquet"
-CARDS = {"card.md", "card.html"}  # what a promotion completes: it then holds their new hashes
+# What a promotion completes: it then holds their new hashes.
+CARDS = {f"card.{kind}" for kind in ("md", "html")}
 Document = TypeVar("Document", bound=BaseModel)
+
+
+@document(frozen=True)
+class Estimator:
+    """The estimator that was fitted, whatever params.yaml calls it."""
+
+    name: str  # of its class
+    params: dict[str, Value]
+
+
+class Manifest(BaseModel, frozen=True):
+    """The facts of bundle.json; a bundle of another version may lack some, and have others."""
+
+    mlops_loop: str | None = None  # the version that made it
+    name: str = ""
+    task: str = ""
+    target: str = ""
+    positive: str | None = None
+    classes: list[str] | None = None
+    threshold: float | None = None
+    half_width: float | None = None
+    metrics: dict[str, int | float | None] = {}
+    baseline: dict[str, int | float | None] = {}
+    estimator: Estimator | None = None
+    params: dict[str, dict[str, JsonValue]] = {}  # sections of params.yaml
+    params_sha256: str = ""
+    data_sha256: dict[str, str] = {}
+    reports_sha256: dict[str, str] = {}
+    code_sha256: dict[str, str] = {}
+    code: dict[str, str | None] = {}  # fingerprints of the functions that a server runs
+    inputs_sha256: dict[str, str] = {}
+    example: dict[str, Value] = {}  # a row that the contract allows
+    deciles: list[float] = []  # of the training sample's scores
+    files: dict[str, str] = {}  # SHA-256 of each file
+
+
+class PromotionFacts(BaseModel, frozen=True, extra="allow", coerce_numbers_to_str=True):
+    """The registry's facts of a version, with its other tags; empty if it was never promoted."""
+
+    __pydantic_extra__: dict[str, JsonValue]
+    version: str = ""
+    run_id: str = ""
+    promoted_by: str = ""
+    promoted_at: str = ""
+    refused: str = ""
+    git_commit: str = ""
+    dvc_lock: str = ""
+    bundle_sha256: str = ""
+    files: dict[str, str] = {}  # SHA-256 of the files that the promotion completed
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What turns scores into answers; a multiclass classification uses neither number."""
+
+    threshold: float = 0.5  # a binary classification answers the positive class from here on
+    half_width: float = 0.0  # of a regression's intervals
+
+    def as_json(self, schema: Schema) -> dict[str, float]:
+        """Return the number that this task uses, by its name."""
+        if not schema.classes:
+            return {"half_width": self.half_width}
+        return {"threshold": self.threshold} if schema.positive else {}
 
 
 @dataclass(frozen=True)

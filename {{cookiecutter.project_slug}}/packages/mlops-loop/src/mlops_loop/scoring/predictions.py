@@ -9,8 +9,8 @@ from pydantic.json_schema import JsonSchemaValue as JsonSchema
 
 from mlops_loop.contract.schema import Schema
 from mlops_loop.contract.values import ODD_NAME
+from mlops_loop.scoring.bundle import OperatingPoint
 from mlops_loop.scoring.derived import Floats
-from mlops_loop.scoring.operating_point import OperatingPoint
 
 Field = str | float | list[float] | dict[str, float]  # a label, value, interval or probabilities
 Prediction = dict[str, Field]  # for one row, as the API and the log have it
@@ -35,29 +35,22 @@ def labels(scores: Floats, schema: Schema, point: OperatingPoint) -> list[str]:
 
 def answerer(schema: Schema, point: OperatingPoint) -> Answerer:
     """Return the function that turns scores into an answer for each row."""
+    fields = [("value", float), ("interval", list[float])]
     if schema.classes:
-        return class_answerer(schema, point)
-    fields = [ID, ("value", float), ("interval", list[float])]
-    answer = msgspec.defstruct("Prediction", fields, gc=False)
+        fields = [("label", str), ("probabilities", object)]
+    answer = msgspec.defstruct("Prediction", [ID, *fields], gc=False)
+    named = probabilities_of(schema.classes)
     half = point.half_width
 
-    def answers(scores: Floats) -> list[msgspec.Struct]:
-        values = scores[:, 0].tolist()
-        return [answer(UNSET, value, [value - half, value + half]) for value in values]
-
-    return answers
-
-
-def class_answerer(schema: Schema, point: OperatingPoint) -> Answerer:
-    fields = [ID, ("label", str), ("probabilities", object)]
-    answer = msgspec.defstruct("Prediction", fields, gc=False)
-    named = probabilities_of(schema.classes)
-
-    def answers(scores: Floats) -> list[msgspec.Struct]:
+    def classified(scores: Floats) -> list[msgspec.Struct]:
         rows = zip(labels(scores, schema, point), scores.tolist(), strict=True)
         return [answer(UNSET, label, named(row)) for label, row in rows]
 
-    return answers
+    def valued(scores: Floats) -> list[msgspec.Struct]:
+        values = scores[:, 0].tolist()
+        return [answer(UNSET, value, [value - half, value + half]) for value in values]
+
+    return classified if schema.classes else valued
 
 
 def probabilities_of(classes: list[str]) -> Callable[[list[float]], object]:
@@ -83,19 +76,17 @@ def with_ids(ids: Sequence[str], outputs: Sequence[Output]) -> Sequence[Output]:
 
 def answer_schema(schema: Schema) -> JsonSchema:
     """Return the JSON Schema of the answer to a request."""
-    number: JsonSchema = {"type": "number"}
-    fields: dict[str, JsonSchema] = {
-        "id": {"type": "string", "description": "Keep it to report the outcome"}
-    }
+    number = {"type": "number"}
+    fields: JsonSchema = {"id": {"type": "string", "description": "Keep it to report the outcome"}}
     if schema.classes:
         fields["label"] = {"type": "string", "enum": [*schema.classes]}
         fields["probabilities"] = object_schema(dict.fromkeys(schema.classes, number))
     else:
         description = "Made to hold the truth as often as the card says"
-        interval: JsonSchema = {"type": "array", "items": number, "description": description}
+        interval = {"type": "array", "items": number, "minItems": 2, "maxItems": 2}
         fields["value"] = number
-        fields["interval"] = interval | {"minItems": 2, "maxItems": 2}
-    predictions: JsonSchema = {"type": "array", "items": object_schema(fields)}
+        fields["interval"] = interval | {"description": description}
+    predictions = {"type": "array", "items": object_schema(fields)}
     answer = object_schema({"model_version": {"type": "string"}, "predictions": predictions})
     return answer | {"title": "Answer"}
 

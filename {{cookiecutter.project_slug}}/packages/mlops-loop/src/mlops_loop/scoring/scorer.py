@@ -5,6 +5,7 @@ from typing import cast
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.scoring import self_check
@@ -17,7 +18,7 @@ from mlops_loop.scoring.predictions import Answerer, Prediction, answerer
 class Scorer:
     """The model of a bundle, ready to score; threads may share it."""
 
-    derive: Deriver  # gives the features that are derived from the contract's inputs
+    derive: Deriver
     scores: Score  # probabilities, shape (rows, classes); of a regression values, shape (rows, 1)
     answers: Answerer
 
@@ -39,16 +40,16 @@ def onnx_scores(bundle: Bundle) -> Score:
     features = list(zip(bundle.schema.features.items(), inputs, strict=True))
 
     def scores(columns: Columns) -> Floats:
-        feed = {}
+        feed: dict[str, NDArray[np.float32 | np.object_]] = {}
         for (name, column), given in features:
             values = columns[name]
-            if column.type != "category":
-                feed[given] = np.asarray(values, dtype=np.float32).reshape(-1, 1)
-                continue
-            may_have_gaps = not isinstance(values, np.ndarray) or column.derived
-            if may_have_gaps and None in values:
-                values = [value or "" for value in values]
-            feed[given] = np.array(values, dtype=object).reshape(-1, 1)
+            kind: type = np.float32
+            if column.type == "category":
+                kind = object
+                may_have_gaps = not isinstance(values, np.ndarray) or column.derived
+                if may_have_gaps and None in values:
+                    values = [value or "" for value in values]
+            feed[given] = np.asarray(values, dtype=kind).reshape(-1, 1)
         result: Floats = session.run([output], feed)[0]
         return result
 
@@ -77,10 +78,8 @@ def load_scorer(bundle: Bundle) -> Scorer:
     """
     models = [name for name in bundle.manifest.files if name.startswith("model.")]
     if len(models) != 1 or models[0] not in FORMATS:
-        found = ", ".join(models) or "no model"
-        raise Refusal(
-            f"{bundle.folder} holds {found}: it must be one of {', '.join(FORMATS)}, never a pickle"
-        )
+        found = f"{bundle.folder} holds {', '.join(models) or 'no model'}"
+        raise Refusal(f"{found}: it must be one of {', '.join(FORMATS)}, never a pickle")
     try:
         scores = FORMATS[models[0]](bundle)
     except Failure:
@@ -95,8 +94,7 @@ def load_scorer(bundle: Bundle) -> Scorer:
 def open_scorer(bundle: Bundle) -> Scorer:
     """Return the scorer of a bundle, after it has scored the bundle's check rows as it must.
 
-    Raises what `load_scorer` does, and Refusal if a row comes out differently with the code that
-    is here.
+    Raises what `load_scorer` does, and Refusal if a check row comes out differently.
     """
     scorer = load_scorer(bundle)
     self_check.check(bundle, scorer.derive, scorer.scores)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import zipfile
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -16,10 +17,15 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from mlops_loop.base import project
 from mlops_loop.base.errors import Failure
 from mlops_loop.contract.schema import Schema
+from mlops_loop.contract.values import Value
+from mlops_loop.scoring.bundle import Estimator
 from mlops_loop.scoring.derived import Arrays, Columns, Floats, Score
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
+
+# What skops names by an object's address or by chance.
+NAMES = re.compile(r'(?<="__id__": )\d+|(?<=")\d+(?=\.npy")|(?<=")[0-9a-f-]{36}(?=\.bin")')
 
 
 def inputs(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
@@ -35,8 +41,7 @@ def inputs(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
 
 def columns(table: pd.DataFrame, schema: Schema) -> Arrays:
     """Return the features as the scorer takes them."""
-    features = inputs(table, schema)
-    return {name: values.to_numpy() for name, values in features.items()}
+    return {name: values.to_numpy() for name, values in inputs(table, schema).items()}
 
 
 def scores(model: Pipeline, table: pd.DataFrame, schema: Schema) -> Floats:
@@ -51,20 +56,16 @@ def predict(model: Pipeline, rows: pd.DataFrame, schema: Schema) -> Floats:
 
 
 def save(model: Pipeline, path: Path) -> None:
-    """Write the model as skops, so that equal models give equal bytes.
-
-    skops names objects by their memory address or by chance, and stamps the time; we number them.
-    """
+    """Write the model as skops, so that equal models give equal bytes: numbered, undated."""
     import skops.io  # here, because it takes a second to load
 
     if hasattr(model[-1], "_bin_mapper"):
         model[-1]._bin_mapper.n_threads = 1  # a trace of the machine that matters for speed only
     source = zipfile.ZipFile(io.BytesIO(skops.io.dumps(model)))
     text = source.read("schema.json").decode()
-    address = re.compile(r'(?<="__id__": )\d+|(?<=")\d+(?=\.npy")|(?<=")[0-9a-f-]{36}(?=\.bin")')
-    numbers = {old: str(new) for new, old in enumerate(dict.fromkeys(address.findall(text)))}
+    numbers = {old: str(new) for new, old in enumerate(dict.fromkeys(NAMES.findall(text)))}
+    text = NAMES.sub(lambda found: numbers[found[0]], text)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
-        text = address.sub(lambda found: numbers[found[0]], text)
         target.writestr(zipfile.ZipInfo("schema.json"), text)
         for (old, new), kind in product(numbers.items(), ("npy", "bin")):
             if f"{old}.{kind}" in source.namelist():
@@ -83,6 +84,21 @@ def load(path: Path) -> Pipeline:
         return skops.io.load(path, trusted=trusted)
     except (FileNotFoundError, zipfile.BadZipFile, KeyError):
         raise Failure(f"{path} is missing or corrupt: run `uv run dvc repro -f train`") from None
+
+
+def describe(model: Pipeline) -> Estimator:
+    """Return what the last step of a pipeline is; the same for equal models, in any process."""
+    last = model[-1]
+    params = last.get_params(deep=False).items()
+    return Estimator(type(last).__name__, {name: plain(value) for name, value in sorted(params)})
+
+
+def plain(value: object) -> Value:
+    """Return a parameter as JSON has it; of an object its text without the address in memory."""
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    if value is None or isinstance(value, str) or is_number:
+        return cast(Value, value)
+    return re.sub(" at 0x[0-9a-f]+", "", str(value))
 
 
 def open_model(path: Path, schema: Schema) -> Score:

@@ -15,8 +15,8 @@ from starlette.exceptions import HTTPException
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.values import Value
 from mlops_loop.prediction_log.ground_truth import record_ground_truth
+from mlops_loop.scoring.bundle import PromotionFacts
 from mlops_loop.scoring.predictions import with_ids
-from mlops_loop.scoring.promotion import PromotionFacts
 from mlops_loop.serving import metrics
 from mlops_loop.serving.http.exchange import PREDICT
 from mlops_loop.serving.openapi import error_responses, json_operation

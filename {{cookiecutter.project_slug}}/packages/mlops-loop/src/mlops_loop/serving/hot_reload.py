@@ -10,7 +10,7 @@ from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
 from mlops_loop.contract.compatibility import BREAK, TABLE, changes
 from mlops_loop.contract.schema import Schema
-from mlops_loop.scoring.promotion import PromotionFacts
+from mlops_loop.scoring.bundle import PromotionFacts
 from mlops_loop.serving.loaded_model import LoadedModel, load
 
 LOGGER = logging.getLogger("uvicorn.error")

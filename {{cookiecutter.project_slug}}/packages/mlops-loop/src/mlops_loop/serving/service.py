@@ -17,8 +17,8 @@ from starlette.requests import Request
 
 from mlops_loop.base.settings import Settings
 from mlops_loop.prediction_log.predictions import Entry, read_predictions, to_lines
-from mlops_loop.prediction_log.writing.spool import LogFull
-from mlops_loop.prediction_log.writing.writer import EntryRejected, Writer
+from mlops_loop.prediction_log.writing.spool import NotLogged
+from mlops_loop.prediction_log.writing.writer import Writer
 from mlops_loop.scoring.derived import DeriveError
 from mlops_loop.scoring.predictions import Output
 from mlops_loop.serving import metrics
@@ -147,7 +147,7 @@ class Service:
         try:
             async with asyncio.timeout(LOG_SECONDS):
                 await self.writer.write(entry)
-        except (LogFull, EntryRejected, TimeoutError):
+        except (NotLogged, TimeoutError):
             reason = "the prediction log takes no more; try again"
             raise HTTPException(503, reason, RETRY_AFTER) from None
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
-from mlops_loop.scoring.manifest import Estimator
+from mlops_loop.scoring.bundle import Estimator
 
 
 def fitted_params(

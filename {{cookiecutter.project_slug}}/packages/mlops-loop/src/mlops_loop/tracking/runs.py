@@ -22,8 +22,7 @@ from mlops_loop.base.params import load_params
 from mlops_loop.base.project import current_project, package_folder
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
-from mlops_loop.scoring.estimator import describe
-from mlops_loop.scoring.skops_model import load
+from mlops_loop.scoring.skops_model import describe, load
 from mlops_loop.tracking.params import fitted_params
 from mlops_loop.tracking.session import experiment_name
 

@@ -25,7 +25,7 @@ from mlops_loop.data.derived import derive
 from mlops_loop.metrics.gate_result import GateResult, compare
 from mlops_loop.metrics.values import Scores
 from mlops_loop.reporting import page
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import OperatingPoint
 from mlops_loop.scoring.predictions import labels
 
 COLUMNS = ["test", "kind", "rows", "measure", "value", "limit", "passed"]

@@ -16,7 +16,7 @@ from mlops_loop.contract.schema import Schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
 from mlops_loop.metrics.values import Numbers, Scored
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import OperatingPoint
 from mlops_loop.scoring.skops_model import scores
 from mlops_loop.training.fit import fit
 

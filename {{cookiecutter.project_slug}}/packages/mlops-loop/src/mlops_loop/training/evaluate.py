@@ -18,7 +18,7 @@ from mlops_loop.metrics import bootstrap, own_metrics, tasks
 from mlops_loop.metrics.fairness import groups
 from mlops_loop.metrics.groups import group_values
 from mlops_loop.metrics.values import Scored, Scores
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import OperatingPoint
 from mlops_loop.scoring.skops_model import load, scores
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import session

@@ -25,15 +25,14 @@ from mlops_loop.scoring.bundle import (
     HELD_OUT,
     REFERENCE,
     Bundle,
+    Manifest,
+    PromotionFacts,
     hashes,
     open_bundle,
     write_manifest,
 )
-from mlops_loop.scoring.estimator import describe
-from mlops_loop.scoring.manifest import Manifest
-from mlops_loop.scoring.promotion import PromotionFacts
 from mlops_loop.scoring.scorer import Scorer, load_scorer, open_scorer
-from mlops_loop.scoring.skops_model import columns, load, scores
+from mlops_loop.scoring.skops_model import columns, describe, load, scores
 from mlops_loop.training.card import compose
 from mlops_loop.training.evidence import REPORTS, Evidence, read_evidence
 from mlops_loop.training.to_onnx import to_onnx

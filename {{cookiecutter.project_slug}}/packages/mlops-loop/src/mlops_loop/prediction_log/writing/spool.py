@@ -19,11 +19,10 @@ INSERT INTO totals SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM totals);
 COMMIT;
 """
 ADD = "UPDATE totals SET rows = rows + ?, bytes = bytes + ?"
-COUNT = "SELECT coalesce(sum(rows), 0), coalesce(sum(length(line)), 0) FROM lines WHERE id <= ?"
 
 
-class LogFull(Failure):
-    """A prediction cannot be stored, so it must not be answered."""
+class NotLogged(Failure):
+    """A prediction is not durable, so it must not be answered."""
 
 
 class Spool:
@@ -53,14 +52,14 @@ class Spool:
                 yield file
                 self.totals = file.execute("SELECT rows, bytes FROM totals").fetchone()
         except sqlite3.Error as error:
-            raise LogFull(f"the spool cannot be used: {error}") from None
+            raise NotLogged(f"the spool cannot be used: {error}") from None
 
     def append(self, lines: Sequence[tuple[int, bytes]]) -> None:
-        """Append lines, each after its number of rows; raise LogFull if they cannot be written."""
+        """Append lines, each after its number of rows; raise NotLogged if there is no room."""
         with self.opened() as file:
             file.execute(ADD, (sum(n for n, _ in lines), sum(len(line) for _, line in lines)))
             if file.execute("SELECT bytes > ? FROM totals", (self.limit,)).fetchone()[0]:
-                raise LogFull("the spool is full")
+                raise NotLogged("the spool is full")
             file.executemany("INSERT INTO lines (rows, line) VALUES (?, ?)", lines)
 
     def oldest(self) -> dict[int, bytes]:
@@ -71,10 +70,8 @@ class Spool:
     def remove(self, last: int) -> None:
         """Remove the lines up to this number; another process may have done it."""
         with self.opened() as file:
-            file.execute("BEGIN IMMEDIATE")
-            rows, size = file.execute(COUNT, (last,)).fetchone()
-            file.execute(ADD, (-rows, -size))
-            file.execute("DELETE FROM lines WHERE id <= ?", (last,))
+            query = "DELETE FROM lines WHERE id <= ? RETURNING -rows, -length(line)"
+            file.executemany(ADD, file.execute(query, (last,)).fetchall())
 
     def set_aside(self, lines: Sequence[bytes]) -> Path:
         """Keep lines that the database rejects, for a person to look at; return where."""

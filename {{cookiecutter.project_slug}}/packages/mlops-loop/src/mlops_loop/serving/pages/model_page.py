@@ -11,8 +11,7 @@ from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.contract.values import Value
 from mlops_loop.reporting.formats import percent
 from mlops_loop.reporting.page import render
-from mlops_loop.scoring.bundle import Bundle
-from mlops_loop.scoring.operating_point import OperatingPoint
+from mlops_loop.scoring.bundle import Bundle, OperatingPoint
 
 SCRIPT = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
 # Nothing runs but page.js, which talks to this server only; no other site may frame the page.

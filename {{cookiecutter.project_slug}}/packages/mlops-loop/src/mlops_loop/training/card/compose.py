@@ -18,7 +18,7 @@ from mlops_loop.metrics import tasks
 from mlops_loop.reporting import markdown
 from mlops_loop.reporting.formats import moment
 from mlops_loop.reporting.markdown import Row
-from mlops_loop.scoring.manifest import Manifest
+from mlops_loop.scoring.bundle import Manifest
 from mlops_loop.training.card.promotion import NOT_YET, card_page
 from mlops_loop.training.cross_validation import load_comparison
 from mlops_loop.training.evidence import Evidence, Table

@@ -8,8 +8,7 @@ from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.reporting import page
 from mlops_loop.reporting.formats import moment, number, percent
 from mlops_loop.reporting.markdown import Row, table, title, to_html
-from mlops_loop.scoring.bundle import CARDS
-from mlops_loop.scoring.promotion import PromotionFacts
+from mlops_loop.scoring.bundle import CARDS, PromotionFacts
 
 # Which `promote` replaces:
 NOT_YET = "Not judged yet: this candidate has not been through `promote`."
