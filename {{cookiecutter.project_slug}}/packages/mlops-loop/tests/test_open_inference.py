@@ -71,9 +71,8 @@ def rows_of(answer: dict) -> list[dict]:
     for one in answer["outputs"]:
         if one["name"] == "probabilities":
             classes = json.loads(one["parameters"]["classes"])
-            rows = [
-                row | {"probabilities": dict(zip(classes, row["probabilities"]))} for row in rows
-            ]
+            for row in rows:
+                row["probabilities"] = dict(zip(classes, row["probabilities"], strict=True))
     return rows
 
 

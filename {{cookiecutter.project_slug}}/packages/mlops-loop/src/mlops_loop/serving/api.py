@@ -64,10 +64,7 @@ async def predict(request: Request) -> Response:
 
 
 def read_json(request: Request) -> bytes:
-    """Return the body.
-
-    Raises Invalid if it does not claim to be JSON: a form on another site cannot.
-    """
+    """Return the body, if it claims to be JSON: a form on another site cannot."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
         raise Invalid(415, f"send the header Content-Type: {JSON}")
     body: bytes = request.state.body

@@ -42,11 +42,10 @@ def create_app() -> FastAPI:
     service = app.state.service = Service(settings)
     keys = app.state.keys = ApiKeys(settings)
     app.state.newest_window = NewestWindow(service.writer, settings.mlflow_experiment_name)
-    limit = None
+    limiter = None
     errors = openapi.KEY_ERRORS if keys.required else openapi.NO_KEY_ERRORS
     if settings.rate_limit:
-        url = settings.rate_limit_url.get_secret_value()
-        limit = RateLimiter(settings.rate_limit, url).check
+        limiter = RateLimiter(settings.rate_limit, settings.rate_limit_url.get_secret_value())
         errors = errors | openapi.RATE_ERRORS
     # The middleware checks the key: this is for the documentation.
     documented = [Security(APIKeyHeader(name="X-API-Key", auto_error=False))]
@@ -60,7 +59,7 @@ def create_app() -> FastAPI:
     static = str(files("fastapi_offline").joinpath("static"))
     app.mount("/static-offline-docs", StaticFiles(directory=static))
     app.openapi = lambda: openapi.document(app, service.model)  # type: ignore[method-assign]
-    app.add_middleware(Middleware, service=service, keys=keys, limit=limit)
+    app.add_middleware(Middleware, service=service, keys=keys, limiter=limiter)
     return app
 
 

@@ -32,10 +32,7 @@ class LoadedModel:
         return self.bundle.version
 
     def score(self, rows: Rows) -> tuple[list[msgspec.Struct], Floats]:
-        """Return the answer for each row, and the scores behind them.
-
-        Raises Invalid for rows of which the contract does not allow what is derived from them.
-        """
+        """Return each row's answer, and the scores. Raises Invalid for what is derived of a row."""
         columns: Columns = rows.columns
         if derived := self.scorer.derive(columns):
             for row, name, reason in self.scorer.derive.breaches(derived)[:1]:
@@ -46,10 +43,7 @@ class LoadedModel:
 
 
 def load(folder: Path, secret: bytes) -> LoadedModel:
-    """Return the bundle in a folder, ready and warm: it has answered its example.
-
-    Raises Failure if there is none, and Refusal if it cannot be served.
-    """
+    """Return the bundle in a folder, ready and warm: it has answered its example."""
     bundle = open_bundle(folder)
     model = LoadedModel(bundle, Reader(bundle.schema, secret), open_scorer(bundle))
     try:
@@ -61,7 +55,7 @@ def load(folder: Path, secret: bytes) -> LoadedModel:
 
 
 def snapshot(folder: Path) -> Snapshot:
-    """Return inode, size and time of each file in the folder; nothing if it does not exist."""
+    """Return inode, size and time of each file in the folder."""
     try:
         facts = {path: path.stat() for path in folder.rglob("*")}
     except OSError:  # it is being replaced, or out of reach
@@ -72,8 +66,7 @@ def snapshot(folder: Path) -> Snapshot:
 class Follower:
     """The model of a folder: `model` is what is served now, `refused` why a newer one is not.
 
-    With `champion`, the follower of another folder, it is that one's challenger: it need not exist,
-    and must take and answer what the champion does.
+    A champion's challenger need not exist, and must take and answer what the champion does.
     """
 
     def __init__(self, folder: Path, secret: bytes, champion: "Follower | None" = None) -> None:
@@ -83,7 +76,9 @@ class Follower:
         self.refused = ""
         self.swaps = 0
         self.since = time.time()
-        self.seen: tuple[Snapshot, LoadedModel | None] | None = None  # and the champion then
+        # What was in the folder when it was checked, and the champion then.
+        self.seen: tuple[Snapshot, LoadedModel | None] | None
+        self.seen = None if champion else (snapshot(folder), None)
         self.model = None if champion else load(folder, secret)
         self.versions = {self.model.version} if self.model else set()  # all so far, for the metrics
 
@@ -112,18 +107,14 @@ class Follower:
         self.refused = problem
 
     def load_if_fit(self, files: Snapshot, champion: LoadedModel | None) -> LoadedModel | None:
-        """Return the model in the folder; None if there is no challenger.
-
-        Raises Refusal if it must not take over, or stand beside the champion.
-        """
+        """Return the model in the folder, None if there is no challenger; raise if it must not be."""
         if champion and not files:
             return None
         new = load(self.folder, self.secret)
-        schema = new.bundle.schema
-        if champion and (found := breaks(champion.bundle.schema, schema)):
+        if champion and (found := breaks(champion.bundle.schema, new.bundle.schema)):
             raise Refusal(f"it differs from the champion in {found[0]}")
-        old = self.model if not champion else None
-        if old and (found := breaking_changes(old.bundle.schema, schema)):
+        old = None if champion else self.model
+        if old and (found := breaking_changes(old.bundle.schema, new.bundle.schema)):
             raise Refusal(f"it answers another question ({found[0]}): start the server anew")
         return new
 

@@ -30,10 +30,7 @@ TOLD = {  # msgspec's words that would echo what was sent or say too little, and
 
 
 class Invalid(HTTPException):
-    """A request that cannot be answered: its HTTP status, what is wrong, and where.
-
-    `column` is the one that broke the contract, if one did; it is never the client's text.
-    """
+    """A request that cannot be answered; `column` broke the contract, and is no client's text."""
 
     def __init__(
         self, status: int, text: str, place: Sequence[str | int] = (), column: str = ""
@@ -55,7 +52,6 @@ def invalid_value(row: int, name: str, text: str) -> Invalid:
 
 
 def value_type(column: Column, missing: tuple[str, ...]) -> Any:
-    """Return the type of one value: strict, within the contract's range or categories."""
     low, high = column.limits
     whole = column.type == "integer"  # 5.0 is one as well: to JSON they are the same
     kind: Any = Annotated[float, Meta(ge=low, le=high, multiple_of=1 if whole else None)]
@@ -84,7 +80,6 @@ def row_type(schema: Schema, keys: list[str]) -> Any:
 
 
 def body_type(name: str, item: Any, most: int) -> Any:
-    """Return the type of a body {"<name>": [...]}."""
     items = Annotated[list[item], Meta(min_length=1, max_length=most)]
     return msgspec.defstruct(name.title(), [(name, items)], forbid_unknown_fields=True)
 
@@ -103,10 +98,8 @@ def outcome_type(schema: Schema) -> Any:
 
 
 class Rows(NamedTuple):
-    """What was asked: the rows, and the same as columns, in which None is a missing value."""
-
     rows: list[msgspec.Struct]
-    columns: dict[str, Sequence[Value | datetime]]
+    columns: dict[str, Sequence[Value | datetime]]  # the same; None is a missing value
 
 
 class Reader:
@@ -132,7 +125,7 @@ class Reader:
         self.secret = secret
         self.pii = [name for name, column in schema.inputs.items() if column.pii]
         self.others = {
-            name: f"{name} is {no_input(column)}: leave it out"
+            name: f"{name} is the contract's {'derived ' * column.derived}{column.role}, not an input: leave it out"
             for name, column in schema.columns.items()
             if name not in schema.inputs
         }
@@ -159,10 +152,7 @@ class Reader:
         return Rows(rows, self.columns(rows))
 
     def columns(self, rows: list[msgspec.Struct]) -> dict[str, Sequence[Value | datetime]]:
-        """Return the rows as columns.
-
-        Where any text is allowed, some stand for a missing value: Invalid where none may be.
-        """
+        """Return the rows as columns; where any text is allowed, some stand for a missing value."""
         values = zip(*map(msgspec.structs.astuple, rows), strict=True)
         found: dict[str, Any] = dict(zip(self.inputs, values, strict=True))
         for name, column in self.inputs.items():
@@ -174,21 +164,17 @@ class Reader:
         return found
 
     def loggable(self, rows: list[msgspec.Struct]) -> Sequence[msgspec.Struct | Row]:
-        """Return rows as the log may have them.
-
-        Columns that the contract marks as `pii` are left out or, if there is a secret, hashed.
-        """
+        """Return rows as the log may have them: `pii` is left out or, with a secret, hashed."""
         if not self.odd and not self.pii:
             return rows
-        found: list[dict[str, Value]] = [
-            {self.names[key]: value for key, value in row.items()}
-            for row in msgspec.to_builtins(rows)
-        ]
-        for row in found:
+        found = []
+        for row in msgspec.to_builtins(rows):
+            named: dict[str, Value] = {self.names[key]: value for key, value in row.items()}
             for name in self.pii:
-                value = row.pop(name)
+                value = named.pop(name)
                 if value is not None and self.secret:
-                    row[name] = hmac.new(self.secret, str(value).encode(), sha256).hexdigest()
+                    named[name] = hmac.new(self.secret, str(value).encode(), sha256).hexdigest()
+            found.append(named)
         return found
 
     def decode(self, decoder: Any, body: bytes) -> Any:
@@ -220,11 +206,3 @@ class Reader:
             column = self.names.get(key, key)
             place.append(column)
         return Invalid(status, said, place, column)
-
-
-def no_input(column: Column) -> str:
-    """Return what a column of the contract is that a request must not have."""
-    if column.derived:
-        return "derived from the inputs by the server"
-    what = {"id": "an id", "slice": "a slice", "ignored": "ignored"}
-    return what.get(column.role, f"the contract's {column.role}") + ", not an input"

@@ -95,10 +95,7 @@ class Service:
     async def predict(
         self, request: Request, read: ReadRows, *, champion: bool = False
     ) -> tuple[Answer, BackgroundTask | None]:
-        """Return the answer to a request, which is in the log, and what runs after it was sent.
-
-        `read` returns the rows as a model takes them. With `champion` no other model answers.
-        """
+        """Return the answer to a request, which is in the log, and what runs after it was sent."""
         body: bytes = request.state.body
         key: str | None = request.state.key
         repeatable = request.headers.get("idempotency-key")
@@ -147,10 +144,7 @@ class Service:
             raise HTTPException(503, LOG_FULL, RETRY_AFTER) from None
 
     async def first_answer(self, prefix: str) -> Answer | None:
-        """Return what a repeated request was answered at first.
-
-        While the log is unreachable that cannot be looked up: its answer may be another version's.
-        """
+        """Return what a repeated request was answered at first, if the log is there to tell."""
         rows = []
         if self.writer.database.available:
             with suppress(SQLAlchemyError):
@@ -175,10 +169,7 @@ class Service:
 
 
 def new_prefix() -> str:
-    """Return 28 hex digits that grow with time.
-
-    Nobody can foresee them: who could, might record an outcome for another's prediction.
-    """
+    """Return 28 hex digits that grow with time; who could foresee them could forge outcomes."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
 
 

@@ -30,10 +30,7 @@ def is_open(path: str) -> bool:
 
 
 def is_local(headers: Mapping[bytes, bytes]) -> bool:
-    """Return whether a request names this machine as host, and comes from no other site's page.
-
-    Browsers send what any page tells them to, also to this machine.
-    """
+    """Return whether a request is to this machine by name, and from no page of another site."""
     host = headers.get(b"host", b"").lower()
     origin = headers.get(b"origin", b"").lower()
     return is_loopback(host) and (not origin or origin.partition(b"://")[2] == host)
@@ -49,10 +46,7 @@ def is_loopback(host: bytes) -> bool:
 
 
 class ApiKeys:
-    """The keys of API_KEYS, and of the file API_KEYS_FILE: a name:key on each line.
-
-    The file is read again and again: a key is replaced without a restart.
-    """
+    """The keys of API_KEYS, and of the file API_KEYS_FILE, which is read again and again."""
 
     def __init__(self, settings: Settings) -> None:
         self.fixed = settings.keys()
@@ -67,10 +61,7 @@ class ApiKeys:
         self.digests = {name: digest(key) for name, key in keys.items()}
 
     def key_name(self, given: str) -> str | None:
-        """Return the name of a key, None if it is unknown.
-
-        It is compared with every key, in constant time each, so that timing reveals nothing.
-        """
+        """Return the name of a key, None if it is unknown; how long it takes reveals nothing."""
         if self.file and time.monotonic() - self.read_at > RELOAD_SECONDS:
             try:
                 self.read()
@@ -86,10 +77,7 @@ def digest(key: str) -> bytes:
 
 
 class RateLimiter:
-    """Lets each key send `limit` requests in any minute, counted in this process or in Redis.
-
-    While Redis is away, it holds none up.
-    """
+    """Lets each key send `limit` requests in any minute; while Redis is away, it holds none up."""
 
     def __init__(self, limit: int, url: str) -> None:
         # Here, because most servers have no limit, and do without its memory.

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
 from random import Random
 
 from opentelemetry import trace
@@ -18,7 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlops_loop.serving import api, metrics
-from mlops_loop.serving.http.auth import OPEN_PATHS, ApiKeys, is_local, is_open
+from mlops_loop.serving.http.auth import OPEN_PATHS, ApiKeys, RateLimiter, is_local, is_open
 from mlops_loop.serving.request_schema import Invalid
 from mlops_loop.serving.service import Service
 
@@ -47,7 +46,6 @@ BODY_SECONDS = 10  # in which a body must arrive
 RETRY_AFTER = {"Retry-After": "1"}
 LOGGER = logging.getLogger("uvicorn.error")
 REQUEST_LOGGER = logging.getLogger(f"{__package__}.requests")
-Limit = Callable[[str], Awaitable[None]]  # takes the name of a key, and may raise HTTPException
 
 
 class Exchange:
@@ -72,6 +70,9 @@ class Exchange:
         self.started = time.perf_counter()
         self.status = 500
         self.answering = False
+
+    def asks_for_predictions(self) -> bool:
+        return self.method == "POST" and PREDICT_PATHS.fullmatch(self.path) is not None
 
     async def send(self, message: Message) -> None:
         """Send an ASGI message; an answer's first one gets the headers."""
@@ -100,10 +101,12 @@ class Exchange:
 
 
 class Middleware:
-    def __init__(self, app: ASGIApp, service: Service, keys: ApiKeys, limit: Limit | None) -> None:
+    def __init__(
+        self, app: ASGIApp, service: Service, keys: ApiKeys, limiter: RateLimiter | None
+    ) -> None:
         self.app = app
         self.keys = keys
-        self.limit = limit
+        self.limiter = limiter
         self.max_bytes = service.settings.max_body_mb * 2**20
         self.count_rejected = service.writer.count_rejected
         self.bytes_held = 0  # of all bodies
@@ -132,8 +135,7 @@ class Middleware:
             self.bytes_held -= exchange.size
             metrics.IN_FLIGHT.dec()
             exchange.measure()
-            asked = exchange.method == "POST" and PREDICT_PATHS.fullmatch(exchange.path)
-            if asked and exchange.status in REJECTED:
+            if exchange.status in REJECTED and exchange.asks_for_predictions():
                 self.count_rejected(REJECTED[exchange.status], exchange.state["column"])
 
     async def admit(self, exchange: Exchange) -> None:
@@ -145,8 +147,8 @@ class Middleware:
                 raise HTTPException(401, "X-API-Key is missing or wrong")
         elif not is_local(exchange.headers):
             raise HTTPException(403, "No API keys configured: only localhost requests are allowed")
-        if self.limit:
-            await self.limit(exchange.state["key"] or "")
+        if self.limiter:
+            await self.limiter.check(exchange.state["key"] or "")
         if exchange.headers.get(b"content-encoding", b"identity") != b"identity":
             raise HTTPException(415, "send the body as it is, without a Content-Encoding")
         length = exchange.headers.get(b"content-length", b"0")
@@ -168,18 +170,16 @@ class Middleware:
                         raise ClientDisconnect
                     more = message.get("more_body", False)
                     parts.append(message.get("body", b""))
-                    self.hold(exchange, len(parts[-1]))
+                    exchange.size += len(parts[-1])
+                    self.bytes_held += len(parts[-1])
+                    self.check_size(exchange.size)
+                    if self.bytes_held > MAX_BYTES_HELD and exchange.size > SMALL_BODY:
+                        reason = "the server is receiving too much at once"
+                        raise HTTPException(503, reason, RETRY_AFTER)
         except TimeoutError:
             reason = f"the body did not arrive within {BODY_SECONDS} seconds"
             raise HTTPException(408, reason) from None
         exchange.state["body"] = b"".join(parts)
-
-    def hold(self, exchange: Exchange, part: int) -> None:
-        exchange.size += part
-        self.bytes_held += part
-        self.check_size(exchange.size)
-        if self.bytes_held > MAX_BYTES_HELD and exchange.size > SMALL_BODY:
-            raise HTTPException(503, "the server is receiving too much at once", RETRY_AFTER)
 
     async def answer(self, exchange: Exchange, receive: Receive) -> None:
         if (exchange.path, exchange.method) != (api.PREDICT, "POST"):

@@ -56,10 +56,7 @@ LOGGING: dict[str, JsonValue] = {
 
 
 def tracing_options() -> TelemetryConfig:
-    """Return what FastAPI takes as `telemetry`: traces, if the environment has an OTLP endpoint.
-
-    FastAPI adds the exporter when the app starts, and flushes it when it ends.
-    """
+    """Return what FastAPI takes as `telemetry`: traces, if the environment has an OTLP endpoint."""
     off = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
     if not any(map(os.environ.get, ENDPOINTS)):
         return off

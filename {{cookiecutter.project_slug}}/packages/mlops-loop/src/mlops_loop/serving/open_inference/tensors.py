@@ -47,26 +47,22 @@ class Tensor(msgspec.Struct, omit_defaults=True):
     """An input or output; without `data` its values follow as bytes."""
 
     name: str
-    shape: list[int]
-    datatype: str
+    shape: list[int] = []  # of an output that is asked for, neither is there
+    datatype: str = ""
     data: list[Any] | None = None
-    parameters: Parameters = Parameters()
-
-
-class Output(msgspec.Struct):
-    name: str
-    parameters: Parameters = Parameters()
+    parameters: Parameters | None = None
 
 
 class Inference(msgspec.Struct):
     """The JSON of a request."""
 
     inputs: Annotated[list[Tensor], Meta(min_length=1)]
-    outputs: list[Output] = []
+    outputs: list[Tensor] | None = None
     id: str | None = None
-    parameters: Parameters = Parameters()
+    parameters: Parameters | None = None
 
 
+NO_PARAMETERS = Parameters()
 DECODER = msgspec.json.Decoder(Inference)
 
 
@@ -87,11 +83,7 @@ def read_inference(body: bytes, header_length: str | None) -> tuple[Inference, b
 
 
 def to_records(inference: Inference, rest: bytes, reader: Reader) -> list[Row]:
-    """Return the rows of the tensors. Whether they keep the contract is not checked here.
-
-    Raises Invalid: 400 for what is not in the format, 413 for too many rows, 422 for tensors that
-    are not the model's.
-    """
+    """Return the rows of the tensors; whether they keep the contract is not checked here."""
     rows = count_rows(inference)
     columns: dict[str, list[Value]] = {}
     for place, tensor in enumerate(inference.inputs):
@@ -132,7 +124,7 @@ def read_tensor(tensor: Tensor, column: Column, binary: bytes) -> tuple[list[Val
     values = tensor.data or []
     if len(tensor.shape) == 2:  # it may be nested
         values = [x[0] if isinstance(x, list) and len(x) == 1 else x for x in values]
-    size = tensor.parameters.binary_data_size
+    size = (tensor.parameters or NO_PARAMETERS).binary_data_size
     if size is not None:
         if values or size > len(binary):
             raise Invalid(422, "the binary_data_size does not fit the body")
@@ -188,11 +180,11 @@ def output_tensors(schema: Schema, rows: int) -> dict[str, Tensor]:
 def wanted_outputs(request: Inference, schema: Schema) -> dict[str, bool]:
     """Return the names of the wanted outputs, by default all, and whether as bytes."""
     known = output_tensors(schema, -1)
-    default = request.parameters.binary_data_output
-    wanted = dict.fromkeys([output.name for output in request.outputs] or known, default)
-    for output in request.outputs:
-        if output.parameters.binary_data is not None:
-            wanted[output.name] = output.parameters.binary_data
+    default = (request.parameters or NO_PARAMETERS).binary_data_output
+    wanted = {}
+    for output in request.outputs or known.values():
+        flag = (output.parameters or NO_PARAMETERS).binary_data
+        wanted[output.name] = default if flag is None else flag
     if not wanted.keys() <= known.keys():
         raise Invalid(422, f"outputs must be of {', '.join(known)}")
     return wanted
@@ -215,7 +207,9 @@ def to_tensors(
             values = [*answer.ids]
         if as_bytes:
             binary.append(to_bytes(values))
-            known[name].parameters.binary_data_size = len(binary[-1])
+            parameters = known[name].parameters or Parameters()
+            parameters.binary_data_size = len(binary[-1])
+            known[name].parameters = parameters
         else:
             known[name].data = values
     return [known[name] for name in wanted], b"".join(binary)

@@ -27,10 +27,7 @@ def card(bundle: Bundle) -> Markup:
 
 
 def html(bundle: Bundle, keyed: bool) -> str:
-    """Return the page of a bundle; `keyed` says whether the API asks for a key.
-
-    All texts of the contract are escaped. The card is the bundle's own.
-    """
+    """Return the page of a bundle; `keyed` says whether the API asks for a key."""
     facts = {} if keyed else {"Facts of this model": "v1/model"}
     return render(
         "model.html",
