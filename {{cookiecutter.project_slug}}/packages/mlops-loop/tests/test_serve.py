@@ -68,15 +68,14 @@ def malformed(row: dict) -> list[bytes]:
 
 
 def test_malformed_bodies_are_the_clients_mistakes(client, row) -> None:
-    found = set()
     for path, word in ((PREDICT, "detail"), ("/v1/outcomes", "detail"), (f"{V2}/infer", "error")):
+        found = set()
         for body in malformed(row):
             answer = client.post(path, content=body, headers=JSON)
-            found.add((word, answer.status_code))
-            assert 400 <= answer.status_code < 500, (path, answer.status_code, body[:200])
+            found.add(answer.status_code)
             assert len(answer.content) < 1000
             assert answer.json()[word]
-    assert {(word, code) for word in ("detail", "error") for code in (400, 422)} <= found
+        assert {400, 422} <= found <= {400, 413, 422}, path
     assert logged() == []
 
 
@@ -273,80 +272,68 @@ def test_keys_are_asked_for(project, row, monkeypatch) -> None:
 
 def test_keys_are_replaced_without_a_restart(project, row, monkeypatch) -> None:
     keys = Path("keys")
-    keys.write_text("# ours\na:first\n")
+    keys.write_text("a:first")
     monkeypatch.setenv("API_KEYS_FILE", str(keys))
     monkeypatch.setattr(auth, "RELOAD_SECONDS", 0)
     with serving() as client:
-
-        def let_in() -> list[str]:
-            given = ("first", "second")
-            return [key for key in given if ask(client, row, X_API_Key=key).status_code == 200]
-
-        assert let_in() == ["first"]
         for text, known in (
-            ("a:first\nb:second\n", ["first", "second"]),
-            ("nonsense", ["first", "second"]),
-            ("b:second\n", ["second"]),
+            ("# ours\na:first\n", [True, False]),
+            ("a:first\nb:second\n", [True, True]),
+            ("nonsense", [True, True]),
+            ("b:second\n", [False, True]),
+            ("", [False, True]),
         ):
-            keys.write_text(text)
-            assert let_in() == known
-        keys.unlink()
-        assert let_in() == ["second"]
+            keys.write_text(text) if text else keys.unlink()
+            given = [ask(client, row, X_API_Key=key).status_code for key in ("first", "second")]
+            assert [code == 200 for code in given] == known
 
 
-@pytest.mark.parametrize("keys", ["", "a:first"])
-@pytest.mark.parametrize("rate_limit", ["0", "1000"])
+@pytest.mark.parametrize(("keys", "limit"), [("", "0"), ("a:first", "0"), ("", "9"), ("a:b", "9")])
 def test_the_openapi_document_says_which_keys_and_limits_are_in_force(
-    project, monkeypatch, keys, rate_limit
+    project, monkeypatch, keys, limit
 ) -> None:
     monkeypatch.setenv("API_KEYS", keys)
-    monkeypatch.setenv("RATE_LIMIT", rate_limit)
+    monkeypatch.setenv("RATE_LIMIT", limit)
+    expected = {401 if keys else 403, *([429] if limit != "0" else [])}
     with serving() as client:
         document = client.get("/openapi.json").json()
         assert document["info"]["title"] == current_project().name
         assert ("securitySchemes" in document["components"]) == bool(keys)
         for path, operations in document["paths"].items():
             closed = path in {PREDICT, "/v1/outcomes", "/v1/model"}
-            for method, operation in operations.items():
-                answers = {int(code) for code in operation["responses"]} & {401, 403, 429}
-                expected = {401 if keys else 403, *([429] if rate_limit != "0" else [])}
-                assert answers == (expected if closed else set())
-                assert ("security" in operation) == (bool(keys) and closed)
-                # What the document says is what happens, without a key and from another host.
-                code = client.request(method, path, headers={"Host": "other.example"}).status_code
-                assert (code in (401, 403)) == closed
-                assert not closed or code in answers
+            ((method, operation),) = operations.items()
+            answers = {int(code) for code in operation["responses"]} & {401, 403, 429}
+            assert answers == (expected if closed else set())
+            assert ("security" in operation) == (bool(keys) and closed)
+            # What the document says is what happens, without a key and from another host.
+            code = client.request(method, path, headers={"Host": "other.example"}).status_code
+            assert code in answers if closed else code not in (401, 403)
 
 
 def test_metrics_tell_what_was_predicted(client, row) -> None:
-    schema = load_schema()
-    names = ["predicted_rows_total", "errors_total", "request_seconds_count"]
-    names += ["predicted_labels_total"] if schema.classes else []
-    names += ["predicted_deciles_total"] if schema.positive or not schema.classes else []
+    schema, names = load_schema(), ["rows", *["labels"] * bool(load_schema().classes)]
+    names += ["deciles"] if schema.positive or not schema.classes else []
 
     def counts() -> list[float]:
         text = client.get("/metrics").text
-        route = {"request_seconds_count": f'route="{PREDICT}"'}
-        return [value(text, name, route.get(name, "")) for name in names]
+        return [value(text, f"predicted_{name}_total", '"champion"') for name in names]
 
     before = counts()
-    client.post(PREDICT, json={"rows": [row] * 7})
-    client.post(PREDICT, json={"rows": [{}]})
-    more = [after - first for first, after in zip(before, counts(), strict=True)]
-    assert more == [7, 1, 2, 7, 7][: len(more)]
+    ask(client, row, 7)
+    ask(client, {})
+    assert counts() == [count + 7 for count in before]
     until(lambda: value(client.get("/metrics").text, "model_ready") == 1)
 
 
 @pytest.mark.parametrize("options", [[], ["--workers", "2"]])
 def test_a_server_ends_in_order(project, row, options) -> None:
-    def ask(address: str) -> requests.Response:
-        return requests.post(address + PREDICT, json={"rows": [row] * 1000}, timeout=60)
-
+    body = {"rows": [row] * 1000}
     with running(*options) as (address, process), ThreadPoolExecutor(4) as threads:
-        answers = [threads.submit(ask, address) for _ in range(4)]
+        url = address + PREDICT
+        asked = [threads.submit(requests.post, url, json=body, timeout=60) for _ in range(4)]
         time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
-        done = [answer.result() for answer in answers if not answer.exception()]
+        done = [answer.result() for answer in asked if not answer.exception()]
         assert process.wait(60) == 0
     assert all(answer.status_code == 200 for answer in done)
     ids = {one["id"] for answer in done for one in answer.json()["predictions"]}
@@ -354,19 +341,18 @@ def test_a_server_ends_in_order(project, row, options) -> None:
 
 
 def test_clients_that_go_away_or_are_slow_hold_up_nobody(project, row) -> None:
-    def begin(address: str, length: int) -> socket.socket:
-        """Send the beginning of a request."""
-        host, port = address.removeprefix("http://").split(":")
-        made = socket.create_connection((host, int(port)))
-        head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
-        made.sendall(head + b"\r\nContent-Length: %d\r\n\r\n{" % length)
-        return made
-
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with running() as (address, _):
-        begin(address, 1000).close()
+
+        def begin() -> socket.socket:
+            made = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
+            made.sendall(head + b"Content-Length: 99\r\n\r\n{")
+            return made
+
+        begin().close()
         until(lambda: value(metrics(address), "errors_total", 'kind="gone"') == 1)
         assert value(metrics(address), "errors_total", 'kind="server"') == 0
-        slow = [begin(address, 99) for _ in range(600)]
+        slow = [begin() for _ in range(600)]
         for _ in range(20):
             assert requests.post(address + PREDICT, json={"rows": [row]}, timeout=60).ok
         assert b" 408 " in slow[0].recv(1000)
@@ -375,16 +361,11 @@ def test_clients_that_go_away_or_are_slow_hold_up_nobody(project, row) -> None:
 
 
 def test_nothing_that_a_client_writes_like_a_place_is_echoed(client, row) -> None:
-    secret = "x - at `$[5].MY SECRET 4711"
-    name = next(iter(load_schema().inputs))
-    bodies = [
-        (PREDICT, {"rows": [row | {secret: 1}]}),
-        (PREDICT, {"rows": [row], secret: 1}),
-        (PREDICT, {"rows": [row | {name: [secret]}]}),
-        (PREDICT, {"rows": [dict.fromkeys(row, secret)]}),
-        ("/v1/outcomes", {"outcomes": [{"prediction_id": secret, "value": secret}]}),
-        ("/v1/outcomes", {"outcomes": [{"prediction_id": "0" * 32, "value": secret, secret: 1}]}),
-    ]
+    secret, known = "x - at `$[5].MY SECRET 4711", "0" * 32
+    rows = [row | {secret: 1}, row | {next(iter(row)): [secret]}, dict.fromkeys(row, secret)]
+    outcomes = [{"prediction_id": secret}, {"prediction_id": known, secret: 1}]
+    bodies = [(PREDICT, {"rows": [one]}) for one in rows] + [(PREDICT, {"rows": [row], secret: 1})]
+    bodies += [("/v1/outcomes", {"outcomes": [one | {"value": secret}]}) for one in outcomes]
     for path, body in bodies:
         answer = client.post(path, json=body)
         assert answer.status_code == 422, (path, body)

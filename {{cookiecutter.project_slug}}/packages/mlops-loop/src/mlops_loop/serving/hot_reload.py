@@ -107,7 +107,7 @@ class Follower:
         self.refused = problem
 
     def load_if_fit(self, files: Snapshot, champion: LoadedModel | None) -> LoadedModel | None:
-        """Return the model in the folder, None if there is no challenger; raise if it must not be."""
+        """Return the model in the folder, None if there is no challenger; raise if it is unfit."""
         if champion and not files:
             return None
         new = load(self.folder, self.secret)

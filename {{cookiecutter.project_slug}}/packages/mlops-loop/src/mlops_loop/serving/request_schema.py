@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 from starlette.exceptions import HTTPException
 
+from mlops_loop.contract.compatibility import role_of
 from mlops_loop.contract.schema import LARGEST, Column, Schema
 from mlops_loop.contract.values import MAX_ROWS, ODD_NAME, Row, Value
 
@@ -125,7 +126,7 @@ class Reader:
         self.secret = secret
         self.pii = [name for name, column in schema.inputs.items() if column.pii]
         self.others = {
-            name: f"{name} is the contract's {'derived ' * column.derived}{column.role}, not an input: leave it out"
+            name: f"{name} is the contract's {role_of(column)}, not an input: leave it out"
             for name, column in schema.columns.items()
             if name not in schema.inputs
         }
@@ -200,7 +201,7 @@ class Reader:
         column = NOT_A_COLUMN if unknown and place else ""
         status = 413 if said.startswith("Expected `array` of length <=") else 422
         said = next((ours for start, ours in TOLD.items() if said.startswith(start)), said)
-        if place and key in self.others:
+        if place[:1] == ["rows"] and key in self.others:
             return invalid_value(int(place[1]), key, self.others[key])
         if place and key and not unknown:  # then it is ours, and no client's text
             column = self.names.get(key, key)

@@ -6,7 +6,6 @@ import socket
 import tempfile
 
 import uvicorn
-from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from mlops_loop.base.errors import Failure
@@ -41,17 +40,29 @@ def serve(host: str, port: int, workers: int) -> None:
 
 def serve_app(host: str, port: int, workers: int) -> None:
     from mlops_loop.serving.app import create_app
+    from mlops_loop.serving.http.telemetry import LOGGING
 
     app = create_app()  # with several processes too, so that a mistake is reported in one line
     check_address(host, port)
     # Uvicorn raises the signal again that ended it: then the process would not end with 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
+    config = uvicorn.Config(
+        app if workers == 1 else f"{__package__}.app:create_app",
+        factory=workers > 1,
+        host=host,
+        port=port,
+        workers=workers,
+        access_log=False,
+        log_config=LOGGING,
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
     if workers > 1:
-        config = configure(f"{__package__}.app:create_app", host, port, workers)
         Processes(config, sockets=[config.bind_socket()]).run()
         return
-    server = uvicorn.Server(configure(app, host, port))
+    server = uvicorn.Server(config)
     server.run()
     if not server.started:
         raise Failure("the server did not start: its log says why")
@@ -65,20 +76,3 @@ def check_address(host: str, port: int) -> None:
             pass
     except OSError as error:
         raise Failure(f"cannot listen on {host}:{port}: {error.strerror}; try --port") from None
-
-
-def configure(app: FastAPI | str, host: str, port: int, workers: int = 1) -> uvicorn.Config:
-    from mlops_loop.serving.http.telemetry import LOGGING
-
-    return uvicorn.Config(
-        app,
-        factory=isinstance(app, str),
-        host=host,
-        port=port,
-        workers=workers,
-        access_log=False,
-        log_config=LOGGING,
-        ws="none",
-        server_header=False,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-    )
