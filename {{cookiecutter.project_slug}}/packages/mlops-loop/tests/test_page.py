@@ -9,7 +9,6 @@ from fastapi.testclient import TestClient
 from mlops_loop.base import files
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import Column, load_schema
-from mlops_loop.reporting.formats import percent
 from mlops_loop.reporting.page import TEMPLATES
 from mlops_loop.scoring.bundle import Bundle, open_bundle
 from mlops_loop.serving.app import create_app
@@ -23,21 +22,21 @@ VOID = {"meta", "link", "input", "img", "br", "hr"}
 
 
 class Reader(HTMLParser):
-    """Reads a page into elements, as (tag, attributes), and texts; notes what is not closed."""
+    """Reads a page into elements, as (tag, attributes), and texts; each tag must be closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.elements, self.texts, self.open = list[tuple[str, dict]](), list[str](), list[str]()
         self.feed(text)
         self.close()
+        assert not self.open
 
     def handle_starttag(self, tag: str, attributes: list) -> None:
         assert len(dict(attributes)) == len(attributes)  # none is there twice
         self.elements.append((tag, dict(attributes)))
         self.open += [] if tag in VOID else [tag]
 
-    def handle_startendtag(self, tag: str, attributes: list) -> None:
-        self.handle_starttag(tag, attributes)  # <img ... />
+    handle_startendtag = handle_starttag  # <img ... />
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -55,26 +54,13 @@ def bundle(project) -> Bundle:
 
 
 def read(bundle: Bundle, keyed: bool = False) -> Reader:
-    found = Reader(model_page.html(bundle, keyed))
-    assert not found.open
-    return found
+    return Reader(model_page.html(bundle, keyed))
 
 
-def column(**facts: Any) -> Column:
-    return Column.model_validate({"type": "number", **facts})
-
-
-def control(value: Any = None, **facts: Any) -> list[tuple[str, dict]]:
-    return shown("name", column(**facts), value).elements
-
-
-def options(value: Any, **facts: Any) -> list[dict]:
-    return [made for tag, made in control(value, **facts) if tag == "option"]
-
-
-def shown(name: str, column: Column, value: Any = None) -> Reader:
-    """Return a field as the page has it."""
-    return Reader(TEMPLATES.get_template("parts.html").module.field("f0", name, column, value))
+def control(name: str, value: Any, **facts: Any) -> Reader:
+    """The field of a feature as the page has it."""
+    field = TEMPLATES.get_template("parts.html").module.field
+    return Reader(field("f0", name, Column.model_validate({"type": "number", **facts}), value))
 
 
 def test_the_page_has_a_labelled_input_for_each_feature_with_the_example_in_it(bundle) -> None:
@@ -99,25 +85,23 @@ def test_the_page_has_a_labelled_input_for_each_feature_with_the_example_in_it(b
 
 
 def test_each_type_has_its_own_input() -> None:
-    tag, made = control(0.5, minimum=0.1, maximum=1e30, unit="m", nullable=True)[2]
-    assert (tag, made["type"], made["step"]) == ("input", "number", "any")
+    (made,) = control("x", 0.5, minimum=0.1, maximum=1e30, nullable=True).all("input")
+    assert (made["type"], made["step"]) == ("number", "any")
     assert (made["min"], made["max"], made["value"]) == ("0.1", "1e+30", "0.5")
-    made = control(5.0, type="integer", minimum=0.5, maximum=7.5)[2][1]
+    (made,) = control("x", 5.0, type="integer", minimum=0.5, maximum=7.5).all("input")
     assert (made["step"], made["min"], made["max"], made["value"]) == ("1", "1", "7", "5")
-    assert options("b", type="category", categories=["a", "b"]) == [
-        {"value": '"a"'},
-        {"value": '"b"', "selected": None},
-    ]
+    listed = control("x", "b", type="category", categories=["a", "b"]).all("option")
+    assert listed == [{"value": '"a"'}, {"value": '"b"', "selected": None}]
     listed = [{"value": ""}, {"value": "true"}, {"value": "false", "selected": None}]
-    assert options(False, type="boolean", nullable=True) == listed
-    found = dict(control("c", type="category", categories=["a"], allow_unknown=True)[2:])
-    assert (found["input"]["type"], found["input"]["value"]) == ("text", "c")
-    assert found["input"]["list"] == found["datalist"]["id"]
-    assert found["option"] == {"value": "a"}
+    assert control("x", False, type="boolean", nullable=True).all("option") == listed
+    found = control("x", "c", type="category", categories=["a"], allow_unknown=True)
+    (made,), (known,) = found.all("input"), found.all("datalist")
+    assert (made["type"], made["value"], made["list"]) == ("text", "c", known["id"])
+    assert found.all("option") == [{"value": "a"}]
 
 
 def test_a_hint_tells_limits_in_words() -> None:
-    told = shown("name", column(minimum=-1500, maximum=0.5, unit="m", nullable=True)).texts
+    told = control("x", None, minimum=-1500, maximum=0.5, unit="m", nullable=True).texts
     assert "-1,500 to 0.5 · m · may be empty" in told
 
 
@@ -136,8 +120,8 @@ def test_nothing_that_a_contract_says_becomes_part_of_the_page(project) -> None:
     told = " ".join(found.texts)
     assert told.count(HOSTILE) >= 2 + len(schema.inputs)  # name, description and each hint
     for unknown in (False, True):
-        listed = column(type="category", categories=[HOSTILE], allow_unknown=unknown)
-        made = shown(HOSTILE, listed, HOSTILE)
+        facts = {"type": "category", "categories": [HOSTILE], "allow_unknown": unknown}
+        made = control(HOSTILE, HOSTILE, **facts)
         assert made.all("input" if unknown else "select")[0]["data-name"] == HOSTILE
         value = made.all("option")[0]["value"]
         assert (value if unknown else json.loads(value)) == HOSTILE
@@ -168,15 +152,6 @@ def test_the_page_asks_nobody_else_and_runs_its_own_script_only(bundle) -> None:
     assert not re.search(writes, model_page.SCRIPT)
 
 
-def test_a_key_is_asked_for_only_where_there_are_keys(bundle, monkeypatch) -> None:
-    for keyed in (False, True):
-        (place,) = [made for made in read(bundle, keyed).all("div") if made.get("id") == "with-key"]
-        assert ("hidden" in place) != keyed
-    monkeypatch.setenv("API_KEYS", "a:first")
-    page = TestClient(create_app(), "http://127.0.0.1").get("/").text
-    assert page == model_page.html(bundle, True)
-
-
 def test_the_card_is_on_the_page_and_an_older_bundle_without_one_is_served(bundle) -> None:
     found = read(bundle)
     assert found.texts.count(f"Model card: {current_project().name}") == 1
@@ -185,10 +160,3 @@ def test_the_card_is_on_the_page_and_an_older_bundle_without_one_is_served(bundl
     assert all("disabled" in made for made in found.all("button"))  # until the script runs
     (files.BUNDLE / "card.html").unlink()
     assert "This model has no card" in model_page.html(bundle, False)
-
-
-def test_the_rule_of_an_answer_is_told(bundle) -> None:
-    told = model_page.html(bundle, False)
-    if (threshold := bundle.manifest.threshold) is not None:
-        assert f"from a probability of {percent(threshold)} on" in told
-    assert ("The interval is made" in told) != bool(bundle.schema.classes)

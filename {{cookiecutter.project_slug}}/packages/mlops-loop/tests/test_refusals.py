@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from mlops_loop.base.project import current_project
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.prediction_log.connection import open_log
-from mlops_loop.prediction_log.rejected_requests import RejectedCounter, count_rejected
+from mlops_loop.prediction_log.rejected_requests import count_rejected
 from mlops_loop.prediction_log.retention import prune
 from mlops_loop.prediction_log.tables import REFUSALS
 from mlops_loop.serving.app import create_app
@@ -116,16 +116,17 @@ def test_refusals_are_in_the_log_within_seconds_from_all_workers(project, row) -
 
 def test_what_is_read_begins_at_the_start_and_ends_before_the_end(project) -> None:
     engine, noon, hour = open_log(URL), datetime(2013, 1, 1, 12, tzinfo=UTC), timedelta(hours=1)
-    long, size = ("contract", "a" * 500), ("size", "")
+    rows = [
+        {"id": f"{n}", "kind": "size", "place": "", "requests": n + 1, "time": noon + n * hour}
+        for n in range(3)
+    ]
     with engine.begin() as connection:
-        for n in range(3):
-            counter = RejectedCounter()
-            counter.counts = {long: (n + 1, noon + n * hour), size: (1, noon)}
-            assert counter.has_rows()
-            counter.insert(connection)
-            counter.insert(connection)  # when nobody knows whether it was
-    cut = ("contract", "a" * 128)
-    for first, last, found in ((0, 2, {cut: 1 + 2, size: 3}), (1, 2, {cut: 2}), (9, 10, {})):
+        connection.execute(sa.insert(REFUSALS), rows)
+    for first, last, found in (
+        (0, 2, {("size", ""): 1 + 2}),
+        (1, 2, {("size", ""): 2}),
+        (9, 10, {}),
+    ):
         assert count_rejected(engine, noon + first * hour, noon + last * hour) == found
     assert prune(engine, noon + hour) == 0  # predictions; of which there are none
     with engine.connect() as connection:
