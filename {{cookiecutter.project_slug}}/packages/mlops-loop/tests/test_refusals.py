@@ -78,6 +78,7 @@ def test_refusals_are_counted_by_kind_and_column(project, row) -> None:
         ):
             send("contract", place, V2, json={"inputs": inputs})
         send("malformed", "", V2, content=SECRET, headers=JSON)
+        send("type", "", V2, content=SECRET, headers={"Content-Type": "text/plain"})
         # What is no request for predictions, or was answered, is not among them.
         assert client.post("/v1/outcomes", json={SECRET: SECRET}).status_code == 422
         assert client.post(f"/v2/models/{SECRET}/infer", json={}).status_code == 404

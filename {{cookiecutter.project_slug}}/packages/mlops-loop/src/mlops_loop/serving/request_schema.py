@@ -16,7 +16,6 @@ from mlops_loop.contract.compatibility import role_of
 from mlops_loop.contract.schema import LARGEST, Column, Schema
 from mlops_loop.contract.values import MAX_ROWS, ODD_NAME, Row, Value
 
-Outcome = str | int | float | bool
 MAX_OUTCOMES = 10_000  # in one request
 EXACT = 2**53  # up to here every integer is a float, too
 NOT_A_COLUMN = "(unknown column)"  # stands for one that a client made up
@@ -136,7 +135,7 @@ class Reader:
         rows = self.decode(self.rows_decoder, body).rows
         return self.from_records(rows) if self.odd else Rows(rows, self.columns(rows))
 
-    def read_outcomes(self, body: bytes) -> list[tuple[str, Outcome]]:
+    def read_outcomes(self, body: bytes) -> list[tuple[str, Value]]:
         """Return the (prediction id, value) pairs of {"outcomes": [...]}. Raises Invalid."""
         outcomes = self.decode(self.outcomes_decoder, body).outcomes
         return [(outcome.prediction_id, outcome.value) for outcome in outcomes]

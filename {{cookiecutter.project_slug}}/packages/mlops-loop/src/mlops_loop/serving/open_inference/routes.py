@@ -18,8 +18,10 @@ from mlops_loop.serving.open_inference.tensors import (
     to_tensors,
     wanted_outputs,
 )
-from mlops_loop.serving.request_schema import Rows
+from mlops_loop.serving.request_schema import Invalid, Rows
 
+# What a page of another site can send without asking.
+FORM_TYPES = ("text/plain", "multipart/form-data", "application/x-www-form-urlencoded")
 ROUTER = APIRouter(include_in_schema=False, prefix="/v2")
 
 
@@ -78,6 +80,8 @@ async def model(request: Request) -> dict[str, JsonValue]:
 
 @MODEL.post("/infer")
 async def infer(request: Request) -> Response:
+    if request.headers.get("content-type", "").lower().startswith(FORM_TYPES):
+        raise Invalid(415, "send JSON, or JSON and binary tensors")
     service = service_of(request)
     schema = service.model.bundle.schema
     inference, rest = read_inference(request.state.body, request.headers.get(HEADER))

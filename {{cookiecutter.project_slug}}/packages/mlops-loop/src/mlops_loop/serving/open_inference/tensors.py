@@ -1,7 +1,6 @@
 """Tensors: rows of the contract from those of a request, and predictions as those of a response."""
 
 import json
-from collections.abc import Iterator
 from itertools import chain
 from typing import Annotated, Any
 
@@ -84,7 +83,6 @@ def read_inference(body: bytes, header_length: str | None) -> tuple[Inference, b
 
 def to_records(inference: Inference, rest: bytes, reader: Reader) -> list[Row]:
     """Return the rows of the tensors; whether they keep the contract is not checked here."""
-    rows = count_rows(inference)
     columns: dict[str, list[Value]] = {}
     for place, tensor in enumerate(inference.inputs):
         name = tensor.name
@@ -96,24 +94,18 @@ def to_records(inference: Inference, rest: bytes, reader: Reader) -> list[Row]:
             values, rest = read_tensor(tensor, reader.inputs[name], rest)
         except Invalid as error:
             raise Invalid(error.status_code, f"{name}: {error.text}", column=name) from None
-        if name in columns or len(values) != rows:
-            reason = f"{name} is there twice, or its values are not as many as its shape says"
+        if name in columns or tensor.shape not in ([len(values)], [len(values), 1]):
+            reason = f"{name} is there twice, or its shape is not [rows] or [rows, 1]"
             raise Invalid(422, reason, column=name)
         columns[name] = values
     if rest:
         raise Invalid(400, f"{len(rest)} bytes after the last binary tensor belong to none")
+    rows = {len(values) for values in columns.values()}
+    if rows == {0} or len(rows) > 1:
+        raise Invalid(422, "the inputs must have the same number of rows, one at least")
+    if max(rows) > MAX_ROWS:
+        raise Invalid(413, f"a request has at most {MAX_ROWS} rows")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def count_rows(inference: Inference) -> int:
-    """Return how many rows the tensors have: all the same number."""
-    rows = next(iter(inference.inputs[0].shape), 0)
-    if any(tensor.shape not in ([rows], [rows, 1]) for tensor in inference.inputs):
-        reason = "the shape of each input must be [rows] or [rows, 1], all with the same rows"
-        raise Invalid(422, reason)
-    if not 1 <= rows <= MAX_ROWS:
-        raise Invalid(413 if rows > 1 else 422, f"a request has 1 to {MAX_ROWS} rows")
-    return rows
 
 
 def read_tensor(tensor: Tensor, column: Column, binary: bytes) -> tuple[list[Value], bytes]:
@@ -141,20 +133,18 @@ def read_tensor(tensor: Tensor, column: Column, binary: bytes) -> tuple[list[Val
 
 def from_bytes(datatype: str, data: bytes) -> list[Value]:
     """Return the values of a binary tensor: little-endian numbers, or texts after their length."""
-    if datatype == "BYTES":
-        return list(read_texts(data))
-    values: list[Value] = np.frombuffer(data, DTYPES[datatype]).tolist()
-    return values
-
-
-def read_texts(data: bytes) -> Iterator[str]:
-    start = 0
-    while start < len(data):
-        end = start + 4 + int.from_bytes(data[start : start + 4], "little")
-        if end > len(data):
+    if datatype != "BYTES":
+        values: list[Value] = np.frombuffer(data, DTYPES[datatype]).tolist()
+        return values
+    texts: list[Value] = []
+    rest = memoryview(data)
+    while rest:
+        end = 4 + int.from_bytes(rest[:4], "little")
+        if end > len(rest):
             raise ValueError("a text is cut off")
-        yield data[start + 4 : end].decode()
-        start = end
+        texts.append(str(rest[4:end], "utf-8"))
+        rest = rest[end:]
+    return texts
 
 
 def to_bytes(values: list[Any]) -> bytes:
