@@ -22,6 +22,8 @@ from mlops_loop.serving.request_schema import Invalid, Rows
 
 # What a page of another site can send without asking.
 FORM_TYPES = ("text/plain", "multipart/form-data", "application/x-www-form-urlencoded")
+MODEL = "/models/{name}"
+VERSION = MODEL + "/versions/{version}"
 ROUTER = APIRouter(include_in_schema=False, prefix="/v2")
 
 
@@ -49,16 +51,18 @@ async def check_model(request: Request, name: str, version: str | None = None) -
         raise HTTPException(404, reason)
 
 
-MODEL = APIRouter(dependencies=[Depends(check_model)])
+CHECKED = [Depends(check_model)]
 
 
-@MODEL.get("/ready")
+@ROUTER.get(MODEL + "/ready", dependencies=CHECKED)
+@ROUTER.get(VERSION + "/ready", dependencies=CHECKED)
 async def model_ready(request: Request) -> dict[str, str | bool]:
     service_of(request).check_ready()
     return {"name": current_project().name, "ready": True}
 
 
-@MODEL.get("")
+@ROUTER.get(MODEL, dependencies=CHECKED)
+@ROUTER.get(VERSION, dependencies=CHECKED)
 async def model(request: Request) -> dict[str, JsonValue]:
     """Return what a client needs to know; a shape's -1 is the number of rows."""
     bundle = service_of(request).model.bundle
@@ -78,7 +82,8 @@ async def model(request: Request) -> dict[str, JsonValue]:
     }
 
 
-@MODEL.post("/infer")
+@ROUTER.post(MODEL + "/infer", dependencies=CHECKED)
+@ROUTER.post(VERSION + "/infer", dependencies=CHECKED)
 async def infer(request: Request) -> Response:
     if request.headers.get("content-type", "").lower().startswith(FORM_TYPES):
         raise Invalid(415, "send JSON, or JSON and binary tensors")
@@ -101,7 +106,3 @@ async def infer(request: Request) -> Response:
         return Response(header, media_type=JSON, background=shadow)
     headers = {HEADER: str(len(header))}
     return Response(header + binary, 200, headers, "application/octet-stream", shadow)
-
-
-for path in ("/models/{name}", "/models/{name}/versions/{version}"):
-    ROUTER.include_router(MODEL, prefix=path)
