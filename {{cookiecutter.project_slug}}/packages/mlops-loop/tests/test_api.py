@@ -34,12 +34,10 @@ def numbers(answer: dict) -> list[float]:
 
 def test_predictions_are_answered_and_logged(client, row) -> None:
     start = datetime.now(UTC)
-    optional = [name for name, column in load_schema().inputs.items() if column.nullable]
-    rows = [row, {key: value for key, value in row.items() if key not in optional}]
-    rows += [row | dict.fromkeys(optional)]
+    nothing = {name: None for name, column in load_schema().inputs.items() if column.nullable}
+    rows = [row, {key: value for key, value in row.items() if key not in nothing}, row | nothing]
     answer = client.post("/v1/predict", json={"rows": rows}).json()
     stored = read_log(open_log("sqlite:///predictions.db"), start, answer["model_version"])
-    nothing = dict.fromkeys(optional)
     assert [line["features"] for line in stored] == [nothing | one for one in rows]
     for line, prediction in zip(stored, answer["predictions"], strict=True):
         assert {"id": line["id"], **line["output"]} == prediction
@@ -80,17 +78,15 @@ def test_any_row_the_contract_forbids_is_refused_online_and_offline(client, data
 
 
 def test_a_refusal_names_the_column_and_echoes_nothing(client, row) -> None:
-    for name, column in load_schema().inputs.items():
-        value = "<script>" if not column.allow_unknown else 7
+    changes = {
+        name: "<script>" if not column.allow_unknown else 7
+        for name, column in load_schema().inputs.items()
+    }
+    for name, value in (changes | {"<script>": 30}).items():
         answer = client.post("/v1/predict", json={"rows": [row | {name: value}]})
         assert answer.status_code == 422
-        assert name in answer.json()["detail"][0]["loc"]
+        assert (name in answer.json()["detail"][0]["loc"]) == (name in changes)
         assert "<script>" not in answer.text
-    answer = client.post("/v1/predict", json={"rows": [row | {"<script>": 30}]})
-    assert (answer.status_code, "<script>" in answer.text) == (422, False)
-    body = json.dumps({"rows": [row | dict.fromkeys(row, float("nan"))]})
-    headers = {"Content-Type": "application/json"}
-    assert client.post("/v1/predict", content=body, headers=headers).status_code == 400
 
 
 def test_documentation_comes_from_the_contract_and_needs_no_network(client, row) -> None:

@@ -14,7 +14,7 @@ from mlops_loop.contract.schema import load_schema
 from mlops_loop.contract.values import MAX_ROWS
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.scoring.bundle import open_bundle
-from mlops_loop.serving.open_inference.inputs import ACCEPTED, DTYPES, HEADER
+from mlops_loop.serving.open_inference.tensors import ACCEPTED, DTYPES, HEADER
 
 from .contract import valid_rows
 from .server import read_log
@@ -65,16 +65,15 @@ def output(answer: dict, name: str) -> np.ndarray:
 
 def rows_of(answer: dict) -> list[dict]:
     """The outputs of a response as the predictions that /v1/predict answers, less their ids."""
-    if load_schema().classes:
-        (shares,) = [tensor for tensor in answer["outputs"] if tensor["name"] == "probabilities"]
-        classes = json.loads(shares["parameters"]["classes"])
-        pairs = zip(output(answer, "label"), output(answer, "probabilities"), strict=True)
-        return [
-            {"label": label, "probabilities": dict(zip(classes, map(float, row), strict=True))}
-            for label, row in pairs
-        ]
-    pairs = zip(output(answer, "value"), output(answer, "interval"), strict=True)
-    return [{"value": float(value), "interval": list(map(float, ends))} for value, ends in pairs]
+    names = ("label", "probabilities") if load_schema().classes else ("value", "interval")
+    found = zip(*(output(answer, name).tolist() for name in names), strict=True)
+    rows = [dict(zip(names, values, strict=True)) for values in found]
+    for one in answer["outputs"]:
+        if one["name"] == "probabilities":
+            classes = json.loads(one["parameters"]["classes"])
+            for row in rows:
+                row["probabilities"] = dict(zip(classes, row["probabilities"], strict=True))
+    return rows
 
 
 def predicted(client: TestClient, rows: list[dict]) -> list[dict]:
@@ -89,12 +88,11 @@ def infer(client: TestClient, inputs: list[dict], **more: Any) -> Any:
 
 def check(client: TestClient, inputs: list[dict], rows: list[dict]) -> None:
     """Tensors in JSON and in binary are answered as their rows are by /v1/predict."""
-    expected = predicted(client, rows)
     body, length = packed(inputs)
     binary = client.post(INFER, content=body, headers={HEADER: str(length)})
     for answer in (infer(client, inputs), binary):
         assert answer.status_code == 200, answer.text
-        assert rows_of(answer.json()) == expected
+        assert rows_of(answer.json()) == predicted(client, rows)
 
 
 @ANY
@@ -136,38 +134,41 @@ def test_a_column_may_be_one_of_a_matrix_and_missing_values_may_be_left_out(clie
         check(client, fewer, [row | dict.fromkeys(optional)])
 
 
-def test_only_the_outputs_that_were_asked_for_are_answered_as_bytes_if_wanted(client, row) -> None:
-    answer = infer(client, tensors([row] * 3), outputs=[{"name": "prediction_id"}]).json()
-    assert [found["name"] for found in answer["outputs"]] == ["prediction_id"]
-
-    answer = infer(client, tensors([row] * 3), parameters={"binary_data_output": True})
+def unpacked(answer: Any) -> list[dict]:
+    """The outputs of a response in binary, as those in JSON are."""
     length = int(answer.headers[HEADER])
     found, rest = json.loads(answer.content[:length])["outputs"], answer.content[length:]
     for one in found:
         size = one["parameters"]["binary_data_size"]
         data, rest = rest[:size], rest[size:]
-        if one["datatype"] == "FP64":
-            one["data"] = np.frombuffer(data, "<f8").tolist()
-            continue
-        one["data"] = []
-        while data:
+        one["data"] = np.frombuffer(data, "<f8").tolist() if one["datatype"] == "FP64" else []
+        while one["datatype"] == "BYTES" and data:
             end = 4 + struct.unpack("<I", data[:4])[0]
             one["data"].append(data[4:end].decode())
             data = data[end:]
     assert rest == b""
-    assert rows_of({"outputs": found}) == predicted(client, [row] * 3)
-    assert len(set(output({"outputs": found}, "prediction_id"))) == 3
+    return found
+
+
+def test_only_the_outputs_that_were_asked_for_are_answered_as_bytes_if_wanted(client, row) -> None:
+    rows = [row] * 3
+    answer = infer(client, tensors(rows), outputs=[{"name": "prediction_id"}]).json()
+    assert [found["name"] for found in answer["outputs"]] == ["prediction_id"]
+    asked = [{"name": "prediction_id", "parameters": {"binary_data": True}}]
+    (ids,) = unpacked(infer(client, tensors(rows), outputs=asked))
+    assert len(set(ids["data"])) == 3
+    answer = infer(client, tensors(rows), parameters={"binary_data_output": True})
+    assert rows_of({"outputs": unpacked(answer)}) == predicted(client, rows)
 
 
 def test_metadata_and_health_are_those_of_the_bundle(client) -> None:
-    model = f"/v2/models/{NAME}"
+    model, version = f"/v2/models/{NAME}", open_bundle(files.BUNDLE).version
     found = client.get(model).json()
-    version = open_bundle(files.BUNDLE).version
     assert (found["name"], found["versions"]) == (NAME, [version])
     assert [one["name"] for one in found["inputs"]] == list(load_schema().inputs)
     one_version = f"{model}/versions/{version}"
     assert client.get(one_version).json() == found
-    assert client.get("/v2").json()["name"] == NAME
+    assert client.get("/v2").json()["name"] == client.get("/v1/model").json()["name"] == NAME
     for path in ("/v2/health/live", "/v2/health/ready", f"{model}/ready", f"{one_version}/ready"):
         assert client.get(path).status_code == 200
     for path in ("models/other", "models/other/ready", f"models/{NAME}/versions/none", "nothing"):
@@ -189,26 +190,18 @@ def test_what_is_not_of_the_protocol_is_refused_in_one_line_that_echoes_nothing(
         {"datatype": "BOOL" if kind != "BOOL" else "BYTES"},
         *({"shape": shape} for shape in ([2], [-1], [1, 2], [], [2**70])),
         *({"data": data} for data in ([value, value], [[[value]]], [{bad: bad}], bad, None)),
-        {"parameters": {"content_type": "base64"}},
         {"parameters": {"binary_data_size": 1}},
     ]
-    wrong = [
-        {},
-        {"inputs": []},
-        {"inputs": {bad: bad}},
-        {"inputs": [*inputs, first]},
-        {"inputs": inputs, "outputs": [{"name": bad}]},
-        {"inputs": inputs, "outputs": [{"name": "prediction_id"}] * 2},
-        {"inputs": inputs, "id": "x" * 1000},
-        {"inputs": [one | {"shape": [0], "data": []} for one in inputs]},
-        *({"inputs": [first | change, *others]} for change in changes),
-    ]
+    wrong = [[], {bad: bad}, [*inputs, first]]
+    wrong += [[one | {"shape": [0], "data": []} for one in inputs]]
+    wrong += [[first | change, *others] for change in changes]
     for one in required:
         rest = [old for old in inputs if old is not one]
-        wrong += [{"inputs": rest}, {"inputs": [*rest, one | {"data": [None]}]}]
-    no_json = b"", b"{" * 10_000, b'{"inputs": [NaN]}', b"\xff\xfe{\0}\0"
-    cases = [(400, body) for body in no_json]
-    cases += [(422, json.dumps(body).encode()) for body in wrong]
+        wrong += [rest, [*rest, one | {"data": [None]}]]
+    bodies = [{"inputs": one} for one in wrong]
+    bodies += [{}, {"inputs": inputs, "outputs": [{"name": bad}]}, {"inputs": inputs, "id": 1}]
+    cases = [(400, body) for body in (b"", b"{" * 10_000, b'{"inputs": [NaN]}', b"\xff\xfe{\0}\0")]
+    cases += [(422, json.dumps(body).encode()) for body in bodies]
     cases.append((413, json.dumps({"inputs": tensors([row] * (MAX_ROWS + 1))}).encode()))
     for status, body in cases:
         answer = client.post(INFER, content=body)
@@ -220,20 +213,10 @@ def test_what_is_not_of_the_protocol_is_refused_in_one_line_that_echoes_nothing(
 
 def test_binary_tensors_that_do_not_fit_are_refused(client, row) -> None:
     body, length = packed(tensors([row]))
-    sizes = [
-        one.get("parameters", {}).get("binary_data_size")
-        for one in json.loads(body[:length])["inputs"]
-    ]
-    shorter = body.replace(f'"binary_data_size": {sizes[0]}'.encode(), b'"binary_data_size": 0', 1)
+    less = body.replace(b'"binary_data_size": ', b'"binary_data_size":-', 1)
     lengths = str(length + 1), str(len(body) + 1), "0", "-1", "many", "9" * 5000, None
-    cases = [
-        *((body, header) for header in lengths),
-        (body[:-1], str(length)),
-        (body + b"x", str(length)),
-        (body[:length], None),
-        (shorter, str(length - len(body) + len(shorter))),
-        (body.replace(b'"binary_data_size": ', b'"binary_data_size":-', 1), str(length)),
-    ]
+    cases = [*((body, header) for header in lengths), (body[:length], None)]
+    cases += [(content, str(length)) for content in (body[:-1], body + b"x", less)]
     for content, header in cases:
         headers = {} if header is None else {HEADER: header}
         answer = client.post(INFER, content=content, headers=headers)

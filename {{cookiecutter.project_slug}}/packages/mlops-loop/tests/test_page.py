@@ -57,14 +57,10 @@ def read(bundle: Bundle, keyed: bool = False) -> Reader:
     return Reader(model_page.html(bundle, keyed))
 
 
-def column(**facts: Any) -> Column:
-    return Column.model_validate({"type": "number", **facts})
-
-
 def control(name: str, value: Any, **facts: Any) -> Reader:
     """The field of a feature as the page has it."""
-    field = model_page.field(0, name, column(**facts), value)
-    return Reader(TEMPLATES.get_template("parts.html").module.field(field))
+    field = TEMPLATES.get_template("parts.html").module.field
+    return Reader(field("f0", name, Column.model_validate({"type": "number", **facts}), value))
 
 
 def test_the_page_has_a_labelled_input_for_each_feature_with_the_example_in_it(bundle) -> None:
@@ -104,18 +100,9 @@ def test_each_type_has_its_own_input() -> None:
     assert found.all("option") == [{"value": "a"}]
 
 
-@pytest.mark.parametrize(
-    ("facts", "words"),
-    [
-        ({"minimum": -1500, "maximum": 0.5, "unit": "m"}, "-1,500 to 0.5 m"),
-        ({"minimum": 0}, "0 or more"),
-        ({"maximum": 12345678}, "12,345,678 or less"),
-        ({"unit": "°F"}, "in °F"),
-        ({}, ""),
-    ],
-)
-def test_limits_are_told_in_words(facts, words) -> None:
-    assert model_page.span(column(**facts)) == words
+def test_a_hint_tells_limits_in_words() -> None:
+    told = control("x", None, minimum=-1500, maximum=0.5, unit="m", nullable=True).texts
+    assert "-1,500 to 0.5 · m · may be empty" in told
 
 
 def test_nothing_that_a_contract_says_becomes_part_of_the_page(project) -> None:
@@ -172,4 +159,4 @@ def test_the_card_is_on_the_page_and_an_older_bundle_without_one_is_served(bundl
     assert [made for made in found.all("p") if made.get("id") == "no-script"]
     assert all("disabled" in made for made in found.all("button"))  # until the script runs
     (files.BUNDLE / "card.html").unlink()
-    assert model_page.NO_CARD in model_page.html(bundle, False)
+    assert "This model has no card" in model_page.html(bundle, False)

@@ -1,6 +1,7 @@
 """What the prediction log knows of requests that were refused: how many, why, and which column."""
 
 import json
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +16,7 @@ from mlops_loop.prediction_log.rejected_requests import count_rejected
 from mlops_loop.prediction_log.retention import prune
 from mlops_loop.prediction_log.tables import REFUSALS
 from mlops_loop.serving.app import create_app
-from mlops_loop.serving.open_inference.inputs import ACCEPTED
+from mlops_loop.serving.open_inference.tensors import ACCEPTED
 from mlops_loop.serving.request_schema import NOT_A_COLUMN
 
 from .server import running, until
@@ -50,17 +51,18 @@ def tensors(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_refusals_are_counted_by_kind_and_column(project, row) -> None:
     needed = next(name for name, column in load_schema().inputs.items() if not column.nullable)
+    less = {name: value for name, value in row.items() if name != needed}
+    foreign = {"name": SECRET, "shape": [1], "datatype": "FP64", "data": [1]}
     codes = {"malformed": 400, "size": 413, "type": 415, "contract": 422}
-    expected: dict[tuple[str, str], int] = {}
+    expected: Counter[tuple[str, str]] = Counter()
     with TestClient(create_app(), "http://127.0.0.1") as client:
 
         def send(kind: str, place: str, path: str = "/v1/predict", **body: Any) -> None:
             assert client.post(path, **body).status_code == codes[kind]
-            expected[kind, place] = expected.get((kind, place), 0) + 1
+            expected[kind, place] += 1
 
         for name in row:
             send("contract", name, json={"rows": [row, row | {name: wrong(name)}]})
-        less = {name: value for name, value in row.items() if name != needed}
         send("contract", needed, json={"rows": [less]})
         send("contract", NOT_A_COLUMN, json={"rows": [row | {SECRET: SECRET}]})
         send("contract", "", json={SECRET: SECRET})
@@ -69,12 +71,14 @@ def test_refusals_are_counted_by_kind_and_column(project, row) -> None:
         send("type", "", content=SECRET, headers={"Content-Type": "text/plain"})
         send("type", "", content=SECRET, headers=JSON | {"Content-Encoding": SECRET})
         send("size", "", json={"rows": [row] * 1001})
-        send("contract", needed, V2, json={"inputs": tensors(less)})
-        send("contract", needed, V2, json={"inputs": tensors(row | {needed: wrong(needed)})})
+        for place, inputs in (
+            (needed, tensors(less)),
+            (needed, tensors(row | {needed: wrong(needed)})),
+            (NOT_A_COLUMN, [*tensors(row), foreign]),
+        ):
+            send("contract", place, V2, json={"inputs": inputs})
         send("malformed", "", V2, content=SECRET, headers=JSON)
         send("type", "", V2, content=SECRET, headers={"Content-Type": "text/plain"})
-        foreign = {"name": SECRET, "shape": [1], "datatype": "FP64", "data": [1]}
-        send("contract", NOT_A_COLUMN, V2, json={"inputs": [*tensors(row), foreign]})
         # What is no request for predictions, or was answered, is not among them.
         assert client.post("/v1/outcomes", json={SECRET: SECRET}).status_code == 422
         assert client.post(f"/v2/models/{SECRET}/infer", json={}).status_code == 404
@@ -84,7 +88,6 @@ def test_refusals_are_counted_by_kind_and_column(project, row) -> None:
     with open_log(URL).connect() as connection:
         stored = [dict(line) for line in connection.execute(REFUSALS.select()).mappings()]
     assert SECRET not in str(stored)
-    assert all(len(line["id"]) == 32 and line["requests"] >= 1 for line in stored)
 
 
 def test_those_without_a_key_are_not_counted(project, monkeypatch) -> None:

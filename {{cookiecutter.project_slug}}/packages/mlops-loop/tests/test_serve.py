@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from mlops_loop.contract.schema import load_schema
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.serving.app import create_app
-from mlops_loop.serving.http import auth, exchange
+from mlops_loop.serving.http import auth, middleware
 
 from .conftest import change, model_file, run_stages
 from .server import SERVED, free_port, install, logged, redis, running, until, value
@@ -35,6 +36,12 @@ JSON = {"Content-Type": "application/json"}
 
 def serving() -> TestClient:
     return TestClient(create_app(), "http://127.0.0.1")
+
+
+def ask(client: TestClient, row: dict, rows: int = 1, **headers: str | bytes):
+    """Ask for so many equal rows; a header's `_` is a hyphen."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return client.post(PREDICT, json={"rows": [row] * rows}, headers=named)
 
 
 def metrics(address: str) -> str:
@@ -61,15 +68,14 @@ def malformed(row: dict) -> list[bytes]:
 
 
 def test_malformed_bodies_are_the_clients_mistakes(client, row) -> None:
-    found = set()
     for path, word in ((PREDICT, "detail"), ("/v1/outcomes", "detail"), (f"{V2}/infer", "error")):
+        found = set()
         for body in malformed(row):
             answer = client.post(path, content=body, headers=JSON)
-            found.add((word, answer.status_code))
-            assert 400 <= answer.status_code < 500, (path, answer.status_code, body[:200])
+            found.add(answer.status_code)
             assert len(answer.content) < 1000
             assert answer.json()[word]
-    assert {(word, code) for word in ("detail", "error") for code in (400, 422)} <= found
+        assert {400, 422} <= found <= {400, 413, 422}, path
     assert logged() == []
 
 
@@ -101,18 +107,15 @@ def test_every_answer_names_its_request_and_is_kept_to_itself(client) -> None:
 
 
 def test_a_request_that_is_sent_again_is_answered_alike_and_logged_once(client, row) -> None:
-    def send(rows: int, key: str | bytes):
-        headers = {"Idempotency-Key": key}
-        return client.post(PREDICT, json={"rows": [row] * rows}, headers=headers)
-
-    first = send(3, "k1").json()
-    assert send(3, "k1").json() == first
+    first = ask(client, row, 3, Idempotency_Key="k1").json()
+    assert ask(client, row, 3, Idempotency_Key="k1").json() == first
     assert len(logged()) == 3
-    assert send(1, "k1").json()["predictions"][0]["id"] != first["predictions"][0]["id"]
-    assert send(3, "k2").json() != first
-    assert send(1, "é".encode()).status_code == 400
+    shorter = ask(client, row, 1, Idempotency_Key="k1").json()
+    assert shorter["predictions"][0]["id"] != first["predictions"][0]["id"]
+    assert ask(client, row, 3, Idempotency_Key="k2").json() != first
+    assert ask(client, row, 1, Idempotency_Key="é".encode()).status_code == 400
     with ThreadPoolExecutor(8) as threads:
-        many = list(threads.map(lambda _: send(1, "k3").json()["predictions"][0]["id"], range(20)))
+        many = threads.map(lambda _: ask(client, row, 1, Idempotency_Key="k3").text, range(20))
     assert len(set(many)) == 1
     assert len(logged()) == 3 + 1 + 3 + 1
 
@@ -127,8 +130,7 @@ def test_a_request_is_logged_once_also_if_the_log_goes_away_between(
     with serving() as client:
 
         def send(key: str) -> dict:
-            headers = {"Idempotency-Key": key}
-            return client.post(PREDICT, json={"rows": [row]}, headers=headers).json()
+            return ask(client, row, Idempotency_Key=key).json()
 
         def log() -> dict:
             return client.get("/health/ready").json()["log"]
@@ -147,68 +149,55 @@ def test_a_request_is_logged_once_also_if_the_log_goes_away_between(
 
 
 def test_too_much_at_once_is_refused_for_the_moment(client, row, monkeypatch) -> None:
-    def ask(rows: int):
-        return client.post(PREDICT, json={"rows": [row] * rows})
-
     with monkeypatch.context() as patch:
-        patch.setattr(exchange, "MAX_REQUESTS", 0)
-        assert (ask(1).status_code, ask(1).headers["Retry-After"]) == (503, "1")
-    with monkeypatch.context() as patch:
-        patch.setattr(exchange, "MAX_BYTES_HELD", 0)
-        assert (ask(1).status_code, ask(1000).status_code) == (200, 503)
-    assert ask(1000).status_code == 200
+        patch.setattr(middleware, "MAX_BYTES_HELD", 0)
+        answers = ask(client, row), ask(client, row, 1000)
+    assert [answer.status_code for answer in answers] == [200, 503]
+    assert answers[1].headers["Retry-After"] == "1"
+    assert ask(client, row, 1000).status_code == 200
 
 
 def test_ready_is_said_only_if_predictions_are_answered(client, monkeypatch) -> None:
-    paths = "/health/ready", "/v2/health/ready", f"{V2}/ready"
     for full, code in ((False, 200), (True, 503)):
         monkeypatch.setattr(client.app.state.service.writer, "full", full)
-        assert {client.get(path).status_code for path in paths} == {code}
+        for path in ("/health/ready", "/v2/health/ready", f"{V2}/ready"):
+            assert client.get(path).status_code == code
 
 
 def test_without_keys_pages_of_other_sites_get_nothing(client, row) -> None:
     local = "127.0.0.1", "localhost:8000", "[::1]:8000", "127.0.0.2"
-    foreign = "evil.example", "evil.example:8000", "127.0.0.1.evil.example", "192.168.0.7"
+    foreign = "evil.example", "127.0.0.1.evil.example", "192.168.0.7"
+    origins = {"http://localhost": 200, "http://evil.example": 403, "null": 403}
     cases = [({"Host": host}, 200) for host in local] + [({"Host": host}, 403) for host in foreign]
-    for origin, code in (
-        ("http://localhost:8000", 200),
-        ("http://evil.example", 403),
-        ("null", 403),
-    ):
-        cases.append(({"Host": "localhost:8000", "Origin": origin}, code))
+    cases += [({"Host": "localhost", "Origin": site}, code) for site, code in origins.items()]
     for headers, code in cases:
-        answer = client.post(PREDICT, json={"rows": [row]}, headers=headers)
-        assert answer.status_code == code, headers
+        assert ask(client, row, **headers).status_code == code, headers
     assert len(logged()) == 5
 
 
-def test_sensitive_columns_are_not_in_the_log(project, row, monkeypatch) -> None:
+@pytest.mark.parametrize("key", ["", "a secret"])
+def test_sensitive_columns_are_not_in_the_log(project, row, monkeypatch, key) -> None:
     name = next(name for name in load_schema().features if name in row)
     change(files.SCHEMA, "columns", name, pii=True)
     run_stages("export")
-    for key in ("", "a secret"):
-        monkeypatch.setenv("PII_KEY", key)
-        with serving() as client:
-            assert client.post(PREDICT, json={"rows": [row]}).status_code == 200
-        features = logged()[-1]["features"]
-        assert len(features.pop(name, "")) == (64 if key else 0)
-        assert features == {other: row[other] for other in row if other != name}
+    monkeypatch.setenv("PII_KEY", key)
+    with serving() as client:
+        assert ask(client, row).status_code == 200
+    features = logged()[-1]["features"]
+    assert len(features.pop(name, "")) == (64 if key else 0)
+    assert features == {other: row[other] for other in row if other != name}
 
 
 def test_a_key_may_ask_so_often_and_no_other_pays_for_it(project, row, monkeypatch) -> None:
     monkeypatch.setenv("API_KEYS", "web:first,team-c:second")
     monkeypatch.setenv("RATE_LIMIT", "20")
     with serving() as client:
-
-        def ask(key: str):
-            return client.post(PREDICT, json={"rows": [row]}, headers={"X-API-Key": key})
-
         until(lambda: time.time() % 60 < 50)  # where a minute ends, a little more is let through
-        answers = [ask("first") for _ in range(30)]
+        answers = [ask(client, row, X_API_Key="first") for _ in range(30)]
         assert [answer.status_code for answer in answers] == [200] * 20 + [429] * 10
         assert 1 <= int(answers[-1].headers["Retry-After"]) <= 60
-        assert ask("second").status_code == 200
-        assert ask("wrong").status_code == 401
+        assert ask(client, row, X_API_Key="second").status_code == 200
+        assert ask(client, row, X_API_Key="wrong").status_code == 401
 
 
 def test_a_rate_limit_in_redis_holds_over_all_processes(project, row, monkeypatch) -> None:
@@ -217,12 +206,12 @@ def test_a_rate_limit_in_redis_holds_over_all_processes(project, row, monkeypatc
         monkeypatch.setenv("RATE_LIMIT_URL", url)
         with running("--workers", "2") as (address, _), ThreadPoolExecutor(8) as threads:
 
-            def ask(_: int) -> int:  # each time a new connection, so that both processes are asked
-                answer = requests.post(address + PREDICT, json={"rows": [row]}, timeout=60)
-                return answer.status_code
+            def code(_: int) -> int:  # each on a new connection, so that both processes are asked
+                body = {"rows": [row]}
+                return requests.post(address + PREDICT, json=body, timeout=60).status_code
 
             until(lambda: time.time() % 60 < 30)  # as above
-            codes = list(threads.map(ask, range(40)))
+            codes = list(threads.map(code, range(40)))
             told = metrics(address)
     assert (codes.count(200), codes.count(429)) == (20, 20)
     assert value(told, "requests_total", f'route="{PREDICT}"') == 40
@@ -236,7 +225,7 @@ def test_redis_may_be_away_and_its_address_is_no_secret_s_leak(
     monkeypatch.setenv("RATE_LIMIT_URL", f"redis://:secret@127.0.0.1:{free_port()}")
     with serving() as client:
         for _ in range(3):
-            assert client.post(PREDICT, json={"rows": [row]}).status_code == 200
+            assert ask(client, row).status_code == 200
     assert "requests are not limited" in caplog.text
     monkeypatch.setenv("RATE_LIMIT_URL", "ftp://:secret@host")
     with pytest.raises(Failure, match="RATE_LIMIT_URL") as caught:
@@ -271,8 +260,7 @@ def test_keys_are_asked_for(project, row, monkeypatch) -> None:
     monkeypatch.setenv("API_KEYS", "a:first,b:second")
     with serving() as client:
         for key, code in (("second", 200), ("third", 401), ("", 401), ("é", 401)):
-            headers = {"X-API-Key": key.encode()}
-            assert client.post(PREDICT, json={"rows": [row]}, headers=headers).status_code == code
+            assert ask(client, row, X_API_Key=key.encode()).status_code == code
         # Without a key all that is not open is closed.
         for path, word in (("/v1/model", "detail"), ("/no/such/path", "detail"), (V2, "error")):
             answer = client.get(path)
@@ -282,90 +270,71 @@ def test_keys_are_asked_for(project, row, monkeypatch) -> None:
     assert [line["key_name"] for line in logged()] == ["b"]
 
 
-def test_keys_are_replaced_without_a_restart(project, monkeypatch) -> None:
+def test_keys_are_replaced_without_a_restart(project, row, monkeypatch) -> None:
     keys = Path("keys")
-    keys.write_text("# ours\na:first\n")
+    keys.write_text("a:first")
     monkeypatch.setenv("API_KEYS_FILE", str(keys))
     monkeypatch.setattr(auth, "RELOAD_SECONDS", 0)
     with serving() as client:
-
-        def let_in() -> list[str]:
-            asked = {"first", "second"}
-            answers = {key: client.get("/v1/model", headers={"X-API-Key": key}) for key in asked}
-            return sorted(key for key, answer in answers.items() if answer.status_code == 200)
-
-        assert let_in() == ["first"]
         for text, known in (
-            ("a:first\nb:second\n", ["first", "second"]),
-            ("nonsense", ["first", "second"]),
-            ("b:second\n", ["second"]),
+            ("# ours\na:first\n", [True, False]),
+            ("a:first\nb:second\n", [True, True]),
+            ("nonsense", [True, True]),
+            ("b:second\n", [False, True]),
+            ("", [False, True]),
         ):
-            keys.write_text(text)
-            assert let_in() == known
-        keys.unlink()
-        assert let_in() == ["second"]
+            keys.write_text(text) if text else keys.unlink()
+            given = [ask(client, row, X_API_Key=key).status_code for key in ("first", "second")]
+            assert [code == 200 for code in given] == known
 
 
-@pytest.mark.parametrize("keys", ["", "a:first"])
-@pytest.mark.parametrize("rate_limit", ["0", "1000"])
+@pytest.mark.parametrize(("keys", "limit"), [("", "0"), ("a:first", "0"), ("", "9"), ("a:b", "9")])
 def test_the_openapi_document_says_which_keys_and_limits_are_in_force(
-    project, monkeypatch, keys, rate_limit
+    project, monkeypatch, keys, limit
 ) -> None:
     monkeypatch.setenv("API_KEYS", keys)
-    monkeypatch.setenv("RATE_LIMIT", rate_limit)
+    monkeypatch.setenv("RATE_LIMIT", limit)
+    expected = {401 if keys else 403, *([429] if limit != "0" else [])}
     with serving() as client:
         document = client.get("/openapi.json").json()
         assert document["info"]["title"] == current_project().name
         assert ("securitySchemes" in document["components"]) == bool(keys)
         for path, operations in document["paths"].items():
             closed = path in {PREDICT, "/v1/outcomes", "/v1/model"}
-            for method, operation in operations.items():
-                answers = {int(code) for code in operation["responses"]} & {401, 403, 429}
-                expected = {401 if keys else 403, *([429] if rate_limit != "0" else [])}
-                assert answers == (expected if closed else set())
-                assert ("security" in operation) == (bool(keys) and closed)
-                # What the document says is what happens, without a key and from another host.
-                code = client.request(method, path, headers={"Host": "other.example"}).status_code
-                assert (code in (401, 403)) == closed
-                assert not closed or code in answers
-
-
-def test_the_model_has_the_projects_name_everywhere(client) -> None:
-    name = current_project().name
-    for path in ("/v1/model", "/v2", f"/v2/models/{name}"):
-        assert client.get(path).json()["name"] == name
-    assert f"{name}</h1>" in client.get("/").text
+            ((method, operation),) = operations.items()
+            answers = {int(code) for code in operation["responses"]} & {401, 403, 429}
+            assert answers == (expected if closed else set())
+            assert ("security" in operation) == (bool(keys) and closed)
+            # What the document says is what happens, without a key and from another host.
+            code = client.request(method, path, headers={"Host": "other.example"}).status_code
+            assert code in answers if closed else code not in (401, 403)
 
 
 def test_metrics_tell_what_was_predicted(client, row) -> None:
-    def found(name: str, *parts: str) -> float:
-        return value(client.get("/metrics").text, name, *parts)
-
-    names = {"predicted_rows_total": 7, "errors_total": 1, "request_seconds_count": 2}
-    before = {name: found(name) for name in ("predicted_rows_total", "errors_total")}
-    client.post(PREDICT, json={"rows": [row] * 7})
-    client.post(PREDICT, json={"rows": [{}]})
-    for name, count in before.items():
-        assert found(name) == count + names[name]
     schema = load_schema()
-    if schema.classes:
-        assert found("predicted_labels_total", 'variant="champion"') >= 7
-    if not schema.classes or schema.positive:
-        assert found("predicted_deciles_total", 'variant="champion"') >= 7
-    assert found("request_seconds_count", f'route="{PREDICT}"') >= 2
-    until(lambda: found("model_ready") == 1)
+    counted = {"rows": True, "labels": schema.classes, "deciles": not schema.classes[2:]}
+    names = [name for name, there in counted.items() if there]
+
+    def counts() -> list[float]:
+        text = client.get("/metrics").text
+        return [value(text, f"predicted_{name}_total", '"champion"') for name in names]
+
+    before = counts()
+    ask(client, row, 7)
+    ask(client, {})
+    assert counts() == [count + 7 for count in before]
+    until(lambda: value(client.get("/metrics").text, "model_ready") == 1)
 
 
 @pytest.mark.parametrize("options", [[], ["--workers", "2"]])
 def test_a_server_ends_in_order(project, row, options) -> None:
-    def ask(address: str) -> requests.Response:
-        return requests.post(address + PREDICT, json={"rows": [row] * 1000}, timeout=60)
-
+    body = {"rows": [row] * 1000}
     with running(*options) as (address, process), ThreadPoolExecutor(4) as threads:
-        answers = [threads.submit(ask, address) for _ in range(4)]
+        url = address + PREDICT
+        asked = [threads.submit(requests.post, url, json=body, timeout=60) for _ in range(4)]
         time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
-        done = [answer.result() for answer in answers if not answer.exception()]
+        done = [answer.result() for answer in asked if not answer.exception()]
         assert process.wait(60) == 0
     assert all(answer.status_code == 200 for answer in done)
     ids = {one["id"] for answer in done for one in answer.json()["predictions"]}
@@ -373,19 +342,18 @@ def test_a_server_ends_in_order(project, row, options) -> None:
 
 
 def test_clients_that_go_away_or_are_slow_hold_up_nobody(project, row) -> None:
-    def begin(address: str, length: int) -> socket.socket:
-        """Send the beginning of a request."""
-        host, port = address.removeprefix("http://").split(":")
-        made = socket.create_connection((host, int(port)))
-        head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
-        made.sendall(head + b"\r\nContent-Length: %d\r\n\r\n{" % length)
-        return made
-
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with running() as (address, _):
-        begin(address, 1000).close()
+
+        def begin() -> socket.socket:
+            made = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
+            made.sendall(head + b"Content-Length: 99\r\n\r\n{")
+            return made
+
+        begin().close()
         until(lambda: value(metrics(address), "errors_total", 'kind="gone"') == 1)
         assert value(metrics(address), "errors_total", 'kind="server"') == 0
-        slow = [begin(address, 99) for _ in range(600)]
+        slow = [begin() for _ in range(600)]
         for _ in range(20):
             assert requests.post(address + PREDICT, json={"rows": [row]}, timeout=60).ok
         assert b" 408 " in slow[0].recv(1000)
@@ -394,27 +362,20 @@ def test_clients_that_go_away_or_are_slow_hold_up_nobody(project, row) -> None:
 
 
 def test_nothing_that_a_client_writes_like_a_place_is_echoed(client, row) -> None:
-    secret = "x - at `$[5].MY SECRET 4711"
-    name = next(iter(load_schema().inputs))
-    bodies = [
-        (PREDICT, {"rows": [row | {secret: 1}]}),
-        (PREDICT, {"rows": [row], secret: 1}),
-        (PREDICT, {"rows": [row | {name: [secret]}]}),
-        (PREDICT, {"rows": [dict.fromkeys(row, secret)]}),
-        ("/v1/outcomes", {"outcomes": [{"prediction_id": secret, "value": secret}]}),
-        ("/v1/outcomes", {"outcomes": [{"prediction_id": "0" * 32, "value": secret, secret: 1}]}),
-    ]
+    secret, known = "x - at `$[5].MY SECRET 4711", "0" * 32
+    rows = [row | {secret: 1}, row | {next(iter(row)): [secret]}, dict.fromkeys(row, secret)]
+    outcomes = [{"prediction_id": secret}, {"prediction_id": known, secret: 1}]
+    bodies = [(PREDICT, {"rows": [one]}) for one in rows] + [(PREDICT, {"rows": [row], secret: 1})]
+    bodies += [("/v1/outcomes", {"outcomes": [one | {"value": secret}]}) for one in outcomes]
     for path, body in bodies:
         answer = client.post(path, json=body)
         assert answer.status_code == 422, (path, body)
         assert "SECRET" not in answer.text
 
 
-def test_a_new_model_comes_on_sighup_and_stays_also_with_a_process_that_starts_later(
+def test_a_new_model_is_served_by_all_workers_and_a_broken_one_by_none(
     project, row, monkeypatch
 ) -> None:
-    if not hasattr(signal, "SIGHUP"):
-        pytest.skip("there is no SIGHUP")
     install("1")
     monkeypatch.setenv("BUNDLE", str(SERVED))
     log = Path("server.log")
@@ -429,20 +390,18 @@ def test_a_new_model_comes_on_sighup_and_stays_also_with_a_process_that_starts_l
         until(lambda: log.read_text().count("Application startup complete") == 2)
         assert versions() == {"1"}
         install("2")
-        process.send_signal(signal.SIGHUP)
         until(lambda: versions() == {"2"})
         (SERVED / "model.onnx").write_bytes(b"no graph")
-        process.send_signal(signal.SIGHUP)
         until(lambda: log.read_text().count("version 2 is served on") == 2)  # said by each process
-        restart(process, address)
-        assert versions() == {"2"}
-        assert requests.post(address + PREDICT, json={"rows": [row]}, timeout=60).ok
-        until(lambda: "refused" in ready())
+        assert (versions(), "refused" in ready()) == ({"2"}, True)
         shutil.rmtree(SERVED)
         until(lambda: log.read_text().count("there is no bundle") >= 2)
-        assert versions() == {"2"}
+        assert requests.post(address + PREDICT, json={"rows": [row]}, timeout=60).ok
         install("3")
         until(lambda: versions() == {"3"})
+        restart(process, address)
+        assert versions() == {"3"}
+        until(lambda: value(metrics(address), "model_ready") == 1)  # none of a dead process
 
 
 def restart(process: subprocess.Popen, address: str) -> None:
@@ -458,10 +417,9 @@ def restart(process: subprocess.Popen, address: str) -> None:
 
 
 def answers(address: str) -> bool:
-    try:
+    with suppress(requests.ConnectionError):
         return requests.get(f"{address}/health/ready", timeout=60).ok
-    except requests.ConnectionError:
-        return False
+    return False
 
 
 def test_a_mistake_of_ours_is_logged_and_not_told(project, caplog) -> None:

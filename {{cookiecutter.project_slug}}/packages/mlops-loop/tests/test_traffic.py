@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -22,11 +24,18 @@ CHALLENGER = Path("challenger")
 
 
 @pytest.fixture
-def challenger(project, monkeypatch) -> None:
-    """A bundle of version 9 for TRAFFIC."""
+def serving(project, monkeypatch) -> Iterator[Callable[[str], TestClient]]:
+    """What serves with some TRAFFIC, and version 9 as the challenger."""
     shutil.copytree(files.BUNDLE, CHALLENGER)
     files.write_json(CHALLENGER / PROMOTION, {"version": "9"})
     monkeypatch.setenv("CHALLENGER", str(CHALLENGER))
+    with ExitStack() as stack:
+
+        def serve(traffic: str) -> TestClient:
+            monkeypatch.setenv("TRAFFIC", traffic)
+            return stack.enter_context(TestClient(create_app(), "http://127.0.0.1"))
+
+        yield serve
 
 
 def loaded(client: TestClient) -> bool:
@@ -39,13 +48,12 @@ def answered(client: TestClient, row: dict, rows: int) -> tuple[str, list[dict]]
     return answer["model_version"], answer["predictions"]
 
 
-def test_a_shadow_scores_what_the_champion_answers(challenger, row, monkeypatch) -> None:
-    monkeypatch.setenv("TRAFFIC", "shadow")
-    with TestClient(create_app(), "http://127.0.0.1") as client:
-        until(lambda: loaded(client))
-        version, predictions = answered(client, row, 3)
-        assert version != "9"
-        until(lambda: len(logged()) == 6)
+def test_a_shadow_scores_what_the_champion_answers(serving, row) -> None:
+    client = serving("shadow")
+    until(lambda: loaded(client))
+    version, predictions = answered(client, row, 3)
+    assert version != "9"
+    until(lambda: len(logged()) == 6)
     beside = [line for line in logged() if line["variant"] == "shadow"]
     assert {line["model_version"] for line in beside} == {"9"}
     assert [line["paired_with"] for line in beside] == [line["id"] for line in predictions]
@@ -53,57 +61,46 @@ def test_a_shadow_scores_what_the_champion_answers(challenger, row, monkeypatch)
     assert all(line["paired_with"] is None for line in logged() if line["variant"] == "champion")
 
 
-def test_a_canary_answers_its_share_and_always_the_same_requests(
-    challenger, row, monkeypatch
-) -> None:
-    monkeypatch.setenv("TRAFFIC", "canary:0.3")
-    with TestClient(create_app(), "http://127.0.0.1") as client:
-        until(lambda: loaded(client))
-        first = [answered(client, row, rows)[0] for rows in range(1, 201)]
-        again = [answered(client, row, rows)[0] for rows in range(1, 21)]
-        assert first[:20] == again
-        assert 30 <= first.count("9") <= 90  # of 200: three standard deviations are 19 either way
-        lines = logged()
-        assert all(
-            (line["model_version"] == "9") == (line["variant"] == "canary") for line in lines
-        )
-        shutil.rmtree(CHALLENGER)  # as when it is promoted, or another model is
-        until(lambda: "9" not in {answered(client, row, rows)[0] for rows in range(1, 41)})
+def test_requests_that_are_sent_again_have_a_shadow_too_and_one(serving, row) -> None:
+    client = serving("shadow")
+    until(lambda: loaded(client))
+    for _ in range(3):
+        headers = {"Idempotency-Key": "k"}
+        client.post("/v1/predict", json={"rows": [row]}, headers=headers).raise_for_status()
+    until(lambda: {line["variant"] for line in logged()} == {"champion", "shadow"})
+    assert len(logged()) == 2
 
 
-def test_a_challenger_that_cannot_be_served_leaves_the_champion_alone(
-    challenger, row, monkeypatch
-) -> None:
-    monkeypatch.setenv("TRAFFIC", "canary:1")
+def test_a_canary_answers_its_share_and_always_the_same_requests(serving, row) -> None:
+    client = serving("canary:0.3")
+    until(lambda: loaded(client))
+    first = [answered(client, row, rows)[0] for rows in range(1, 201)]
+    again = [answered(client, row, rows)[0] for rows in range(1, 21)]
+    assert first[:20] == again
+    assert 30 <= first.count("9") <= 90  # of 200: three standard deviations are 19 either way
+    for line in logged():
+        assert (line["model_version"] == "9") == (line["variant"] == "canary")
+    shutil.rmtree(CHALLENGER)  # as when it is promoted, or another model is
+    until(lambda: "9" not in {answered(client, row, rows)[0] for rows in range(1, 41)})
+
+
+def test_a_challenger_that_cannot_be_served_leaves_the_champion_alone(serving, row) -> None:
     manifest = read_document(CHALLENGER / MANIFEST, Manifest)
     (CHALLENGER / MANIFEST).write_text(json.dumps({"files": {}}))
-    with TestClient(create_app(), "http://127.0.0.1") as client:
+    client = serving("canary:1")
 
-        def refused() -> str:
-            return client.get("/health/ready").json().get("refused", {}).get("canary", "")
+    def refused() -> str:
+        return client.get("/health/ready").json().get("refused", {}).get("canary", "")
 
-        until(refused)
-        assert answered(client, row, 1)[0] != "9"
-        until(lambda: value(client.get("/metrics").text, "model_refused", 'variant="canary"') == 1)
-        # Of another contract: it would refuse rows that the champion takes.
-        name = next(name for name, column in load_schema().features.items() if column.nullable)
-        change(CHALLENGER / "schema.yaml", "columns", name, nullable=False)
-        write_manifest(CHALLENGER, manifest)
-        until(lambda: "differs from the champion" in refused())
-        assert answered(client, row, 1)[0] != "9"
-
-
-def test_requests_that_are_sent_again_have_a_shadow_too_and_one(
-    challenger, row, monkeypatch
-) -> None:
-    monkeypatch.setenv("TRAFFIC", "shadow")
-    with TestClient(create_app(), "http://127.0.0.1") as client:
-        until(lambda: loaded(client))
-        for _ in range(3):
-            headers = {"Idempotency-Key": "k"}
-            client.post("/v1/predict", json={"rows": [row]}, headers=headers).raise_for_status()
-        until(lambda: {line["variant"] for line in logged()} == {"champion", "shadow"})
-    assert len(logged()) == 2
+    until(refused)
+    assert answered(client, row, 1)[0] != "9"
+    until(lambda: value(client.get("/metrics").text, "model_refused", 'variant="canary"') == 1)
+    # Of another contract: it would refuse rows that the champion takes.
+    name = next(name for name, column in load_schema().features.items() if column.nullable)
+    change(CHALLENGER / "schema.yaml", "columns", name, nullable=False)
+    write_manifest(CHALLENGER, manifest)
+    until(lambda: "differs from the champion" in refused())
+    assert answered(client, row, 1)[0] != "9"
 
 
 @pytest.mark.parametrize("text", ["all", "canary", "canary:2", "canary:-0.1", "shadow:0.1"])

@@ -1,32 +1,32 @@
 """The endpoints: predictions, outcomes, the model, health, metrics, pages and documentation."""
 
 import asyncio
-from typing import Literal
 
 import msgspec
 import prometheus_client
 from fastapi import APIRouter, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from mlops_loop.base.project import current_project
-from mlops_loop.contract.values import Value
 from mlops_loop.prediction_log.ground_truth import record_ground_truth
-from mlops_loop.scoring.bundle import PromotionFacts
 from mlops_loop.scoring.predictions import with_ids
 from mlops_loop.serving import metrics
-from mlops_loop.serving.http.exchange import PREDICT
-from mlops_loop.serving.openapi import error_responses, json_operation
+from mlops_loop.serving.openapi import BODY_ERRORS, error_responses, json_operation
 from mlops_loop.serving.pages import model_page
 from mlops_loop.serving.request_schema import Invalid
 from mlops_loop.serving.service import RETRY_AFTER, Service
 
+PREDICT = "/v1/predict"
 JSON = "application/json"
 ENCODER = msgspec.json.Encoder()
-ROUTER = APIRouter()
+# Of a bundle's manifest.
+DESCRIPTION = {"task", "target", "classes", "threshold", "half_width", "metrics", "baseline"}
+ROUTER = APIRouter()  # for those who are let in
+HEALTH = APIRouter(prefix="/health", tags=["health"])
 PAGES = APIRouter(include_in_schema=False)
 
 
@@ -39,31 +39,6 @@ class Recorded(BaseModel, frozen=True):
     unknown: list[int]
 
 
-class Readiness(BaseModel, frozen=True):
-    """What is served, and what is wrong although predictions are answered."""
-
-    status: Literal["ready"]
-    model_version: str
-    challenger: str | None = None
-    refused: dict[str, str] | None = None  # why newer bundles cannot be served, by variant
-    log: dict[str, Value]
-
-
-class ModelDescription(BaseModel, frozen=True):
-    """The served version, and what its bundle's manifest says of it."""
-
-    name: str
-    version: str
-    promotion: PromotionFacts
-    task: str = ""
-    target: str = ""
-    classes: list[str] | None = None
-    threshold: float | None = None
-    half_width: float | None = None
-    metrics: dict[str, int | float | None] = {}
-    baseline: dict[str, int | float | None] = {}
-
-
 def service_of(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
@@ -73,6 +48,7 @@ def service_of(request: Request) -> Service:
     PREDICT,
     operation_id="predict",
     openapi_extra=json_operation("Rows", "Answer"),
+    responses=error_responses(BODY_ERRORS),
     summary="Predict rows and log each prediction",
     tags=["predictions"],
 )
@@ -88,30 +64,24 @@ async def predict(request: Request) -> Response:
 
 
 def read_json(request: Request) -> bytes:
-    """Return the body.
-
-    Raises Invalid if it does not claim to be JSON: a form on another site cannot.
-    """
-    if media_type(request) != JSON:
+    """Return the body, if it claims to be JSON: a form on another site cannot."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
         raise Invalid(415, f"send the header Content-Type: {JSON}")
     body: bytes = request.state.body
     return body
 
 
-def media_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
 @ROUTER.post(
     "/v1/outcomes",
     openapi_extra=json_operation("Outcomes", "Recorded"),
+    responses=error_responses(BODY_ERRORS),
     summary="Record what really happened",
     tags=["predictions"],
 )
 async def outcomes(request: Request) -> Recorded:
     """Record what really happened. A later value of a prediction replaces the earlier one."""
     service = service_of(request)
-    pairs = service.model.outcomes.read(read_json(request))
+    pairs = service.model.reader.read_outcomes(read_json(request))
     try:
         recorded = await asyncio.to_thread(record_ground_truth, service.writer.engine, pairs)
     except SQLAlchemyError:
@@ -120,47 +90,41 @@ async def outcomes(request: Request) -> Recorded:
     return Recorded(**recorded._asdict())
 
 
-@ROUTER.get(
-    "/v1/model",
-    response_model_exclude_unset=True,
-    summary="Which model answers, and how good it is",
-    tags=["model"],
-)
-async def model(request: Request) -> ModelDescription:
+@ROUTER.get("/v1/model", summary="Which model answers, and how good it is", tags=["model"])
+async def model(request: Request) -> dict[str, JsonValue]:
     """Return the served version, its metrics on its test window, and its promotion."""
     bundle = service_of(request).model.bundle
-    facts = bundle.manifest.model_dump(
-        include=set(ModelDescription.model_fields), exclude_unset=True
-    )
-    about = {"name": current_project().name, "version": bundle.version}
-    return ModelDescription(**facts | about, promotion=bundle.promotion)
+    about = bundle.manifest.model_dump(mode="json", include=DESCRIPTION, exclude_unset=True)
+    promotion = bundle.promotion.model_dump(mode="json", exclude_unset=True)
+    named = {"name": current_project().name, "version": bundle.version}
+    return named | about | {"promotion": promotion}
 
 
-@ROUTER.get("/health/live", summary="Whether the process runs", tags=["health"])
+@HEALTH.get("/live", summary="Whether the process runs")
 async def live() -> dict[str, str]:
     return {"status": "live"}
 
 
-@ROUTER.get(
-    "/health/ready",
+@HEALTH.get(
+    "/ready",
     summary="Whether predictions are answered",
-    openapi_extra={"responses": error_responses({503: "Predictions are not answered"})},
-    response_model_exclude_none=True,
-    tags=["health"],
+    responses=error_responses({503: "Predictions are not answered"}),
 )
-async def ready(request: Request) -> Readiness:
+async def ready(request: Request) -> dict[str, JsonValue]:
     """Say whether predictions are answered, and what is wrong although they are."""
     service = service_of(request)
     service.check_ready()
-    challenger = service.challenger.model
-    refused = {name: one.refused for name, one in service.followers.items() if one.refused}
-    return Readiness(
-        status="ready",
-        model_version=service.model.version,
-        challenger=challenger.version if challenger else None,
-        refused=refused or None,
-        log=service.writer.status()._asdict(),
-    )
+    log = service.writer.status()._asdict()
+    found: dict[str, JsonValue] = {
+        "status": "ready",
+        "model_version": service.model.version,
+        "log": log,
+    }
+    if challenger := service.challenger.model:
+        found["challenger"] = challenger.version
+    if refused := {name: one.refused for name, one in service.followers.items() if one.refused}:
+        found["refused"] = {**refused}
+    return found
 
 
 @PAGES.get("/metrics")
@@ -172,7 +136,7 @@ def exposition(request: Request) -> Response:
 @PAGES.get("/")
 async def first_page(request: Request) -> HTMLResponse:
     page = model_page.html(service_of(request).model.bundle, request.app.state.keys.required)
-    return HTMLResponse(page, headers=model_page.HEADERS)
+    return HTMLResponse(page, headers={"Content-Security-Policy": model_page.POLICY})
 
 
 @PAGES.get("/page.js")

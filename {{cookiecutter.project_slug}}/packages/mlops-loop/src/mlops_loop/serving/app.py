@@ -4,26 +4,26 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Security
+from fastapi.security import APIKeyHeader
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from mlops_loop.base.project import current_project
 from mlops_loop.base.settings import load_settings
-from mlops_loop.serving import api
-from mlops_loop.serving.http.auth import ApiKeys
+from mlops_loop.serving import api, openapi
+from mlops_loop.serving.http.auth import ApiKeys, RateLimiter
 from mlops_loop.serving.http.middleware import Middleware, refuse
 from mlops_loop.serving.http.telemetry import tracing_options
-from mlops_loop.serving.monitor_metrics import NewestWindow
+from mlops_loop.serving.metrics import NewestWindow
 from mlops_loop.serving.open_inference import routes as open_inference
-from mlops_loop.serving.openapi import document
 from mlops_loop.serving.service import Service
 
-PAUSE = 0.5  # seconds between two looks at the bundles, and two updates of the gauges
+PAUSE = 0.5  # seconds between two looks at the bundles
 LOGGER = logging.getLogger("uvicorn.error")
 
 
@@ -41,19 +41,25 @@ def create_app() -> FastAPI:
     )
     service = app.state.service = Service(settings)
     keys = app.state.keys = ApiKeys(settings)
-    app.state.newest_window = NewestWindow(service)
-    for router in (api.ROUTER, api.PAGES, open_inference.ROUTER):
+    app.state.newest_window = NewestWindow(service.writer, settings.mlflow_experiment_name)
+    limiter = None
+    errors = openapi.KEY_ERRORS if keys.required else openapi.NO_KEY_ERRORS
+    if settings.rate_limit:
+        limiter = RateLimiter(settings.rate_limit, settings.rate_limit_url.get_secret_value())
+        errors = errors | openapi.RATE_ERRORS
+    # The middleware checks the key: this is for the documentation.
+    documented = [Security(APIKeyHeader(name="X-API-Key", auto_error=False))]
+    app.include_router(
+        api.ROUTER,
+        responses=openapi.error_responses(errors),
+        dependencies=documented if keys.required else [],
+    )
+    for router in (api.HEALTH, api.PAGES, open_inference.ROUTER):
         app.include_router(router)
     static = str(files("fastapi_offline").joinpath("static"))
     app.mount("/static-offline-docs", StaticFiles(directory=static))
-    limit = None
-    if settings.rate_limit:  # most servers have none, and do without what it needs
-        from mlops_loop.serving.http.rate_limit import RateLimiter
-
-        url = settings.rate_limit_url.get_secret_value()
-        limit = RateLimiter(settings.rate_limit, url).check
-    app.openapi = lambda: document(app, service.model, keys.required, limit is not None)  # type: ignore[method-assign]
-    app.add_middleware(Middleware, service=service, keys=keys, limit=limit)
+    app.openapi = lambda: openapi.document(app, service.model)  # type: ignore[method-assign]
+    app.add_middleware(Middleware, service=service, keys=keys, limiter=limiter)
     return app
 
 
@@ -62,31 +68,22 @@ async def run(app: FastAPI) -> AsyncIterator[None]:
     """Run what the service needs beside its requests."""
     service: Service = app.state.service
     service.writer.start()
-    service.set_gauges()
-    now = asyncio.Event()
-    tasks = [
-        asyncio.create_task(repeat(action, now)) for action in (service.follow, service.set_gauges)
-    ]
-    loop = asyncio.get_running_loop()
     with suppress(ValueError, AttributeError):  # not in the main thread, or on Windows
-        signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(now.set))
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would end the process
+    watching = asyncio.create_task(watch(service))
     gc.freeze()  # what exists by now stays: the collector need not visit it again
     # Reference counts free the thousands of objects of a request with many rows; with Python's
     # own limit of 700 the collector took a tenth of the event loop's time.
     gc.set_threshold(50_000, 20, 50)
     yield
-    for task in tasks:
-        task.cancel()
+    watching.cancel()
     await asyncio.to_thread(service.writer.close)
 
 
-async def repeat(action: Callable[[], None], now: asyncio.Event) -> None:
-    """Run an action again and again in a thread, and at once when the event is set."""
+async def watch(service: Service) -> None:
     while True:
         try:
-            await asyncio.to_thread(action)
+            await asyncio.to_thread(service.refresh)
         except Exception:  # of whatever kind: the next time may find it mended
-            LOGGER.exception("%s failed", action.__name__)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(now.wait(), PAUSE)
-        now.clear()
+            LOGGER.exception("bundles and gauges are as they were")
+        await asyncio.sleep(PAUSE)

@@ -1,22 +1,25 @@
-"""Prometheus metrics of the server, added up over its processes."""
+"""Prometheus metrics: of the server, added up over its processes, and of the newest window."""
 
 import os
+import time
 from bisect import bisect_left
 from collections import Counter as Count
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import cache, partial
 from math import nan
 from operator import attrgetter
-from pathlib import Path
 
 import msgspec
 import prometheus_client as prometheus
 from prometheus_client import Counter, Gauge, Histogram
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+from sqlalchemy.exc import SQLAlchemyError
 
+from mlops_loop.prediction_log.window_summary import VERDICTS, WindowSummary, read_newest
 from mlops_loop.prediction_log.writing.writer import Writer
 from mlops_loop.scoring.bundle import Bundle
 from mlops_loop.scoring.derived import Floats
@@ -25,9 +28,11 @@ from mlops_loop.serving.hot_reload import Follower
 # `serve` sets it before this module is imported: each process has files there.
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+WINDOW_SECONDS = 30.0  # between two looks for the newest window
 LABEL = attrgetter("label")  # of an answer
 VARIANT = ["variant"]
 VERSION = ["variant", "model_version"]
+Samples = Mapping[tuple[str, ...], float | None]  # values by those of the labels
 
 
 def gauge(name: str, text: str, mode: str, *labels: str) -> Gauge:
@@ -36,32 +41,19 @@ def gauge(name: str, text: str, mode: str, *labels: str) -> Gauge:
 
 
 REQUESTS = Counter("requests", "Requests answered", ["route", "method", "status"])
-LATENCY = Histogram(
-    "request_seconds", "From the request's first byte to the answer", ["route"], buckets=SECONDS
-)
+LATENCY = Histogram("request_seconds", "Until the answer", ["route"], buckets=SECONDS)
 IN_FLIGHT = gauge("requests_in_flight", "Requests that are being answered", "sum")
 ERRORS = Counter("errors", "Requests that were not answered, by kind", ["kind"])
-DERIVE_ERRORS = Counter(
-    "derive_errors", "Requests for which the project's derive() failed", VARIANT
-)
+DERIVE_ERRORS = Counter("derive_errors", "Requests for which derive() failed", VARIANT)
 ROWS = Counter("predicted_rows", "Rows scored", VERSION)
 LABELS = Counter("predicted_labels", "Rows by predicted class", ["variant", "label"])
-SCORES = Counter(
-    "predicted_deciles", "Rows by decile of the training sample's scores", ["variant", "decile"]
-)
+SCORES = Counter("predicted_deciles", "Rows by training decile", ["variant", "decile"])
 MODEL = gauge("model_info", "1 for the version that is served", "max", *VERSION)
 READY = gauge("model_ready", "1 if predictions are answered", "min")
 REFUSED = gauge("model_refused", "1 if a newer bundle cannot be served", "max", *VARIANT)
 SWAPS = gauge("model_swaps", "Bundles that took over since the start", "max", *VARIANT)
-LOADED = gauge(
-    "model_loaded_timestamp_seconds", "When the served bundle was loaded", "max", *VARIANT
-)
-PROMOTED = gauge(
-    "model_promoted_timestamp_seconds",
-    "When the served bundle was promoted; NaN if it never was",
-    "mostrecent",
-    *VARIANT,
-)
+LOADED = gauge("model_loaded_timestamp_seconds", "When it was loaded", "max", *VARIANT)
+PROMOTED = gauge("model_promoted_timestamp_seconds", "NaN if never", "mostrecent", *VARIANT)
 LOG_QUEUE = gauge("log_queue", "Requests that wait for the prediction log", "sum")
 LOG_UP = gauge("log_up", "1 if the log's database takes predictions", "min")
 SPOOL_ROWS = gauge("log_spool_rows", "Rows that wait on disk for the log's database", "max")
@@ -100,20 +92,16 @@ def set_state(followers: Mapping[str, Follower], writer: Writer) -> None:
     SPOOL_BYTES.set(log.spool_bytes)
     for variant, follower in followers.items():
         model = follower.model
+        promoted = nan
+        if model:
+            with suppress(ValueError):  # it was not, or at an unknown time
+                promoted = datetime.fromisoformat(model.bundle.promotion.promoted_at).timestamp()
         REFUSED.labels(variant).set(bool(follower.refused))
         SWAPS.labels(variant).set(follower.swaps)
         LOADED.labels(variant).set(follower.since)
-        PROMOTED.labels(variant).set(promotion_time(model.bundle) if model else nan)
+        PROMOTED.labels(variant).set(promoted)
         for version in tuple(follower.versions):  # another thread may add to them
             MODEL.labels(variant, version).set(model is not None and version == model.version)
-
-
-def promotion_time(bundle: Bundle) -> float:
-    """Return when a bundle was promoted, in seconds; NaN if it was not, or that is unknown."""
-    try:
-        return datetime.fromisoformat(bundle.promotion.promoted_at).timestamp()
-    except ValueError:
-        return nan
 
 
 def exposition(more: Collector) -> bytes:
@@ -121,24 +109,59 @@ def exposition(more: Collector) -> bytes:
     registry = prometheus.CollectorRegistry()
     registry.register(more)
     if FOLDER in os.environ:
-        forget_killed(Path(os.environ[FOLDER]))
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     else:
         registry.register(prometheus.REGISTRY)
     return prometheus.generate_latest(registry)
 
 
-def forget_killed(folder: Path) -> None:
-    """Leave out the gauges of processes that were killed, and could not do so themselves."""
-    for path in folder.glob("gauge_live*_*.db"):
-        process = int(path.stem.rpartition("_")[2])
-        try:
-            with suppress(PermissionError):  # it is another user's, and there
-                os.kill(process, 0)
-        except ProcessLookupError:
-            forget_process(process)
+class NewestWindow(Collector):
+    """What `monitor` found in its newest window; while the database is away, it stays as it was."""
+
+    def __init__(self, writer: Writer, model: str) -> None:
+        self.writer = writer
+        self.model = model
+        self.summary: WindowSummary | None = None
+        self.read_at = -WINDOW_SECONDS
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        if time.monotonic() - self.read_at >= WINDOW_SECONDS and self.writer.database.available:
+            self.read_at = time.monotonic()
+            with suppress(SQLAlchemyError):  # the writer logs it
+                self.summary = read_newest(self.writer.engine, self.model)
+        made = self.summary.made.timestamp() if self.summary else 0
+        text = "When `monitor` last ran; 0 if it never did"
+        yield family("last_run_timestamp_seconds", text, {(): made})
+        if self.summary:
+            yield from families(self.summary)
 
 
-def forget_process(number: int) -> None:
-    """Leave out the gauges of a process that serves no more."""
-    mark_process_dead(number)  # type: ignore[no-untyped-call]
+def family(name: str, text: str, values: Samples, *labels: str) -> GaugeMetricFamily:
+    found = GaugeMetricFamily(f"monitor_{name}", text, labels=labels)
+    for of_labels, value in values.items():
+        if value is not None:
+            found.add_metric(of_labels, value)
+    return found
+
+
+def families(summary: WindowSummary) -> Iterator[GaugeMetricFamily]:
+    end = summary.end.timestamp()
+    yield family("window_end_timestamp_seconds", "End of the newest window", {(): end})
+    yield family("rows", "Predictions in the newest window", {(): summary.rows})
+    text = "Share of the predictions with an outcome"
+    yield family("coverage", text, {(): summary.coverage})
+    yield family("drift_share", "Share of the columns that drifted", {(): summary.drift_share})
+    verdicts: Samples = {(name,): name in summary.verdicts for name in VERDICTS}
+    yield family("verdict", "1 if the newest window has this verdict", verdicts, "verdict")
+    drift = summary.drift.columns if summary.drift else {}
+    scores: Samples = {(name,): column.score for name, column in drift.items()}
+    yield family("column_score", "Drift score of a column", scores, "column")
+    thresholds: Samples = {(name,): column.threshold for name, column in drift.items()}
+    yield family("column_threshold", "Drift threshold of a column", thresholds, "column")
+    bounds: Samples = {
+        (name, bound): value
+        for name, values in summary.metrics.items()
+        for bound, value in values.items()
+    }
+    text = "Metrics of the labelled predictions: value, interval, and that of the test window"
+    yield family("metric", text, bounds, "metric", "bound")

@@ -1,15 +1,11 @@
 """The server's process or processes, from start to orderly shutdown."""
 
 import os
-import shutil
 import signal
 import socket
 import tempfile
-from contextlib import suppress
-from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from mlops_loop.base.errors import Failure
@@ -20,12 +16,15 @@ SHUTDOWN_SECONDS = 15
 
 
 class Processes(Multiprocess):
-    """Uvicorn's supervisor, which on SIGHUP restarts no process, but lets all reload the model."""
+    """Uvicorn's supervisor, which also drops the gauges of processes that serve no more."""
 
-    def handle_hup(self) -> None:
-        for process in self.processes:
-            with suppress(ProcessLookupError):
-                os.kill(process.pid or 0, signal.SIGHUP)
+    def keep_subprocess_alive(self) -> None:
+        from prometheus_client.multiprocess import mark_process_dead  # reads FOLDER on import
+
+        before = {process.pid for process in self.processes} | {os.getpid()}  # it serves nothing
+        super().keep_subprocess_alive()
+        for number in before - {process.pid for process in self.processes}:
+            mark_process_dead(number)  # type: ignore[no-untyped-call]
 
 
 def serve(host: str, port: int, workers: int) -> None:
@@ -34,23 +33,36 @@ def serve(host: str, port: int, workers: int) -> None:
         # The processes add up their metrics here. The module of the metrics reads it on import.
         os.environ[FOLDER] = folder
         try:
-            serve_app(host, port, workers, Path(folder))
+            serve_app(host, port, workers)
         finally:
             del os.environ[FOLDER]
 
 
-def serve_app(host: str, port: int, workers: int, folder: Path) -> None:
+def serve_app(host: str, port: int, workers: int) -> None:
     from mlops_loop.serving.app import create_app
+    from mlops_loop.serving.http.telemetry import LOGGING
 
     app = create_app()  # with several processes too, so that a mistake is reported in one line
     check_address(host, port)
     # Uvicorn raises the signal again that ended it: then the process would not end with 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
+    config = uvicorn.Config(
+        app if workers == 1 else f"{__package__}.app:create_app",
+        factory=workers > 1,
+        host=host,
+        port=port,
+        workers=workers,
+        access_log=False,
+        log_config=LOGGING,
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
     if workers > 1:
-        serve_in_processes(app, host, port, workers, folder)
+        Processes(config, sockets=[config.bind_socket()]).run()
         return
-    server = uvicorn.Server(configure(app, host, port))
+    server = uvicorn.Server(config)
     server.run()
     if not server.started:
         raise Failure("the server did not start: its log says why")
@@ -64,33 +76,3 @@ def check_address(host: str, port: int) -> None:
             pass
     except OSError as error:
         raise Failure(f"cannot listen on {host}:{port}: {error.strerror}; try --port") from None
-
-
-def configure(app: FastAPI | str, host: str, port: int, workers: int = 1) -> uvicorn.Config:
-    from mlops_loop.serving.http.telemetry import logging_config
-
-    return uvicorn.Config(
-        app,
-        factory=isinstance(app, str),
-        host=host,
-        port=port,
-        workers=workers,
-        access_log=False,
-        log_config=logging_config(),
-        ws="none",
-        server_header=False,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-    )
-
-
-def serve_in_processes(app: FastAPI, host: str, port: int, workers: int, folder: Path) -> None:
-    from mlops_loop.serving.metrics import forget_process
-    from mlops_loop.serving.service import LAST_GOOD_BUNDLE
-
-    # A process that is restarted later may find a bundle that cannot be served.
-    bundle = folder / "bundle"
-    shutil.copytree(app.state.service.model.bundle.folder, bundle)
-    os.environ[LAST_GOOD_BUNDLE] = str(bundle)
-    forget_process(os.getpid())  # this one only starts the others
-    config = configure(f"{__package__}.app:create_app", host, port, workers)
-    Processes(config, sockets=[config.bind_socket()]).run()

@@ -1,4 +1,4 @@
-"""Who may send a request: API keys, open paths, and without keys only this machine."""
+"""Who may send a request, and how many: API keys, open paths, this machine, rate limit."""
 
 import hmac
 import logging
@@ -8,30 +8,29 @@ from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import sha256
 from ipaddress import ip_address
+from math import ceil
 from pathlib import Path
 
-from mlops_loop.base.errors import Failure
+from starlette.exceptions import HTTPException
+
+from mlops_loop.base.errors import Failure, redacted
 from mlops_loop.base.settings import Settings, parse_keys
 
 LOGGER = logging.getLogger("uvicorn.error")
 RELOAD_SECONDS = 1.0  # between two looks into the keys' file
 OPEN_PATHS = {"/", "/page.js", "/docs", "/openapi.json", "/metrics", "/v2"}
-OPEN_PREFIXES = ("/health/", "/v2/health/", "/static-offline-docs/")
-MODEL_READY = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/ready")
+OPEN = re.compile(
+    r"/v2/models/[^/]+(/versions/[^/]+)?/ready|(/v2)?/health/.*|/static-offline-docs/.*"
+)
 
 
 def is_open(path: str) -> bool:
     """Return whether a path needs no key: pages, health, metrics, documentation."""
-    if path in OPEN_PATHS or path.startswith(OPEN_PREFIXES):
-        return True
-    return MODEL_READY.fullmatch(path) is not None
+    return path in OPEN_PATHS or OPEN.fullmatch(path) is not None
 
 
 def is_local(headers: Mapping[bytes, bytes]) -> bool:
-    """Return whether a request names this machine as host, and comes from no other site's page.
-
-    Browsers send what any page tells them to, also to this machine.
-    """
+    """Return whether a request is to this machine by name, and from no page of another site."""
     host = headers.get(b"host", b"").lower()
     origin = headers.get(b"origin", b"").lower()
     return is_loopback(host) and (not origin or origin.partition(b"://")[2] == host)
@@ -40,25 +39,19 @@ def is_local(headers: Mapping[bytes, bytes]) -> bool:
 @lru_cache(64)
 def is_loopback(host: bytes) -> bool:
     name = re.sub(r":\d+$", "", host.decode("latin-1")).strip("[]")
-    if name in ("", "localhost"):
-        return True
     try:
-        return ip_address(name).is_loopback
+        return name in ("", "localhost") or ip_address(name).is_loopback
     except ValueError:
         return False
 
 
 class ApiKeys:
-    """The keys of API_KEYS, and of the file API_KEYS_FILE: a name:key on each line.
-
-    The file is read again and again: a key is replaced without a restart.
-    """
+    """The keys of API_KEYS, and of the file API_KEYS_FILE, which is read again and again."""
 
     def __init__(self, settings: Settings) -> None:
         self.fixed = settings.keys()
         self.file = Path(settings.api_keys_file) if settings.api_keys_file else None
         self.required = settings.asks_for_keys
-        self.logged_error = ""
         self.read()
 
     def read(self) -> None:
@@ -68,27 +61,47 @@ class ApiKeys:
         self.digests = {name: digest(key) for name, key in keys.items()}
 
     def key_name(self, given: str) -> str | None:
-        """Return the name of a key, None if it is unknown.
-
-        It is compared with every key, in constant time each, so that timing reveals nothing.
-        """
+        """Return the name of a key, None if it is unknown; how long it takes reveals nothing."""
         if self.file and time.monotonic() - self.read_at > RELOAD_SECONDS:
-            self.try_to_read()
+            try:
+                self.read()
+            except (OSError, Failure) as error:  # half written, or away: it comes back
+                LOGGER.error("the API keys stay as they were: %s", error)
         found = digest(given)
         names = [name for name, each in self.digests.items() if hmac.compare_digest(found, each)]
         return names[-1] if names else None
 
-    def try_to_read(self) -> None:
-        """Read the file; one that cannot be read leaves the keys as they are."""
-        error = ""
-        try:
-            self.read()
-        except (OSError, Failure) as problem:  # half written, or away: it comes back
-            error = str(problem)
-        if error and error != self.logged_error:
-            LOGGER.error("the API keys stay as they were: %s", error)
-        self.logged_error = error
-
 
 def digest(key: str) -> bytes:
     return sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+class RateLimiter:
+    """Lets each key send `limit` requests in any minute; while Redis is away, it holds none up."""
+
+    def __init__(self, limit: int, url: str) -> None:
+        # Here, because most servers have no limit, and do without its memory.
+        from limits import RateLimitItemPerMinute
+        from limits.aio.strategies import SlidingWindowCounterRateLimiter
+        from limits.storage import storage_from_string
+
+        try:
+            storage = storage_from_string(f"async+{url}", implementation="redispy")
+            self.limiter = SlidingWindowCounterRateLimiter(storage)
+        except Exception as error:  # a wrong URL, or a package that is missing
+            need = "it must be memory://, or redis://host:port with the package redis"
+            raise Failure(f"RATE_LIMIT_URL: {redacted(str(error))}: {need}") from None
+        self.item = RateLimitItemPerMinute(limit)
+
+    async def check(self, key: str) -> None:
+        """Count a request of a key; raise HTTPException 429 if it must wait."""
+        try:
+            if await self.limiter.hit(self.item, key):
+                return
+            window = await self.limiter.get_window_stats(self.item, key)
+        except Exception as error:  # of whatever kind the storage has
+            LOGGER.error("requests are not limited: %s", redacted(str(error)))
+            return
+        seconds = max(1, ceil(window.reset_time - time.time()))
+        retry = {"Retry-After": str(seconds)}
+        raise HTTPException(429, "too many requests with this key", retry)

@@ -5,7 +5,6 @@ Neither holds clients, keys or rows: paths are those of the routes, exceptions h
 
 import os
 import traceback
-from functools import cache
 
 from fastapi.telemetry import TelemetryConfig
 from pydantic import JsonValue
@@ -44,27 +43,20 @@ def format_exception(error: BaseException) -> str:
     return f"{format_exception(cause)}\n\n{text}" if cause else text
 
 
-def logging_config() -> dict[str, JsonValue]:
-    """Return the logging configuration of a server's process, as uvicorn's log_config takes it.
-
-    uvicorn's own line on each request names the client and the raw path: `Exchange` logs another.
-    """
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {"json": {"()": f"{__name__}.{JsonLines.__name__}"}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
-        "root": {"handlers": ["stderr"], "level": "INFO"},
-        "loggers": {"uvicorn.access": {"level": "CRITICAL"}},
-    }
+# Of a server's process, as uvicorn's log_config. uvicorn's own line on each request names the
+# client and the raw path: `Exchange` logs another.
+LOGGING: dict[str, JsonValue] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"json": {"()": f"{__name__}.{JsonLines.__name__}"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "root": {"handlers": ["stderr"], "level": "INFO"},
+    "loggers": {"uvicorn.access": {"level": "CRITICAL"}},
+}
 
 
-@cache  # one provider, and one exporter, for all apps of this process
 def tracing_options() -> TelemetryConfig:
-    """Return what FastAPI takes as `telemetry`: traces, if the environment has an OTLP endpoint.
-
-    FastAPI adds the exporter when the app starts, and flushes it when it ends.
-    """
+    """Return what FastAPI takes as `telemetry`: traces, if the environment has an OTLP endpoint."""
     off = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
     if not any(map(os.environ.get, ENDPOINTS)):
         return off

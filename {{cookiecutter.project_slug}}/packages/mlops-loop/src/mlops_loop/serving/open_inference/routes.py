@@ -7,31 +7,38 @@ from pydantic import JsonValue
 from starlette.exceptions import HTTPException
 
 from mlops_loop.base.project import current_project
-from mlops_loop.serving.api import media_type, service_of
-from mlops_loop.serving.loaded_model import LoadedModel
-from mlops_loop.serving.open_inference.inputs import HEADER, read_inference, to_records
-from mlops_loop.serving.open_inference.outputs import model_metadata, response, wanted_outputs
+from mlops_loop.serving.api import ENCODER, JSON, service_of
+from mlops_loop.serving.hot_reload import LoadedModel
+from mlops_loop.serving.open_inference.tensors import (
+    ACCEPTED,
+    HEADER,
+    output_tensors,
+    read_inference,
+    to_records,
+    to_tensors,
+    wanted_outputs,
+)
 from mlops_loop.serving.request_schema import Invalid, Rows
 
 # What a page of another site can send without asking.
 FORM_TYPES = ("text/plain", "multipart/form-data", "application/x-www-form-urlencoded")
-MODEL = "/v2/models/{name}"
+MODEL = "/models/{name}"
 VERSION = MODEL + "/versions/{version}"
-ROUTER = APIRouter(include_in_schema=False)
+ROUTER = APIRouter(include_in_schema=False, prefix="/v2")
 
 
-@ROUTER.get("/v2")
+@ROUTER.get("")
 async def server() -> dict[str, JsonValue]:
     name = current_project().name
     return {"name": name, "version": installed(name), "extensions": ["binary_tensor_data"]}
 
 
-@ROUTER.get("/v2/health/live")
+@ROUTER.get("/health/live")
 async def live() -> dict[str, bool]:
     return {"live": True}
 
 
-@ROUTER.get("/v2/health/ready")
+@ROUTER.get("/health/ready")
 async def ready(request: Request) -> dict[str, bool]:
     service_of(request).check_ready()
     return {"ready": True}
@@ -57,13 +64,28 @@ async def model_ready(request: Request) -> dict[str, str | bool]:
 @ROUTER.get(MODEL, dependencies=CHECKED)
 @ROUTER.get(VERSION, dependencies=CHECKED)
 async def model(request: Request) -> dict[str, JsonValue]:
-    return model_metadata(service_of(request).model.bundle)
+    """Return what a client needs to know; a shape's -1 is the number of rows."""
+    bundle = service_of(request).model.bundle
+    inputs = {name: ACCEPTED[column.type][0] for name, column in bundle.schema.inputs.items()}
+    onnx = "model.onnx" in bundle.manifest.files
+    return {
+        "name": current_project().name,
+        "versions": [bundle.version],
+        "platform": "onnxruntime_onnx" if onnx else "sklearn_skops",
+        "inputs": [
+            {"name": name, "datatype": kind, "shape": [-1]} for name, kind in inputs.items()
+        ],
+        "outputs": [
+            {"name": name, "datatype": tensor.datatype, "shape": [*tensor.shape]}
+            for name, tensor in output_tensors(bundle.schema, -1).items()
+        ],
+    }
 
 
 @ROUTER.post(MODEL + "/infer", dependencies=CHECKED)
 @ROUTER.post(VERSION + "/infer", dependencies=CHECKED)
 async def infer(request: Request) -> Response:
-    if media_type(request) in FORM_TYPES:
+    if request.headers.get("content-type", "").lower().startswith(FORM_TYPES):
         raise Invalid(415, "send JSON, or JSON and binary tensors")
     service = service_of(request)
     schema = service.model.bundle.schema
@@ -71,10 +93,16 @@ async def infer(request: Request) -> Response:
     wanted = wanted_outputs(inference, schema)
 
     def read(model: LoadedModel) -> Rows:
-        return model.reader.from_records(to_records(inference, rest, model.bundle.schema))
+        return model.reader.from_records(to_records(inference, rest, model.reader))
 
     named = "version" in request.path_params  # who names a version gets no other
     answer, shadow = await service.predict(request, read, champion=named)
-    answered = response(inference, wanted, answer, schema)
-    answered.background = shadow
-    return answered
+    outputs, binary = to_tensors(answer, wanted, schema)
+    about = {"model_name": current_project().name, "model_version": answer.model_version}
+    if inference.id is not None:
+        about["id"] = inference.id
+    header = ENCODER.encode({**about, "outputs": outputs})
+    if not binary:
+        return Response(header, media_type=JSON, background=shadow)
+    headers = {HEADER: str(len(header))}
+    return Response(header + binary, 200, headers, "application/octet-stream", shadow)
