@@ -6,7 +6,7 @@ import is in `__all__`; all else is internal.
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 # No library reports on its use. They read this when they are imported, so it is set before that.
 os.environ.setdefault("DO_NOT_TRACK", "true")  # Evidently
@@ -14,16 +14,6 @@ os.environ.setdefault("DVC_NO_ANALYTICS", "true")
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "true")  # ONNX Runtime, on by default since 1.29
-
-if TYPE_CHECKING:
-    from mlops_loop.base.errors import Failure, Refusal
-    from mlops_loop.base.params import IngestParams, TrainParams
-    from mlops_loop.base.project import Project
-    from mlops_loop.cli.app import run
-    from mlops_loop.contract.schema import Column, Schema
-    from mlops_loop.data.source.read import batches
-    from mlops_loop.metrics.gate_result import GateResult, check_limit
-    from mlops_loop.release.candidate import Candidate
 
 HOMES = {
     "Candidate": "release.candidate",
@@ -39,20 +29,7 @@ HOMES = {
     "check_limit": "metrics.gate_result",
     "run": "cli.app",
 }
-__all__ = [
-    "Candidate",
-    "Column",
-    "Failure",
-    "GateResult",
-    "IngestParams",
-    "Project",
-    "Refusal",
-    "Schema",
-    "TrainParams",
-    "batches",
-    "check_limit",
-    "run",
-]
+__all__ = list(HOMES)
 
 
 def __getattr__(name: str) -> Any:
