@@ -68,7 +68,7 @@ def test_one_line_is_followed_everywhere(project) -> None:
 TABLES = [
     ("targett", {"targett": "x"}, "Extra inputs"),
     ("target", {"target": "no such"}, "role target belongs to 'no such' alone"),
-    ("unique", {"unique": ["no such"]}, r"names \['no such'\], which `columns` lacks"),
+    ("unique", {"unique": ["no such"]}, r"names \['no such'\], which are no columns"),
     ("task", {"task": "clustering"}, "Input should be"),
     ("target", {"task": "multiclass-classification"}, ".* has three or more `categories`"),
     ("max_shift", {"max_shift": 2}, "Input should be less than"),

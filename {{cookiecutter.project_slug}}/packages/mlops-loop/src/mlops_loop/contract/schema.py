@@ -213,10 +213,8 @@ def contradictions(schema: Schema) -> Iterator[tuple[str, str]]:
         yield "columns", "every feature is derived: no column is left that the API takes"
     yield from wrong_roles(schema)
     yield from wrong_target(schema)
-    known = {"`columns` lacks": schema.columns, "are ignored": schema.used}
-    for why, allowed in (known | {"are derived": schema.source}).items():
-        if names := [name for name in schema.unique if name not in allowed]:
-            yield "unique", f"names {names}, which {why}"
+    if names := [name for name in schema.unique if name not in schema.source]:
+        yield "unique", f"names {names}, which are no columns in use of the source"
     for name, column in schema.columns.items():
         if both := [text for text in schema.missing if text in (column.categories or ())]:
             yield "missing", f"names {both[0]!r}, which is a category of {name!r}"

@@ -84,20 +84,17 @@ def say(text: str) -> None:
 def promoted_or_candidate(settings: Settings) -> tuple[Path, str]:
     """Promote the candidate; return the champion's bundle, or the candidate's if there is none."""
     champion = Path(settings.bundle)
-    refused = "the candidate (refused)"
     try:
         promotion = promote()
-        refused = f"version {promotion.version} (refused)"
         print_gates(promotion.gates)
         say(promotion.checked().text)
     except Refusal as refusal:
         say(f"refused: {refusal}")
     served = open_bundle(champion) if champion.exists() else None
     if served and served.schema.target == load_schema().target:
-        say(f"The champion is version {served.version}.")
         return champion, f"version {served.version} (champion)"
     say("There is no champion: the demo serves the refused candidate, to show the rest.")
-    return BUNDLE, refused
+    return BUNDLE, "the candidate (refused)"
 
 
 def send_traffic(address: str, client: requests.Session) -> dict[str, JsonValue]:

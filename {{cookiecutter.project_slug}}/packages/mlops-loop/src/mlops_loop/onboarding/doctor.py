@@ -45,7 +45,7 @@ class Note(Failure):
 
 
 class Check(NamedTuple):
-    """What the doctor asks; how to mend it follows the reason of a failure."""
+    """What the doctor asks, and a mend that fits whatever the reason of a failure."""
 
     name: str
     ask: Callable[[], str]
@@ -143,14 +143,15 @@ def audit_log() -> str:
 
 def champion() -> str:
     settings = load_settings()
+    promote = f"uv run {current_project().name} promote"
     version = by_alias(open_registry(settings), "champion")
     if not version:
-        raise Later("there is none")
+        raise Later(f"there is none: `uv run dvc repro`, then `{promote}`")
     bundle = open_bundle(Path(settings.bundle))
     expected = version.number, version.tags.get("bundle_sha256")
     if (bundle.version, bundle.sha256) != expected:
         held = f"{settings.bundle} holds version {bundle.version}"
-        raise Failure(f"{held}, the champion is {version.number}")
+        raise Failure(f"{held}, the champion is {version.number}: `{promote}` puts it there")
     return f"version {version.number}, which is also in {settings.bundle}"
 
 
@@ -161,7 +162,7 @@ def disk() -> str:
     return f"{free:.0f} GiB free"
 
 
-COMMIT = "git init, git add, git commit: a version is traced to a commit"
+COMMIT = "a version is traced to a commit (git init, git add, git commit)"
 IDENTITY = "git config user.name 'Your Name', git config user.email you@example.com: dvc needs them"
 REMOTE = "see `uv run dvc remote list`; uv run dvc remote add --default NAME URL"
 # What others build on comes first.
@@ -178,7 +179,7 @@ CHECKS = (
     Check("DVC remote", remote, REMOTE),
     Check("prediction log", prediction_log),
     Check("audit log", audit_log),
-    Check("champion", champion, "`uv run dvc repro`, then `promote`"),
+    Check("champion", champion),
     Check("disk", disk, "`uv run dvc gc --workspace` frees some"),
 )
 
