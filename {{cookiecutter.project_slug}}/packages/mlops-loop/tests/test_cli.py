@@ -68,7 +68,6 @@ MISTAKES = [
         "ingest:\n  source: a.csv\nmonitor:\n  day: 3\n",
         r"line 4: monitor\.day: Extra",
     ),
-    (files.PARAMS, "ingest:\n  source: {sql: x}\n", r"line 2: ingest\.source\.Sql\.url_env: Field"),
     (files.PARAMS, "split:\n  seed: 0\n  seed: 1\n", r"line 3: the key 'seed' is there twice"),
     (files.SCHEMA, "columns:\n  a:\n    type: id\n    nul: 1\n", r"line 4: columns\.a\.nul: Extra"),
     (Path(".env"), "PREDICTION_LOG=x", r"PREDICTION_LOG: .*known are .*PREDICTION_LOG_URL"),
