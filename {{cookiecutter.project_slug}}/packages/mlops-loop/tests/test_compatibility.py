@@ -2,6 +2,7 @@ import itertools
 import json
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -13,6 +14,8 @@ from mlops_loop.contract import compatibility
 from mlops_loop.contract.compatibility import BREAK, HARMLESS, RETRAIN
 from mlops_loop.contract.schema import Column, Schema
 from mlops_loop.serving.request_schema import Invalid, Reader
+
+from .made_up import made_up_contract
 
 CONTRACT = """
 name: trips
@@ -49,7 +52,6 @@ def kinds(contract: str, *edits: tuple[str, str]) -> list[tuple[str, str]]:
 
 EDITS = [
     ("name: trips", "name: rides", HARMLESS, "name"),
-    ("name: trips", "name: trips\nmax_leakage: 0.9", HARMLESS, "max_leakage"),
     ("name: trips", "name: trips\nmissing: ['', NA]", RETRAIN, "missing"),
     ('positive: "yes"', 'positive: "no"', BREAK, "positive"),
     ('["yes", "no"]', '["no", "yes"]', HARMLESS, "columns.late.categories"),
@@ -57,17 +59,14 @@ EDITS = [
     ("unit: km, ", "", HARMLESS, "columns.way.unit"),
     ("minimum: 0", "description: Far, minimum: 0", HARMLESS, "columns.way.description"),
     ("maximum: 100", "maximum: 200", RETRAIN, "columns.way.maximum"),
-    ("maximum: 9, ", "", RETRAIN, "columns.stops.maximum"),
     ("maximum: 9, ", "maximum: 8, ", BREAK, "columns.stops.maximum"),
     ("[bus, tram]", "[bus, tram, rail]", RETRAIN, "columns.sort.categories"),
     ("[bus, tram]", "[bus]", BREAK, "columns.sort.categories"),
-    ("[bus, tram]", "[bus, tram], slice: true", HARMLESS, "columns.sort.slice"),
     ("number: {type: id", "number: {type: integer", HARMLESS, "columns.number.type"),
     ("role: timestamp", "role: timestamp, format: '%Y'", RETRAIN, "columns.time.format"),
     ("  sort:", "  new: {type: boolean}\n  sort:", BREAK, "columns.new"),
     ("  sort:", "  new: {type: boolean, nullable: true}\n  sort:", RETRAIN, "columns.new"),
     ("  sort:", "  new: {type: boolean, role: slice}\n  sort:", HARMLESS, "columns.new"),
-    ("{type: id, role: id}", "{type: integer}", BREAK, "columns.number"),
     ("type: number,", "type: number, role: ignored,", BREAK, "columns.way"),
     ("  number: {type: id, role: id}\n", "", HARMLESS, "columns.number"),
 ]
@@ -99,12 +98,10 @@ def contracts() -> list[Schema]:
         columns += [{"type": "category", "categories": names, "allow_unknown": unseen}]
     columns += [{"type": "boolean"}]
     columns = [column | {"nullable": nullable} for column in columns for nullable in (True, False)]
-    other_roles = [{"type": "number", "role": role} for role in ("input", "slice", "ignored")]
-    columns += [*other_roles, {"type": "number", "derived": True}]
-    base = {"target": {"type": "number", "role": "target"}, "other": {"type": "boolean"}}
-    about = {"name": "t", "task": "regression", "target": "target"}
-    tables = [base, *(base | {"x": column} for column in columns)]
-    return [Schema.model_validate(about | {"columns": table}) for table in tables]
+    columns += [{"type": "number", "role": role} for role in ("input", "slice", "ignored")]
+    columns += [{"type": "number", "derived": True}]
+    tables = [{}, *({"x": column} for column in columns)]
+    return [made_up_contract("regression", {"other": {"type": "boolean"}} | xs) for xs in tables]
 
 
 def accepted(schema: Schema) -> frozenset[int]:
@@ -130,7 +127,7 @@ def test_every_key_of_a_contract_is_judged() -> None:
     """Whoever adds a key decides here whether it is a text or a tolerance."""
     free = "role derived description max_null mostly max_shift protected pii slice"
     column = Column(type="number")
-    judged = compatibility.refused_by_key(column, column)
+    judged = compatibility.of_keys(column, column)
     assert set(Column.model_fields) == {*judged, *free.split()}
     free = "columns name description limits unique min_rows mlops_loop max_duplicates max_overlap"
     judged = {*compatibility.TABLE, "max_leakage", "max_shift"}
@@ -142,12 +139,11 @@ def repository(tmp_path, monkeypatch):
     """A git repository, in a folder of which the contract changed since its commit."""
     folder = tmp_path / "inner"
     folder.mkdir()
-    subprocess.run(["git", "init", "-q", tmp_path], check=True)
     monkeypatch.chdir(folder)
-    (folder / "schema.yaml").write_text(CONTRACT)
-    for command in ("add .", "-c user.name=a -c user.email=a@b.c commit -qm x"):
+    Path("schema.yaml").write_text(CONTRACT)
+    for command in ("init -q ..", "add .", "-c user.name=a -c user.email=a@b.c commit -qm x"):
         subprocess.run(["git", *command.split()], check=True)
-    (folder / "schema.yaml").write_text(CONTRACT.replace("maximum: 100", "maximum: 50"))
+    Path("schema.yaml").write_text(CONTRACT.replace("maximum: 100", "maximum: 50"))
     return folder
 
 
@@ -163,14 +159,13 @@ def test_files_and_revisions_are_compared(repository, capsys) -> None:
     assert "columns.way.maximum" in done.output
 
 
-@pytest.mark.parametrize(
-    "place", ["nothing", "HEAD:nothing", "--output=x:y", "other.yaml", "broken.yaml"]
-)
+PLACES = ["nothing", "HEAD:nothing", "--output=x:y", "other.yaml", "broken.yaml"]
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_what_cannot_be_read_is_one_line(repository, place) -> None:
-    (repository / "other.yaml").write_bytes(b"\xff\xfe\x00")
-    (repository / "broken.yaml").write_text("columns: {}")
-    with pytest.raises(Failure, match=place) as failed:
+    Path("other.yaml").write_bytes(b"\xff\xfe\x00")
+    Path("broken.yaml").write_text("columns: {}")
+    with pytest.raises(Failure, match=rf"^[^\n]*{place}[^\n]*$"):
         compatibility.check(place, "schema.yaml")
-    assert failed.value.code == 1
-    assert "\n" not in str(failed.value)
     assert len(list(repository.iterdir())) == 3

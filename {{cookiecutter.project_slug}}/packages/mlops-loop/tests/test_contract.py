@@ -4,21 +4,22 @@ import mlflow
 import onnxruntime
 import pandas as pd
 import pytest
+import yaml
 from fastapi.testclient import TestClient
 
 from mlops_loop.base import files
+from mlops_loop.base.config import parse_yaml
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import load_settings
-from mlops_loop.contract.schema import Column, load_schema
+from mlops_loop.contract.schema import Column, Schema, load_schema
 from mlops_loop.data.checks import expectations
 from mlops_loop.monitoring.drift import numeric_columns
 from mlops_loop.serving.app import create_app
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import session
 
-from .conftest import change, run_stages
-
-STAGES = "ingest", "validate", "split", "train", "evaluate", "export"
+from .conftest import STAGES, change, run_stages
+from .made_up import raw_contract
 
 
 def api_schemas() -> dict:
@@ -64,53 +65,41 @@ def test_one_line_is_followed_everywhere(project) -> None:
     assert [place for place, columns in places().items() if names[0] in columns] == []
 
 
-TEXT = {"type": "category", "categories": ["a", "b"]}
-WRONG = [
+TABLES = [
     ("targett", {"targett": "x"}, "Extra inputs"),
     ("target", {"target": "no such"}, "role target belongs to 'no such' alone"),
-    ("unique", {"unique": ["no such"]}, r"names \['no such'\], which `columns` lacks"),
+    ("unique", {"unique": ["no such"]}, r"names \['no such'\], which are no columns"),
     ("task", {"task": "clustering"}, "Input should be"),
+    ("target", {"task": "multiclass-classification"}, ".* has three or more `categories`"),
     ("max_shift", {"max_shift": 2}, "Input should be less than"),
-    ("missing", {"missing": ["", "b"]}, "names 'b', which is a category of 'extra'"),
+    ("missing", {"missing": ["", "yes"]}, "names 'yes', which is a category of 'target'"),
 ]
-
-
-@pytest.mark.parametrize(("key", "values", "reason"), WRONG)
-def test_a_contradiction_in_the_table_names_file_line_and_key(project, key, values, reason) -> None:
-    change(files.SCHEMA, "columns", extra=TEXT)
-    change(files.SCHEMA, **values)
-    with pytest.raises(Failure, match=rf"^schema\.yaml, line \d+: {key}: {reason}"):
-        load_schema()
-
-
 COLUMNS = [
     ({"type": "id"}, "a column of type id cannot be a feature"),
     ({"type": "number", "categories": ["a"]}, "`categories` goes with type category, and only"),
+    ({"type": "category"}, "type category needs `categories`"),
     ({"type": "category", "categories": ["a", "a"]}, "`categories` names a value twice"),
     ({"type": "number", "minimum": 2, "maximum": 1}, "minimum 2 is above maximum 1"),
-    ({"type": "boolean", "maximum": 1}, "`minimum` and `maximum` go with type number or integer"),
+    ({"type": "boolean", "minimum": 0}, "`minimum` goes with type number or integer only"),
     ({"type": "number", "allow_unknown": True}, "`allow_unknown` goes with a category that is not"),
     ({"type": "number", "max_null": 0.5}, "`max_null` goes with `nullable: true` only"),
     ({"type": "integer", "minimum": 0.2, "maximum": 0.7}, "no integer is between 0.2 and 0.7"),
     ({"type": "number", "format": "%Y"}, "`format` goes with type timestamp only"),
+    ({"type": "number", "role": "slice", "pii": True}, "`pii` goes with what the API takes"),
+    ({"type": "number", "role": "input", "derived": True}, "a derived column is a feature or a"),
 ]
+WRONG = [(key, {}, values, reason) for key, values, reason in TABLES]
+WRONG += [("columns.extra", {"extra": column}, {}, reason) for column, reason in COLUMNS]
 
 
-@pytest.mark.parametrize(("values", "reason"), COLUMNS)
-def test_a_contradiction_in_a_column_names_file_line_and_key(project, values, reason) -> None:
-    change(files.SCHEMA, "columns", extra=values)
-    lines = files.SCHEMA.read_text(encoding="utf-8").splitlines()
-    with pytest.raises(Failure) as failed:
-        load_schema()
-    line = lines.index("  extra:") + 1
-    assert str(failed.value).startswith(f"schema.yaml, line {line}: columns.extra: {reason}")
-
-
-def test_a_key_that_stands_twice_is_refused(project) -> None:
-    with files.SCHEMA.open("a", encoding="utf-8") as file:
-        file.write("\nmin_rows: 5\n")
-    with pytest.raises(Failure, match=r"line \d+: the key 'min_rows' is there twice"):
-        load_schema()
+@pytest.mark.parametrize(("key", "columns", "values", "reason"), WRONG)
+def test_a_contradiction_names_file_line_and_key(key, columns, values, reason) -> None:
+    given = raw_contract("binary-classification", {"x": {"type": "number"}, **columns}) | values
+    text = yaml.safe_dump(given, sort_keys=False)
+    start = f"{'  ' * key.count('.')}{key.rpartition('.')[2]}:"
+    (line,) = (n for n, it in enumerate(text.splitlines(), 1) if it.startswith(start))
+    with pytest.raises(Failure, match=rf"^schema\.yaml, line {line}: {key}: {reason}"):
+        parse_yaml(text, "schema.yaml", Schema)
 
 
 def test_old_names_of_keys_go_on_being_read() -> None:

@@ -23,14 +23,12 @@ def code() -> dict[str, str]:
 
     These are the code dependencies of the stage that makes the model and of the stages before it,
     less how a page looks. Where the package is pinned, its version takes the place of its files.
-    Where there is no dvc.yaml there is no such file.
     """
-    sources = [
-        Path(path)
-        for path in dependencies(MODEL.as_posix())
-        if path.startswith(("src/", "packages/")) and not PAGES.search(path)
-    ]
-    found = {file for path in sources for file in (path.rglob("*.py") if path.is_dir() else [path])}
+    found = set[Path]()
+    for name in dependencies(MODEL.as_posix()):
+        if name.startswith(("src/", "packages/")) and not PAGES.search(name):
+            path = Path(name)
+            found |= set(path.rglob("*.py")) if path.is_dir() else {path}
     hashes = {file.as_posix(): source_hash(file) for file in sorted(found) if file.is_file()}
     if hashes and not any(path.startswith("packages/") for path in hashes):
         hashes["mlops-loop"] = sha256(version("mlops-loop").encode()).hexdigest()
@@ -40,14 +38,16 @@ def code() -> dict[str, str]:
 def dependencies(output: str) -> set[str]:
     """Return what an output of dvc.yaml comes from, over all the stages before."""
     stages = yaml.safe_load(DVC.read_text(encoding="utf-8"))["stages"] if DVC.is_file() else {}
-    needed = [output]
+    needed_by = {
+        out: names(stage.get("deps", []))
+        for stage in stages.values()
+        for out in names(stage.get("outs", []))
+    }
     done: set[str] = set()
-    while needed:
-        path = needed.pop()
-        done.add(path)
-        for stage in stages.values():
-            if path in names(stage.get("outs", [])):
-                needed += [dep for dep in names(stage.get("deps", [])) if dep not in done]
+    found = {output}
+    while found:
+        done |= found
+        found = {dep for path in found for dep in needed_by.get(path, [])} - done
     return done
 
 

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import to_json
 
 from mlops_loop.base.errors import Failure
 
@@ -67,15 +67,8 @@ def write_json(path: Path, value: object) -> None:
 
 
 def plain(value: object) -> Any:
-    """Return nested values as JSON has them: numbers as Python's, NaN as null, times as texts."""
-    if isinstance(value, dict):
-        return {str(key): plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    if isinstance(value, datetime):
-        return value.isoformat()
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """Return nested values as JSON has them: NumPy's numbers too, NaN as null, times as texts."""
+    return json.loads(to_json(value, inf_nan_mode="null", fallback=lambda number: number.item()))
 
 
 def read_json(path: Path) -> Any:

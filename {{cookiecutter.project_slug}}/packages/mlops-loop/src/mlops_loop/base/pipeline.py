@@ -1,18 +1,34 @@
-"""Pipeline: run the stages of dvc.yaml as `dvc repro` does, and show what they say."""
+"""Pipeline: run the stages of dvc.yaml as `dvc repro` does, and see how each of them ends.
+
+A stage runs the project's own command in a process of DVC's. It appends a line to the file that an
+environment variable names, so that nobody has to read DVC's messages.
+"""
 
 import getpass
+import json
 import os
 import signal
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from rich.console import Console
-
-from mlops_loop.base import stage_status
 from mlops_loop.base.errors import Failure, Refusal
+
+VARIABLE = "MLOPS_LOOP_STAGE_STATUS"
+
+
+class StageStatus(NamedTuple):
+    """How a stage ended; the fields of a line in the file."""
+
+    stage: str
+    seconds: float
+    code: int
 
 
 def reproduce() -> dict[str, float]:
@@ -22,24 +38,47 @@ def reproduce() -> dict[str, float]:
     """
     with tempfile.TemporaryDirectory() as folder:
         status_file = Path(folder) / "stages.jsonl"
-        exit_code = run_dvc({stage_status.VARIABLE: str(status_file)})
-        statuses = stage_status.read_statuses(status_file)
+        exit_code = run_dvc({VARIABLE: str(status_file)})
+        statuses = read_statuses(status_file)
     if exit_code:
         refused = any(status.code == Refusal.code for status in statuses)
         raise (Refusal if refused else Failure)("the pipeline stopped, see above")
     return {status.stage: status.seconds for status in statuses}
 
 
+@contextmanager
+def reported(stage: str) -> Iterator[None]:
+    """Report how the verb `stage` ends, if a pipeline run asks for it."""
+    path = os.environ.pop(VARIABLE, os.devnull)  # not for the processes that this one starts
+    started = time.monotonic()
+    code = 1
+    try:
+        yield
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+    finally:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(StageStatus(stage, time.monotonic() - started, code)) + "\n")
+
+
+def read_statuses(path: Path) -> list[StageStatus]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [StageStatus(*json.loads(line)) for line in lines]
+
+
 def run_dvc(variables: dict[str, str]) -> int:
     """Run `dvc repro`, showing what it says; return its exit code."""
-    command = [sys.executable, "-m", "dvc", "repro"]
+    from rich.console import Console  # here, because a server needs none
+
     # With the project's command on PATH, also without activation, and each line when it is printed.
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
     env = {"USER": user_name()} | os.environ | variables | {"PATH": path, "PYTHONUNBUFFERED": "1"}
     console = Console(highlight=False)
     # In a session of its own, because dvc, the shell and Python must all end when this does.
     with subprocess.Popen(
-        command,
+        [sys.executable, "-m", "dvc", "repro"],
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -32,25 +32,16 @@ SIGNATURES = {  # what each function is called with
 
 @dataclass(frozen=True)
 class Project:
-    """What a project plugs into the loop; all but the model is optional.
-
-    reader         `read(schema, params)` yields Arrow tables of the source's rows
-    derive         `derive(columns)` gets NumPy columns of the contract, and returns new ones
-    model          `build(schema, params)` returns the unfitted scikit-learn pipeline
-    candidates     `candidates(schema)` returns the names that `train.model: auto` compares
-    search_space   `search_space(trial, name)` returns parameters that `tune` tries
-    trusted_types  names of the types that a model file may hold, beyond those that skops trusts
-    metrics        own metrics by name: `metric(truth, scores, schema)` returns a number
-    gates          own gates by name: `gate(candidate)` returns a GateResult, or a list of them
-    """
+    """What a project plugs into the loop; all but the model is optional."""
 
     name: str
-    model: str
-    reader: str | None = None
-    derive: str | None = None
-    candidates: str | None = None
-    search_space: str | None = None
-    trusted_types: str | None = None
+    model: str  # build(schema, params) returns the unfitted scikit-learn pipeline
+    reader: str | None = None  # read(schema, params) yields Arrow tables of the source's rows
+    derive: str | None = None  # derive(columns) gets NumPy columns, and returns new ones
+    candidates: str | None = None  # candidates(schema) returns what `train.model: auto` compares
+    search_space: str | None = None  # search_space(trial, name) returns what `tune` tries
+    trusted_types: str | None = None  # types that a model file may hold, beyond those of skops
+    # By name: metric(truth, scores, schema) returns a number, gate(candidate) GateResults.
     metrics: dict[str, str] = field(default_factory=dict)
     gates: dict[str, str] = field(default_factory=dict)
 
@@ -82,12 +73,9 @@ def command() -> list[str]:
 
 
 def load(plugin: str) -> Callable[..., Any] | None:
-    """Return the function that the current project plugs in as `plugin`; None if it names none.
-
-    Raises Failure where it cannot be imported, or is called with something else.
-    """
+    """Return the function that the current project plugs in as `plugin`; None if it names none."""
     target = getattr(current_project(), plugin)
-    return None if target is None else function(plugin, target, SIGNATURES[plugin])
+    return function(plugin, target, SIGNATURES[plugin]) if target else None
 
 
 def load_all(plugin: Literal["metrics", "gates"]) -> dict[str, Callable[..., Any]]:
@@ -98,7 +86,7 @@ def load_all(plugin: Literal["metrics", "gates"]) -> dict[str, Callable[..., Any
 
 
 def required(plugin: str) -> Callable[..., Any]:
-    """Return the function that the current project plugs in as `plugin`; it must name one."""
+    """Return the function that the current project must plug in as `plugin`."""
     if found := load(plugin):
         return found
     raise Failure(f'project.py: {plugin} is missing: name it as "module:function"')
@@ -112,7 +100,7 @@ def trusted_types() -> list[str]:
 
 @cache
 def function(plugin: str, target: str, parameters: tuple[str, ...]) -> Callable[..., Any]:
-    """Return the function at `target`, which must take these parameters."""
+    """Return the function at `target`. Raises Failure if it does not take these parameters."""
     found = attribute(plugin, target)
     wanted = f"{target.rpartition(':')[2]}({', '.join(parameters)})"
     if not callable(found):

@@ -6,10 +6,10 @@ from io import TextIOWrapper
 import typer
 
 from mlops_loop.base.errors import run as run_verb
+from mlops_loop.base.pipeline import reported
 from mlops_loop.base.project import Project, use
-from mlops_loop.base.stage_status import reported
 from mlops_loop.cli import build, operate  # noqa: F401 - they add the verbs, in this order
-from mlops_loop.cli.groups import APP, LOG, NAME, SCHEMA
+from mlops_loop.cli.groups import APP, GROUPS, NAME
 
 
 def run(project: Project) -> None:
@@ -25,7 +25,7 @@ def run(project: Project) -> None:
 
 def named(name: str) -> typer.Typer:
     """Return the command line with the project's name in its examples."""
-    for group in (APP, SCHEMA, LOG):
+    for group in (APP, *GROUPS.values()):
         for command in group.registered_commands:
             command.epilog = str(command.epilog).replace(NAME, name)
     APP.info.name = name

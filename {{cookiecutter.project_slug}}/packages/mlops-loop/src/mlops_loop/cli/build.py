@@ -1,33 +1,26 @@
 """The verbs that make a model and release it. A verb imports what it needs when it runs."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer import Argument, Option
 
-from mlops_loop.cli.groups import APP, EXAMPLE, RELEASE, SCHEMA, STAGES, START, Json
+from mlops_loop.cli.groups import RELEASE, STAGES, START, Json, verb
 from mlops_loop.contract.values import Task
 
 
-@APP.command(epilog=f"{EXAMPLE} demo", rich_help_panel=START)
+@verb("demo", START, calls="onboarding.demo:demo")
 def demo() -> None:
     """Run every step once: pipeline, promotion, server, traffic, monitor."""
-    from mlops_loop.onboarding.demo import demo
-
-    demo()
 
 
-@APP.command(epilog=f"{EXAMPLE} doctor", rich_help_panel=START)
+@verb("doctor", START, calls="onboarding.doctor:doctor")
 def doctor() -> None:
-    """Check tools, servers, storage, secrets and disk; exit code 3 if something is missing."""
-    from mlops_loop.onboarding.doctor import doctor
-
-    doctor()
+    """Check git, environment, servers, storage and disk; exit code 3 if something is missing."""
 
 
-@SCHEMA.command("infer", epilog=f"{EXAMPLE} schema infer table.csv --target price --force")
+@verb("schema infer table.csv --target price --force")
 def schema_infer(
     target: Annotated[str, Option(help="The column to predict.")],
     file: Annotated[str | None, Argument(metavar="FILE", help="Any table, or its URL.")] = None,
@@ -35,9 +28,7 @@ def schema_infer(
     task: Annotated[Task | None, Option(help="Instead of what the target suggests.")] = None,
     sql: Annotated[str | None, Option(help="A query instead of a file; needs --url-env.")] = None,
     url_env: Annotated[str | None, Option(help="Variable with the database's URL.")] = None,
-    force: Annotated[
-        bool, Option("--force", help="Replace the schema.yaml that is there.")
-    ] = False,
+    force: Annotated[bool, Option("--force", help="Replace schema.yaml.")] = False,
 ) -> None:
     """Profile a table; write schema.yaml, and adapt the project to that table."""
     if (file is None) == (sql is None) or (sql is None) != (url_env is None):
@@ -49,21 +40,17 @@ def schema_infer(
     infer(source, target, timestamp, task, force)
 
 
-@SCHEMA.command("check", epilog=f"{EXAMPLE} schema check HEAD")
+@verb("schema check HEAD", calls="contract.compatibility:check")
 def schema_check(
     old: Annotated[str, Argument(help="A file, a git revision, or REVISION:PATH.")],
     new: Annotated[str, Argument(help="As OLD.")] = "schema.yaml",
 ) -> None:
     """List what a change of the contract breaks; exit code 3 if it breaks the API's clients."""
-    from mlops_loop.contract.compatibility import check
-
-    check(old, new)
 
 
 def add_stage(name: str, room: str, text: str) -> None:
-    @APP.command(name, help=text, epilog=f"{EXAMPLE} {name}", rich_help_panel=STAGES)
-    def run_stage() -> None:
-        import_module(f"mlops_loop.{room}.{name}").main()
+    @verb(name, STAGES, calls=f"{room}.{name}:main", text=text)
+    def stage() -> None: ...
 
 
 add_stage("ingest", "data", "Read the source into data/raw.parquet.")
@@ -74,23 +61,16 @@ add_stage("evaluate", "training", "Evaluate the model on the test window against
 add_stage("export", "training", "Write the bundle; exit code 3 if it predicts something else.")
 
 
-@APP.command(epilog=f"{EXAMPLE} tune --trials 50 --timeout 3600", rich_help_panel=RELEASE)
+@verb("tune --trials 50 --timeout 3600", RELEASE, calls="training.tune:tune")
 def tune(
     trials: Annotated[int, Option(min=1, help="How many more parameters to try.")] = 20,
-    timeout: Annotated[
-        float | None, Option(min=0, help="Seconds after which no trial begins.")
-    ] = None,
+    timeout: Annotated[float | None, Option(min=0, help="Seconds in which they begin.")] = None,
 ) -> None:
     """Search hyperparameters on the training window alone; write the best to params.yaml."""
-    from mlops_loop.training.tune import tune
-
-    tune(trials, timeout)
 
 
-@APP.command(epilog=f"{EXAMPLE} promote", rich_help_panel=RELEASE)
-def promote(
-    as_json: Json = False,
-) -> None:
+@verb("promote", RELEASE)
+def promote(as_json: Json = False) -> None:
     """Make the bundle champion if it passes every gate; exit code 3 if one refuses it."""
     from mlops_loop.release.promote import print_gates, promote
 
@@ -104,11 +84,9 @@ def promote(
         print(promotion.text)
 
 
-@APP.command(epilog=f"{EXAMPLE} rollback --reason 'too many alarms'", rich_help_panel=RELEASE)
+@verb("rollback --reason 'too many alarms'", RELEASE)
 def rollback(
-    version: Annotated[
-        str | None, Argument(help="A former champion. [default: the last one]")
-    ] = None,
+    version: Annotated[str | None, Argument(help="[default: the last former champion]")] = None,
     reason: Annotated[str, Option(help="For the audit log.")] = "",
 ) -> None:
     """Make a former champion champion again; a running server reloads it."""
@@ -117,7 +95,7 @@ def rollback(
     print(f"version {roll_back(version, reason)} is champion again")
 
 
-@APP.command(epilog=f"{EXAMPLE} card > MODEL_CARD.md", rich_help_panel=RELEASE)
+@verb("card > MODEL_CARD.md", RELEASE)
 def card() -> None:
     """Print the champion's model card as Markdown; its page is beside it, and at / of the API."""
     from mlops_loop.base.settings import load_settings
@@ -127,28 +105,19 @@ def card() -> None:
     print((bundle.folder / "card.md").read_text(encoding="utf-8"), end="")
 
 
-@APP.command(epilog=f"{EXAMPLE} audit --last 100", rich_help_panel=RELEASE)
+@verb("audit --last 100", RELEASE, calls="release.audit:show_audit")
 def audit(
     last: Annotated[int, Option(min=0, help="How many lines to show.")] = 20,
     as_json: Json = False,
 ) -> None:
     """List promotions, refusals and rollbacks; exit code 3 if a line was tampered with."""
-    from mlops_loop.release.audit import show_audit
-
-    show_audit(last, as_json)
 
 
-@APP.command(epilog=f"{EXAMPLE} trace 3f0c9b7a5d4e4f1c8a2b6d7e8f901234", rich_help_panel=RELEASE)
+@verb("trace 3f0c9b7a5d4e4f1c8a2b6d7e8f901234", RELEASE, calls="release.trace:trace")
 def trace(prediction_id: Annotated[str, Argument(help="As the API answered it.")]) -> None:
     """Show what a prediction was made by: version, run, commit, data, parameters, promotion."""
-    from mlops_loop.release.trace import trace
-
-    trace(prediction_id)
 
 
-@APP.command(epilog=f"{EXAMPLE} reproduce 3", rich_help_panel=RELEASE)
+@verb("reproduce 3", RELEASE, calls="release.reproduce:reproduce")
 def reproduce(version: Annotated[str, Argument(help="A registered version.")]) -> None:
     """Build a version again from its commit and data; exit code 3 if anything differs."""
-    from mlops_loop.release.reproduce import reproduce
-
-    reproduce(version)

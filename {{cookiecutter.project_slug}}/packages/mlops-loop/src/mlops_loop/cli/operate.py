@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from mlops_loop.base.errors import Failure, Refusal
-from mlops_loop.cli.groups import APP, EXAMPLE, LOG, MONITOR, SERVE, Json
+from mlops_loop.cli.groups import MONITOR, SERVE, Json, verb
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MOST = 0.5  # share of the rows that are set aside from which on a verb says no
@@ -17,7 +17,7 @@ Days = Annotated[int | None, Option(min=1, max=3650, help="[default: monitor.day
 Until = Annotated[datetime | None, Option(formats=DATES, help="The end, in UTC. [default: now]")]
 
 
-@APP.command(epilog=f"{EXAMPLE} serve --port 8080", rich_help_panel=SERVE)
+@verb("serve --port 8080", SERVE)
 def serve(
     host: Annotated[str, Option(help="Any other address needs API_KEYS.")] = LOOPBACK[0],
     port: Annotated[int, Option(min=1, max=65535)] = 8000,
@@ -38,11 +38,9 @@ def serve(
     serve(host, port, workers)
 
 
-@APP.command(epilog=f"{EXAMPLE} score new.csv predictions.parquet", rich_help_panel=SERVE)
+@verb("score new.csv predictions.parquet", SERVE)
 def score(
-    source: Annotated[
-        str, Argument(metavar="INPUT", help="CSV, Parquet or JSON lines; or their folder")
-    ],
+    source: Annotated[str, Argument(metavar="INPUT", help="CSV, Parquet, JSON lines; a folder")],
     target: Annotated[str, Argument(metavar="OUTPUT", help="A .parquet or .csv file; or a folder")],
 ) -> None:
     """Score every row of a file, folder or URL; a stopped run leaves OUTPUT as it was.
@@ -64,7 +62,7 @@ def score(
         raise Refusal(f"{what}: {rejects} says why")
 
 
-@APP.command(epilog=f"{EXAMPLE} outcomes truth.csv", rich_help_panel=SERVE)
+@verb("outcomes truth.csv", SERVE)
 def outcomes(
     file: Annotated[str, Argument(metavar="FILE", help="CSV, Parquet or JSON lines; a URL")],
 ) -> None:
@@ -90,7 +88,7 @@ def outcomes(
         raise Refusal(f"{accepted:,} of {total:,} outcomes were accepted: {what}")
 
 
-@LOG.command("prune", epilog=f"{EXAMPLE} log prune --older-than 90")
+@verb("log prune --older-than 90")
 def log_prune(
     older_than: Annotated[int, Option(min=0, max=36500, metavar="DAYS", help="Age in days.")],
 ) -> None:
@@ -109,28 +107,20 @@ def log_prune(
     print(f"{pruned:,} predictions deleted that were older than {older_than} days")
 
 
-@APP.command(epilog=f"{EXAMPLE} monitor --days 1", rich_help_panel=MONITOR)
+@verb("monitor --days 1", MONITOR, calls="monitoring.monitor:main")
 def monitor(
     days: Days = None,
     until: Until = None,
-    evidently: Annotated[
-        bool, Option("--evidently", help="Write Evidently's own report, too: seconds more.")
-    ] = False,
+    evidently: Annotated[bool, Option("--evidently", help="Write its report, too.")] = False,
 ) -> None:
     """Check a window of the prediction log; exit code 3 with a verdict: drift, quality or decay.
 
     Also where no rule had enough to look at: not judged is not fine.
     """
-    from mlops_loop.monitoring.monitor import main
-
-    main(days, until, evidently)
 
 
-@APP.command(epilog=f"{EXAMPLE} compare --days 7", rich_help_panel=MONITOR)
-def compare(
-    days: Days = None,
-    as_json: Json = False,
-) -> None:
+@verb("compare --days 7", MONITOR)
+def compare(days: Days = None, as_json: Json = False) -> None:
     """Compare a canary or shadow with the champion, from ground truth; or say that it is open."""
     from mlops_loop.monitoring.compare import compare, print_comparison
 
@@ -142,13 +132,10 @@ def compare(
         print_comparison(found)
 
 
-@APP.command(epilog=f"{EXAMPLE} retrain --until 2026-07-01", rich_help_panel=MONITOR)
+@verb("retrain --until 2026-07-01", MONITOR, calls="monitoring.retraining.retrain:retrain")
 def retrain(
     until: Until = None,
     force: Annotated[bool, Option("--force", help="Whatever the evidence says.")] = False,
     reason: Annotated[str, Option(help="For the record.")] = "",
 ) -> None:
     """Decide from evidence whether to retrain; if so run the pipeline and the gates."""
-    from mlops_loop.monitoring.retraining.retrain import retrain
-
-    retrain(until, force, reason)

@@ -24,13 +24,8 @@ KINDS = {
     HARMLESS: "neither clients nor model notice",
 }
 # Keys of the table; all others are texts and tolerances.
-TABLE = {
-    "task": BREAK,
-    "target": BREAK,
-    "positive": BREAK,
-    "timestamp": RETRAIN,
-    "missing": RETRAIN,
-}
+TABLE = dict.fromkeys(("task", "target", "positive"), BREAK)
+TABLE |= dict.fromkeys(("timestamp", "missing"), RETRAIN)
 TAKEN = {"feature", "input"}  # what clients send
 UNSEEN_BY_MODEL = {"absent", "id", "slice", "ignored"}
 
@@ -58,17 +53,18 @@ def changes(old: Schema, new: Schema) -> list[Change]:
 
 
 def of_column(where: str, old: Column | None, new: Column | None) -> Iterator[Change]:
-    before = role_of(old)
-    after = role_of(new)
+    before, after = role_of(old), role_of(new)
     if before != after:
         nullable = new is not None and new.nullable
         words = f"{before} -> {'nullable ' * nullable}{after}"
         yield Change(of_role(before, after, nullable), where, words)
     if old and new and (before == after or {before, after} <= TAKEN):
+        kinds = of_keys(old, new)
         for key in Column.model_fields:
             was, value = getattr(old, key), getattr(new, key)
             if was != value and key not in ("role", "derived"):
-                yield Change(of_key(key, old, new), f"{where}.{key}", difference(was, value))
+                kind = HARMLESS if new.role in UNSEEN_BY_MODEL else kinds.get(key, HARMLESS)
+                yield Change(kind, f"{where}.{key}", difference(was, value))
 
 
 def role_of(column: Column | None) -> str:
@@ -87,24 +83,15 @@ def of_role(before: str, after: str, nullable: bool) -> str:
     return HARMLESS if {before, after} <= UNSEEN_BY_MODEL else RETRAIN
 
 
-def of_key(key: str, old: Column, new: Column) -> str:
-    """Return what the change of a key means for a column that keeps its role."""
+def of_keys(old: Column, new: Column) -> dict[str, str]:
+    """Return what it means that a key changes which is no text or tolerance, the role being kept.
+
+    Requests have ISO 8601 and JSON's numbers, whatever the format and the decimal sign of a file.
+    """
     role = role_of(new)
-    refused = refused_by_key(old, new)
-    if key not in refused or new.role in UNSEEN_BY_MODEL:
-        return HARMLESS
-    if key == "unit":  # to name one at last changes nothing, but miles are not kilometres
-        return BREAK if old.unit and new.unit and role in TAKEN | {"target"} else HARMLESS
-    if key == "categories" and new.role == "target":  # the classes in the answers, in our order
-        return BREAK if set(old.categories or ()) != set(new.categories or ()) else HARMLESS
-    return BREAK if role in TAKEN and refused[key] else RETRAIN
-
-
-def refused_by_key(old: Column, new: Column) -> dict[str, bool]:
-    """Return each key that is no text or tolerance, and whether requests are refused for it now."""
     unknown = set(old.categories or ()) - set(new.categories or ())
-    return {
-        **dict.fromkeys(("unit", "format", "decimal"), False),  # requests have ISO 8601 and JSON
+    refused = {  # whether requests are refused now
+        **dict.fromkeys(("format", "decimal"), False),
         "type": (old.type, new.type) != ("integer", "number"),
         "minimum": old.limits[0] < new.limits[0],
         "maximum": old.limits[1] > new.limits[1],
@@ -112,6 +99,14 @@ def refused_by_key(old: Column, new: Column) -> dict[str, bool]:
         "allow_unknown": not new.allow_unknown,
         "nullable": not new.nullable,
     }
+    kinds = {key: BREAK if no and role in TAKEN else RETRAIN for key, no in refused.items()}
+    # To name a unit at last changes nothing, but miles are not kilometres.
+    renamed = old.unit and new.unit and role in TAKEN | {"target"}
+    kinds["unit"] = BREAK if renamed else HARMLESS
+    if role == "target":  # the answers have the classes in an order of our own
+        same = set(old.categories or ()) == set(new.categories or ())
+        kinds["categories"] = HARMLESS if same else BREAK
+    return kinds
 
 
 def difference(old: object, new: object) -> str:
@@ -129,21 +124,21 @@ def shown(value: object) -> str:
 
 def read(place: str) -> Schema:
     """Return the contract in a file, in a git revision, or at REVISION:PATH."""
+    content = Path(place).read_bytes() if Path(place).is_file() else committed(place)
     try:
-        text = Path(place).read_text("utf-8") if Path(place).is_file() else committed(place)
+        return parse_yaml(content.decode(), place, Schema)
     except UnicodeDecodeError:
         raise Failure(f"{place} is not UTF-8 text") from None
-    return parse_yaml(text, place, Schema)
 
 
-def committed(place: str) -> str:
-    show = "git", "show", "--end-of-options", place if ":" in place else f"{place}:./{SCHEMA}"
+def committed(place: str) -> bytes:
+    at = place if ":" in place else f"{place}:./{SCHEMA}"
     try:
-        done = subprocess.run(show, capture_output=True, encoding="utf-8")
+        done = subprocess.run(["git", "show", "--end-of-options", at], capture_output=True)
     except FileNotFoundError:
         raise Failure(f"{place!r} is not a file, and git is not installed") from None
     if done.returncode:
-        said = done.stderr.strip().partition("\n")[0]
+        said = done.stderr.decode(errors="replace").strip().partition("\n")[0]
         raise Failure(f"{place!r} is neither a file nor a git revision with a {SCHEMA}: {said}")
     return done.stdout
 

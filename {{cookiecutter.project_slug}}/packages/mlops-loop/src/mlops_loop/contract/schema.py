@@ -1,14 +1,14 @@
 """Schema: the data contract in schema.yaml, checked."""
 
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Callable, Iterator
 from math import ceil, floor
 from struct import pack, unpack
 from typing import Literal, Self
 
 from pydantic import AliasChoices, BaseModel, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from mlops_loop.base.config import PositiveShare, Share, at_key, read_yaml
+from mlops_loop.base.config import PositiveShare, Share, read_yaml
 from mlops_loop.base.files import SCHEMA
 from mlops_loop.contract.values import Task
 from mlops_loop.contract.versions import problem
@@ -49,60 +49,57 @@ class Column(BaseModel, extra="forbid"):
 
     @model_validator(mode="after")
     def consistent(self) -> Self:
-        for reason, contradicts in (self.role_rules() | self.key_rules()).items():
+        for key, (what, fits) in self.goes_with().items():
+            value = getattr(self, key) if key in self.model_fields_set else None
+            if not (fits or value is None or value is False):
+                raise ValueError(f"`{key}` goes with {what}")
+        for reason, contradicts in self.contradictions().items():
             if contradicts:
                 raise ValueError(reason)
         return self
 
-    def role_rules(self) -> dict[str, bool]:
-        """Return what may contradict the role, and whether it does."""
+    def goes_with(self) -> dict[str, tuple[str, bool]]:
+        """Return what each key goes with, and whether this column is that."""
         kind, role = self.type, self.role
-        no_value = kind in ("id", "timestamp")
-        derivable = role in ("feature", "slice")
-        sent = role in ("feature", "input") and not self.derived
+        number = "type number or integer only", kind in ("number", "integer")
+        category = kind == "category"
         groups = kind in ("category", "boolean") and role not in ("target", "ignored")
         return {
-            f"a column of type {kind} cannot be a {role}": no_value
-            and role in ("feature", "target"),
-            "role timestamp needs type timestamp": role == "timestamp" and kind != role,
-            "a column of type id cannot be an input": role == "input" and kind == "id",
-            f"a derived column is a feature or a slice, not a column of role {role}": (
-                self.derived and not derivable
-            ),
-            f"a derived column cannot be of type {kind}": self.derived and no_value,
-            "`protected` goes with a category or boolean, not with the target": (
-                self.protected and not groups
-            ),
-            "`pii` goes with what the API takes: the log holds nothing else": self.pii and not sent,
+            "categories": ("type category, and only with it", category or role == "ignored"),
+            "minimum": number,
+            "maximum": number,
+            "format": ("type timestamp only", kind == "timestamp"),
+            "allow_unknown": ("a category that is not the target", category and role != "target"),
+            "max_null": ("`nullable: true` only", self.nullable),
+            "slice": ("all types but timestamp", kind != "timestamp"),
+            "protected": ("a category or boolean that is not the target", groups),
+            "pii": ("what the API takes: the log holds nothing else", self.taken),
         }
 
-    def key_rules(self) -> dict[str, bool]:
-        """Return which keys may contradict the others, and whether they do."""
-        kind = self.type
+    def contradictions(self) -> dict[str, bool]:
+        """Return what else the column's keys may contradict, and whether they do."""
+        kind, role = self.type, self.role
         low, high = self.limits
-        limited = (self.minimum, self.maximum) != (None, None)
         names = self.categories or ()
-        misplaced = (kind == "category") != bool(names) and self.role != "ignored"
-        open_ended = kind == "category" and self.role != "target"
-        null_limited = "max_null" in self.model_fields_set
-        numeric = kind in ("number", "integer")
+        unnamed = kind == "category" and not names and role != "ignored"
+        valued = self.derived or role in ("feature", "target") or (kind, role) == ("id", "input")
+        misfit = valued and kind in ("id", "timestamp")
+        underivable = self.derived and role not in ("feature", "slice")
+        no_integer = kind == "integer" and floor(high) < ceil(low)
         return {
-            "`categories` goes with type category, and only with it": misplaced,
+            f"a column of type {kind} cannot be a {'derived ' * self.derived}{role}": misfit,
+            "role timestamp needs type timestamp": role == "timestamp" and kind != role,
+            f"a derived column is a feature or a slice, not a column of role {role}": underivable,
+            "type category needs `categories`": unnamed,
             "`categories` names a value twice": len(set(names)) < len(names),
-            "`minimum` and `maximum` go with type number or integer only": limited and not numeric,
             f"minimum {low:g} is above maximum {high:g}": low > high,
-            f"no integer is between {low:g} and {high:g}": (
-                kind == "integer" and floor(high) < ceil(low)
-            ),
-            "`format` goes with type timestamp only": bool(self.format) and kind != "timestamp",
-            "`allow_unknown` goes with a category that is not the target": (
-                self.allow_unknown and not open_ended
-            ),
-            "a model is not evaluated on each time: `slice` does not go with it": (
-                self.slice and kind == "timestamp"
-            ),
-            "`max_null` goes with `nullable: true` only": null_limited and not self.nullable,
+            f"no integer is between {low:g} and {high:g}": no_integer,
         }
+
+    @property
+    def taken(self) -> bool:
+        """Whether the API takes it."""
+        return self.role in ("feature", "input") and not self.derived
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -143,37 +140,39 @@ class Schema(BaseModel, extra="forbid"):
 
     @model_validator(mode="after")
     def consistent(self) -> Self:
-        wrong = chain(wrong_columns(self), wrong_roles(self), wrong_target(self), wrong_names(self))
-        for key, reason in wrong:
-            raise at_key(key, reason)
+        for key, reason in contradictions(self):
+            context = {"place": (key,), "reason": reason}  # as config.parse_yaml reads it
+            raise PydanticCustomError("contradiction", "{reason}", context)
         return self
+
+    def which(self, wanted: Callable[[Column], bool]) -> dict[str, Column]:
+        """Return the columns that are wanted, in the order of the file."""
+        return {name: column for name, column in self.columns.items() if wanted(column)}
 
     @property
     def features(self) -> dict[str, Column]:
-        """The model's inputs, in the order of the file."""
-        return {name: column for name, column in self.columns.items() if column.role == "feature"}
+        """The model's inputs."""
+        return self.which(lambda column: column.role == "feature")
 
     @property
     def inputs(self) -> dict[str, Column]:
-        """What the API takes, in the order of the file."""
-        taken = ("feature", "input")
-        columns = self.columns.items()
-        return {name: each for name, each in columns if each.role in taken and not each.derived}
+        """What the API takes."""
+        return self.which(lambda column: column.taken)
 
     @property
     def derived(self) -> dict[str, Column]:
         """What `derive` computes from the inputs."""
-        return {name: column for name, column in self.columns.items() if column.derived}
+        return self.which(lambda column: column.derived)
 
     @property
     def used(self) -> dict[str, Column]:
         """The columns that the pipeline keeps and checks: all but the ignored ones."""
-        return {name: column for name, column in self.columns.items() if column.role != "ignored"}
+        return self.which(lambda column: column.role != "ignored")
 
     @property
     def source(self) -> dict[str, Column]:
         """The columns that are read from the source: those in use that are not derived."""
-        return {name: column for name, column in self.used.items() if not column.derived}
+        return self.which(lambda column: column.role != "ignored" and not column.derived)
 
     @property
     def slices(self) -> list[str]:
@@ -204,13 +203,21 @@ class Schema(BaseModel, extra="forbid"):
         return "prediction" if "prediction" not in self.columns else "prediction of the model"
 
 
-def wrong_columns(schema: Schema) -> Iterator[tuple[str, str]]:
+def contradictions(schema: Schema) -> Iterator[tuple[str, str]]:
+    """Yield the keys that contradict the rest of the contract, and why."""
     if "" in schema.columns:
         yield "columns", "a column needs a name"
     if not schema.features:
         yield "columns", "no column has the role feature"
     if not schema.inputs:
         yield "columns", "every feature is derived: no column is left that the API takes"
+    yield from wrong_roles(schema)
+    yield from wrong_target(schema)
+    if names := [name for name in schema.unique if name not in schema.source]:
+        yield "unique", f"names {names}, which are no columns in use of the source"
+    for name, column in schema.columns.items():
+        if both := [text for text in schema.missing if text in (column.categories or ())]:
+            yield "missing", f"names {both[0]!r}, which is a category of {name!r}"
 
 
 def wrong_roles(schema: Schema) -> Iterator[tuple[str, str]]:
@@ -228,29 +235,20 @@ def wrong_roles(schema: Schema) -> Iterator[tuple[str, str]]:
 
 
 def wrong_target(schema: Schema) -> Iterator[tuple[str, str]]:
+    classes = schema.classes
+    binary = schema.task == "binary-classification"
     number = schema.columns[schema.target].type in ("number", "integer")
-    classes = list(schema.columns[schema.target].categories or ())
-    if schema.task == "regression" and not number:
-        yield "target", "the target of a regression is of type number or integer"
-    if schema.task == "binary-classification" and len(classes) != 2:
-        yield "target", "the target of a binary classification has two `categories`"
-    if schema.task == "multiclass-classification" and len(classes) < 3:
-        yield "target", "the target of a multiclass classification has three or more `categories`"
-    if schema.task == "binary-classification" and schema.positive not in classes:
+    fits, what = {
+        "regression": (number, "is of type number or integer"),
+        "binary-classification": (len(classes) == 2, "has two `categories`"),
+        "multiclass-classification": (len(classes) > 2, "has three or more `categories`"),
+    }[schema.task]
+    if not fits:
+        yield "target", f"the target of a {schema.task.replace('-', ' ')} {what}"
+    if binary and schema.positive not in classes:
         yield "positive", f"name the class that is predicted: one of {classes}"
-    if schema.task != "binary-classification" and schema.positive is not None:
+    if not binary and schema.positive is not None:
         yield "positive", "goes with a binary classification only"
-
-
-def wrong_names(schema: Schema) -> Iterator[tuple[str, str]]:
-    """Yield what `unique` and `missing` name that they may not."""
-    known = {"`columns` lacks": schema.columns, "are ignored": schema.used}
-    for why, allowed in (known | {"are derived": schema.source}).items():
-        if names := [name for name in schema.unique if name not in allowed]:
-            yield "unique", f"names {names}, which {why}"
-    for name, column in schema.columns.items():
-        if both := [text for text in schema.missing if text in (column.categories or ())]:
-            yield "missing", f"names {both[0]!r}, which is a category of {name!r}"
 
 
 def as_float32(number: float) -> float:

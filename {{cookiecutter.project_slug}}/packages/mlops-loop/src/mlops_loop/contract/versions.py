@@ -4,7 +4,6 @@ from importlib.metadata import version
 
 VERSION = version("mlops-loop")
 OLDEST = "1.0"  # that this one reads; raise it with what docs/migrate.md then must say
-LOOP_KEY = "mlops_loop"  # in schema.yaml and bundle.json
 
 
 def series(text: str) -> tuple[int, int]:

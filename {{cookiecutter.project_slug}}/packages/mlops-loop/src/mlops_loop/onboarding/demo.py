@@ -14,7 +14,7 @@ from mlops_loop.base.files import BUNDLE, METRICS, REPORTS, TEST
 from mlops_loop.base.params import load_params
 from mlops_loop.base.pipeline import reproduce
 from mlops_loop.base.project import current_project
-from mlops_loop.base.settings import load_settings
+from mlops_loop.base.settings import Settings, load_settings
 from mlops_loop.base.terminal import open_console
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
@@ -34,34 +34,35 @@ def demo() -> None:
 
     Raises a Failure where registry or log are shared: its promotion and traffic are not for those.
     """
-    refuse_shared()
+    settings = load_settings()
+    refuse_shared(settings)
     step("pipeline: dvc repro")
     seconds = reproduce()
     started = time.monotonic()
     step("promote: the gates compare the candidate, and start the real server with it")
-    bundle, version = promoted_or_candidate()
+    bundle, version = promoted_or_candidate(settings)
     step(f"serve: {bundle}")
-    with server(bundle, load_settings().prediction_log_url, LOG) as (address, client):
+    with server(bundle, settings.prediction_log_url, LOG) as (address, client):
         last = send_traffic(address, client)
-    verdict, report = "none, as there is no champion", "none"
+    monitored = {"monitor": "none, as there is no champion"}
     if bundle != BUNDLE:
         step("monitor: the window with this traffic")
-        verdict, report = monitor_traffic()
+        found = monitor(evidently=True)
+        verdict = f"{found.state} in {found.rows:,} predictions"
+        monitored = {"monitor": verdict, "monitor's page": found.report}
     seconds["promote, serve, monitor"] = time.monotonic() - started
     step("results, and where to look next")
-    results = measured(seconds) | {"served": f"{current_project().name}: {version}"}
+    results = {f"{stage}, seconds": f"{taken:.1f}" for stage, taken in seconds.items()}
+    results |= metrics() | {"served": f"{current_project().name}: {version}"}
     results |= {f"one prediction: {name}": format_value(value) for name, value in last.items()}
-    results |= {"monitor": verdict, "monitor's page": report} | places(bundle)
-    for name, value in results.items():
+    for name, value in (results | monitored | places(bundle, settings)).items():
         say(f"{name:32} {value}")
 
 
-def refuse_shared() -> None:
-    settings = load_settings()
-    tracking = settings.mlflow_tracking_uri
+def refuse_shared(settings: Settings) -> None:
     shared = {
-        "MLFLOW_TRACKING_URI": tracking,
-        "MLFLOW_REGISTRY_URI": os.environ.get("MLFLOW_REGISTRY_URI") or tracking,
+        "MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri,
+        "MLFLOW_REGISTRY_URI": os.environ.get("MLFLOW_REGISTRY_URI") or "sqlite:",
         "PREDICTION_LOG_URL": settings.prediction_log_url,
     }
     for name, url in shared.items():
@@ -79,24 +80,20 @@ def say(text: str) -> None:
     open_console().print(escape(text), soft_wrap=True)
 
 
-def promoted_or_candidate() -> tuple[Path, str]:
+def promoted_or_candidate(settings: Settings) -> tuple[Path, str]:
     """Promote the candidate; return the champion's bundle, or the candidate's if there is none."""
-    champion = Path(load_settings().bundle)
-    refused = "the candidate (refused)"
+    champion = Path(settings.bundle)
     try:
         promotion = promote()
-        refused = f"version {promotion.version} (refused)"
         print_gates(promotion.gates)
-        promotion.checked()
-        say(promotion.text)
+        say(promotion.checked().text)
     except Refusal as refusal:
         say(f"refused: {refusal}")
     served = open_bundle(champion) if champion.exists() else None
     if served and served.schema.target == load_schema().target:
-        say(f"The champion is version {served.version}.")
         return champion, f"version {served.version} (champion)"
     say("There is no champion: the demo serves the refused candidate, to show the rest.")
-    return BUNDLE, refused
+    return BUNDLE, "the candidate (refused)"
 
 
 def send_traffic(address: str, client: requests.Session) -> dict[str, JsonValue]:
@@ -110,40 +107,31 @@ def send_traffic(address: str, client: requests.Session) -> dict[str, JsonValue]
     return last
 
 
-def monitor_traffic() -> tuple[str, str]:
-    """Return what the monitor says of the traffic, and where its page is."""
-    found = monitor(evidently=True)
-    about = f"in {found.rows:,} predictions"
-    alarms = ", ".join(alarm.rule.partition(": ")[2] for alarm in found.alarms)
-    verdict = f"{' and '.join(found.verdicts)} {about}: {alarms}" if alarms else f"no drift {about}"
-    return found.not_judged.get("drift") or verdict, found.report
-
-
-def measured(seconds: dict[str, float]) -> dict[str, str]:
-    metrics = files.read_json(METRICS)
-    test, baseline = metrics["test"], metrics["baseline"]
-    return {f"{stage}, seconds": f"{taken:.1f}" for stage, taken in seconds.items()} | {
+def metrics() -> dict[str, str]:
+    found = files.read_json(METRICS)
+    baseline = found["baseline"]
+    return {
         f"{name} (naive baseline)": f"{value:.4f} ({baseline[name]:.4f})"
-        for name, value in test.items()
+        for name, value in found["test"].items()
         if name != "rows"
     }
 
 
-def places(bundle: Path) -> dict[str, str]:
+def places(bundle: Path, settings: Settings) -> dict[str, str]:
     """Return the pages that were written, and the commands that go on from here."""
     slug = current_project().name
     api = f"uv run {slug} serve  then  http://127.0.0.1:8000/docs"
-    uri = load_settings().mlflow_tracking_uri
-    next_step = {"next": f"uv run {slug} doctor"}
-    if load_params().ingest.source == EXAMPLE:
-        next_step = {"a year in production": "make showcase, in the template's repository"}
+    example = load_params().ingest.source == EXAMPLE
     return {
         "data checks": f"{REPORTS}/data/validation.html",
         "evaluation": f"{REPORTS}/evaluation.html",
         "model card": f"{bundle}/card.html",
-        "runs and versions": f"uv run mlflow ui --backend-store-uri {uri}",
+        "runs and versions": f"uv run mlflow ui --backend-store-uri {settings.mlflow_tracking_uri}",
         "API": api if bundle != BUNDLE else "none: the candidate was refused, see above",
-    } | next_step
+        "next": "make showcase, in the template's repository"
+        if example
+        else f"uv run {slug} doctor",
+    }
 
 
 def format_value(value: JsonValue) -> str:
