@@ -69,7 +69,9 @@ def log(variant: str, knowledge: float, rows: int = 400, outcomes: int = 400) ->
 @pytest.mark.parametrize(
     ("knowledge", "verdict"), [(GOOD, "better"), (POOR, "worse"), (FAIR, "open")], ids=str
 )
-def test_the_better_model_is_told_where_there_is_one(project, variant, knowledge, verdict) -> None:
+def test_the_better_model_is_told_where_there_is_one(
+    project, monkeypatch, variant, knowledge, verdict
+) -> None:
     log("champion", FAIR)
     log(variant, knowledge)
     found = compare()
@@ -80,6 +82,7 @@ def test_the_better_model_is_told_where_there_is_one(project, variant, knowledge
         assert (row.champion_outcomes, row.challenger_outcomes) == (400, 400)
         assert row.difference == pytest.approx(row.challenger - row.champion)
         assert row.low <= row.difference <= row.high
+    monkeypatch.setenv("COLUMNS", "120")  # pytest-xdist's workers have 80
     shown = CliRunner().invoke(APP, ["compare"])
     assert shown.exit_code == 0
     assert {found[0].metric, verdict} <= set(shown.output.split())

@@ -52,11 +52,11 @@ def verb(
         @wraps(function)
         def forward(*args: P.args, **kwargs: P.kwargs) -> None:
             module, _, target = calls.partition(":")
-            given = signature(function).bind(*args, **kwargs).args
-            getattr(import_module(f"mlops_loop.{module}"), target)(*given)
+            given = signature(function).bind(*args, **kwargs)
+            given.apply_defaults()
+            getattr(import_module(f"mlops_loop.{module}"), target)(*given.args)
 
         register = group.command(name, help=text, epilog=epilog, rich_help_panel=panel)
-        register(forward if calls else function)
-        return function
+        return register(forward if calls else function)
 
     return add
