@@ -87,7 +87,7 @@ def test_source(project: Project, attempt: Attempt, content: str | None, line: s
         ),
         (
             "table.assign(pressure=float('nan'))",
-            "pressure: column values to not be null, 327,346 rows (allowed 99.00%)",
+            "pressure: column values to not be null, allowed in 99.00%, 327,346 rows",
         ),
         (
             "table.assign(dest='Nowhere')",

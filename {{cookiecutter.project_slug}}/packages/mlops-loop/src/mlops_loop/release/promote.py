@@ -17,7 +17,7 @@ from rich.table import Table
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.files import BUNDLE, PARAMS, TEST
-from mlops_loop.base.params import load_params
+from mlops_loop.base.params import Params, load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.base.terminal import open_console
 from mlops_loop.data import tables
@@ -72,6 +72,7 @@ def promote() -> Promotion:
     Either way the served folder then holds the registry's champion, and the audit log a line.
     """
     settings = load_settings()
+    params = load_params()  # before a version is registered: there may be a mistake in them
     folder = target()
     candidate = open_bundle(BUNDLE)
     check_inputs(candidate)
@@ -87,7 +88,8 @@ def promote() -> Promotion:
             promotion = Promotion(outcome="unchanged", version=before, champion=before)
         else:
             check_not_rolled_back(version)
-            promotion = judge(candidate, open_bundle(folder) if before else None, version.number)
+            served = open_bundle(folder) if before else None
+            promotion = judge(candidate, served, version.number, params)
             facts = Facts(
                 version=version.number,
                 before=before,
@@ -108,9 +110,8 @@ def promote() -> Promotion:
     return promotion
 
 
-def judge(candidate: Bundle, champion: Bundle | None, number: str) -> Promotion:
+def judge(candidate: Bundle, champion: Bundle | None, number: str, params: Params) -> Promotion:
     """Run every gate; return what comes of it."""
-    params = load_params()
     window = tables.read_sample(TEST, params.gates.max_rows)
     with Console(stderr=True).status("Starting the candidate and comparing it"):
         gates = run_gates(candidate, champion, window, params)
