@@ -208,7 +208,7 @@ def test_tritons_client_is_answered_as_v1_answers(
         ("tritonclient[http]",), TRITON, address, project.slug, KEY, rows
     )
     assert found == [[["late", "on_time"], *answers]] * 6  # in JSON and in binary
-    assert (status, message) == ("422", "inputs are missing: scheduled_departure")
+    assert (status, message) == ("422", "rows, 0, scheduled_departure: is missing")
 
 
 def test_kserves_client_is_answered_as_v1_answers(
