@@ -10,11 +10,14 @@ from showcase.story import Story, first_day
 
 COLOURS: dict[str, str] = loop.COLOURS
 GOOD = "#1a7f37"
+FEWEST = 3  # months of a chart: the table shows fewer
 Draw = Callable[[Axes], None]
 
 
 def charts(story: Story) -> list[Any]:
-    """Return the charts as markup."""
+    """Return the charts as markup; none of the short showcase."""
+    if len(story.months) < FEWEST:
+        return []
     drawn: dict[str, tuple[Draw, str]] = {
         f"{story.metric} by month": (
             lambda axes: metric_by_month(axes, story),

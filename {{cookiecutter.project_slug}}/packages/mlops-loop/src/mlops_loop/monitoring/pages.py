@@ -34,6 +34,8 @@ def write_window(folder: Path, summary: WindowSummary, schema: Schema) -> None:
         Path(summary.report),
         "window.html",
         title=f"Window {summary.window}",
+        # The page over all windows is written after the first one's.
+        links=page.links(Path(summary.report)) | {"Monitor": "../index.html"},
         facts=[
             f"version {summary.model_version}",
             f"{moment(summary.start)} to {moment(summary.end)}",
