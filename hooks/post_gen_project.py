@@ -12,15 +12,22 @@ import sys
 from pathlib import Path, PurePath
 from typing import Any
 
-# (question, answer) -> paths that only this answer needs; any other answer removes them.
+# (question, answer) -> paths that only these answers need; where none of them is given, they go.
+CLUSTER = ["deploy/kubernetes"]
 ONLY = {
-    ("__ci", "github"): [".github"],
-    ("__platform", "docker-compose"): [
-        "deploy/compose.yaml",
-        "deploy/release.sh",
-        "deploy/smoke.py",
-        "deploy/observe",
-    ],
+    ("ci", "github"): [".github"],
+    ("ci", "google-cloud-build"): ["deploy/google", "docs/google-cloud-build.md"],
+    ("ci", "aws-codepipeline"): ["deploy/aws", "docs/aws-codepipeline.md"],
+    ("platform", "docker-compose"): ["deploy/compose.yaml", "deploy/observe"],
+    ("platform", "kubernetes"): [*CLUSTER, "docs/kubernetes.md"],
+    ("platform", "kserve"): ["deploy/kserve", "docs/kserve.md"],
+    ("platform", "seldon"): ["deploy/seldon", "docs/seldon.md"],
+}
+# (question, answer) -> files of which there is one for each answer, and where they belong.
+MOVED = {
+    ("platform", "kubernetes"): {"deploy/kubernetes/release.sh": "deploy/release.sh"},
+    ("platform", "kserve"): {"deploy/kserve/release.sh": "deploy/release.sh"},
+    ("platform", "seldon"): {"deploy/seldon/release.sh": "deploy/release.sh"},
 }
 
 # What tools leave in the template's folder while one works on it.
@@ -39,6 +46,13 @@ def prune(root: Path, answers: dict[str, Any]) -> None:
             shutil.rmtree(root / path)
         else:
             (root / path).unlink(missing_ok=True)
+
+
+def move(root: Path, answers: dict[str, Any]) -> None:
+    """Put the files of the given answers where they belong."""
+    for given, paths in MOVED.items():
+        for source, target in paths.items() if given in answers.items() else ():
+            (root / source).replace(root / target)
 
 
 def drop_caches(root: Path) -> None:
@@ -174,6 +188,7 @@ def main(answers: dict[str, Any]) -> None:
         sys.stdout.reconfigure(errors="replace")
     root, slug = Path.cwd(), answers["project_slug"]
     drop_caches(root)
+    move(root, answers)
     prune(root, answers)
     keep_answers(root, answers)
     link(root, answers)

@@ -44,6 +44,14 @@ RESERVED = {
 }
 # fmt: on
 
+# Answers that make no sense together, and why.
+NONSENSE = [
+    (
+        {"__orchestrator": "kubeflow", "platform": "docker-compose"},
+        "Kubeflow Pipelines runs in a cluster: choose kubernetes, kserve or seldon",
+    ),
+]
+
 
 def slug_problem(slug: str) -> str | None:
     """Say why the slug cannot be repository, package and command name, or None."""
@@ -84,6 +92,10 @@ def problem(answers: dict[str, Any]) -> str | None:
     slug = answers["__typed_slug"]
     if found := slug_problem(slug):
         return f"project_slug {slug!a} {found}: choose another, such as 'flight-delays'."
+    for together, why in NONSENSE:
+        if together.items() <= answers.items():
+            named = " with ".join(f"{key.lstrip('_')} {value!a}" for key, value in together.items())
+            return f"{named} makes no sense: {why}."
     derived = [answers["project_slug"], answers["__package_name"]]
     derived += [json.loads(text) for text in answers["__quoted"].values()]
     if derived != [slug, slug.replace("-", "_"), *(answers[key] for key in answers["__quoted"])]:
