@@ -199,7 +199,7 @@ def commit(answers: dict[str, Any]) -> str | None:
 
 
 def next_steps(root: Path, answers: dict[str, Any]) -> str:
-    """Return what to type next, and what to read before the first push."""
+    """Return what to type next, and before the first push."""
     slug = answers["project_slug"]
     named = [path for given, paths in ONLY.items() if given in answers.items() for path in paths]
     pages = [path for path in named if path.startswith("docs/") and (root / path).exists()]

@@ -1,4 +1,4 @@
-"""Every combination of the answers: its files are complete, valid, clean, and of no other answer."""
+"""Every combination of answers: its files are complete, valid, clean, and of no other answer."""
 
 import json
 import re

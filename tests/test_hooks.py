@@ -190,7 +190,8 @@ def test_prune_removes_what_no_answer_needs(
         ("platform", "three"): ["three", "one/shared", "other/two"],
     }
     monkeypatch.setattr(post, "ONLY", table)
-    there = "kept github/x other/x other/one/x other/two one/x one/shared/x two/x three/x/y".split()
+    there = ["kept", "github/x", "other/x", "other/one/x", "other/two"]
+    there += ["one/x", "one/shared/x", "two/x", "three/x/y"]
     for name in there:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
