@@ -5,13 +5,25 @@ import sys
 from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import post_gen_project as post
-from conftest import QUESTIONS, TEMPLATE, TREE, execute
+import pytest
+import yaml
+from conftest import QUESTIONS, TEMPLATE, TREE, WORKER, execute, path_with
+from filelock import FileLock
 
 PRODUCT = "ci", "platform", "task"  # the licence is one file, whatever the others are
 ADDED = {".cookiecutter.json"}
 LINKED = {".cruft.json"}  # where the template is a repository with a URL
+
+# Named by the tables of the hook or by texts, and on its way: strike out what has arrived.
+TO_COME = {
+    *("deploy/google", "docs/google-cloud-build.md", "deploy/aws", "docs/aws-codepipeline.md"),
+    *("deploy/kubernetes", "deploy/kubernetes/release.sh", "docs/kubernetes.md"),
+    *("deploy/kserve", "deploy/kserve/release.sh", "docs/kserve.md"),
+    *("deploy/seldon", "deploy/seldon/release.sh", "docs/seldon.md"),
+}
 
 RENDER = """
 import json, sys
@@ -65,7 +77,38 @@ def below(names: set[str], paths: list[str]) -> set[str]:
     return {name for name in names if any(f"{name}/".startswith(f"{path}/") for path in paths)}
 
 
-def render(into: Path, config: Path, path: str) -> dict[Path, dict[str, str]]:
+Projects = dict[Path, dict[str, str]]
+
+
+def all_projects(factory: pytest.TempPathFactory) -> Projects:
+    """Return the projects of the full product, which one of pytest's workers renders."""
+    base = factory.getbasetemp()
+    base = base.parent if WORKER else base
+    with FileLock(base / "answers.lock"):
+        config, programs = base / "answers.yaml", base / "no-programs"
+        config.write_text(json.dumps({"replay_dir": str(base / "replays")}), "utf-8")
+        path = str(programs) if programs.exists() else path_with(programs)
+        return render(base / "answers", config, path)
+
+
+class AnyTag(yaml.SafeLoader):
+    """Reads CloudFormation's `!Ref` and the like, too."""
+
+
+def untagged(loader: AnyTag, suffix: str, node: yaml.Node) -> Any:
+    match node:
+        case yaml.ScalarNode():
+            return loader.construct_scalar(node)
+        case yaml.SequenceNode():
+            return loader.construct_sequence(node)
+        case _:
+            return loader.construct_mapping(node)  # type: ignore[arg-type]
+
+
+AnyTag.add_multi_constructor("!", untagged)
+
+
+def render(into: Path, config: Path, path: str) -> Projects:
     """Render the full product, without lock and commit, in one process: as quick as it can be."""
     folders = {into / "-".join(answers.values()): answers for answers in every()}
     if not into.exists():

@@ -11,16 +11,22 @@ from typing import Any
 
 import pytest
 import yaml
-from answers import ADDED, LINKED, expected, first, in_template, render
-from conftest import QUESTIONS, TEMPLATE, Bake, execute, files, path_with
-from filelock import FileLock
+from answers import (
+    ADDED,
+    LINKED,
+    TO_COME,
+    AnyTag,
+    Projects,
+    all_projects,
+    expected,
+    first,
+    in_template,
+)
+from conftest import QUESTIONS, TEMPLATE, Bake, execute, files
 from test_docs import inline
-
-Projects = dict[Path, dict[str, str]]
 
 pytestmark = pytest.mark.xdist_group("answers")
 MARKS = re.compile(r"{{-?\s*cookiecutter|{%|(?<!\$){{\s*\w+\.")
-COPIED = json.loads((TEMPLATE / "cookiecutter.json").read_text("utf-8"))["_copy_without_render"]
 # Who says so beside a path may name a file that only this answer has.
 SAYS_SO = {
     "GitHub": ("ci", "github"),
@@ -36,44 +42,24 @@ SAYS_SO = {
 @pytest.fixture(scope="module")
 def projects(tmp_path_factory: pytest.TempPathFactory) -> Projects:
     """Return the projects of the full product of the answers. Leave them as they are."""
-    base = tmp_path_factory.getbasetemp()
-    base = base.parent if base.name.startswith("popen-") else base
-    with FileLock(base / "answers.lock"):
-        config = base / "answers.yaml"
-        config.write_text(json.dumps({"replay_dir": str(base / "replays")}), "utf-8")
-        nothing = path_with(base / "no-programs") if not (base / "no-programs").exists() else ""
-        return render(base / "answers", config, nothing)
+    return all_projects(tmp_path_factory)
 
 
-def distinct(projects: Projects, *suffixes: str) -> Iterator[tuple[Path, str]]:
-    """Yield each text once under each name, however many projects have it."""
-    seen: dict[str, set[str]] = defaultdict(set)
+@pytest.fixture(scope="module")
+def texts(projects: Projects) -> list[tuple[Path, str]]:
+    """Return each text once under each name, however many projects have it."""
+    seen: dict[str, set[bytes]] = defaultdict(set)
+    found = []
     for project in projects:
         for name in sorted(files(project)):
-            path = project / name
-            if path.suffix not in suffixes and path.name not in suffixes:
-                continue
-            text = path.read_text("utf-8")
-            if text not in seen[name]:
-                seen[name].add(text)
-                yield path, text
+            content = (project / name).read_bytes()
+            if content not in seen[name]:
+                seen[name].add(content)
+                found.append((project / name, content.decode("utf-8")))
+    return found
 
 
-class AnyTag(yaml.SafeLoader):
-    """Reads CloudFormation's `!Ref` and the like, too."""
-
-
-def untagged(loader: AnyTag, suffix: str, node: yaml.Node) -> Any:
-    match node:
-        case yaml.ScalarNode():
-            return loader.construct_scalar(node)
-        case yaml.SequenceNode():
-            return loader.construct_sequence(node)
-        case _:
-            return loader.construct_mapping(node)  # type: ignore[arg-type]
-
-
-AnyTag.add_multi_constructor("!", untagged)
+Texts = list[tuple[Path, str]]
 
 
 def test_each_has_its_files_and_no_others(projects: Projects) -> None:
@@ -90,9 +76,8 @@ def test_no_empty_folder_is_left(projects: Projects) -> None:
         assert [path for path in folders if not any(path.iterdir())] == []
 
 
-def test_no_template_marks_are_left(projects: Projects) -> None:
-    every_file = distinct(projects, *{path.suffix for p in projects for path in p.rglob("*")})
-    for path, text in every_file:
+def test_no_template_marks_are_left(texts: Texts) -> None:
+    for path, text in texts:
         if path.name not in ADDED and "/reporting/templates/" not in path.as_posix():
             assert not MARKS.search(text), path
 
@@ -103,8 +88,8 @@ def test_the_answers_are_kept(projects: Projects) -> None:
         assert {key: kept[key] for key in answers} == answers
 
 
-def test_files_parse(projects: Projects) -> None:
-    for path, text in distinct(projects, ".py", ".toml", ".json", ".yaml", ".yml", "dvc.yaml"):
+def test_files_parse(texts: Texts) -> None:
+    for path, text in texts:
         try:
             match path.suffix:
                 case ".py":
@@ -113,14 +98,14 @@ def test_files_parse(projects: Projects) -> None:
                     tomllib.loads(text)
                 case ".json":
                     json.loads(text)
-                case _:
+                case ".yaml" | ".yml":
                     list(yaml.load_all(text, AnyTag))
         except (ValueError, SyntaxError, yaml.YAMLError) as error:
             pytest.fail(f"{path}: {error}")
 
 
-def test_shell_scripts_parse(projects: Projects) -> None:
-    found = list(distinct(projects, ".sh"))
+def test_shell_scripts_parse(texts: Texts) -> None:
+    found = [(path, text) for path, text in texts if path.suffix == ".sh"]
     assert {path.name for path, _ in found} >= {"deliver.sh", "release.sh"}
     for path, text in found:
         shell = re.match(r"#!(?:/usr/bin/env |/bin/)(sh|bash)\n", text)
@@ -129,8 +114,8 @@ def test_shell_scripts_parse(projects: Projects) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_dockerfiles_are_clean(projects: Projects) -> None:
-    found = [path for path, _ in distinct(projects, "Dockerfile", ".Dockerfile")]
+def test_dockerfiles_are_clean(texts: Texts) -> None:
+    found = [path for path, _ in texts if "Dockerfile" in (path.name, path.suffix[1:])]
     assert found
     done = execute("hadolint", *found, cwd=TEMPLATE)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -160,12 +145,13 @@ def test_what_texts_name_exists(projects: Projects) -> None:
                 theirs = [answer for word, answer in SAYS_SO.items() if word in line]
                 if all(answer in answers.items() for answer in theirs):
                     for path in named.findall(line):
-                        if not (project / path).exists():
+                        if not (project / path).exists() and path not in TO_COME:
                             wrong.add(f"{page.relative_to(project)}: {path} ({answers})")
             links = [str(token.attrGet("href") or "") for token in inline(text)]
             for link in links if page.suffix == ".md" else ():
                 path = link.partition("#")[0]
-                if path and "://" not in path and not (page.parent / path).exists():
+                there = (page.parent / path).exists() or f"docs/{Path(path).name}" in TO_COME
+                if path and "://" not in path and not there:
                     wrong.add(f"{page.relative_to(project)}: {link} ({answers})")
     assert not wrong, "\n".join(sorted(wrong))
 

@@ -326,6 +326,17 @@ def test_replay_gives_the_same_tree(bake: Bake, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"out", "edited.json"}
 
 
+def test_replay_of_answers_to_fewer_questions(bake: Bake, tmp_path: Path) -> None:
+    """As 1.0.0 kept them; cookiecutter asks what has come since."""
+    first = bake(project_slug="older")
+    kept = json.loads((first.path / ".cookiecutter.json").read_text("utf-8"))
+    for question in ("ci", "platform"):
+        kept["cookiecutter"][f"__{question}"] = kept["cookiecutter"].pop(question)
+    (tmp_path / "older.json").write_text(json.dumps(kept), "utf-8")
+    again = bake("--replay-file", tmp_path / "older.json", input="\n\n")
+    assert text_files(first.path) == text_files(again.path)
+
+
 def test_replay_of_the_last_answers(bake: Bake) -> None:
     first = bake(project_name="Once more")
     assert text_files(first.path) == text_files(bake("--replay").path)
