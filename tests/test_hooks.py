@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 import tomllib
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import post_gen_project as post
@@ -22,11 +22,11 @@ def answers(**changes: str) -> dict[str, Any]:
     """Return what cookiecutter hands to the hooks: the first choice of everything, and changes."""
     given = {key: QUESTIONS[key] for key in VISIBLE}
     given = {key: value[0] if isinstance(value, list) else value for key, value in given.items()}
+    given |= {key: QUESTIONS[key] for key in HIDDEN}
     given |= {"project_slug": "flight-delays"} | changes
     slug = given["project_slug"]
     return {
         **given,
-        **{key: QUESTIONS[key] for key in HIDDEN},
         "__typed_slug": slug,
         "__package_name": slug.replace("-", "_"),
         "__quoted": {key: json.dumps(given[key]) for key in QUESTIONS["__quoted"]},
@@ -166,7 +166,7 @@ def test_refuses_what_makes_no_sense_together() -> None:
             assert "no sense" not in str(pre.problem(answers(**{key: "another"} | rest)))
 
 
-@pytest.mark.parametrize("given", every(), ids=lambda given: "-".join(given.values()))
+@pytest.mark.parametrize("given", list(every()), ids=lambda given: "-".join(given.values()))
 def test_accepts_every_combination_of_the_answers(given: dict[str, str]) -> None:
     assert pre.problem(answers(**given)) is None
 
