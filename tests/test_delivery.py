@@ -16,6 +16,8 @@ pytestmark = pytest.mark.xdist_group("answers")
 # What a commit on the main branch goes through. The approval is the CI system's own.
 STEPS = ["check", "test", "pipeline", "gates", "build", "scan", "sbom", "sign", "push"]
 STEPS += ["deploy staging", "smoke staging", "approve", "deploy production", "smoke production"]
+# And a pull request.
+CHECKS = ["check", "test", "pipeline", "compare"]
 # Systems whose files do not call the script yet: strike out what has arrived.
 TO_COME = set(QUESTIONS["ci"])
 
@@ -64,31 +66,32 @@ def listed(value: str | list[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else value or []
 
 
-def on_github(project: Path) -> Iterator[str]:
-    """What a push starts: ci.yml, then cd.yml. An environment's protection rule is the approval."""
-    for name in ("ci.yml", "cd.yml"):
-        workflow = load(project / ".github/workflows" / name)
-        for _, job in in_order(workflow["jobs"]):
-            environment = job.get("environment", "")
-            environment = environment if isinstance(environment, str) else environment["name"]
-            if environment == "production":
-                yield "approve"
-            variables = workflow.get("env", {}) | job.get("env", {})
-            variables = {key: str(value) for key, value in variables.items()}
-            for step in job.get("steps", []):
-                own = variables | {k: str(v) for k, v in step.get("env", {}).items()}
+def in_workflow(path: Path) -> Iterator[str]:
+    """What a workflow calls, unless a step fails. An environment's reviewers are the approval."""
+    workflow = load(path)
+    for _, job in in_order(workflow["jobs"]):
+        environment = job.get("environment", "")
+        environment = environment if isinstance(environment, str) else environment["name"]
+        if environment == "production":
+            yield "approve"
+        variables = workflow.get("env", {}) | job.get("env", {})
+        for step in job.get("steps", []):
+            if "failure()" not in str(step.get("if")):
+                own = {k: str(v) for k, v in (variables | step.get("env", {})).items()}
                 yield from calls(step.get("run", ""), own)
 
 
-def on_google(project: Path) -> Iterator[str]:
-    """What the trigger of the main branch starts, and what Cloud Deploy does with its release."""
+def on_github(project: Path, push: bool) -> Iterator[str]:
+    return in_workflow(project / ".github/workflows" / ("cd.yml" if push else "ci.yml"))
+
+
+def on_google(project: Path, push: bool) -> Iterator[str]:
+    """What a trigger starts, and what Cloud Deploy does with its release."""
     folder = project / "deploy/google"
     after = dict(by_cloud_deploy(folder))
-    for step in load(folder / "cloudbuild-cd.yaml")["steps"]:
-        script = " ".join([*step.get("args", []), step.get("script", "")])
-        for call in calls(script.replace(",", " "), {}):
-            environment = call.partition(" ")[2]
-            before, later = after.get(environment, ([], []))
+    for step in load(folder / ("cloudbuild-cd.yaml" if push else "cloudbuild.yaml"))["steps"]:
+        for call in calls(" ".join([*step.get("args", []), step.get("script", "")]), {}):
+            before, later = after.get(call.partition(" ")[2], ([], []))
             yield from (*before, call, *later)
 
 
@@ -107,9 +110,14 @@ def by_cloud_deploy(folder: Path) -> Iterator[tuple[str, tuple[list[str], list[s
         yield environment, (["approve"] if approved else [], list(calls("\n".join(asked), {})))
 
 
-def on_aws(project: Path) -> Iterator[str]:
-    """What CodePipeline does, stage by stage, with the commands of each CodeBuild project."""
+def on_aws(project: Path, push: bool) -> Iterator[str]:
+    """What CodePipeline does, stage by stage; or the CodeBuild project with a webhook."""
     resources = load(project / "deploy/aws/pipeline.yaml")["Resources"]
+    if not push:
+        built = [r["Properties"] for r in resources.values() if "BuildSpec" in str(r)]
+        (hooked,) = (each for each in built if each.get("Triggers", {}).get("Webhook"))
+        yield from by_codebuild(project, hooked)
+        return
     (pipeline,) = (r for r in resources.values() if r["Type"] == "AWS::CodePipeline::Pipeline")
     for stage in pipeline["Properties"]["Stages"]:
         for action in sorted(stage["Actions"], key=lambda action: action.get("RunOrder", 1)):
@@ -117,12 +125,16 @@ def on_aws(project: Path) -> Iterator[str]:
                 yield "approve"
             elif action["ActionTypeId"]["Provider"] == "CodeBuild":
                 built = resources[action["Configuration"]["ProjectName"]]["Properties"]
-                given = built["Environment"].get("EnvironmentVariables", [])
-                variables = {each["Name"]: str(each["Value"]) for each in given if "Value" in each}
-                phases = load(project / built["Source"]["BuildSpec"])["phases"]
-                for phase in ("install", "pre_build", "build", "post_build"):
-                    commands = phases.get(phase, {}).get("commands", [])
-                    yield from calls("\n".join(commands), variables)
+                yield from by_codebuild(project, built)
+
+
+def by_codebuild(project: Path, built: dict[str, Any]) -> Iterator[str]:
+    """Yield what the phases of a CodeBuild project call."""
+    given = built["Environment"].get("EnvironmentVariables", [])
+    variables = {each["Name"]: str(each["Value"]) for each in given if "Value" in each}
+    phases = load(project / built["Source"]["BuildSpec"])["phases"]
+    for phase in ("install", "pre_build", "build", "post_build"):
+        yield from calls("\n".join(phases.get(phase, {}).get("commands", [])), variables)
 
 
 SYSTEMS = {"github": on_github, "google-cloud-build": on_google, "aws-codepipeline": on_aws}
@@ -139,7 +151,8 @@ def test_each_system_takes_the_same_steps_in_the_same_order(projects: Projects, 
     assert list(SYSTEMS) == QUESTIONS["ci"]
     for project, answers in projects.items():
         if answers["ci"] == ci and (ci not in TO_COME or arrived(project, ci)):
-            assert once(SYSTEMS[ci](project)) == STEPS, answers
+            assert once(SYSTEMS[ci](project, push=True)) == STEPS, answers
+            assert once(SYSTEMS[ci](project, push=False)) == CHECKS, answers
 
 
 def test_the_script_knows_the_steps(projects: Projects) -> None:
