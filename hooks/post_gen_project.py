@@ -12,23 +12,36 @@ import sys
 from pathlib import Path, PurePath
 from typing import Any
 
+# What one server needs, and what clusters of all kinds do.
+SERVER = ["deploy/compose.yaml", "deploy/observe", "deploy/google/cloud-run", "deploy/aws/ecs"]
+CLUSTER = [".github/workflows/cd-cluster.yml", "deploy/google/gke", "deploy/aws/eks"]
+SHARED = ["cluster.sh", "components/external-secret", "components/jobs"]
+SHARED += ["components/network-policy", "setup.yaml"]
+CLUSTER += [f"deploy/kubernetes/{name}" for name in SHARED]
 # (question, answer) -> paths that only this answer needs. A file stays if, of each question that
 # names it or a folder above it, one of the answers named is given.
-CLUSTER = ["deploy/kubernetes"]
 ONLY = {
     ("ci", "github"): [".github"],
     ("ci", "google-cloud-build"): ["deploy/google", "docs/google-cloud-build.md"],
     ("ci", "aws-codepipeline"): ["deploy/aws", "docs/aws-codepipeline.md"],
-    ("platform", "docker-compose"): ["deploy/compose.yaml", "deploy/observe"],
-    ("platform", "kubernetes"): [*CLUSTER, "docs/kubernetes.md"],
-    ("platform", "kserve"): ["deploy/kserve", "docs/kserve.md"],
-    ("platform", "seldon"): ["deploy/seldon", "docs/seldon.md"],
+    ("platform", "docker-compose"): SERVER,
+    ("platform", "kubernetes"): [*CLUSTER, "deploy/kubernetes", "docs/kubernetes.md"],
+    ("platform", "kserve"): [*CLUSTER, "deploy/kserve", "docs/kserve.md"],
+    ("platform", "seldon"): [*CLUSTER, "deploy/seldon", "docs/seldon.md"],
 }
+GOOGLE = "delivery.yaml", "skaffold.yaml", "smoke.sh"
+AWS = "buildspec-deploy.yml", "buildspec-roll-back.yml"
+TO_SERVER = {f"deploy/google/cloud-run/{name}": f"deploy/google/{name}" for name in GOOGLE}
+TO_SERVER |= {f"deploy/aws/ecs/{name}": f"deploy/aws/{name}" for name in AWS}
+TO_CLUSTER = {f"deploy/google/gke/{name}": f"deploy/google/{name}" for name in GOOGLE}
+TO_CLUSTER |= {f"deploy/aws/eks/{name}": f"deploy/aws/{name}" for name in AWS}
+TO_CLUSTER |= {".github/workflows/cd-cluster.yml": ".github/workflows/cd.yml"}
 # (question, answer) -> files of which each answer has its own, and where they belong.
 MOVED = {
-    ("platform", "kubernetes"): {"deploy/kubernetes/release.sh": "deploy/release.sh"},
-    ("platform", "kserve"): {"deploy/kserve/release.sh": "deploy/release.sh"},
-    ("platform", "seldon"): {"deploy/seldon/release.sh": "deploy/release.sh"},
+    ("platform", "docker-compose"): TO_SERVER,
+    ("platform", "kubernetes"): {"deploy/kubernetes/release.sh": "deploy/release.sh"} | TO_CLUSTER,
+    ("platform", "kserve"): {"deploy/kserve/release.sh": "deploy/release.sh"} | TO_CLUSTER,
+    ("platform", "seldon"): {"deploy/seldon/release.sh": "deploy/release.sh"} | TO_CLUSTER,
 }
 
 # What tools leave in the template's folder while one works on it.
