@@ -120,8 +120,8 @@ def without_secret(url: str) -> str:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write one line of JSON, the same on each platform."""
-    text = json.dumps(value, ensure_ascii=False)
+    """Write JSON, the same on each platform; a line for each answer, as updates merge lines."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
     path.write_text(text + "\n", encoding="utf-8", newline="\n")
 
 

