@@ -37,7 +37,7 @@ def load(path: Path) -> Any:
 def calls(script: str, variables: Mapping[str, str]) -> Iterator[str]:
     """Yield the steps that a script calls, with the environment where there is one."""
     for name, value in variables.items():
-        script = re.sub(rf"\${{?{name}\b}}?", lambda _, value=value: value, script)
+        script = re.sub(rf"\${{?{name}\b}}?", value.replace("\\", r"\\"), script)
     for step, environment in CALL.findall(script):
         yield f"{step} {environment}" if step in {"deploy", "smoke", "roll-back"} else step
 
