@@ -13,6 +13,8 @@
 #   DVC_REMOTE    a remote of .dvc/config [default: its own]
 #   DELIVER=champion  deliver what the registry has, also where the gates refuse this commit's model
 #   FORCE, REASON     of `retrain`
+#   COSIGN_PRIVATE_KEY, COSIGN_PASSWORD, COSIGN_PUBLIC_KEY  sign and verify; see "Security" in docs/runbook.md
+#   AUDIT_IGNORE  accepted vulnerabilities, by id; SKIP_AUDIT=true where no service that knows them can be reached
 #   and what `release.sh` and the verbs read
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -152,12 +154,12 @@ scan() {
     audit
 }
 
-# A line with `pragma: allowlist secret` is no secret, nor is one with an expression of GitHub's.
+# A line with `pragma: allowlist secret` is no secret, nor is one that takes it from elsewhere.
 secrets() {
     local code=0
     git ls-files -z >"$made/tracked" || fail "secrets are looked for in the files that git knows, and this is no repository: git init"
     # The hook ends with 1 if it found something. The loop's own tests are full of made-up keys.
-    tool xargs -0 -a "$made/tracked" detect-secrets-hook --no-verify --exclude-lines '\$\{\{' \
+    tool xargs -0 -a "$made/tracked" detect-secrets-hook --no-verify --exclude-lines '\$\{\{|=\$\(' \
         --exclude-files '^(uv\.lock|packages/mlops-loop/tests/.*)$' >"$made/secrets" 2>&1 || code=$?
     [ "$code" -ne 0 ] || return 0
     grep -E '^(Secret Type|Location):' "$made/secrets" >&2 || { cat "$made/secrets" >&2 && fail "detect-secrets failed, see above"; }
@@ -167,15 +169,16 @@ secrets() {
 # Of what the image holds: all of them in build/delivery/licences.json.
 licences() {
     local found
-    UV_PROJECT_ENVIRONMENT=build/supply/served uv sync --quiet --frozen --no-default-groups --group "$(serves)" &&
-        tool pip-licenses --python=build/supply/served/bin/python --from=mixed --format=json >"$made/licences.json" ||
+    if ! UV_PROJECT_ENVIRONMENT=build/supply/served uv sync --quiet --frozen --no-default-groups --group "$(serves)" ||
+        ! tool pip-licenses --python=build/supply/served/bin/python --from=mixed --format=json >"$made/licences.json"; then
         fail "the licences cannot be listed, see above"
+    fi
     found=$(jq -r --arg denied "$denied" \
         '.[] | select(.License | test($denied)) | "  \(.Name) \(.Version): \(.License)"' "$made/licences.json")
     [ -z "$found" ] || { echo "$found" >&2 && refuse "a licence above is denied: replace the package, or change 'denied' in deploy/deliver.sh"; }
 }
 
-# Known vulnerabilities: in what the image holds they stop the release, elsewhere they are told.
+# Known vulnerabilities of what the image holds.
 audit() {
     local found code=0
     if [ "${SKIP_AUDIT:-}" = true ]; then
@@ -310,6 +313,10 @@ verify() {
 
 push() {
     local printed digest
+    [ -s "$made/bundle.sigstore.json" ] || fail "the bundle is not signed: bash deploy/deliver.sh sign"
+    manifest "$champion" | diff "$made/bundle.sha256" - >&2 ||
+        refuse "$champion is not what was signed: the files above differ; find out who changed them, then gates, build and sign again"
+    same_bundle "$(tag)" "$made/bundle.sha256" || refuse "$(tag) holds another bundle than was signed: build and sign again"
     printed=$(docker push "$(tag)") || fail "$(tag) cannot be pushed: is the registry there, and is this logged in to it?"
     digest=$(sed -n 's/.*digest: \(sha256:[0-9a-f]*\).*/\1/p' <<<"$printed")
     [ -n "$digest" ] || fail "the registry gave $(tag) no digest"
