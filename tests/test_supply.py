@@ -1,7 +1,6 @@
 """The supply chain: what deploy/deliver.sh scans, signs and verifies, with the real tools."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -279,7 +278,7 @@ def test_what_is_missing_is_named(rendered: Project, tmp_path: Path) -> None:
     folder.mkdir()
     for program in ("bash", "dirname", "tr", "git", "mkdir"):
         if where := shutil.which(program):
-            os.symlink(where, folder / program)
+            (folder / program).symlink_to(where)
     for step, program in (("scan", "jq"), ("sign", "cosign")):
         done = project.run(
             *("bash", "deploy/deliver.sh", step), check=False, env={"PATH": str(folder)}

@@ -24,7 +24,7 @@ step=${1:-}
 made=build/delivery
 champion=${BUNDLE:-build/champion}
 # Licences that what ships may not have (LGPL may: it is linked, not copied)
-denied='(^|[^L])GPL|General Public License|Affero|AGPL|SSPL|BUSL|Commons Clause'
+denied='(^|[^L])GPL|GNU General|Affero|AGPL|SSPL|BUSL|Commons Clause'
 # What is attached to an image -> its type
 predicates=(bundle=https://mlops-loop/bundle lock.cdx=cyclonedx image.cdx=cyclonedx provenance=slsaprovenance1)
 signing=() verifying=()
