@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Argument, BadParameter, Option
 
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.cli.groups import MONITOR, SERVE, Json, verb
