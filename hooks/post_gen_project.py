@@ -13,21 +13,22 @@ from pathlib import Path, PurePath
 from typing import Any
 
 # (question, answer) -> paths that only these answers need; where none of them is given, they go.
-CLUSTER = ["deploy/kubernetes"]
+CD = {".github/workflows/cd-cluster.yml": ".github/workflows/cd.yml"}  # see MOVED
+CLUSTER = ["deploy/kubernetes", *CD]
 ONLY = {
     ("ci", "github"): [".github"],
     ("ci", "google-cloud-build"): ["deploy/google", "docs/google-cloud-build.md"],
     ("ci", "aws-codepipeline"): ["deploy/aws", "docs/aws-codepipeline.md"],
     ("platform", "docker-compose"): ["deploy/compose.yaml", "deploy/observe"],
     ("platform", "kubernetes"): [*CLUSTER, "docs/kubernetes.md"],
-    ("platform", "kserve"): ["deploy/kserve", "docs/kserve.md"],
-    ("platform", "seldon"): ["deploy/seldon", "docs/seldon.md"],
+    ("platform", "kserve"): [*CD, "deploy/kserve", "docs/kserve.md"],
+    ("platform", "seldon"): [*CD, "deploy/seldon", "docs/seldon.md"],
 }
 # (question, answer) -> files of which there is one for each answer, and where they belong.
 MOVED = {
-    ("platform", "kubernetes"): {"deploy/kubernetes/release.sh": "deploy/release.sh"},
-    ("platform", "kserve"): {"deploy/kserve/release.sh": "deploy/release.sh"},
-    ("platform", "seldon"): {"deploy/seldon/release.sh": "deploy/release.sh"},
+    ("platform", "kubernetes"): {"deploy/kubernetes/release.sh": "deploy/release.sh", **CD},
+    ("platform", "kserve"): {"deploy/kserve/release.sh": "deploy/release.sh", **CD},
+    ("platform", "seldon"): {"deploy/seldon/release.sh": "deploy/release.sh", **CD},
 }
 
 # What tools leave in the template's folder while one works on it.
