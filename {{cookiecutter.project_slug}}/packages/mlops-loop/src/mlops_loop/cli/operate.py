@@ -40,7 +40,9 @@ def serve(
 
 @verb("smoke http://127.0.0.1:8000", SERVE)
 def smoke(
-    url: Annotated[str, Argument(metavar="URL", help="Of a running API.")] = "http://127.0.0.1:8000",
+    url: Annotated[
+        str, Argument(metavar="URL", help="Of a running API.")
+    ] = "http://127.0.0.1:8000",
 ) -> None:
     """Send a running API one real request; exit code 3 if it is not ready or answers wrong.
 

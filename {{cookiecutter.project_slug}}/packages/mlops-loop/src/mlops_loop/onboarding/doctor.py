@@ -209,8 +209,8 @@ def first_line(text: str) -> str:
     return redacted(text.strip().partition("\n")[0])
 
 
-# Modules beside this one, for a CI system each. FOLDER is there in a project that uses it; findings()
-# gives a line for each thing that is missing, or a Later or a Note where nothing need be mended now.
+# Modules beside this one, for a CI system each: FOLDER is there in a project that uses it, and
+# findings() gives a line for each thing that is missing; a Later or a Note need not be mended.
 SYSTEMS = ("github", "google", "aws")
 
 

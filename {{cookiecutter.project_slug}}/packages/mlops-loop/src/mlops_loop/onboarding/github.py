@@ -1,11 +1,12 @@
 """What GitHub lacks of what the workflows need, asked by gh: a part of `doctor --ci`.
 
-The workflow files say what that is. An expression with `||` has a default: what it names is optional.
+The workflow files say what that is. An expression with `||` has a default: its names are optional.
 """
 
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +34,7 @@ class Job(NamedTuple):
 
 
 def findings() -> Iterator[str | Later | Note]:
-    """Give a line for each thing that is missing, with what mends it; a Later or a Note is no mistake."""
+    """Give a line for each thing that is missing, with what mends it."""
     try:
         repository()
     except Note as note:  # nobody reads workflows in a folder of a repository
@@ -55,7 +56,7 @@ def findings() -> Iterator[str | Later | Note]:
 def jobs() -> Iterator[Job]:
     for path in sorted(FOLDER.glob("*.y*ml")):
         try:
-            document = yaml.load(path.read_text("utf-8"), yaml.BaseLoader)
+            document = yaml.safe_load(path.read_text("utf-8"))
             common = json.dumps(document.get("env", {}))
             for name, body in document["jobs"].items():
                 text = common + json.dumps(body)
@@ -108,10 +109,8 @@ def known(kind: str, environment: str = "") -> set[str]:
     names = set(listed.split())
     if not environment:
         of_all = f"{REPOSITORY}/actions/organization-{KINDS[kind]}s"
-        try:
+        with suppress(Failure):  # no organization's, or not to be seen by this user
             names |= set(printed("gh", "api", of_all, "--jq", f".{KINDS[kind]}s[].name").split())
-        except Failure:  # nobody's organization, or not to be seen by this user
-            pass
     return names
 
 
