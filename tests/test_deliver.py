@@ -74,7 +74,8 @@ def test_a_refused_candidate_ends_the_delivery_unless_the_champion_is_what_ships
 def test_a_stage_that_says_no_is_not_a_stage_that_crashes(
     step: Step, status: str, ends: int
 ) -> None:
-    asked = f'[ "$3" != repro ] || {{ echo \'{{{status}}}\' >"$MLOPS_LOOP_STAGE_STATUS"; exit 255; }}'
+    stops = f"echo '{{{status}}}' >$MLOPS_LOOP_STAGE_STATUS; exit 255"
+    asked = f'[ "$3" != repro ] || {{ {stops}; }}'
     done = step("pipeline", programs={"uv": asked})
     assert done.returncode == ends, done.stderr
 
@@ -114,7 +115,7 @@ def test_a_crash_is_never_a_verdict(
     step: Step, tmp_path: Path, name: str, code: int, ends: int
 ) -> None:
     writes = "mkdir -p reports/monitor reports/retrain && touch reports/retrain/summary.md"
-    writes += " && echo '{\"verdicts\": [\"drift\"]}' >reports/monitor/latest.json"
+    writes += ' && echo \'{"verdicts": ["drift"]}\' >reports/monitor/latest.json'
     assert step(name, programs={"uv": f"{writes}; exit {code}"}).returncode == ends
     assert made(tmp_path) == set()
 

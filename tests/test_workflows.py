@@ -324,7 +324,7 @@ def test_ci_shows_what_a_pull_request_changes(pipeline: Project, tmp_path: Path)
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs workflows of a clone, with stand-ins for the actions; what they upload is in a folder."""
+    """Runs workflows of a clone, with stand-ins for the actions."""
 
     clone: Path
     options: tuple[str, ...]
@@ -350,9 +350,10 @@ def runner(installed: Project, tmp_path: Path) -> Runner:
     }
     stand_in(tmp_path, "gh", 'echo "gh $@" >> /artifacts/asked')
     volumes = " ".join(f"--volume {source}:{target}" for source, target in mounts.items())
+    standins = {use: STANDINS / name for use, name in used if name != "checkout"}
     options = (
         *("--rm", "--pull=false", "--platform", f"ubuntu-latest={image}"),
-        *(f"--local-repository={use}={STANDINS / name}" for use, name in {*used} if name != "checkout"),
+        *(f"--local-repository={use}={folder}" for use, folder in standins.items()),
         *("--container-options", volumes),
     )
     return Runner(clone, options)
