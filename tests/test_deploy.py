@@ -12,7 +12,7 @@ import httpx
 import pytest
 import yaml
 from conftest import TREE, Project, execute
-from containers import docker, need_engine, need_image
+from containers import STANDINS, docker, need_engine, need_image
 from tools import need_program
 
 KEY = "k3y"
@@ -185,8 +185,7 @@ class TestImage:
     def test_serves_without_rights_or_network_and_stops_at_once(self, start: Start) -> None:
         container = start("--env", f"API_KEYS={SECRETS['API_KEYS']}")
         wait_for(container, lambda now: now["Health"]["Status"] == "healthy")
-        smoke = (TREE / "deploy/smoke.py").read_text("utf-8")
-        assert "probabilities" in docker("exec", container, "python", "-c", smoke)
+        assert "probabilities" in docker("exec", container, "flight-delays", "smoke")
         assert docker("exec", container, "id", "-u") != "0"
         assert "Read-only" in docker("exec", container, "sh", "-c", "touch /app/x 2>&1; true")
         began = time.monotonic()
@@ -250,11 +249,66 @@ class TestCompose:
         )
         docker("build", "--tag", bad, tmp_path)
         try:
-            done = stack.project.run("sh", release, bad, check=False, env=stack.env)
+            done = stack.project.run(
+                "sh", release, "roll-out", bad, "staging", check=False, env=stack.env
+            )
             assert done.returncode == 1
-            assert f"{bad} was not released; back to {image}" in done.stderr
+            assert f"{bad} does not become healthy" in done.stderr
+            assert f"{image} runs, as before" in done.stderr
             assert "model.onnx is missing" in done.stderr  # the reason, from the container's log
         finally:
             docker("image", "rm", "--force", bad)
         assert stack.predict().status_code == 200
-        assert "probabilities" in stack.project.run("sh", release, image, env=stack.env).stdout
+        done = stack.project.run("sh", release, "roll-out", image, "staging", env=stack.env)
+        assert "probabilities" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.docker
+@pytest.mark.xdist_group("docker")
+def test_a_release_and_what_may_go_wrong(rendered: Project, tmp_path: Path) -> None:
+    """With an API that only says whether it is ready: what release.sh does is the real thing."""
+    need_engine()
+    compose = yaml.safe_load((rendered.path / "deploy/compose.yaml").read_text("utf-8"))
+    need_image(compose["services"]["postgres"]["image"])
+    need_image("python:3.12-slim")
+    images = {name: f"release-test:{name}" for name in ("a", "b", "bad")}
+    for name, image in images.items():
+        code = 500 if name == "bad" else 200
+        options = ("--build-arg", f"NAME={name}", "--build-arg", f"CODE={code}")
+        docker("build", *options, "--tag", image, STANDINS / "api")
+    env = SECRETS | {"COMPOSE_PROJECT_NAME": "release-test", "API_PORT": free_port()}
+    env |= {"RELEASE_TIMEOUT": "60"}
+
+    def release(*arguments: str, **more: str) -> tuple[int, str, str]:
+        command = ("sh", "deploy/release.sh", *arguments)
+        done = rendered.run(*command, "staging", check=False, env=env | more)
+        return done.returncode, done.stdout.strip(), (done.stderr.splitlines() or [""])[-1]
+
+    def says(text: str, *arguments: str, **more: str) -> None:
+        code, _, line = release(*arguments, **more)
+        assert code == 1
+        assert text in line
+
+    try:
+        says("nothing runs: roll an image out first", "smoke")
+        says("there is nothing to go back to; nothing runs", "roll-back")
+        assert release("roll-out", images["a"])[:2] == (0, "a")
+        says("there is nothing to go back to; release-test:a runs", "roll-back")
+        assert release("roll-out", images["b"])[:2] == (0, "b")
+        says("release-test:bad does not become healthy", "roll-out", images["bad"])
+        assert release("smoke")[:2] == (0, "b")  # what ran before still runs
+        says("cannot be pulled", "roll-out", "localhost:1/none:1")
+        docker("create", "--name", "release-test-release", images["a"])
+        says("another release is under way", "roll-out", images["a"])
+        docker("rm", "--volumes", "release-test-release")
+        says("API_KEYS is not set", "smoke", API_KEYS="")
+        says("no engine answers at tcp://127.0.0.1:1", "smoke", DOCKER_HOST="tcp://127.0.0.1:1")
+        assert release("roll-back")[:2] == (0, "a")
+        says("there is nothing to go back to; release-test:a runs", "roll-back")
+        assert release("smoke")[:2] == (0, "a")
+    finally:
+        file = rendered.path / "deploy/compose.yaml"
+        down = ("compose", "--file", file, "down", "--volumes", "--timeout", "1")
+        docker(*down, check=False, **env)
+        docker("image", "rm", "--force", *images.values(), check=False)

@@ -15,6 +15,7 @@
 #   FORCE, REASON     of `retrain`
 #   COSIGN_PRIVATE_KEY, COSIGN_PASSWORD, COSIGN_PUBLIC_KEY  sign and verify; see "Security" in docs/runbook.md
 #   AUDIT_IGNORE  accepted vulnerabilities, by id; SKIP_AUDIT=true where no service that knows them can be reached
+#   RELEASE       what releases in place of deploy/release.sh
 #   and what `release.sh` and the verbs read
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -89,14 +90,17 @@ in_step() {
     fi
 }
 
-pipeline() {
+fetch() {
     local from
     from=$(remote)
+    [ -n "$from" ] || return 0
+    uv run dvc pull --remote "$from" ||
+        fail "not all data could be had from the remote '$from': uv run dvc push --remote $from where the data is"
+}
+
+pipeline() {
     [ ! -e dvc.lock ] || in_step
-    if [ -n "$from" ]; then
-        uv run dvc pull --remote "$from" ||
-            fail "not all data could be had from the remote '$from': uv run dvc push --remote $from where the data is"
-    fi
+    fetch
     rm -f "$made/stages.jsonl"
     if ! MLOPS_LOOP_STAGE_STATUS=$PWD/$made/stages.jsonl uv run dvc repro; then
         ! grep -qs '"code": 3' "$made/stages.jsonl" || refuse "a stage's check says no, see above"
@@ -330,15 +334,15 @@ deploy() {
     [ -s "$made/image" ] || fail "no image in $made/image: push one first"
     image=$(cat "$made/image")
     verify "$image"
-    sh deploy/release.sh roll-out "$image" "$1"
+    sh "${RELEASE:-deploy/release.sh}" roll-out "$image" "$1"
 }
 
 smoke() {
-    sh deploy/release.sh smoke "$1"
+    sh "${RELEASE:-deploy/release.sh}" smoke "$1"
 }
 
 roll_back() {
-    sh deploy/release.sh roll-back "$1"
+    sh "${RELEASE:-deploy/release.sh}" roll-back "$1"
 }
 
 # Its verdicts are answers, about which people are told; decay asks for a retraining, too.
@@ -357,6 +361,7 @@ monitor() {
 retrain() {
     local code=0 summary=reports/retrain/summary options=(--reason="${REASON:-}")
     [ "${FORCE:-}" != true ] || options+=(--force)
+    fetch
     rm -f "$made/promoted" "$summary.md" "$summary.json" # of another run
     uv run "$slug" retrain "${options[@]}" || code=$?
     if [ "$code" -eq 0 ] && [ -e "$summary.json" ]; then

@@ -61,8 +61,11 @@ have() {
 # Nobody else may release meanwhile: a container's name is taken once, on the host.
 take_lock() {
     name=$(docker compose config | sed -n 's/^name: //p')-release
-    docker create --name "$name" "$1" >/dev/null 2>"$work/why" ||
-        fail "another release is under way, or was cut short: wait, or \`docker rm -v $name\` ($(tail -n 1 "$work/why"))"
+    if ! docker create --name "$name" "$1" >/dev/null 2>"$work/why"; then
+        ! grep -q "already in use" "$work/why" ||
+            fail "another release is under way, or was cut short: wait, or \`docker rm -v $name\`; ${running:-nothing} runs, as before"
+        fail "$(tail -n 1 "$work/why")"
+    fi
     lock=$name
     look
 }

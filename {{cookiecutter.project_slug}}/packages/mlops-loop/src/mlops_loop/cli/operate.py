@@ -38,6 +38,24 @@ def serve(
     serve(host, port, workers)
 
 
+@verb("smoke http://127.0.0.1:8000", SERVE)
+def smoke(
+    url: Annotated[
+        str, Argument(metavar="URL", help="Of a running API.")
+    ] = "http://127.0.0.1:8000",
+) -> None:
+    """Send a running API one real request; exit code 3 if it is not ready or answers wrong.
+
+    It stays in the prediction log. The key is the first of API_KEYS.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise BadParameter(f"{url!r} is no URL: http://HOST:PORT")
+    from mlops_loop.base.settings import load_settings
+    from mlops_loop.serving.smoke import smoke
+
+    print(smoke(url, load_settings()))
+
+
 @verb("score new.csv predictions.parquet", SERVE)
 def score(
     source: Annotated[str, Argument(metavar="INPUT", help="CSV, Parquet, JSON lines; a folder")],
