@@ -13,21 +13,25 @@ from pathlib import Path, PurePath
 from typing import Any
 
 # (question, answer) -> paths that only these answers need; where none of them is given, they go.
-CLUSTER = ["deploy/kubernetes"]
+CLUSTER = ["deploy/kubernetes", "deploy/google/gke"]
 ONLY = {
     ("ci", "github"): [".github"],
     ("ci", "google-cloud-build"): ["deploy/google", "docs/google-cloud-build.md"],
     ("ci", "aws-codepipeline"): ["deploy/aws", "docs/aws-codepipeline.md"],
-    ("platform", "docker-compose"): ["deploy/compose.yaml", "deploy/observe"],
+    ("platform", "docker-compose"): ["deploy/compose.yaml", "deploy/observe", "deploy/google/cloud-run"],
     ("platform", "kubernetes"): [*CLUSTER, "docs/kubernetes.md"],
-    ("platform", "kserve"): ["deploy/kserve", "docs/kserve.md"],
-    ("platform", "seldon"): ["deploy/seldon", "docs/seldon.md"],
+    ("platform", "kserve"): ["deploy/kserve", "deploy/google/gke", "docs/kserve.md"],
+    ("platform", "seldon"): ["deploy/seldon", "deploy/google/gke", "docs/seldon.md"],
 }
 # (question, answer) -> files of which there is one for each answer, and where they belong.
+GOOGLE = "delivery.yaml", "skaffold.yaml", "smoke.sh"
+CLOUD_RUN = {f"deploy/google/cloud-run/{name}": f"deploy/google/{name}" for name in GOOGLE}
+GKE = {f"deploy/google/gke/{name}": f"deploy/google/{name}" for name in GOOGLE}
 MOVED = {
-    ("platform", "kubernetes"): {"deploy/kubernetes/release.sh": "deploy/release.sh"},
-    ("platform", "kserve"): {"deploy/kserve/release.sh": "deploy/release.sh"},
-    ("platform", "seldon"): {"deploy/seldon/release.sh": "deploy/release.sh"},
+    ("platform", "docker-compose"): CLOUD_RUN,
+    ("platform", "kubernetes"): {"deploy/kubernetes/release.sh": "deploy/release.sh", **GKE},
+    ("platform", "kserve"): {"deploy/kserve/release.sh": "deploy/release.sh", **GKE},
+    ("platform", "seldon"): {"deploy/seldon/release.sh": "deploy/release.sh", **GKE},
 }
 
 # What tools leave in the template's folder while one works on it.
