@@ -18,7 +18,11 @@ ONLY = {
     ("ci", "github"): [".github"],
     ("ci", "google-cloud-build"): ["deploy/google", "docs/google-cloud-build.md"],
     ("ci", "aws-codepipeline"): ["deploy/aws", "docs/aws-codepipeline.md"],
-    ("platform", "docker-compose"): ["deploy/compose.yaml", "deploy/observe", "deploy/google/cloud-run"],
+    ("platform", "docker-compose"): [
+        "deploy/compose.yaml",
+        "deploy/observe",
+        "deploy/google/cloud-run",
+    ],
     ("platform", "kubernetes"): [*CLUSTER, "docs/kubernetes.md"],
     ("platform", "kserve"): ["deploy/kserve", "deploy/google/gke", "docs/kserve.md"],
     ("platform", "seldon"): ["deploy/seldon", "deploy/google/gke", "docs/seldon.md"],

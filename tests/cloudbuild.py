@@ -1,4 +1,4 @@
-"""A stand-in for the service that runs a cloudbuild.yaml: its steps in order, one after the other."""
+"""A stand-in for the service that runs a cloudbuild.yaml: its steps, one after the other."""
 
 import re
 from collections.abc import Callable, Mapping

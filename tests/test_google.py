@@ -392,3 +392,132 @@ def test_nothing_is_asked_without_a_project(google: Project, gcloud: Gcloud) -> 
         done = google.run("bash", f"deploy/google/{script}", *words, env=env, check=False)
         error = "error: PROJECT_ID is empty: set it in deploy/google/settings.env\n"
         assert (done.returncode, done.stderr) == (1, error)
+
+
+HERE = Path(__file__).parent
+FINDINGS = "from mlops_loop.onboarding.google import findings; print(*findings(), sep='\\n')"
+EMPTY: dict[str, Any] = {"things": {}, "policies": {}, "values": [], "ran": []}
+
+
+def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    state = json.loads(path.read_text("utf-8"))
+    edit(state)
+    path.write_text(json.dumps(state), "utf-8")
+
+
+def doctor(project: Project, env: dict[str, str]) -> list[str]:
+    """Return what the doctor finds."""
+    source = str(project.path / "packages/mlops-loop/src")
+    named = json.dumps({"name": project.slug, "model": "m:build"})
+    env = env | {"PYTHONPATH": source, "MLOPS_LOOP_PROJECT": named}
+    done = project.run(shutil.which("python") or "python3", "-c", FINDINGS, env=env)
+    return done.stdout.split("\n")[:-1] if done.stdout.strip() else []
+
+
+def test_the_setup_creates_what_the_doctor_misses(
+    google: Project, gcloud: Gcloud, tmp_path: Path
+) -> None:
+    project, state = configured(google, tmp_path), tmp_path / "state"
+    state.write_text(json.dumps(EMPTY), "utf-8")
+    env = gcloud(f'exec python3 -SEs {HERE}/gcloud_standin.py {state} "$@"')
+    setup = ("bash", "deploy/google/setup.sh")
+
+    # The repository is connected in a browser: until then, one line and nothing else.
+    done = project.run(*setup, env=env, check=False)
+    assert done.returncode == 1
+    assert "error: Cloud Build does not know the repository" in done.stderr.splitlines()[-1]
+    found = doctor(project, env)
+    assert found[0] == "connection github is missing: see docs/google-cloud-build.md"
+    wanted = {(kind, name) for kind, name, *_ in needs(google) if kind not in ("api", "role")}
+    for kind, name in wanted:
+        assert any(line.startswith(kind) and f"-{name} is missing: " in line for line in found)
+
+    parts = {"builds connections": ["github"], "builds repositories": ["flights"]}
+    change(state, lambda known: known["things"].update(parts))
+    project.run(*setup, env=env)
+    secrets = {f"{google.slug}-{name}" for kind, name in wanted if kind == "secret"}
+    found = doctor(project, env)
+    assert {line.split()[1] for line in found} == secrets
+    assert all(" has no value: printf %s VALUE | gcloud secrets versions add " in x for x in found)
+    change(state, lambda known: known.update(values=sorted(secrets)))
+    assert doctor(project, env) == []
+
+    change(state, lambda known: known.update(ran=[]))
+    project.run(*setup, env=env)  # again: nothing is created twice
+    assert not [ran for ran in json.loads(state.read_text("utf-8"))["ran"] if "create" in ran]
+
+    def break_it(known: dict[str, Any]) -> None:
+        things = known["things"]
+        things["services"].remove("cloudkms.googleapis.com")
+        things["builds triggers"].remove("flight-delays-retrain")
+        things["scheduler jobs"].remove("flight-delays-monitor")
+        things["deploy targets"].remove("flight-delays-production")
+        things["secrets"].remove("flight-delays-pgpassword")
+        known["values"].remove("flight-delays-alert-urls")
+        known["policies"]["kms keys sign"] = []
+
+    change(state, break_it)
+    # A secret that is gone takes with it who may read it.
+    found = [line for line in doctor(project, env) if "secret:pgpassword" not in line]
+    assert sorted(line.partition(" is missing")[0].partition(" has no")[0] for line in found) == [
+        "api cloudkms.googleapis.com",
+        "role roles/cloudkms.signerVerifier on key",
+        "schedule flight-delays-monitor",
+        "secret flight-delays-alert-urls",
+        "secret flight-delays-pgpassword",
+        "target flight-delays-production",
+        "trigger flight-delays-retrain",
+    ]
+
+
+def test_the_doctor_names_empty_settings_first(google: Project, gcloud: Gcloud) -> None:
+    found = doctor(google, gcloud("exit 9"))
+    assert found[0] == "setting CLOUD_SQL is empty: set it in deploy/google/settings.env"
+    assert len(found) == 5
+
+
+REGION = "--region=europe-west1"
+
+
+@pytest.mark.slow
+def test_the_real_gcloud_takes_files_and_commands(google: Project, tmp_path: Path) -> None:
+    """Against a stand-in for the APIs on loopback."""
+    need_program("gcloud")
+    sdk = Path(shutil.which("gcloud") or "").resolve().parent.parent
+    python = sdk / "platform/bundledpythonunix/bin/python3"
+    if not python.exists():
+        pytest.skip("gcloud is not installed with a Python of its own")
+    for name in ("triggers.yaml", "delivery.yaml"):
+        with (tmp_path / name).open("w") as file:
+            yaml.safe_dump_all(documents(google, name), file)
+    release_script = (google.path / "deploy/google/release.sh").read_text("utf-8")
+    assert "--sort-by=createTime" in release_script
+    rollouts = ("deploy", "rollouts", "list", "--release=-", f"--delivery-pipeline={google.slug}")
+    targets = ("deploy", "targets", "list", "--flatten=targets[]")
+    commands = [
+        ["builds", "triggers", "import", f"--source={tmp_path}/triggers.yaml", REGION],
+        ["builds", "triggers", "list", REGION, "--format=value(name)"],
+        ["deploy", "apply", f"--file={tmp_path}/delivery.yaml", REGION],
+        [*targets, REGION, "--format=value(targets.name.basename())"],
+        [*rollouts, REGION, "--filter=targetId=x AND state:(PENDING)", "--sort-by=createTime"],
+        ["deploy", "targets", "lists"],
+    ]
+    with google_cloud() as (cloud, env):
+        env |= {"CLOUDSDK_CONFIG": str(tmp_path), "CLOUDSDK_CORE_PROJECT": "p"}
+        script = HERE / "gcloud_once.py"
+        done = execute(
+            python, script, sdk / "lib", cwd=tmp_path, input=json.dumps(commands), env=env
+        )
+    assert done.returncode == 0, done.stderr
+    *results, wrong = json.loads(done.stdout)
+    assert [code for code, _ in results] == [0] * len(results), results
+    assert wrong[0] == 2
+    names = {f"{google.slug}-{name}" for name in ("ci", "cd", "monitor", "retrain")}
+    assert set(results[1][1].split()) == names
+    assert results[3][1].split() == [f"{google.slug}-production", f"{google.slug}-staging"]
+    trigger = cloud.things[f"{WHERE}/triggers/{google.slug}-retrain"]
+    assert trigger["gitFileSource"]["path"] == "deploy/google/cloudbuild-retrain.yaml"
+    production = cloud.things[f"{WHERE}/targets/{google.slug}-production"]
+    assert production["requireApproval"] is True
+    back = cloud.things[f"{WHERE}/deliveryPipelines/{google.slug}/automations/back"]
+    assert back["rules"][0]["repairRolloutRule"]["repairPhases"] == [{"rollback": {}}]

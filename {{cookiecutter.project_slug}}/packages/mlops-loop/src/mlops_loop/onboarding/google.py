@@ -22,7 +22,11 @@ LISTS = {
         "scheduler jobs list --location=$REGION --format=value(name.basename())",
         "$SLUG-",
     ),
-    "target": ("deploy targets list --region=$REGION --format=value(name.basename())", "$SLUG-"),
+    "target": (
+        "deploy targets list --region=$REGION --flatten=targets[]"
+        " --format=value(targets.name.basename())",
+        "$SLUG-",
+    ),
 }
 EMAIL = "$ACCOUNT-$NAME@$PROJECT_ID.iam.gserviceaccount.com"
 # Where roles are granted: kind -> the command that tells which account has which.
