@@ -13,7 +13,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 # (question, answer) -> paths that only these answers need; where none of them is given, they go.
-CLUSTER = ["deploy/kubernetes", "deploy/google/gke"]
+CD = {".github/workflows/cd-cluster.yml": ".github/workflows/cd.yml"}  # see MOVED
+CLUSTER = ["deploy/kubernetes", "deploy/google/gke", *CD]
 ONLY = {
     ("ci", "github"): [".github"],
     ("ci", "google-cloud-build"): ["deploy/google", "docs/google-cloud-build.md"],
@@ -24,8 +25,8 @@ ONLY = {
         "deploy/google/cloud-run",
     ],
     ("platform", "kubernetes"): [*CLUSTER, "docs/kubernetes.md"],
-    ("platform", "kserve"): ["deploy/kserve", "deploy/google/gke", "docs/kserve.md"],
-    ("platform", "seldon"): ["deploy/seldon", "deploy/google/gke", "docs/seldon.md"],
+    ("platform", "kserve"): [*CD, "deploy/kserve", "deploy/google/gke", "docs/kserve.md"],
+    ("platform", "seldon"): [*CD, "deploy/seldon", "deploy/google/gke", "docs/seldon.md"],
 }
 # (question, answer) -> files of which there is one for each answer, and where they belong.
 GOOGLE = "delivery.yaml", "skaffold.yaml", "smoke.sh"
@@ -33,9 +34,9 @@ CLOUD_RUN = {f"deploy/google/cloud-run/{name}": f"deploy/google/{name}" for name
 GKE = {f"deploy/google/gke/{name}": f"deploy/google/{name}" for name in GOOGLE}
 MOVED = {
     ("platform", "docker-compose"): CLOUD_RUN,
-    ("platform", "kubernetes"): {"deploy/kubernetes/release.sh": "deploy/release.sh", **GKE},
-    ("platform", "kserve"): {"deploy/kserve/release.sh": "deploy/release.sh", **GKE},
-    ("platform", "seldon"): {"deploy/seldon/release.sh": "deploy/release.sh", **GKE},
+    ("platform", "kubernetes"): {"deploy/kubernetes/release.sh": "deploy/release.sh", **CD, **GKE},
+    ("platform", "kserve"): {"deploy/kserve/release.sh": "deploy/release.sh", **CD, **GKE},
+    ("platform", "seldon"): {"deploy/seldon/release.sh": "deploy/release.sh", **CD, **GKE},
 }
 
 # What tools leave in the template's folder while one works on it.
