@@ -50,6 +50,8 @@ match verb:
         print("{}")
     case "list":
         if kind == "secrets versions":
+            kind = "secrets"
+            there(name)
             print("1" if name in state["values"] else "")
         else:
             print("\n".join(things.get(kind, [])))
