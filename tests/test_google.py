@@ -13,6 +13,7 @@ import cloudbuild
 import pytest
 import yaml
 from conftest import Bake, Project, execute
+from containers import docker, need_engine, need_image
 from google.cloud.deploy_v1.types import Automation, DeliveryPipeline, Target
 from google.cloud.devtools.cloudbuild_v1.types import Build, BuildTrigger
 from google.protobuf.json_format import ParseDict
@@ -34,7 +35,6 @@ SETTINGS = {
     "CLUSTER_PRODUCTION": "projects/p/locations/europe-west1/clusters/two",
 }
 WHERE = "projects/p/locations/europe-west1"
-STANDINS = Path(__file__).parent / "standins"
 
 
 @pytest.fixture(scope="module")
@@ -523,3 +523,46 @@ def test_the_real_gcloud_takes_files_and_commands(google: Project, tmp_path: Pat
     assert production["requireApproval"] is True
     back = cloud.things[f"{WHERE}/deliveryPipelines/{google.slug}/automations/back"]
     assert back["rules"][0]["repairRolloutRule"]["repairPhases"] == [{"rollback": {}}]
+
+
+@pytest.mark.slow
+@pytest.mark.docker
+@pytest.mark.xdist_group("docker")
+def test_a_pull_request_in_containers(bake: Bake, tmp_path: Path) -> None:
+    """Run the first steps of cloudbuild.yaml for real: green, and red once something is unused."""
+    need_engine()
+    project = bake(ci="google-cloud-build", lock=True)
+    text = (project.path / "deploy/google/Dockerfile").read_text("utf-8")
+    for name in re.findall(r"^ARG \w+_IMAGE=(.*)", text, re.M):
+        need_image(name)
+    clone = tmp_path / "workspace"
+    project.run("git", "clone", "--quiet", project.path.as_uri(), clone)
+    cache = project.run("uv", "cache", "dir").stdout.strip()
+    volumes = ("--volume", f"{clone}:/workspace", "--volume", f"{cache}:/builder/home/.cache/uv")
+    # Of a mounted cache nothing can be linked but by name.
+    home = ("--env", "HOME=/builder/home", "--env", "UV_LINK_MODE=symlink")
+    said: list[str] = []
+
+    def do(step: cloudbuild.Step, env: list[str]) -> int:
+        if "cloud-builders" in step["name"]:  # Google's own: the program of that name
+            command = [step["name"].rpartition("/")[2], *step["args"]]
+        else:
+            command = ["docker", "run", "--rm", "--network", "host", *volumes, *home]
+            command += [part for line in env for part in ("--env", line)]
+            command += ["--workdir", "/workspace", "--entrypoint", step["entrypoint"]]
+            command += [step["name"], *step["args"]]
+        done = execute(*command, cwd=clone, timeout=1800)
+        said.append(f"{step['id']}: {done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+        return done.returncode
+
+    tools = f"google-test/tools:{os.getpid()}"
+    document = build(project, "cloudbuild.yaml")
+    first = document | {"steps": document["steps"][:3]}
+    try:
+        assert cloudbuild.run(first, do, _TOOLS=tools) == ["tools", "base", "check"], said
+        module = clone / "src" / project.package / "ingest.py"
+        module.write_text(f"import json\n{module.read_text('utf-8')}", "utf-8")
+        assert cloudbuild.run(document, do, _TOOLS=tools) == ["tools", "base"], said
+        assert "F401" in said[-1]
+    finally:
+        docker("image", "rm", "--force", tools, check=False)
