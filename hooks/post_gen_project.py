@@ -17,7 +17,11 @@ CD = {".github/workflows/cd-cluster.yml": ".github/workflows/cd.yml"}  # see MOV
 CLUSTER = ["deploy/kubernetes", "deploy/google/gke", *CD]
 ONLY = {
     ("ci", "github"): [".github"],
-    ("ci", "google-cloud-build"): ["deploy/google", "docs/google-cloud-build.md"],
+    ("ci", "google-cloud-build"): [
+        "deploy/google",
+        "docs/google-cloud-build.md",
+        "packages/mlops-loop/src/mlops_loop/onboarding/google.py",
+    ],
     ("ci", "aws-codepipeline"): ["deploy/aws", "docs/aws-codepipeline.md"],
     ("platform", "docker-compose"): [
         "deploy/compose.yaml",

@@ -15,6 +15,7 @@ MAY_BE_MISSING = {
     "docker is not installed": "an engine needs rights that not every machine gives; "
     ".ci/run starts one where it can",
     "act is not installed": "neither Debian nor PyPI has it; GitHub runs the workflows itself",
+    "gcloud is not installed": "neither Debian nor PyPI has it",
     r".* cannot be pulled": "no registry is within reach, and there is no stand-in",
     "the CRDs of ../shared are missing": "they are no part of this repository",
 }
