@@ -12,9 +12,14 @@ import sys
 from pathlib import Path, PurePath
 from typing import Any
 
-# (question, answer) -> paths that only these answers need; where none of them is given, they go.
-CD = {".github/workflows/cd-cluster.yml": ".github/workflows/cd.yml"}  # see MOVED
-CLUSTER = ["deploy/kubernetes", "deploy/google/gke", *CD]
+# What one server needs, and what clusters of all kinds do.
+SERVER = ["deploy/compose.yaml", "deploy/observe", "deploy/google/cloud-run", "deploy/aws/ecs"]
+CLUSTER = [".github/workflows/cd-cluster.yml", "deploy/google/gke", "deploy/aws/eks"]
+SHARED = ["cluster.sh", "components/external-secret", "components/jobs"]
+SHARED += ["components/network-policy", "setup.yaml"]
+CLUSTER += [f"deploy/kubernetes/{name}" for name in SHARED]
+# (question, answer) -> paths that only this answer needs. A file stays if, of each question that
+# names it or a folder above it, one of the answers named is given.
 ONLY = {
     ("ci", "github"): [".github"],
     ("ci", "google-cloud-build"): [
@@ -23,49 +28,61 @@ ONLY = {
         "packages/mlops-loop/src/mlops_loop/onboarding/google.py",
     ],
     ("ci", "aws-codepipeline"): ["deploy/aws", "docs/aws-codepipeline.md"],
-    ("platform", "docker-compose"): [
-        "deploy/compose.yaml",
-        "deploy/observe",
-        "deploy/google/cloud-run",
-    ],
-    ("platform", "kubernetes"): [*CLUSTER, "docs/kubernetes.md"],
-    ("platform", "kserve"): [*CD, "deploy/kserve", "deploy/google/gke", "docs/kserve.md"],
-    ("platform", "seldon"): [*CD, "deploy/seldon", "deploy/google/gke", "docs/seldon.md"],
+    ("platform", "docker-compose"): SERVER,
+    ("platform", "kubernetes"): [*CLUSTER, "deploy/kubernetes", "docs/kubernetes.md"],
+    ("platform", "kserve"): [*CLUSTER, "deploy/kserve", "docs/kserve.md"],
+    ("platform", "seldon"): [*CLUSTER, "deploy/seldon", "docs/seldon.md"],
 }
-# (question, answer) -> files of which there is one for each answer, and where they belong.
 GOOGLE = "delivery.yaml", "skaffold.yaml", "smoke.sh"
-CLOUD_RUN = {f"deploy/google/cloud-run/{name}": f"deploy/google/{name}" for name in GOOGLE}
-GKE = {f"deploy/google/gke/{name}": f"deploy/google/{name}" for name in GOOGLE}
+AWS = "buildspec-deploy.yml", "buildspec-roll-back.yml"
+TO_SERVER = {f"deploy/google/cloud-run/{name}": f"deploy/google/{name}" for name in GOOGLE}
+TO_SERVER |= {f"deploy/aws/ecs/{name}": f"deploy/aws/{name}" for name in AWS}
+TO_CLUSTER = {f"deploy/google/gke/{name}": f"deploy/google/{name}" for name in GOOGLE}
+TO_CLUSTER |= {f"deploy/aws/eks/{name}": f"deploy/aws/{name}" for name in AWS}
+TO_CLUSTER |= {".github/workflows/cd-cluster.yml": ".github/workflows/cd.yml"}
+# (question, answer) -> files of which each answer has its own, and where they belong.
 MOVED = {
-    ("platform", "docker-compose"): CLOUD_RUN,
-    ("platform", "kubernetes"): {"deploy/kubernetes/release.sh": "deploy/release.sh", **CD, **GKE},
-    ("platform", "kserve"): {"deploy/kserve/release.sh": "deploy/release.sh", **CD, **GKE},
-    ("platform", "seldon"): {"deploy/seldon/release.sh": "deploy/release.sh", **CD, **GKE},
+    ("platform", "docker-compose"): TO_SERVER,
+    ("platform", "kubernetes"): {"deploy/kubernetes/release.sh": "deploy/release.sh"} | TO_CLUSTER,
+    ("platform", "kserve"): {"deploy/kserve/release.sh": "deploy/release.sh"} | TO_CLUSTER,
+    ("platform", "seldon"): {"deploy/seldon/release.sh": "deploy/release.sh"} | TO_CLUSTER,
 }
 
 # What tools leave in the template's folder while one works on it.
 CACHES = {"__pycache__", ".hypothesis", ".import_linter_cache", ".mypy_cache", ".pytest_cache"}
 CACHES |= {".ruff_cache"}
 ROOT_ONLY = ".github", ".pre-commit-config.yaml"
+NOW_ASKED = {"__ci", "__platform"}  # what a replay of answers to version 1.0 brings along
 ANSWERS, CRUFT = ".cookiecutter.json", ".cruft.json"
 COMMIT = 'git add --all && git commit -m "Start from cookiecutter-mlops"'
-
-
-def prune(root: Path, answers: dict[str, Any]) -> None:
-    """Remove the paths that no given answer needs."""
-    needed = {path for given, paths in ONLY.items() if given in answers.items() for path in paths}
-    for path in {path for paths in ONLY.values() for path in paths} - needed:
-        if (root / path).is_dir():
-            shutil.rmtree(root / path)
-        else:
-            (root / path).unlink(missing_ok=True)
 
 
 def move(root: Path, answers: dict[str, Any]) -> None:
     """Put the files of the given answers where they belong."""
     for given, paths in MOVED.items():
         for source, target in paths.items() if given in answers.items() else ():
-            (root / source).replace(root / target)
+            if (root / source).exists():
+                (root / source).replace(root / target)
+
+
+def needed(path: PurePath, answers: dict[str, Any]) -> bool:
+    """Return whether the given answers need a file, by its path in the project."""
+    questions: dict[str, bool] = {}  # those that name the file, and whether the answer given does
+    for (question, answer), paths in ONLY.items():
+        if any(path.is_relative_to(named) for named in paths):
+            questions[question] = questions.get(question, False) or answers[question] == answer
+    return all(questions.values())
+
+
+def prune(root: Path, answers: dict[str, Any]) -> None:
+    """Remove the files that the given answers do not need, and the folders that this empties."""
+    named = {root / path for paths in ONLY.values() for path in paths}
+    below = {below for path in named if path.is_dir() for below in path.rglob("*")}
+    for path in sorted(named | below, reverse=True):  # a folder comes after what is in it
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        elif path.is_file() and not needed(path.relative_to(root), answers):
+            path.unlink()
 
 
 def drop_caches(root: Path) -> None:
@@ -89,7 +106,11 @@ def keep_answers(root: Path, answers: dict[str, Any]) -> None:
 
 def given(answers: dict[str, Any]) -> dict[str, Any]:
     """Return the answers and what follows from them, without what the template says of itself."""
-    return {k: v for k, v in answers.items() if not k.startswith("_") or k.startswith("__")}
+    return {
+        key: value
+        for key, value in answers.items()
+        if (not key.startswith("_") or key.startswith("__")) and key not in NOW_ASKED
+    }
 
 
 def without_secret(url: str) -> str:
@@ -194,12 +215,26 @@ def commit(answers: dict[str, Any]) -> str | None:
     return None
 
 
+def next_steps(root: Path, answers: dict[str, Any]) -> str:
+    """Return what to type next, and before the first push."""
+    slug = answers["project_slug"]
+    named = [path for given, paths in ONLY.items() if given in answers.items() for path in paths]
+    pages = [path for path in named if path.startswith("docs/") and (root / path).exists()]
+    read = f"\n  read {' and '.join(pages)}" if pages else ""
+    return f"""
+{slug} is ready. Next:
+  cd "{root}"
+  uv run {slug} demo
+Before the first push:{read}
+  uv run {slug} doctor --ci"""
+
+
 def main(answers: dict[str, Any]) -> None:
     """Finish the project in the current directory, then say what to type next."""
     # A path may hold characters that a Windows console cannot show.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
-    root, slug = Path.cwd(), answers["project_slug"]
+    root = Path.cwd()
     drop_caches(root)
     move(root, answers)
     prune(root, answers)
@@ -208,7 +243,7 @@ def main(answers: dict[str, Any]) -> None:
     for left_out in (lock(), commit(answers)):
         if left_out:
             print(f"Left out: {left_out}")
-    print(f'\n{slug} is ready. Next:\n  cd "{root}"\n  uv run {slug} demo')
+    print(next_steps(root, answers))
 
 
 if __name__ == "__main__":
