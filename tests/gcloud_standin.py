@@ -35,7 +35,7 @@ def from_file(flag: str, pattern: str) -> list[str]:
         return re.findall(pattern, file.read(), re.M)
 
 
-state["ran"].append(f"{kind} {verb}")
+state["ran"].append(argv)
 match verb:
     case "enable":
         add(kind, *names)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -406,6 +407,12 @@ def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(state), "utf-8")
 
 
+def ran(path: Path) -> list[list[str]]:
+    """Return the commands that the stand-in was given."""
+    commands: list[list[str]] = json.loads(path.read_text("utf-8"))["ran"]
+    return commands
+
+
 def doctor(project: Project, env: dict[str, str]) -> list[str]:
     """Return what the doctor finds."""
     source = str(project.path / "packages/mlops-loop/src")
@@ -445,7 +452,7 @@ def test_the_setup_creates_what_the_doctor_misses(
 
     change(state, lambda known: known.update(ran=[]))
     project.run(*setup, env=env)  # again: nothing is created twice
-    assert not [ran for ran in json.loads(state.read_text("utf-8"))["ran"] if "create" in ran]
+    assert not [argv for argv in ran(state) if "create" in argv]
 
     def break_it(known: dict[str, Any]) -> None:
         things = known["things"]
@@ -480,14 +487,60 @@ def test_the_doctor_names_empty_settings_first(google: Project, gcloud: Gcloud) 
 REGION = "--region=europe-west1"
 
 
-@pytest.mark.slow
-def test_the_real_gcloud_takes_files_and_commands(google: Project, tmp_path: Path) -> None:
-    """Against a stand-in for the APIs on loopback."""
-    need_program("gcloud")
-    sdk = Path(shutil.which("gcloud") or "").resolve().parent.parent
+def real_gcloud() -> tuple[Path, Path]:
+    """Return gcloud's Python and its library."""
+    sdk = Path(need_program("gcloud")).resolve().parent.parent
     python = sdk / "platform/bundledpythonunix/bin/python3"
     if not python.exists():
         pytest.skip("gcloud is not installed with a Python of its own")
+    return python, sdk / "lib"
+
+
+@pytest.mark.slow
+def test_the_real_gcloud_knows_every_command(
+    google: Project, gcloud: Gcloud, tmp_path: Path
+) -> None:
+    """Those of setup.sh, release.sh, the doctor, the builds and the page."""
+    python, lib = real_gcloud()
+    project, state = configured(google, tmp_path), tmp_path / "state"
+    parts = {"builds connections": ["github"], "builds repositories": ["flights"]}
+    state.write_text(json.dumps(EMPTY | {"things": parts}), "utf-8")
+    env = gcloud(f'exec python3 -SEs {HERE}/gcloud_standin.py {state} "$@"')
+    project.run("bash", "deploy/google/setup.sh", env=env)
+    doctor(project, env)
+    commands = {" ".join(argv[:4]): argv for argv in ran(state)}  # one of each kind
+    for name in BUILDS:
+        for step in build(google, name)["steps"]:
+            if "gcloud" in step["args"]:
+                commands[step["id"]] = step["args"][step["args"].index("gcloud") + 1 :]
+            elif step.get("entrypoint") == "gcloud":
+                commands[step["id"]] = step["args"]
+    log = tmp_path / "releases"
+    answers = 'case "$*" in *"rollouts describe"*) echo SUCCEEDED ;; esac'
+    env = gcloud(f'printf "%s\\n" "$*" >> {log}; {answers}') | RELEASE
+    for words in (("roll-out", IMAGE, "staging"), ("roll-back", "staging"), ("smoke", "staging")):
+        release(project, env, *words)
+    page = (google.path / "docs/google-cloud-build.md").read_text("utf-8")
+    lines = [line for line in log.read_text().splitlines() if "rollouts list" not in line]
+    lines += re.findall(r"^ +(?:printf .* \| )?gcloud (.*)", page, re.M)
+    commands |= {line: shlex.split(line) for line in lines}
+    commands["wrong"] = ["deploy", "apply", "--files=x"]
+    env = {"CLOUDSDK_CONFIG": str(tmp_path), "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "true"}
+    env |= {"CLOUDSDK_CORE_PROJECT": "p", "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false"}
+    text = json.dumps(list(commands.values()))
+    script = HERE / "gcloud_once.py"
+    done = execute(python, script, lib, "parse", cwd=tmp_path, input=text, env=env)
+    assert done.returncode == 0, done.stderr
+    results = dict(zip(commands, json.loads(done.stdout), strict=True))
+    assert results.pop("wrong")[0] == 2
+    assert {name: said for name, (code, said) in results.items() if code} == {}
+    assert len(results) > 40
+
+
+@pytest.mark.slow
+def test_the_real_gcloud_takes_the_files(google: Project, tmp_path: Path) -> None:
+    """Against a stand-in for the APIs on loopback."""
+    python, lib = real_gcloud()
     for name in ("triggers.yaml", "delivery.yaml"):
         with (tmp_path / name).open("w") as file:
             yaml.safe_dump_all(documents(google, name), file)
@@ -506,9 +559,7 @@ def test_the_real_gcloud_takes_files_and_commands(google: Project, tmp_path: Pat
     with google_cloud() as (cloud, env):
         env |= {"CLOUDSDK_CONFIG": str(tmp_path), "CLOUDSDK_CORE_PROJECT": "p"}
         script = HERE / "gcloud_once.py"
-        done = execute(
-            python, script, sdk / "lib", cwd=tmp_path, input=json.dumps(commands), env=env
-        )
+        done = execute(python, script, lib, cwd=tmp_path, input=json.dumps(commands), env=env)
     assert done.returncode == 0, done.stderr
     *results, wrong = json.loads(done.stdout)
     assert [code for code, _ in results] == [0] * len(results), results
