@@ -187,7 +187,8 @@ def test_triggers(google: Project) -> None:
 def test_least_privilege(each: Project) -> None:
     roles = [words for kind, *words in needs(each) if kind == "role"]
     assert len({tuple(words) for words in roles}) == len(roles)
-    assert not [r for _, r, _ in roles if re.search(r"/(owner|editor|viewer|.*[aA]dmin)$", r)]
+    wide = {r for _, r, _ in roles if re.search(r"/(owner|editor|viewer|.*[aA]dmin)$", r)}
+    assert wide <= {"roles/run.admin"}  # cloud-run/needs.txt says why
     of = {account: {role for name, role, _ in roles if name == account} for account, _, _ in roles}
     assert of["ci"] == {"roles/logging.logWriter", "roles/storage.objectViewer"}
     project_wide = {(name, role) for name, role, place in roles if place == "project"}
@@ -225,8 +226,7 @@ def test_skaffold_names_what_is_there(each: Project) -> None:
         else:
             assert deploy == {"kubectl": {}}
             (path,) = manifests["kustomize"]["paths"]
-            if (folder / path).resolve() not in overlays(each):
-                pytest.xfail("the platform's overlays are not there yet")
+            assert (folder / path).resolve() in overlays(each)
 
 
 def overlays(project: Project) -> set[Path]:
