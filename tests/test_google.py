@@ -522,6 +522,7 @@ def test_the_real_gcloud_knows_every_command(
         release(project, env, *words)
     page = (google.path / "docs/google-cloud-build.md").read_text("utf-8")
     lines = [line for line in log.read_text().splitlines() if "rollouts list" not in line]
+    page = page.replace("INSTANCE", "instance")  # gcloud looks at this name
     lines += re.findall(r"^ +(?:printf .* \| )?gcloud (.*)", page, re.M)
     commands |= {line: shlex.split(line) for line in lines}
     commands["wrong"] = ["deploy", "apply", "--files=x"]
