@@ -18,6 +18,7 @@ CLUSTER = [".github/workflows/cd-cluster.yml", "deploy/google/gke", "deploy/aws/
 SHARED = ["cluster.sh", "components/external-secret", "components/jobs"]
 SHARED += ["components/network-policy", "setup.yaml"]
 CLUSTER += [f"deploy/kubernetes/{name}" for name in SHARED]
+ONBOARDING = "packages/mlops-loop/src/mlops_loop/onboarding"
 # (question, answer) -> paths that only this answer needs. A file stays if, of each question that
 # names it or a folder above it, one of the answers named is given.
 ONLY = {
@@ -25,20 +26,20 @@ ONLY = {
     ("ci", "google-cloud-build"): [
         "deploy/google",
         "docs/google-cloud-build.md",
-        "packages/mlops-loop/src/mlops_loop/onboarding/google.py",
+        f"{ONBOARDING}/google.py",
     ],
-    ("ci", "aws-codepipeline"): ["deploy/aws", "docs/aws-codepipeline.md"],
+    ("ci", "aws-codepipeline"): ["deploy/aws", "docs/aws-codepipeline.md", f"{ONBOARDING}/aws.py"],
     ("platform", "docker-compose"): SERVER,
     ("platform", "kubernetes"): [*CLUSTER, "deploy/kubernetes", "docs/kubernetes.md"],
     ("platform", "kserve"): [*CLUSTER, "deploy/kserve", "docs/kserve.md"],
     ("platform", "seldon"): [*CLUSTER, "deploy/seldon", "docs/seldon.md"],
 }
 GOOGLE = "delivery.yaml", "skaffold.yaml", "smoke.sh"
-AWS = "buildspec-deploy.yml", "buildspec-roll-back.yml"
+AWS = "target.yaml", "buildspec-deploy.yml", "buildspec-roll-back.yml"
 TO_SERVER = {f"deploy/google/cloud-run/{name}": f"deploy/google/{name}" for name in GOOGLE}
-TO_SERVER |= {f"deploy/aws/ecs/{name}": f"deploy/aws/{name}" for name in AWS}
+TO_SERVER |= {f"deploy/aws/ecs/{name}": f"deploy/aws/{name}" for name in (*AWS, "release.sh")}
 TO_CLUSTER = {f"deploy/google/gke/{name}": f"deploy/google/{name}" for name in GOOGLE}
-TO_CLUSTER |= {f"deploy/aws/eks/{name}": f"deploy/aws/{name}" for name in AWS}
+TO_CLUSTER |= {f"deploy/aws/eks/{name}": f"deploy/aws/{name}" for name in (*AWS, "access.yaml")}
 TO_CLUSTER |= {".github/workflows/cd-cluster.yml": ".github/workflows/cd.yml"}
 # (question, answer) -> files of which each answer has its own, and where they belong.
 MOVED = {
@@ -119,8 +120,8 @@ def without_secret(url: str) -> str:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write one line of JSON, the same on each platform."""
-    text = json.dumps(value, ensure_ascii=False)
+    """Write JSON, the same on each platform; a line for each answer, as updates merge lines."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
     path.write_text(text + "\n", encoding="utf-8", newline="\n")
 
 

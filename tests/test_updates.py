@@ -98,7 +98,8 @@ def newest(template: Path) -> None:
     """Write the template as it is into a folder."""
     for part in ("hooks", "templates", TREE.name):
         shutil.rmtree(template / part, ignore_errors=True)
-        shutil.copytree(TEMPLATE / part, template / part)
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(TEMPLATE / part, template / part, ignore=ignore)
     shutil.copy(TEMPLATE / "cookiecutter.json", template)
 
 
@@ -112,7 +113,8 @@ def before_the_questions(template: Path) -> None:
     path.write_text(json.dumps(asked), "utf-8")
     for path in (template / "hooks").iterdir():
         text = re.sub(r'"(ci|platform)"', r'"__\1"', path.read_text("utf-8"))
-        path.write_text(re.sub("(?m)^NOW_ASKED = .*", "NOW_ASKED = {}", text), "utf-8")
+        text = re.sub("(?m)^NOW_ASKED = .*", "NOW_ASKED = {}", text).replace(", indent=2", "")
+        path.write_text(text, "utf-8")
     for path in (template / TREE.name).rglob("*"):
         if path.is_file() and "packages" not in path.parts:
             text = path.read_text("utf-8")
@@ -203,16 +205,15 @@ def test_a_project_without_the_link_is_linked_by_one_command(updated: Updated) -
     assert (updated.project / LOOP / "base/added.py").is_file()
 
 
-def has(updated: Updated, **answers: str) -> None:
+def has(updated: Updated, answers: dict[str, str], *left: str) -> None:
     """Assert that the project has the files of these answers, and keeps them."""
     wanted = expected(in_template(), answers) | ADDED | LINKED
-    assert files(updated.project) == wanted
-    for name, keys in ((".cookiecutter.json", ()), (".cruft.json", ("context",))):
-        kept = json.loads((updated.project / name).read_text("utf-8"))
-        for key in (*keys, "cookiecutter"):
-            kept = kept[key]
-        assert answers.items() <= kept.items()
-        assert not kept.keys() & {"__ci", "__platform"}
+    assert files(updated.project) == wanted | set(left)
+    linked = json.loads((updated.project / ".cruft.json").read_text("utf-8"))["context"]
+    assert answers.items() <= linked["cookiecutter"].items()
+    if not left:
+        kept = json.loads((updated.project / ".cookiecutter.json").read_text("utf-8"))
+        assert answers.items() <= kept["cookiecutter"].items()
 
 
 @pytest.mark.parametrize("updated", [before_the_questions], indirect=True)
@@ -224,7 +225,9 @@ def test_a_project_from_before_the_questions_has_the_first_answers(updated: Upda
     updated.commit(updated.template, "two")
     updated.edit()
     updated.cruft("update", "--skip-apply-ask")
-    has(updated, ci="github", platform="docker-compose")
+    # One line in 1.0.0, and the address of the template in it: docs/migrate.md says what to do.
+    (updated.project / ".cookiecutter.json.rej").unlink()
+    has(updated, {"ci": "github", "platform": "docker-compose"}, ".cookiecutter.json")
     updated.commit(updated.project, "updated")
     updated.cruft("check")
 
@@ -236,7 +239,7 @@ def test_an_update_can_change_answers(updated: Updated) -> None:
     other = {"ci": "google-cloud-build", "platform": "kserve"}
     for answers in (other, {"ci": "github", "platform": "docker-compose"}):
         updated.cruft(*change, json.dumps(answers))
-        has(updated, **answers)
+        has(updated, answers)
         updated.commit(updated.project, "other answers")
     assert (updated.project / "params.yaml").read_text("utf-8").endswith("# ours\n")
 
