@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,18 @@ from conftest import TREE, Project, copy, execute
 from containers import STANDINS, need_engine
 
 WORKFLOWS = sorted(path.name for path in (TREE / ".github/workflows").glob("*.yml"))
+CLUSTERS = "cd-cluster.yml"  # cd.yml where the platform is a cluster
+DELIVERY = {
+    "build": {"id-token", "packages"},
+    "staging": {"id-token"},
+    "production": {"id-token"},
+}
 WRITES = {
-    ("cd", "build"): {"packages"},
+    ("ci", "check"): {"id-token"},
+    ("ci", "comment"): {"pull-requests"},
+    **{(name, job): scopes for name in ("cd", "cd-cluster") for job, scopes in DELIVERY.items()},
     ("monitor", "monitor"): {"actions"},
-    ("retrain", "retrain"): {"actions", "contents", "pull-requests"},
+    ("retrain", "retrain"): {"actions", "contents", "id-token", "pull-requests"},
 }
 
 
@@ -37,15 +46,15 @@ def scripts() -> str:
     return "\n".join(step.get("run", "") for _, _, job in jobs() for step in job["steps"])
 
 
-def steps(name: str) -> list[dict[str, Any]]:
-    """Return the steps of a workflow's only job."""
-    (body,) = workflow(name)["jobs"].values()
-    return list(body["steps"])
+def steps(name: str, job: str | None = None) -> list[dict[str, Any]]:
+    """Return the steps of a workflow's job, by default its only one."""
+    found = workflow(name)["jobs"]
+    return list((found[job] if job else next(iter(found.values())))["steps"])
 
 
-def step(name: str, which: str) -> str:
-    """Return the script of the step with this id or name."""
-    (script,) = (s["run"] for s in steps(name) if which in (s.get("id"), s.get("name")))
+def script_with(name: str, text: str) -> str:
+    """Return the script of the only step that holds a text."""
+    (script,) = (s["run"] for s in steps(name) if text in s.get("run", ""))
     return str(script)
 
 
@@ -101,7 +110,7 @@ def test_zizmor(rendered: Project) -> None:
 
 
 def test_workflows_are_copied_as_they_are(rendered: Project) -> None:
-    for name in WORKFLOWS:
+    for name in sorted({*WORKFLOWS} - {CLUSTERS}):
         path = Path(".github/workflows", name)
         assert (rendered.path / path).read_bytes() == (TREE / path).read_bytes()
 
@@ -140,56 +149,9 @@ def test_scripts_parse(tmp_path: Path) -> None:
             assert done.returncode == 0, f"{name}: {job}: {done.stderr}"
 
 
-@pytest.mark.slow
-def test_every_verb_exists(installed: Project) -> None:
-    verbs = set(re.findall(r'uv run "\$CLI" (\S+)', scripts()))
-    assert verbs == {"promote", "monitor", "retrain", "schema"}
-    for verb in verbs:
-        installed.uv(installed.slug, verb, "--help")
-
-
-@pytest.mark.parametrize(("code", "ends"), [(0, 0), (3, 0), (1, 1), (2, 2), (137, 137)])
-@pytest.mark.parametrize("name", ["monitor.yml", "retrain.yml"])
-def test_a_crash_is_never_a_verdict(tmp_path: Path, name: str, code: int, ends: int) -> None:
-    write(tmp_path / "reports/monitor/latest.json", '{"verdicts": ["drift"]}')
-    (tmp_path / "reports/retrain").mkdir(parents=True)
-    path = stand_in(tmp_path, "uv", f"touch reports/retrain/summary.md; echo said; exit {code}")
-    done = bash(step(name, "verdict"), tmp_path, PATH=path)
-    assert done.returncode == ends
-    assert "true" not in output(tmp_path)
-    assert (tmp_path / "summary").read_text("utf-8").rstrip() == "said"
-
-
-@pytest.mark.parametrize("name", ["monitor.yml", "retrain.yml"])
-def test_a_refusal_without_a_verdict_is_a_failure(tmp_path: Path, name: str) -> None:
-    """Such as of an audit log that was tampered with: then nothing was judged."""
-    path = stand_in(tmp_path, "uv", "exit 3")
-    assert bash(step(name, "verdict"), tmp_path, PATH=path).returncode != 0
-    assert output(tmp_path) == ""
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "decay"),
-    [
-        (["drift"], False),
-        (["quality"], False),
-        (["drift", "quality"], False),
-        (["decay"], True),
-        (["drift", "quality", "decay"], True),
-    ],
-)
-def test_only_decay_starts_the_retraining(tmp_path: Path, verdicts: list[str], decay: bool) -> None:
-    write(tmp_path / "reports/monitor/latest.json", json.dumps({"verdicts": verdicts}))
-    path = stand_in(tmp_path, "uv", "exit 3")
-    assert bash(step("monitor.yml", "verdict"), tmp_path, PATH=path).returncode == 0
-    assert output(tmp_path) == f"decay={str(decay).lower()}\n"
-    (start,) = (s for s in steps("monitor.yml") if "gh workflow run" in s.get("run", ""))
-    assert start["if"] == "steps.verdict.outputs.decay == 'true'"
-
-
 def test_the_retraining_is_started_with_a_reason(tmp_path: Path) -> None:
     path = stand_in(tmp_path, "gh", 'printf "%s\\n" "$@" > asked')
-    script = step("monitor.yml", "Start the retraining")
+    script = script_with("monitor.yml", "gh workflow run")
     bash(script, tmp_path, PATH=path, REASON="decay: $(touch ran) https://example.com/1")
     asked = (tmp_path / "asked").read_text("utf-8").splitlines()
     reason = "reason=decay: $(touch ran) https://example.com/1"
@@ -198,72 +160,51 @@ def test_the_retraining_is_started_with_a_reason(tmp_path: Path) -> None:
     assert "reason" in workflow("retrain.yml")[True]["workflow_dispatch"]["inputs"]
 
 
-@pytest.mark.parametrize(
-    ("force", "reason", "options"),
-    [
-        ("", "", ["--reason="]),
-        ("false", "monthly", ["--reason=monthly"]),
-        ("true", '"; --x $(touch ran)', ['--reason="; --x $(touch ran)', "--force"]),
-    ],
-)
-def test_what_the_retraining_is_told(
-    tmp_path: Path, force: str, reason: str, options: list[str]
-) -> None:
-    path = stand_in(tmp_path, "uv", 'printf "%s\\n" "$@" > asked')
-    script = step("retrain.yml", "verdict")
-    done = bash(script, tmp_path, PATH=path, FORCE=force, REASON=reason)
-    assert done.returncode == 0
-    asked = (tmp_path / "asked").read_text("utf-8").splitlines()
-    assert asked == ["run", "cli", "retrain", *options]
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize(
-    ("promoted", "code", "ends", "new"),
-    [
-        (True, 0, 0, "new=true\n"),
-        (False, 0, 0, "new=false\n"),  # nothing to do, or champion already
-        (False, 3, 0, ""),  # refused
-        (True, 1, 1, ""),  # and then it crashed
-    ],
-)
-def test_only_a_new_champion_is_delivered(
-    tmp_path: Path, promoted: bool, code: int, ends: int, new: str
-) -> None:
-    document = json.dumps({"promoted": promoted})
-    write(tmp_path / "reports/retrain/summary.json", '{"promoted": true}')  # of another run
-    writes = f"cd reports/retrain; echo '{document}' > summary.json; echo '| table |' > summary.md"
-    path = stand_in(tmp_path, "uv", f"echo said; {writes}; exit {code}")
-    done = bash(step("retrain.yml", "verdict"), tmp_path, PATH=path)
-    assert done.returncode == ends
-    assert output(tmp_path) == new
-    assert (tmp_path / "summary").read_text("utf-8") == "said\n\n| table |\n"
-
-
-def test_a_summary_of_another_run_delivers_nothing(tmp_path: Path) -> None:
-    write(tmp_path / "reports/retrain/summary.json", '{"promoted": true}')
-    path = stand_in(tmp_path, "uv", "echo not retrained: another retraining is running")
-    assert bash(step("retrain.yml", "verdict"), tmp_path, PATH=path).returncode == 0
-    assert output(tmp_path) == ""
-
-
 def test_what_becomes_of_a_new_champion(tmp_path: Path) -> None:
     """It is delivered before anything that may fail; then data and pull request follow."""
-    found = steps("retrain.yml")
-    (at,) = (number for number, s in enumerate(found) if s.get("id") == "verdict")
-    _, deliver, push, propose = found[at + 1 :]
-    new = "steps.verdict.outputs.new == 'true'"
+    deliver, push, propose = steps("retrain.yml")[-3:]
+    new = "hashFiles('build/delivery/promoted') != ''"
     conditions = [step["if"] for step in (deliver, push, propose)]
     assert conditions == [new, f"{new} && vars.DVC_REMOTE != ''", new]
     asking = 'echo "$0 $@" >> asked'
     for command in ("gh", "uv"):
         path = stand_in(tmp_path, command, asking)
     for script in (deliver["run"], push["run"]):
-        assert bash(script, tmp_path, PATH=path, REMOTE="a storage").returncode == 0
+        assert bash(script, tmp_path, PATH=path, DVC_REMOTE="a storage").returncode == 0
     asked = (tmp_path / "asked").read_text("utf-8").replace(f"{tmp_path}/", "").splitlines()
-    assert asked == ["gh workflow run cd.yml", "uv run dvc push --remote a storage"]
+    assert asked == [
+        "gh workflow run cd.yml -f deliver=champion",
+        "uv run dvc push --remote a storage",
+    ]
+    assert "deliver" in workflow("cd.yml")[True]["workflow_dispatch"]["inputs"]
     assert propose["uses"].startswith("peter-evans/create-pull-request@")
     assert propose["with"]["body-path"] == "reports/retrain/summary.md"
+
+
+def test_only_a_smoke_test_that_failed_rolls_back() -> None:
+    """A release that does not become healthy goes back by itself."""
+    for name in ("cd.yml", CLUSTERS):
+        for job in ("staging", "production"):
+            *_, deploy, smoke, back = steps(name, job)
+            assert deploy["run"] == f"bash deploy/deliver.sh deploy {job}"
+            assert smoke["run"] == f"bash deploy/deliver.sh smoke {job}"
+            assert back["run"] == f"bash deploy/deliver.sh roll-back {job}"
+            assert back["if"] == f"failure() && steps.{smoke['id']}.conclusion == 'failure'"
+            assert workflow(name)["jobs"][job]["environment"] == job
+
+
+def test_the_comparison_is_one_comment_of_a_job_that_runs_no_code_of_the_pull_request() -> None:
+    download, comment = steps("ci.yml", "comment")
+    assert download["uses"].startswith("actions/download-artifact@")
+    assert "--edit-last --create-if-none" in comment["run"]
+
+
+def test_the_workflows_hold_no_logic() -> None:
+    """Each script is one command, which is a step of deliver.sh but for what is GitHub's own."""
+    for name, job, body in jobs():
+        for script in (step["run"] for step in body["steps"] if "run" in step):
+            assert len(script.splitlines()) == 1, f"{name}: {job}"
+            assert script.startswith(("bash deploy/deliver.sh ", "cat ", "gh ", "uv run dvc push "))
 
 
 def test_the_pull_request_holds_what_git_takes(rendered: Project, tmp_path: Path) -> None:
@@ -282,7 +223,9 @@ def test_secrets_and_inputs_never_become_code() -> None:
     assert "${{" not in scripts()
 
 
-def test_ci_compares_the_contract_with_the_one_it_would_be_merged_into(tmp_path: Path) -> None:
+def test_ci_compares_the_contract_with_the_one_it_would_be_merged_into(
+    rendered: Project, tmp_path: Path
+) -> None:
     """The checkout of a pull request is a merge commit, here as shallow as ci.yml asks for."""
     checkout = next(s for s in steps("ci.yml") if "actions/checkout" in s.get("uses", ""))
 
@@ -303,9 +246,13 @@ def test_ci_compares_the_contract_with_the_one_it_would_be_merged_into(tmp_path:
     git("merge", "-q", "--no-ff", "-s", "ours", "-m", "merge", "pull")
     depth = f"--depth={checkout['with']['fetch-depth']}"
     git("clone", "-q", depth, origin.as_uri(), str(clone), cwd=tmp_path)
-    path = stand_in(tmp_path, "uv", 'git show "$5:./schema.yaml"')
-    name = "The contract breaks no API client (the label breaking-change allows it)"
-    assert bash(step("ci.yml", name), clone, PATH=path).stdout == "base"
+    path = stand_in(tmp_path, "uv", '[ "$3" != schema ] || git show "$5:./schema.yaml"')
+    shutil.copytree(rendered.path / "deploy", clone / "deploy")
+    for base, compared in (("HEAD^1", "base"), ("", "")):  # a label allows what breaks it
+        done = bash("bash deploy/deliver.sh check", clone, PATH=path, BASE=base)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == compared
+    assert "&& 'HEAD^1' || ''" in workflow("ci.yml")["jobs"]["check"]["env"]["BASE"]
 
 
 @pytest.mark.slow
@@ -313,11 +260,15 @@ def test_ci_is_red_when_the_lock_is_out_of_step(pipeline: Project, tmp_path: Pat
     """A fresh clone: its parameters, code and metrics must be those that dvc.lock was made with."""
     clone = tmp_path / "clone"
     pipeline.run("git", "clone", "--quiet", pipeline.path, clone)
-    script = step("ci.yml", "The committed dvc.lock is in step with code and parameters")
+    # What would run the stages does not: the question is asked before.
+    without_stages = stand_in(
+        tmp_path, "uv", f'[ "$3" != repro ] || exit 0; exec {shutil.which("uv")} "$@"'
+    )
 
     def check() -> int:
         venv = str(pipeline.path / ".venv")
-        return bash(script, clone, UV_PROJECT_ENVIRONMENT=venv, UV_NO_SYNC="1").returncode
+        env = {"UV_PROJECT_ENVIRONMENT": venv, "UV_NO_SYNC": "1", "PATH": without_stages}
+        return bash("bash deploy/deliver.sh pipeline", clone, **env).returncode
 
     for name in ("dvc.lock", "reports/metrics.json"):
         (clone / name).parent.mkdir(exist_ok=True)
@@ -332,7 +283,7 @@ def test_ci_is_red_when_the_lock_is_out_of_step(pipeline: Project, tmp_path: Pat
     ):
         before = (clone / name).read_text("utf-8")
         (clone / name).write_text(before.replace(old, new, 1), "utf-8")
-        assert check() == 1, name
+        assert check() == 3, name
         (clone / name).write_text(before, "utf-8")
     assert check() == 0
 
@@ -341,14 +292,13 @@ def test_ci_is_red_when_the_lock_is_out_of_step(pipeline: Project, tmp_path: Pat
 def test_ci_shows_what_a_pull_request_changes(pipeline: Project, tmp_path: Path) -> None:
     """Against the base: a pull request that commits its metrics does not differ from HEAD."""
     project = copy(pipeline, tmp_path)
-    script = step("ci.yml", "Metrics, parameters and plots against the base")
     venv = {"UV_PROJECT_ENVIRONMENT": str(pipeline.path / ".venv"), "UV_NO_SYNC": "1"}
 
     def shown() -> str:
-        done = bash(script, project.path, **venv)
+        done = bash("bash deploy/deliver.sh compare", project.path, **venv)
         assert done.returncode == 0, done.stderr
-        assert (project.path / "plots/index.html").is_file()
-        return (project.path / "summary").read_text("utf-8")
+        assert (project.path / "build/delivery/plots/index.html").is_file()
+        return (project.path / "build/delivery/comparison.md").read_text("utf-8")
 
     def commit() -> None:
         project.run("git", "add", "dvc.lock", "reports/metrics.json", "params.yaml")
@@ -372,37 +322,72 @@ def test_ci_shows_what_a_pull_request_changes(pipeline: Project, tmp_path: Path)
     assert [cell.strip() for cell in row.split("|")[3:5]] == ["100", "7"]
 
 
-@pytest.mark.slow
-@pytest.mark.docker
-@pytest.mark.xdist_group("docker")
-def test_ci_runs_and_goes_red(installed: Project, tmp_path: Path) -> None:
-    """Run the real ci.yml: green for a fresh project, red once something unused is imported."""
+@dataclass(frozen=True)
+class Runner:
+    """Runs workflows of a clone, with stand-ins for the actions."""
+
+    clone: Path
+    options: tuple[str, ...]
+
+    def act(self, event: str, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+        command = ("act", event, "--workflows", f".github/workflows/{name}", *self.options)
+        return execute(*command, *options, cwd=self.clone, timeout=3000)
+
+
+@pytest.fixture
+def runner(installed: Project, tmp_path: Path) -> Runner:
     need_engine()
     image = os.environ.get("ACT_IMAGE")
     if not image or not shutil.which("act"):
         pytest.skip("act is not installed, or ACT_IMAGE names no image for its runner")
     clone = tmp_path / "clone"
     installed.run("git", "clone", "--quiet", installed.path, clone)
-    used = re.findall(r"uses: ([\w-]+/(setup-uv|upload-artifact)@\w+)", actions_text(installed))
-    standins = [f"--local-repository={action}={STANDINS / name}" for action, name in {*used}]
-    cache = installed.run("uv", "cache", "dir").stdout.strip()
+    used = re.findall(r"uses: ([\w-]+/([\w-]+)@\w+)", actions_text(installed))
+    mounts = {
+        installed.run("uv", "cache", "dir").stdout.strip(): "/root/.cache/uv",
+        str(tmp_path / "artifacts"): "/artifacts",
+        str(tmp_path / "gh"): "/usr/local/bin/gh",
+    }
+    stand_in(tmp_path, "gh", 'echo "gh $@" >> /artifacts/asked')
+    volumes = " ".join(f"--volume {source}:{target}" for source, target in mounts.items())
+    standins = {use: STANDINS / name for use, name in used if name != "checkout"}
+    options = (
+        *("--rm", "--pull=false", "--platform", f"ubuntu-latest={image}"),
+        *(f"--local-repository={use}={folder}" for use, folder in standins.items()),
+        *("--container-options", volumes),
+    )
+    return Runner(clone, options)
 
-    def act() -> subprocess.CompletedProcess[str]:
-        return execute(
-            *("act", "push", "--workflows", ".github/workflows/ci.yml", "--rm", "--pull=false"),
-            *("--platform", f"ubuntu-latest={image}", "--container-daemon-socket", "-"),
-            *standins,
-            *("--container-options", f"--volume {cache}:/root/.cache/uv"),
-            # All of the project's tests run in test_package.py: here, that they are run.
-            *("--env", "PYTEST_ADDOPTS=--no-cov -k contract"),
-            cwd=clone,
-            timeout=1800,
-        )
 
-    green = act()
+@pytest.mark.slow
+@pytest.mark.docker
+@pytest.mark.xdist_group("docker")
+def test_ci_runs_and_goes_red(runner: Runner, tmp_path: Path) -> None:
+    """Run the real ci.yml with all of the project's tests: green for a fresh project, red once
+    something unused is imported."""
+    green = runner.act("push", "ci.yml", "--container-daemon-socket", "-")
     assert green.returncode == 0, green.stdout[-5000:]
-    module = clone / "src" / installed.package / "ingest.py"
+    assert "test.roc_auc" in (tmp_path / "artifacts/comparison/comparison.md").read_text("utf-8")
+    (package,) = (runner.clone / "src").iterdir()
+    module = package / "ingest.py"
     module.write_text(f"import json\n{module.read_text('utf-8')}", "utf-8")
-    red = act()
+    red = runner.act("push", "ci.yml", "--container-daemon-socket", "-")
     assert red.returncode == 1
     assert "F401" in red.stdout
+    assert "deliver.sh test" not in red.stdout  # nothing after it runs
+
+
+@pytest.mark.slow
+@pytest.mark.docker
+@pytest.mark.xdist_group("docker")
+@pytest.mark.parametrize(("name", "job"), [("monitor.yml", "monitor"), ("retrain.yml", "retrain")])
+def test_what_runs_on_a_schedule_needs_its_variables(runner: Runner, name: str, job: str) -> None:
+    """Without them it is skipped; with them it runs: nobody has promoted anything yet."""
+    options = "--container-daemon-socket", "-"
+    skipped = runner.act("workflow_dispatch", name, *options)
+    assert skipped.returncode == 0, skipped.stdout[-3000:]
+    assert "deliver.sh" not in skipped.stdout
+    variables = ("--var", "PREDICTION_LOG_URL=sqlite:///predictions.db")
+    variables += ("--var", "MLFLOW_TRACKING_URI=sqlite:///.mlflow/mlflow.db")
+    ran = runner.act("workflow_dispatch", name, *options, *variables)
+    assert f"deliver.sh {job}" in ran.stdout
