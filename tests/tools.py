@@ -17,6 +17,7 @@ MAY_BE_MISSING = {
     "act is not installed": "neither Debian nor PyPI has it; GitHub runs the workflows itself",
     "cosign is not installed": "Debian has it from version 13 on; .ci/run fetches it where it can",
     "the vulnerability service cannot be reached": "that is seen refused; it answers elsewhere",
+    "gcloud is not installed": "neither Debian nor PyPI has it",
     r".* cannot be pulled": "no registry is within reach, and there is no stand-in",
     "the CRDs of ../shared are missing": "they are no part of this repository",
 }
