@@ -12,7 +12,8 @@ import sys
 from pathlib import Path, PurePath
 from typing import Any
 
-# (question, answer) -> paths that only these answers need; where none of them is given, they go.
+# (question, answer) -> paths that only this answer needs. A file stays if, of each question that
+# names it or a folder above it, one of the answers named is given.
 CLUSTER = ["deploy/kubernetes"]
 ONLY = {
     ("ci", "github"): [".github"],
@@ -23,7 +24,7 @@ ONLY = {
     ("platform", "kserve"): ["deploy/kserve", "docs/kserve.md"],
     ("platform", "seldon"): ["deploy/seldon", "docs/seldon.md"],
 }
-# (question, answer) -> files of which there is one for each answer, and where they belong.
+# (question, answer) -> files of which each answer has its own, and where they belong.
 MOVED = {
     ("platform", "kubernetes"): {"deploy/kubernetes/release.sh": "deploy/release.sh"},
     ("platform", "kserve"): {"deploy/kserve/release.sh": "deploy/release.sh"},
@@ -34,25 +35,37 @@ MOVED = {
 CACHES = {"__pycache__", ".hypothesis", ".import_linter_cache", ".mypy_cache", ".pytest_cache"}
 CACHES |= {".ruff_cache"}
 ROOT_ONLY = ".github", ".pre-commit-config.yaml"
+NOW_ASKED = {"__ci", "__platform"}  # what a replay of answers to version 1.0 brings along
 ANSWERS, CRUFT = ".cookiecutter.json", ".cruft.json"
 COMMIT = 'git add --all && git commit -m "Start from cookiecutter-mlops"'
-
-
-def prune(root: Path, answers: dict[str, Any]) -> None:
-    """Remove the paths that no given answer needs."""
-    needed = {path for given, paths in ONLY.items() if given in answers.items() for path in paths}
-    for path in {path for paths in ONLY.values() for path in paths} - needed:
-        if (root / path).is_dir():
-            shutil.rmtree(root / path)
-        else:
-            (root / path).unlink(missing_ok=True)
 
 
 def move(root: Path, answers: dict[str, Any]) -> None:
     """Put the files of the given answers where they belong."""
     for given, paths in MOVED.items():
         for source, target in paths.items() if given in answers.items() else ():
-            (root / source).replace(root / target)
+            if (root / source).exists():
+                (root / source).replace(root / target)
+
+
+def needed(path: PurePath, answers: dict[str, Any]) -> bool:
+    """Return whether the given answers need a file, by its path in the project."""
+    questions: dict[str, bool] = {}  # those that name the file, and whether the answer given does
+    for (question, answer), paths in ONLY.items():
+        if any(path.is_relative_to(named) for named in paths):
+            questions[question] = questions.get(question, False) or answers[question] == answer
+    return all(questions.values())
+
+
+def prune(root: Path, answers: dict[str, Any]) -> None:
+    """Remove the files that the given answers do not need, and the folders that this empties."""
+    named = {root / path for paths in ONLY.values() for path in paths}
+    below = {below for path in named if path.is_dir() for below in path.rglob("*")}
+    for path in sorted(named | below, reverse=True):  # a folder comes after what is in it
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        elif path.is_file() and not needed(path.relative_to(root), answers):
+            path.unlink()
 
 
 def drop_caches(root: Path) -> None:
@@ -76,7 +89,11 @@ def keep_answers(root: Path, answers: dict[str, Any]) -> None:
 
 def given(answers: dict[str, Any]) -> dict[str, Any]:
     """Return the answers and what follows from them, without what the template says of itself."""
-    return {k: v for k, v in answers.items() if not k.startswith("_") or k.startswith("__")}
+    return {
+        key: value
+        for key, value in answers.items()
+        if (not key.startswith("_") or key.startswith("__")) and key not in NOW_ASKED
+    }
 
 
 def without_secret(url: str) -> str:
@@ -181,12 +198,26 @@ def commit(answers: dict[str, Any]) -> str | None:
     return None
 
 
+def next_steps(root: Path, answers: dict[str, Any]) -> str:
+    """Return what to type next, and before the first push."""
+    slug = answers["project_slug"]
+    named = [path for given, paths in ONLY.items() if given in answers.items() for path in paths]
+    pages = [path for path in named if path.startswith("docs/") and (root / path).exists()]
+    read = f"\n  read {' and '.join(pages)}" if pages else ""
+    return f"""
+{slug} is ready. Next:
+  cd "{root}"
+  uv run {slug} demo
+Before the first push:{read}
+  uv run {slug} doctor --ci"""
+
+
 def main(answers: dict[str, Any]) -> None:
     """Finish the project in the current directory, then say what to type next."""
     # A path may hold characters that a Windows console cannot show.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
-    root, slug = Path.cwd(), answers["project_slug"]
+    root = Path.cwd()
     drop_caches(root)
     move(root, answers)
     prune(root, answers)
@@ -195,7 +226,7 @@ def main(answers: dict[str, Any]) -> None:
     for left_out in (lock(), commit(answers)):
         if left_out:
             print(f"Left out: {left_out}")
-    print(f'\n{slug} is ready. Next:\n  cd "{root}"\n  uv run {slug} demo')
+    print(next_steps(root, answers))
 
 
 if __name__ == "__main__":

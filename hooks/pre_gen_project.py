@@ -44,6 +44,15 @@ RESERVED = {
 }
 # fmt: on
 
+# What may be answered: cookiecutter compares options and prompts with it, but no replayed answers.
+CHOICES = {
+    "license": ["MIT", "BSD-3-Clause", "Apache-2.0", "Proprietary"],
+    "task": ["binary-classification", "multiclass-classification", "regression"],
+    "ci": ["github", "google-cloud-build", "aws-codepipeline"],
+    "platform": ["docker-compose", "kubernetes", "kserve", "seldon"],
+    "__orchestrator": ["none"],
+    "__compute": ["local"],
+}
 # Answers that make no sense together, and why.
 NONSENSE = [
     (
@@ -96,6 +105,10 @@ def problem(answers: dict[str, Any]) -> str | None:
         if together.items() <= answers.items():
             named = " with ".join(f"{key.lstrip('_')} {value!a}" for key, value in together.items())
             return f"{named} makes no sense: {why}."
+    for key, choices in CHOICES.items():
+        if answers[key] not in choices:
+            name = key.removeprefix("__")
+            return f"{name} {answers[key]!a} is unknown: choose one of {', '.join(choices)}."
     derived = [answers["project_slug"], answers["__package_name"]]
     derived += [json.loads(text) for text in answers["__quoted"].values()]
     if derived != [slug, slug.replace("-", "_"), *(answers[key] for key in answers["__quoted"])]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -10,21 +11,22 @@ from typing import Any
 import post_gen_project as post
 import pre_gen_project as pre
 import pytest
+from answers import TO_COME, below, every
 from conftest import QUESTIONS, TEMPLATE, TREE, Project, execute
 
 VISIBLE = [key for key in QUESTIONS if not key.startswith("_")]
-HIDDEN = ["__ci", "__platform", "__orchestrator", "__compute"]  # asked once there are two answers
+HIDDEN = ["__orchestrator", "__compute"]  # asked once there are two answers
 
 
 def answers(**changes: str) -> dict[str, Any]:
     """Return what cookiecutter hands to the hooks: the first choice of everything, and changes."""
     given = {key: QUESTIONS[key] for key in VISIBLE}
     given = {key: value[0] if isinstance(value, list) else value for key, value in given.items()}
+    given |= {key: QUESTIONS[key] for key in HIDDEN}
     given |= {"project_slug": "flight-delays"} | changes
     slug = given["project_slug"]
     return {
         **given,
-        **{key: QUESTIONS[key] for key in HIDDEN},
         "__typed_slug": slug,
         "__package_name": slug.replace("-", "_"),
         "__quoted": {key: json.dumps(given[key]) for key in QUESTIONS["__quoted"]},
@@ -123,28 +125,103 @@ def test_a_hook_holds_one_jinja_expression(hook: str) -> None:
     assert re.findall(r"{[{%#].*[}%#]}", text) == ["{{ cookiecutter | jsonify }}"]
 
 
-def test_the_table_names_what_exists() -> None:
-    for (question, answer), paths in post.ONLY.items():
+def test_the_tables_name_what_exists() -> None:
+    for (question, answer), paths in (*post.ONLY.items(), *post.MOVED.items()):
         assert answer in QUESTIONS[question]  # a text, or a list of texts
-        assert [path for path in paths if not (TREE / path).exists()] == []
+        assert {path for path in paths if not (TREE / path).exists()} <= TO_COME
+
+
+def test_what_is_moved_is_its_answer_s_own() -> None:
+    """Several answers may share it; whom it is not for, it is removed."""
+    for (question, answer), paths in post.MOVED.items():
+        sources = set(paths)
+        for choice in QUESTIONS[question]:
+            movers = set(post.MOVED.get((question, choice), {}))
+            owned = below(sources, post.ONLY[question, choice])
+            assert owned == sources if choice == answer else owned <= movers
+
+
+def test_the_hook_knows_the_choices() -> None:
+    asked = {key: value for key, value in QUESTIONS.items() if isinstance(value, list)}
+    asked.pop("_copy_without_render")
+    assert {**asked, **{key: [QUESTIONS[key]] for key in HIDDEN}} == pre.CHOICES
+
+
+@pytest.mark.parametrize("key", pre.CHOICES)
+def test_refuses_a_replayed_answer_that_is_none_of_the_choices(key: str) -> None:
+    line = pre.problem(answers(**{key: "another"}))
+    assert line
+    assert line.startswith(f"{key.removeprefix('__')} 'another' is unknown: choose one of ")
+
+
+def test_refuses_what_makes_no_sense_together() -> None:
+    assert pre.NONSENSE
+    for together, why in pre.NONSENSE:
+        line = pre.problem(answers(**together))
+        assert line
+        assert line.endswith(f" makes no sense: {why}.")
+        assert "\n" not in line
+        for key in together:  # each of the answers alone is another matter
+            rest = {k: v for k, v in together.items() if k != key}
+            assert "no sense" not in str(pre.problem(answers(**{key: "another"} | rest)))
+
+
+@pytest.mark.parametrize("given", list(every()), ids=lambda given: "-".join(given.values()))
+def test_accepts_every_combination_of_the_answers(given: dict[str, str]) -> None:
+    assert pre.problem(answers(**given)) is None
 
 
 def test_prune_removes_what_no_answer_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = {
-        ("__ci", "github"): ["both", "github"],
-        ("__ci", "other"): ["both", "other", "never-rendered"],
+        ("ci", "github"): ["github", "never-rendered"],
+        ("ci", "other"): ["other"],
+        ("platform", "one"): ["one", "other/one"],
+        ("platform", "two"): ["two", "other/two"],
+        ("platform", "three"): ["three", "one/shared", "other/two"],
     }
     monkeypatch.setattr(post, "ONLY", table)
-    for folder in ("both", "github", "kept"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "file").touch()
-    (tmp_path / "other").touch()
-    post.prune(tmp_path, {"__ci": "github"})
-    assert {path.name for path in tmp_path.iterdir()} == {"both", "github", "kept"}
-    post.prune(tmp_path, {"__ci": "other"})
-    assert {path.name for path in tmp_path.iterdir()} == {"both", "kept"}
+    there = ["kept", "github/x", "other/x", "other/one/x", "other/two"]
+    there += ["one/x", "one/shared/x", "two/x", "three/x/y"]
+    for name in there:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    def left(ci: str, platform: str) -> list[str]:
+        project = tmp_path.with_name(f"{ci}-{platform}")
+        shutil.copytree(tmp_path, project)
+        post.prune(project, {"ci": ci, "platform": platform})
+        assert all(any(path.iterdir()) for path in project.rglob("*") if path.is_dir())
+        return [name for name in there if (project / name).exists()]
+
+    assert left("github", "one") == ["kept", "github/x", "one/x", "one/shared/x"]
+    assert left("github", "two") == ["kept", "github/x", "two/x"]
+    assert left("github", "three") == ["kept", "github/x", "one/shared/x", "three/x/y"]
+    assert left("other", "one") == ["kept", "other/x", "other/one/x", "one/x", "one/shared/x"]
+    assert left("other", "three") == ["kept", "other/x", "other/two", "one/shared/x", "three/x/y"]
+
+
+def test_the_last_lines_name_the_pages_there_are(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/kserve.md").touch()
+    (tmp_path / "docs/aws-codepipeline.md").touch()
+    alone = post.next_steps(tmp_path, answers())
+    assert alone.splitlines()[1:] == [
+        "flight-delays is ready. Next:",
+        f'  cd "{tmp_path}"',
+        "  uv run flight-delays demo",
+        "Before the first push:",
+        "  uv run flight-delays doctor --ci",
+    ]
+    both = post.next_steps(tmp_path, answers(ci="aws-codepipeline", platform="kserve"))
+    assert "\n  read docs/aws-codepipeline.md and docs/kserve.md\n" in both
+
+
+def test_answers_to_the_first_version_are_dropped() -> None:
+    old = {"__ci": "github", "__platform": "docker-compose", "__compute": "local", "_x": 1}
+    assert post.given({**old, "ci": "github"}) == {"__compute": "local", "ci": "github"}
 
 
 @pytest.mark.parametrize("template", ["gh:owner/template", sys.executable])

@@ -10,6 +10,7 @@ from pathlib import Path
 import post_gen_project as post
 import pytest
 import yaml
+from answers import ADDED, LINKED, expected, first, in_template
 from conftest import (
     QUESTIONS,
     TEMPLATE,
@@ -25,19 +26,18 @@ from conftest import (
 from markdown_it import MarkdownIt
 
 ODD = 'Zoë\'s "Fly\\by" <b>*_`[ 東京 🛫 ß\\n'
-ADDED = {".cookiecutter.json"}
-LINKED = {".cruft.json"}  # where the template is a repository with a URL
 IGNORED = """data/x build/x reports/x .mlflow/mlflow.db .mlflow/mlruns/x mlflow.db mlruns/x
     predictions.db predictions.db-wal tune.db .env .venv/x .dvc-remote/x .ruff_cache/x
     src/x/__pycache__/x .coverage"""
 
 
-def in_template() -> set[str]:
-    """Return the files of the template's tree as git sees them, under their rendered names."""
-    git = "git", "ls-files", "--cached", "--others", "--exclude-standard", "."
-    listed = execute(*git, cwd=TREE).stdout.splitlines()
-    names = {name for name in listed if (TREE / name).exists()}
-    return {name.replace("{{cookiecutter.__package_name}}", "flight_delays") for name in names}
+# What the first answers of all questions hold.
+DEFAULT = {"ci": first("ci"), "platform": first("platform")}
+
+
+def in_project() -> set[str]:
+    """Return the files of the default project that come from the template."""
+    return expected(in_template(), DEFAULT)
 
 
 def text_files(root: Path) -> dict[str, str]:
@@ -46,7 +46,7 @@ def text_files(root: Path) -> dict[str, str]:
 
 
 def test_the_files_are_those_of_the_template_and_the_answers(rendered: Project) -> None:
-    assert files(rendered.path) - LINKED == in_template() | ADDED
+    assert files(rendered.path) - LINKED == in_project() | ADDED
     # The names that the documentation and the tools of others rely on.
     assert files(rendered.path) >= {"README.md", "schema.yaml", "params.yaml", "dvc.yaml"}
     assert rendered.slug == "flight-delays"
@@ -240,7 +240,7 @@ def test_no_repository_inside_another(bake: Bake, tmp_path: Path) -> None:
     assert "Left out: a git repository of its own, as this is inside another." in project.said
     assert ".github and .pre-commit-config.yaml do not run there" in project.said
     assert not (project.path / ".git").exists()
-    assert files(project.path) - LINKED == in_template() | ADDED
+    assert files(project.path) - LINKED == in_project() | ADDED
 
 
 def test_a_repository_in_an_ignored_folder(bake: Bake, tmp_path: Path) -> None:
@@ -260,8 +260,9 @@ def test_without_git_and_uv_the_project_is_complete(bake: Bake, tmp_path: Path) 
     assert "uv lock" in no_lock
     assert "git is not installed" in no_git
     assert "git init -b main && git add --all && git commit" in no_git
-    assert files(project.path) - LINKED == in_template() | ADDED
-    assert said[-1].strip() == "uv run flight-delays demo"
+    assert files(project.path) - LINKED == in_project() | ADDED
+    next_steps = [line.strip() for line in said if line.startswith("  uv run ")]
+    assert next_steps == ["uv run flight-delays demo", "uv run flight-delays doctor --ci"]
 
 
 @pytest.mark.skipif(not shutil.which("uv"), reason="uv is not on PATH")
@@ -271,7 +272,7 @@ def test_offline_the_project_is_complete(bake: Bake, tmp_path: Path) -> None:
     assert left_out.startswith("Left out: uv.lock, as uv says '")
     assert left_out.endswith("When online: uv lock")
     assert git(project, "status", "--porcelain") == ""
-    assert files(project.path) - LINKED == in_template() | ADDED
+    assert files(project.path) - LINKED == in_project() | ADDED
 
 
 @pytest.mark.slow
@@ -323,6 +324,17 @@ def test_replay_gives_the_same_tree(bake: Bake, tmp_path: Path) -> None:
     with pytest.raises(Refused):
         bake("--replay-file", tmp_path / "edited.json", into=tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"out", "edited.json"}
+
+
+def test_replay_of_answers_to_fewer_questions(bake: Bake, tmp_path: Path) -> None:
+    """As 1.0.0 kept them; cookiecutter asks what has come since."""
+    first = bake(project_slug="older")
+    kept = json.loads((first.path / ".cookiecutter.json").read_text("utf-8"))
+    for question in ("ci", "platform"):
+        kept["cookiecutter"][f"__{question}"] = kept["cookiecutter"].pop(question)
+    (tmp_path / "older.json").write_text(json.dumps(kept), "utf-8")
+    again = bake("--replay-file", tmp_path / "older.json", input="\n\n")
+    assert text_files(first.path) == text_files(again.path)
 
 
 def test_replay_of_the_last_answers(bake: Bake) -> None:

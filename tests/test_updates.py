@@ -1,6 +1,7 @@
 """Updates of a project from its template: they keep what the user wrote."""
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TEMPLATE, TREE, Project, copy_environment, execute, path_with
+from answers import ADDED, LINKED, expected, in_template
+from conftest import TEMPLATE, TREE, Project, copy_environment, execute, files, path_with
 
 SLUG, PACKAGE = "flight-delays", "flight_delays"
 LOOP = "packages/mlops-loop/src/mlops_loop"
@@ -92,13 +94,41 @@ class Updated:
         self.commit(self.template, "two")
 
 
-@pytest.fixture
-def updated(tmp_path: Path) -> Updated:
-    """A project rendered by plain cookiecutter from a repository with a URL."""
-    template = tmp_path / "template"
+def newest(template: Path) -> None:
+    """Write the template as it is into a folder."""
     for part in ("hooks", "templates", TREE.name):
+        shutil.rmtree(template / part, ignore_errors=True)
         shutil.copytree(TEMPLATE / part, template / part)
     shutil.copy(TEMPLATE / "cookiecutter.json", template)
+
+
+def before_the_questions(template: Path) -> None:
+    """Make a template ask as 1.0.0 did: neither for the CI system nor for the platform."""
+    path = template / "cookiecutter.json"
+    asked = json.loads(path.read_text("utf-8"))
+    for question in ("ci", "platform"):
+        asked[f"__{question}"] = asked.pop(question)[0]
+        asked["__prompts__"].pop(question)
+    path.write_text(json.dumps(asked), "utf-8")
+    for path in (template / "hooks").iterdir():
+        text = re.sub(r'"(ci|platform)"', r'"__\1"', path.read_text("utf-8"))
+        path.write_text(re.sub("(?m)^NOW_ASKED = .*", "NOW_ASKED = {}", text), "utf-8")
+    for path in (template / TREE.name).rglob("*"):
+        if path.is_file() and "packages" not in path.parts:
+            text = path.read_text("utf-8")
+            named = re.sub(r"cookiecutter\.(ci|platform)\b", r"cookiecutter.__\1", text)
+            path.write_text(named, "utf-8")
+
+
+@pytest.fixture
+def updated(tmp_path: Path, request: pytest.FixtureRequest) -> Updated:
+    """A project rendered by plain cookiecutter from a repository with a URL.
+
+    A parameter is a function that changes this first version of the template.
+    """
+    template = tmp_path / "template"
+    newest(template)
+    getattr(request, "param", lambda template: None)(template)
     config = tmp_path / "config.yaml"
     folders = {"replay_dir": "replay", "cookiecutters_dir": "cookiecutters"}
     config.write_text(json.dumps({k: str(tmp_path / v) for k, v in folders.items()}), "utf-8")
@@ -171,6 +201,44 @@ def test_a_project_without_the_link_is_linked_by_one_command(updated: Updated) -
     updated.release()
     updated.cruft("update", "--skip-apply-ask")
     assert (updated.project / LOOP / "base/added.py").is_file()
+
+
+def has(updated: Updated, **answers: str) -> None:
+    """Assert that the project has the files of these answers, and keeps them."""
+    wanted = expected(in_template(), answers) | ADDED | LINKED
+    assert files(updated.project) == wanted
+    for name, keys in ((".cookiecutter.json", ()), (".cruft.json", ("context",))):
+        kept = json.loads((updated.project / name).read_text("utf-8"))
+        for key in (*keys, "cookiecutter"):
+            kept = kept[key]
+        assert answers.items() <= kept.items()
+        assert not kept.keys() & {"__ci", "__platform"}
+
+
+@pytest.mark.parametrize("updated", [before_the_questions], indirect=True)
+def test_a_project_from_before_the_questions_has_the_first_answers(updated: Updated) -> None:
+    kept = json.loads((updated.project / ".cookiecutter.json").read_text("utf-8"))["cookiecutter"]
+    assert (kept["__ci"], kept["__platform"]) == ("github", "docker-compose")
+    assert not kept.keys() & {"ci", "platform"}
+    newest(updated.template)
+    updated.commit(updated.template, "two")
+    updated.edit()
+    updated.cruft("update", "--skip-apply-ask")
+    has(updated, ci="github", platform="docker-compose")
+    updated.commit(updated.project, "updated")
+    updated.cruft("check")
+
+
+def test_an_update_can_change_answers(updated: Updated) -> None:
+    """As docs/migrate.md says; and back again."""
+    updated.edit()
+    change = "update", "--skip-apply-ask", "--variables-to-update"
+    other = {"ci": "google-cloud-build", "platform": "kserve"}
+    for answers in (other, {"ci": "github", "platform": "docker-compose"}):
+        updated.cruft(*change, json.dumps(answers))
+        has(updated, **answers)
+        updated.commit(updated.project, "other answers")
+    assert (updated.project / "params.yaml").read_text("utf-8").endswith("# ours\n")
 
 
 @pytest.mark.slow
