@@ -14,21 +14,35 @@ from typing import Any
 
 # (question, answer) -> paths that only this answer needs. A file stays if, of each question that
 # names it or a folder above it, one of the answers named is given.
-CLUSTER = ["deploy/kubernetes"]
+CD = {".github/workflows/cd-cluster.yml": ".github/workflows/cd.yml"}  # see MOVED
+CLUSTER = [*CD, "deploy/google/gke", "deploy/aws/eks"]
+AWS_DOCTOR = "packages/mlops-loop/src/mlops_loop/onboarding/aws.py"
 ONLY = {
     ("ci", "github"): [".github"],
     ("ci", "google-cloud-build"): ["deploy/google", "docs/google-cloud-build.md"],
-    ("ci", "aws-codepipeline"): ["deploy/aws", "docs/aws-codepipeline.md"],
-    ("platform", "docker-compose"): ["deploy/compose.yaml", "deploy/observe"],
-    ("platform", "kubernetes"): [*CLUSTER, "docs/kubernetes.md"],
-    ("platform", "kserve"): ["deploy/kserve", "docs/kserve.md"],
-    ("platform", "seldon"): ["deploy/seldon", "docs/seldon.md"],
+    ("ci", "aws-codepipeline"): ["deploy/aws", "docs/aws-codepipeline.md", AWS_DOCTOR],
+    ("platform", "docker-compose"): [
+        "deploy/compose.yaml",
+        "deploy/observe",
+        "deploy/google/cloud-run",
+        "deploy/aws/ecs",
+    ],
+    ("platform", "kubernetes"): [*CLUSTER, "deploy/kubernetes", "docs/kubernetes.md"],
+    ("platform", "kserve"): [*CLUSTER, "deploy/kserve", "docs/kserve.md"],
+    ("platform", "seldon"): [*CLUSTER, "deploy/seldon", "docs/seldon.md"],
 }
 # (question, answer) -> files of which each answer has its own, and where they belong.
+GOOGLE = "delivery.yaml", "skaffold.yaml", "smoke.sh"
+CLOUD_RUN = {f"deploy/google/cloud-run/{name}": f"deploy/google/{name}" for name in GOOGLE}
+GKE = {f"deploy/google/gke/{name}": f"deploy/google/{name}" for name in GOOGLE}
+AWS = "target.yaml", "buildspec-deploy.yml", "buildspec-roll-back.yml"
+ECS = {f"deploy/aws/ecs/{name}": f"deploy/aws/{name}" for name in (*AWS, "release.sh")}
+EKS = {f"deploy/aws/eks/{name}": f"deploy/aws/{name}" for name in (*AWS, "access.yaml")}
 MOVED = {
-    ("platform", "kubernetes"): {"deploy/kubernetes/release.sh": "deploy/release.sh"},
-    ("platform", "kserve"): {"deploy/kserve/release.sh": "deploy/release.sh"},
-    ("platform", "seldon"): {"deploy/seldon/release.sh": "deploy/release.sh"},
+    ("platform", "docker-compose"): {**CLOUD_RUN, **ECS},
+    ("platform", "kubernetes"): {"deploy/kubernetes/release.sh": "deploy/release.sh", **CD, **GKE, **EKS},
+    ("platform", "kserve"): {"deploy/kserve/release.sh": "deploy/release.sh", **CD, **GKE, **EKS},
+    ("platform", "seldon"): {"deploy/seldon/release.sh": "deploy/release.sh", **CD, **GKE, **EKS},
 }
 
 # What tools leave in the template's folder while one works on it.

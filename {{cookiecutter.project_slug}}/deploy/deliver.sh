@@ -9,10 +9,12 @@
 # is so, `decay` (of monitor) and `promoted` (of retrain).
 # From the environment:
 #   IMAGE_NAME    the image's repository, without a tag
+#   IMAGE_TAG     where a registry lets no tag be pushed twice, as after a retraining [default: the commit]
 #   BASE          what a pull request goes into: `check` refuses a contract that breaks its clients, `compare` compares
 #   DVC_REMOTE    a remote of .dvc/config [default: its own]
 #   DELIVER=champion  deliver what the registry has, also where the gates refuse this commit's model
 #   FORCE, REASON     of `retrain`
+#   RELEASE       what releases in place of deploy/release.sh
 #   and what `release.sh` and the verbs read
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,6 +23,11 @@ slug={{ cookiecutter.project_slug }}
 step=${1:-}
 made=build/delivery
 champion=${BUNDLE:-build/champion}
+# Licences that what ships may not have (LGPL may: it is linked, not copied)
+denied='(^|[^L])GPL|General Public License|Affero|AGPL|SSPL|BUSL|Commons Clause'
+# What is attached to an image -> its type
+predicates=(bundle=https://mlops-loop/bundle lock.cdx=cyclonedx image.cdx=cyclonedx provenance=slsaprovenance1)
+signing=() verifying=()
 IMAGE_NAME=$(tr '[:upper:]' '[:lower:]' <<<"${IMAGE_NAME:-$slug}") # no registry takes capitals
 
 fail() {
@@ -82,14 +89,17 @@ in_step() {
     fi
 }
 
-pipeline() {
+fetch() {
     local from
     from=$(remote)
+    [ -n "$from" ] || return 0
+    uv run dvc pull --remote "$from" ||
+        fail "not all data could be had from the remote '$from': uv run dvc push --remote $from where the data is"
+}
+
+pipeline() {
     [ ! -e dvc.lock ] || in_step
-    if [ -n "$from" ]; then
-        uv run dvc pull --remote "$from" ||
-            fail "not all data could be had from the remote '$from': uv run dvc push --remote $from where the data is"
-    fi
+    fetch
     rm -f "$made/stages.jsonl"
     if ! MLOPS_LOOP_STAGE_STATUS=$PWD/$made/stages.jsonl uv run dvc repro; then
         ! grep -qs '"code": 3' "$made/stages.jsonl" || refuse "a stage's check says no, see above"
@@ -129,27 +139,180 @@ build() {
 
 # The image's name before it has a digest: its tag is the commit, where git or the builder knows it.
 tag() {
-    echo "$IMAGE_NAME:${COMMIT_SHA:-${CODEBUILD_RESOLVED_SOURCE_VERSION:-$(git rev-parse HEAD 2>/dev/null || echo local)}}"
+    echo "$IMAGE_NAME:${IMAGE_TAG:-$(commit)}"
 }
+
+commit() { echo "${COMMIT_SHA:-${CODEBUILD_RESOLVED_SOURCE_VERSION:-$(git rev-parse HEAD 2>/dev/null || echo local)}}"; }
+
+# A tool of the group `supply`, at the version in uv.lock, in an environment of its own.
+tool() { UV_PROJECT_ENVIRONMENT=build/supply/env uv run --quiet --frozen --only-group supply "$@"; }
+
+need() { command -v "$1" >/dev/null || fail "$1 is not installed: $2"; }
+
+# The group that the image holds.
+serves() { if [ -e "$champion/model.skops" ]; then echo serve-skops; else echo serve; fi; }
 
 scan() {
-    : # dependencies, secrets, licences
+    need jq "https://jqlang.org/download"
+    secrets
+    licences
+    audit
 }
 
-sbom() {
-    : # of lock file and image
+# A line with `pragma: allowlist secret` is no secret, nor is one with an expression of GitHub's.
+secrets() {
+    local code=0
+    git ls-files -z >"$made/tracked" || fail "secrets are looked for in the files that git knows, and this is no repository: git init"
+    # The hook ends with 1 if it found something. The loop's own tests are full of made-up keys.
+    tool xargs -0 -a "$made/tracked" detect-secrets-hook --no-verify --exclude-lines '\$\{\{' \
+        --exclude-files '^(uv\.lock|packages/mlops-loop/tests/.*)$' >"$made/secrets" 2>&1 || code=$?
+    [ "$code" -ne 0 ] || return 0
+    grep -E '^(Secret Type|Location):' "$made/secrets" >&2 || { cat "$made/secrets" >&2 && fail "detect-secrets failed, see above"; }
+    refuse "a secret lies there: revoke it and take it out, or mark its line with 'pragma: allowlist secret'"
 }
+
+# Of what the image holds: all of them in build/delivery/licences.json.
+licences() {
+    local found
+    UV_PROJECT_ENVIRONMENT=build/supply/served uv sync --quiet --frozen --no-default-groups --group "$(serves)" &&
+        tool pip-licenses --python=build/supply/served/bin/python --from=mixed --format=json >"$made/licences.json" ||
+        fail "the licences cannot be listed, see above"
+    found=$(jq -r --arg denied "$denied" \
+        '.[] | select(.License | test($denied)) | "  \(.Name) \(.Version): \(.License)"' "$made/licences.json")
+    [ -z "$found" ] || { echo "$found" >&2 && refuse "a licence above is denied: replace the package, or change 'denied' in deploy/deliver.sh"; }
+}
+
+# Known vulnerabilities: in what the image holds they stop the release, elsewhere they are told.
+audit() {
+    local found code=0
+    if [ "${SKIP_AUDIT:-}" = true ]; then
+        echo "warning: $step: SKIP_AUDIT is set: known vulnerabilities were not looked for" >&2
+        return
+    fi
+    uv export --quiet --frozen --no-emit-workspace --no-default-groups --group "$(serves)" --output-file "$made/shipped.txt" >/dev/null
+    rm -f "$made/audit.json"
+    tool pip-audit --strict --disable-pip --progress-spinner=off --requirement "$made/shipped.txt" --format json \
+        --output "$made/audit.json" ${AUDIT_IGNORE:+$(printf -- '--ignore-vuln %s ' $AUDIT_IGNORE)} 2>"$made/audit.log" || code=$?
+    [ "$code" -ne 0 ] || return 0
+    found=$(jq -r '.dependencies[] | select(.vulns != []) |
+        "  \(.name) \(.version): \([.vulns[] | "\(.id) (fixed in \(.fix_versions | join(", ")))"] | join("; "))"' "$made/audit.json" 2>/dev/null || true)
+    if [ -n "$found" ]; then
+        echo "$found" >&2
+        refuse "known vulnerabilities: uv lock --upgrade-package NAME, or accept one with AUDIT_IGNORE=ID"
+    fi
+    tail -n 1 "$made/audit.log" >&2
+    fail "known vulnerabilities could not be looked up: mend the way to the service, or set SKIP_AUDIT=true on a machine without one"
+}
+
+# CycloneDX: what the lock file says the image holds, and what is found in it.
+sbom() {
+    uv export --quiet --frozen --format cyclonedx1.5 --no-default-groups --group "$(serves)" \
+        --output-file "$made/lock.cdx.json" >/dev/null 2>&1 || fail "uv cannot export uv.lock: uv lock"
+    docker image inspect "$(tag)" >/dev/null 2>&1 || fail "no image $(tag): bash deploy/deliver.sh build"
+    SYFT_CHECK_FOR_APP_UPDATE=false tool syft scan --quiet "docker:$(tag)" --output "cyclonedx-json@1.5=$made/image.cdx.json" ||
+        fail "syft cannot read $(tag), see above"
+}
+
+# SHA-256 of each file of a folder.
+manifest() {
+    (cd "$1" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum)
+}
+
+# What signs: a key (COSIGN_PRIVATE_KEY: the content of cosign.key, or a reference such as awskms:///alias/NAME), or
+# on GitHub, without a key, the workflow itself. A key's signatures need no transparency log, and so no network.
+signer() {
+    need cosign "https://docs.sigstore.dev/cosign/system_config/installation"
+    if [ -n "${COSIGN_PRIVATE_KEY:-}" ]; then
+        signing=(--tlog-upload=false --key "$(key "$COSIGN_PRIVATE_KEY" COSIGN_PRIVATE_KEY)")
+        ! cosign sign --help | grep -q use-signing-config || signing+=(--use-signing-config=false) # from 3.0 on
+    elif [ -e deploy/cosign.pub ] || [ -z "${ACTIONS_ID_TOKEN_REQUEST_URL:-}" ]; then
+        fail "COSIGN_PRIVATE_KEY is not set: cosign generate-key-pair, keep cosign.key and its COSIGN_PASSWORD as secrets, commit cosign.pub as deploy/cosign.pub"
+    fi
+    export COSIGN_PASSWORD=${COSIGN_PASSWORD:-} # or it would be asked for
+}
+
+# What a signature is verified with, likewise.
+verifier() {
+    need cosign "https://docs.sigstore.dev/cosign/system_config/installation"
+    if [ -n "${COSIGN_PUBLIC_KEY:-}" ]; then
+        verifying=(--insecure-ignore-tlog --key "$(key "$COSIGN_PUBLIC_KEY" COSIGN_PUBLIC_KEY)")
+    elif [ -e deploy/cosign.pub ]; then
+        verifying=(--insecure-ignore-tlog --key deploy/cosign.pub)
+    elif [ -n "${GITHUB_WORKFLOW_REF:-}" ]; then
+        verifying=(--certificate-oidc-issuer https://token.actions.githubusercontent.com
+            --certificate-identity "$GITHUB_SERVER_URL/$GITHUB_WORKFLOW_REF")
+    else
+        fail "no public key: commit the cosign.pub of the key that signs as deploy/cosign.pub, or set COSIGN_PUBLIC_KEY"
+    fi
+}
+
+key() { case $1 in -----BEGIN*) echo "env://$2" ;; *) echo "$1" ;; esac; }
+
+# cosign says much; its last line is the reason.
+quietly() { "$@" >"$made/cosign.log" 2>&1 || { tail -n 1 "$made/cosign.log" >&2 && return 1; }; }
 
 sign() {
-    : # the bundle
+    signer
+    [ -e "$champion/bundle.json" ] || fail "no bundle in $champion: bash deploy/deliver.sh gates"
+    manifest "$champion" >"$made/bundle.sha256"
+    quietly cosign sign-blob --yes "${signing[@]}" --bundle "$made/bundle.sigstore.json" "$made/bundle.sha256" ||
+        fail "the bundle cannot be signed, see above"
 }
 
+# Whether the bundle in image $1 is the one of manifest $2.
+same_bundle() {
+    local container
+    rm -rf "$made/bundle"
+    container=$(docker create "$1") || fail "$1 cannot be had, see above"
+    docker cp --quiet "$container:/app/bundle" "$made/bundle" >/dev/null
+    docker rm --volumes "$container" >/dev/null
+    manifest "$made/bundle" | diff "$2" - >&2
+}
+
+# Sign image $1, and attach its bundle's manifest, its bills of materials and its provenance.
 attest() {
-    : # sign the image $1, its bill of materials and its provenance
+    local type
+    signer
+    jq --null-input --rawfile files "$made/bundle.sha256" \
+        '{files: ($files | split("\n") | map(select(. != "") | {(.[66:]): .[:64]}) | add)}' >"$made/bundle.json"
+    provenance >"$made/provenance.json"
+    quietly cosign sign --yes "${signing[@]}" "$1" || fail "$1 cannot be signed, see above"
+    for type in "${predicates[@]}"; do
+        quietly cosign attest --yes "${signing[@]}" --type "${type#*=}" --predicate "$made/${type%%=*}.json" "$1" ||
+            fail "$made/${type%%=*}.json cannot be attached to $1, see above"
+    done
 }
 
+# SLSA 1.0: who built it, from what, how.
+provenance() {
+    jq --null-input --arg source "$(git config remote.origin.url | sed 's#//[^/@]*@#//#')" --arg commit "$(commit)" \
+        --arg builder "${GITHUB_WORKFLOW_REF:-${CODEBUILD_BUILD_ARN:-${BUILDER_ID:-$(hostname)}}}" \
+        --arg run "${GITHUB_RUN_ID:-${CODEBUILD_BUILD_ID:-${BUILD_ID:-}}}" \
+        --arg lock "$(sha256sum <uv.lock | cut -c-64)" --arg bundle "$(sha256sum <"$made/bundle.sha256" | cut -c-64)" \
+        '{buildDefinition: {
+            buildType: "https://docs.docker.com/build/building/packaging/",
+            externalParameters: {dockerfile: "deploy/Dockerfile", target: "api"},
+            resolvedDependencies: [
+              {uri: "git+\($source)", digest: {gitCommit: $commit}},
+              {uri: "file:uv.lock", digest: {sha256: $lock}},
+              {uri: "file:bundle.sha256", digest: {sha256: $bundle}}]},
+          runDetails: {builder: {id: $builder}, metadata: {invocationId: $run, finishedOn: (now | todate)}}}'
+}
+
+# Refuse the image $1 unless our key signed it, its attachments, and the bundle in it.
 verify() {
-    : # the signatures of the image $1 and its bundle
+    local type
+    need jq "https://jqlang.org/download"
+    verifier
+    quietly cosign verify "${verifying[@]}" "$1" || refuse "$1 has no signature that this key verifies, see above"
+    for type in "${predicates[@]}"; do
+        cosign verify-attestation "${verifying[@]}" --type "${type#*=}" "$1" >"$made/verified.json" 2>"$made/cosign.log" ||
+            { tail -n 1 "$made/cosign.log" >&2 && refuse "$1 has no signed ${type%%=*}, see above"; }
+        [ "${type%%=*}" != bundle ] ||
+            jq -rs 'last | .payload | @base64d | fromjson | .predicate.files | to_entries[] | "\(.value)  \(.key)"' \
+                "$made/verified.json" >"$made/verified.sha256"
+    done
+    same_bundle "$1" "$made/verified.sha256" || refuse "the bundle in $1 is not the one that was signed: it differs in the files above"
 }
 
 push() {
@@ -167,15 +330,15 @@ deploy() {
     [ -s "$made/image" ] || fail "no image in $made/image: push one first"
     image=$(cat "$made/image")
     verify "$image"
-    sh deploy/release.sh roll-out "$image" "$1"
+    sh "${RELEASE:-deploy/release.sh}" roll-out "$image" "$1"
 }
 
 smoke() {
-    sh deploy/release.sh smoke "$1"
+    sh "${RELEASE:-deploy/release.sh}" smoke "$1"
 }
 
 roll_back() {
-    sh deploy/release.sh roll-back "$1"
+    sh "${RELEASE:-deploy/release.sh}" roll-back "$1"
 }
 
 # Its verdicts are answers, about which people are told; decay asks for a retraining, too.
@@ -194,6 +357,7 @@ monitor() {
 retrain() {
     local code=0 summary=reports/retrain/summary options=(--reason="${REASON:-}")
     [ "${FORCE:-}" != true ] || options+=(--force)
+    fetch
     rm -f "$made/promoted" "$summary.md" "$summary.json" # of another run
     uv run "$slug" retrain "${options[@]}" || code=$?
     if [ "$code" -eq 0 ] && [ -e "$summary.json" ]; then

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Release on ECS, by an update of the environment's stack (deploy/aws/target.yaml):
-#   sh deploy/release.sh roll-out IMAGE ENVIRONMENT     update, wait, smoke test; else back to what ran before
-#   sh deploy/release.sh smoke ENVIRONMENT
-#   sh deploy/release.sh roll-back ENVIRONMENT          to the image before this one
+#   sh deploy/aws/release.sh roll-out IMAGE ENVIRONMENT     update, wait, smoke test; else back to what ran before
+#   sh deploy/aws/release.sh smoke ENVIRONMENT
+#   sh deploy/aws/release.sh roll-back ENVIRONMENT          to the image before this one
 # The stack's parameters Image and PreviousImage say what runs and what ran before. Who asks is said by the environment:
 # a role in CodeBuild, or AWS_PROFILE; AWS_REGION.
 set -u
@@ -18,7 +18,7 @@ fail() {
 }
 
 usage() {
-    echo "error: $1: see the head of deploy/release.sh" >&2
+    echo "error: $1: see the head of deploy/aws/release.sh" >&2
     exit 2
 }
 

@@ -16,7 +16,9 @@ def demo() -> None:
 
 
 @verb("doctor", START, calls="onboarding.doctor:doctor")
-def doctor() -> None:
+def doctor(
+    ci: Annotated[bool, Option("--ci", help="What the CI system lacks, in its place.")] = False,
+) -> None:
     """Check git, environment, servers, storage and disk; exit code 3 if something is missing."""
 
 

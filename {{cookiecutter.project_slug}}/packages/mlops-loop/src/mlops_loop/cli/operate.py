@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Argument, BadParameter, Option
 
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.cli.groups import MONITOR, SERVE, Json, verb
@@ -36,6 +36,24 @@ def serve(
     from mlops_loop.serving.server import serve
 
     serve(host, port, workers)
+
+
+@verb("smoke http://127.0.0.1:8000", SERVE)
+def smoke(
+    url: Annotated[
+        str, Argument(metavar="URL", help="Of a running API.")
+    ] = "http://127.0.0.1:8000",
+) -> None:
+    """Send a running API one real request; exit code 3 if it is not ready or answers wrong.
+
+    It stays in the prediction log. The key is the first of API_KEYS.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise BadParameter(f"{url!r} is no URL: http://HOST:PORT")
+    from mlops_loop.base.settings import load_settings
+    from mlops_loop.serving.smoke import smoke
+
+    print(smoke(url, load_settings()))
 
 
 @verb("score new.csv predictions.parquet", SERVE)

@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
@@ -207,8 +209,31 @@ def first_line(text: str) -> str:
     return redacted(text.strip().partition("\n")[0])
 
 
-def doctor() -> None:
+# Modules beside this one, for a CI system each: FOLDER is there in a project that uses it, and
+# findings() gives a line for each thing that is missing; a Later or a Note need not be mended.
+SYSTEMS = ("github", "google", "aws")
+
+
+def examine_ci() -> None:
+    """Print what the project's CI system lacks; raise a Refusal if any of it is required."""
+    used = [name for name in SYSTEMS if find_spec(f"mlops_loop.onboarding.{name}")]
+    missing = 0
+    for name in used:
+        system = import_module(f"mlops_loop.onboarding.{name}")
+        for finding in system.findings() if system.FOLDER.is_dir() else ():
+            state = getattr(finding, "state", "no")
+            missing += state == "no"
+            print(f"{state:<5}  {name:<14}  {first_line(str(finding))}", flush=True)
+    if missing:
+        raise Refusal(f"the CI system lacks {missing} of the things above")
+    print("the CI system has all that the project needs")
+
+
+def doctor(ci: bool = False) -> None:
     """Print a line for each check; raise a Refusal if anything required is missing."""
+    if ci:
+        examine_ci()
+        return
     states = {}
     for check in CHECKS:
         states[check.name], what = ask(check)
