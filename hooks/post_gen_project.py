@@ -40,7 +40,12 @@ ECS = {f"deploy/aws/ecs/{name}": f"deploy/aws/{name}" for name in (*AWS, "releas
 EKS = {f"deploy/aws/eks/{name}": f"deploy/aws/{name}" for name in (*AWS, "access.yaml")}
 MOVED = {
     ("platform", "docker-compose"): {**CLOUD_RUN, **ECS},
-    ("platform", "kubernetes"): {"deploy/kubernetes/release.sh": "deploy/release.sh", **CD, **GKE, **EKS},
+    ("platform", "kubernetes"): {
+        "deploy/kubernetes/release.sh": "deploy/release.sh",
+        **CD,
+        **GKE,
+        **EKS,
+    },
     ("platform", "kserve"): {"deploy/kserve/release.sh": "deploy/release.sh", **CD, **GKE, **EKS},
     ("platform", "seldon"): {"deploy/seldon/release.sh": "deploy/release.sh", **CD, **GKE, **EKS},
 }

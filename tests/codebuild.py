@@ -17,7 +17,9 @@ def script(spec: dict[str, Any], stored: Mapping[str, str], **given: str) -> str
     """Return what bash is to run; `stored` holds parameters and secrets by their reference."""
     env = spec.get("env", {})
     values = env.get("variables", {}) | given
-    for name, reference in (env.get("parameter-store", {}) | env.get("secrets-manager", {})).items():
+    for name, reference in (
+        env.get("parameter-store", {}) | env.get("secrets-manager", {})
+    ).items():
         if reference not in stored:
             return f"echo {shlex.quote(f'{reference} is missing')} >&2; exit 1"
         values[name] = stored[reference]
