@@ -28,8 +28,10 @@ def script(spec: dict[str, Any], stored: Mapping[str, str], **given: str) -> str
     for phase in PHASES:
         commands = spec["phases"].get(phase, {}).get("commands", [])
         lines.append(f"phase=0; echo phase {phase}")
-        for command in commands:
-            lines.append(f"if [ $ended$phase = 00 ]; then\n{command}\n[ $? -eq 0 ] || phase=1\nfi")
+        lines += [
+            f"if [ $ended$phase = 00 ]; then\n{command}\n[ $? -eq 0 ] || phase=1\nfi"
+            for command in commands
+        ]
         lines.append("[ $phase = 0 ] || failed=1")
         if phase in ENDS:
             lines.append("[ $phase = 0 ] || ended=1")

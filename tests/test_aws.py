@@ -1,4 +1,4 @@
-"""Delivery on AWS: templates and buildspecs are valid, roles small, and a gate that says no stops."""
+"""Delivery on AWS: templates and buildspecs are valid, roles small, and a refusal stops it."""
 
 import json
 import os
@@ -21,11 +21,11 @@ from conftest import TEMPLATE, Bake, Project, copy, execute
 from containers import docker, need_engine
 from tools import need_program
 
-CHAIN = "check test pipeline gates build scan sbom sign push".split()
+CHAIN = ["check", "test", "pipeline", "gates", "build", "scan", "sbom", "sign", "push"]
 # What checkov asks and these templates do not do, and why.
 NOT_HERE = {
     "CKV_AWS_18": "access logs of the bucket would need a second bucket; CloudTrail has them",
-    "CKV_AWS_51": "tags are immutable, but for those to which cosign adds: IMMUTABLE_WITH_EXCLUSION",
+    "CKV_AWS_51": "tags are immutable, but for those that cosign adds to: its sha256-*",
     "CKV_AWS_91": "access logs of the load balancer would need a bucket; the API logs each request",
     "CKV_AWS_118": "enhanced monitoring costs extra and needs a role; Performance Insights is on",
     "CKV_AWS_149": "a key of one's own would have to be readable for all who read the password",
@@ -252,8 +252,8 @@ def run_in_container(
 ) -> tuple[int, list[str]]:
     """Run a buildspec; return its exit code, and the steps of deliver.sh and calls of aws."""
     spec = buildspec(project, name)
-    stored = {ref: "x" for ref in (spec["env"].get("parameter-store") or {}).values()}
-    stored |= {ref: "x" for ref in (spec["env"].get("secrets-manager") or {}).values()}
+    stored = dict.fromkeys((spec["env"].get("parameter-store") or {}).values(), "x")
+    stored |= dict.fromkeys((spec["env"].get("secrets-manager") or {}).values(), "x")
     given = {"ENVIRONMENT": "staging", "IMAGE_NAME": "r.example/i", "PIPELINE": "p", "RETRAIN": "r"}
     given |= {"DVC_REMOTE": "store", "CODEBUILD_BUILD_ID": "b:1"}
     bin_, source = folder / "bin", folder / "source"
@@ -387,7 +387,8 @@ match words[:2]:
         if state.get("busy"):
             end(254, error="An error occurred (ValidationError): is in UPDATE_IN_PROGRESS state")
         given = dict(word.split(",", 1) for word in words if word.startswith("ParameterKey="))
-        new = {k.split("=", 1)[1]: v.split("=", 1)[1] for k, v in given.items() if "Previous" not in v.split("=")[0]}
+        set_ = {k: v.split("=", 1)[1] for k, v in given.items() if v.startswith("ParameterValue=")}
+        new = {k.split("=", 1)[1]: v for k, v in set_.items()}
         state["before"] = dict(state["parameters"])
         if all(state["parameters"][k] == v for k, v in new.items()):
             end(254, error="An error occurred (ValidationError): No updates are to be performed.")
@@ -395,7 +396,8 @@ match words[:2]:
         state["log"].append(new["Image"])
         end()
     case ["cloudformation", "wait"]:
-        if words[2] == "stack-update-complete" and state["parameters"]["Image"] in state.get("sick", []):
+        sick = state["parameters"]["Image"] in state.get("sick", [])
+        if words[2] == "stack-update-complete" and sick:
             state["parameters"] = state["before"]
             end(255, error="Waiter StackUpdateComplete failed")
         end()
@@ -522,7 +524,7 @@ EMPTY: dict[str, Any] = {
     "secrets": {},
 }
 KEYS = {
-    "delivery": "MLFLOW_TRACKING_USERNAME MLFLOW_TRACKING_PASSWORD NETRC ALERT_URLS".split(),
+    "delivery": ["MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "NETRC", "ALERT_URLS"],
     "signing": ["COSIGN_PRIVATE_KEY", "COSIGN_PASSWORD"],
     "staging/api": ["API_KEYS", "PII_KEY"],
     "production/api": ["API_KEYS", "PII_KEY"],
