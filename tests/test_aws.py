@@ -236,7 +236,6 @@ def test_moto_creates_what_it_knows(ecs: Project) -> None:
         )
         (repository,) = client("ecr").describe_repositories()["repositories"]
         assert repository["repositoryName"] == "flight-delays/api"
-        assert repository["imageScanningConfiguration"]["scanOnPush"]
         assert len(client("s3").list_buckets()["Buckets"]) == 1
         roles = {role["RoleName"] for role in client("iam").list_roles()["Roles"]}
         assert len([role for role in roles if role.startswith("delivery-")]) == len(SERVICES)
