@@ -19,7 +19,7 @@ LINKED = {".cruft.json"}  # where the template is a repository with a URL
 
 # Named by the tables of the hook or by texts, and on its way: strike out what has arrived.
 TO_COME = {
-    *("deploy/google", "docs/google-cloud-build.md", "deploy/aws", "docs/aws-codepipeline.md"),
+    *("deploy/google", "docs/google-cloud-build.md"),
     *("deploy/kubernetes", "deploy/kubernetes/release.sh", "docs/kubernetes.md"),
     *("deploy/kserve", "deploy/kserve/release.sh", "docs/kserve.md"),
     *("deploy/seldon", "deploy/seldon/release.sh", "docs/seldon.md"),
