@@ -115,7 +115,7 @@ def test_checkov_finds_nothing_else(request: pytest.FixtureRequest, which: str) 
     command = "uv", "tool", "run", "--from", "checkov>=3.2", "checkov", "--framework"
     options = "cloudformation", "--compact", "--quiet", "--skip-download", "--output", "json"
     done = execute(
-        *(*command, *options, "--file", *templates(project)),
+        *[*command, *options, "--file", *map(str, templates(project))],
         cwd=project.path,
         timeout=1500,
         env={"UV_EXCLUDE_NEWER": day},
@@ -426,7 +426,7 @@ def release(
     document = {"parameters": parameters, "log": [], **state}
     (folder / "state").write_text(json.dumps(document), "utf-8")
     done = execute(
-        *("sh", ecs.path / "deploy/aws/release.sh", *words),
+        *["sh", str(ecs.path / "deploy/aws/release.sh"), *words],
         cwd=folder,
         env={"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "STATE": str(folder / "state")},
     )
@@ -453,7 +453,8 @@ def test_what_ran_before_runs_again(
 ) -> None:
     """Whether it never becomes healthy, or is healthy and does not answer."""
     command = "roll-out", TWO, "production"
-    code, said, state = release(ecs, tmp_path, *command, image=image, **{trouble: [TWO]})
+    more: dict[str, Any] = {trouble: [TWO]}
+    code, said, state = release(ecs, tmp_path, *command, image=image, **more)
     assert code == 1
     assert said.startswith(f"error: {TWO} was not released")
     assert says in said
