@@ -9,6 +9,7 @@
 # is so, `decay` (of monitor) and `promoted` (of retrain).
 # From the environment:
 #   IMAGE_NAME    the image's repository, without a tag
+#   IMAGE_TAG     where a registry lets no tag be pushed twice, as after a retraining [default: the commit]
 #   BASE          what a pull request goes into: `check` refuses a contract that breaks its clients, `compare` compares
 #   DVC_REMOTE    a remote of .dvc/config [default: its own]
 #   DELIVER=champion  deliver what the registry has, also where the gates refuse this commit's model
@@ -140,8 +141,10 @@ build() {
 
 # The image's name before it has a digest: its tag is the commit, where git or the builder knows it.
 tag() {
-    echo "$IMAGE_NAME:${COMMIT_SHA:-${CODEBUILD_RESOLVED_SOURCE_VERSION:-$(git rev-parse HEAD 2>/dev/null || echo local)}}"
+    echo "$IMAGE_NAME:${IMAGE_TAG:-$(commit)}"
 }
+
+commit() { echo "${COMMIT_SHA:-${CODEBUILD_RESOLVED_SOURCE_VERSION:-$(git rev-parse HEAD 2>/dev/null || echo local)}}"; }
 
 # A tool of the group `supply`, at the version in uv.lock, in an environment of its own.
 tool() { UV_PROJECT_ENVIRONMENT=build/supply/env uv run --quiet --frozen --only-group supply "$@"; }
@@ -285,7 +288,7 @@ attest() {
 
 # SLSA 1.0: who built it, from what, how.
 provenance() {
-    jq --null-input --arg source "$(git config remote.origin.url | sed 's#//[^/@]*@#//#')" --arg commit "$(tag | sed 's/.*://')" \
+    jq --null-input --arg source "$(git config remote.origin.url | sed 's#//[^/@]*@#//#')" --arg commit "$(commit)" \
         --arg builder "${GITHUB_WORKFLOW_REF:-${CODEBUILD_BUILD_ARN:-${BUILDER_ID:-$(hostname)}}}" \
         --arg run "${GITHUB_RUN_ID:-${CODEBUILD_BUILD_ID:-${BUILD_ID:-}}}" \
         --arg lock "$(sha256sum <uv.lock | cut -c-64)" --arg bundle "$(sha256sum <"$made/bundle.sha256" | cut -c-64)" \
