@@ -9,19 +9,22 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 
 # (question, answer) -> paths that only these answers need; where none of them is given, they go.
-CLUSTER = ["deploy/kubernetes"]
+CLUSTER = ["cluster.sh", "components", "setup.yaml"]
+CLUSTER = [f"deploy/kubernetes/{name}" for name in CLUSTER]
+KUBERNETES = [f"deploy/kubernetes/{name}" for name in ("base", "overlays", "release.sh")]
 ONLY = {
     ("ci", "github"): [".github"],
     ("ci", "google-cloud-build"): ["deploy/google", "docs/google-cloud-build.md"],
     ("ci", "aws-codepipeline"): ["deploy/aws", "docs/aws-codepipeline.md"],
     ("platform", "docker-compose"): ["deploy/compose.yaml", "deploy/observe"],
-    ("platform", "kubernetes"): [*CLUSTER, "docs/kubernetes.md"],
-    ("platform", "kserve"): ["deploy/kserve", "docs/kserve.md"],
-    ("platform", "seldon"): ["deploy/seldon", "docs/seldon.md"],
+    ("platform", "kubernetes"): [*CLUSTER, *KUBERNETES, "docs/kubernetes.md"],
+    ("platform", "kserve"): [*CLUSTER, "deploy/kserve", "docs/kserve.md"],
+    ("platform", "seldon"): [*CLUSTER, "deploy/seldon", "docs/seldon.md"],
 }
 # (question, answer) -> files of which there is one for each answer, and where they belong.
 MOVED = {
@@ -46,6 +49,8 @@ def prune(root: Path, answers: dict[str, Any]) -> None:
             shutil.rmtree(root / path)
         else:
             (root / path).unlink(missing_ok=True)
+        with suppress(OSError):  # other files are in it
+            (root / path).parent.rmdir()
 
 
 def move(root: Path, answers: dict[str, Any]) -> None:
