@@ -14,9 +14,13 @@ from pathlib import Path, PurePath
 from typing import Any
 
 # (question, answer) -> paths that only these answers need; where none of them is given, they go.
-CLUSTER = ["cluster.sh", "components", "setup.yaml"]
-CLUSTER = [f"deploy/kubernetes/{name}" for name in CLUSTER]
-KUBERNETES = [f"deploy/kubernetes/{name}" for name in ("base", "overlays", "release.sh")]
+CLUSTER = ["cluster.sh", "components/external-secret", "components/jobs"]
+CLUSTER += ["components/network-policy", "setup.yaml"]
+KUBERNETES = ["base", "components/gateway", "components/ingress", "components/monitoring"]
+KUBERNETES += ["overlays", "release.sh"]
+CLUSTER, KUBERNETES = (
+    [f"deploy/kubernetes/{name}" for name in names] for names in (CLUSTER, KUBERNETES)
+)
 ONLY = {
     ("ci", "github"): [".github"],
     ("ci", "google-cloud-build"): ["deploy/google", "docs/google-cloud-build.md"],
@@ -49,8 +53,9 @@ def prune(root: Path, answers: dict[str, Any]) -> None:
             shutil.rmtree(root / path)
         else:
             (root / path).unlink(missing_ok=True)
-        with suppress(OSError):  # other files are in it
-            (root / path).parent.rmdir()
+        for folder in PurePath(path).parents:
+            with suppress(OSError):  # something else is in it
+                (root / folder).rmdir()
 
 
 def move(root: Path, answers: dict[str, Any]) -> None:
