@@ -86,7 +86,9 @@ def project(pipeline: Project, tmp_path_factory: pytest.TempPathFactory) -> Proj
 def environment(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install what deploy/seldon/Dockerfile installs, by its own commands."""
     text = (TREE / "deploy/seldon/Dockerfile").read_text("utf-8").replace("\\\n", "")
-    commands = [re.sub(r"^RUN( --mount=\S+)*", "", line) for line in text.splitlines() if "uv " in line]
+    commands = [
+        re.sub(r"^RUN( --mount=\S+)*", "", line) for line in text.splitlines() if "uv " in line
+    ]
     folder = tmp_path_factory.mktemp("environment")
     shutil.copy(TREE / "deploy/seldon/requirements.txt", project.path)
     env = {"VIRTUAL_ENV": str(folder / "venv")}
