@@ -1,4 +1,4 @@
-"""Custom resources: a strict check against their schemas, and definitions that an API server of 1.20 takes."""
+"""Custom resources: a strict check of manifests, and definitions for an API server of 1.20."""
 
 import json
 from pathlib import Path
@@ -54,7 +54,7 @@ def older(schema: Schema) -> Schema:
 
 
 def definitions(folder: Path) -> dict[tuple[str, str], Schema]:
-    """Return the definitions in a folder by apiVersion and kind: of *.yaml and of *.json (a schema)."""
+    """Return the definitions in a folder by apiVersion and kind; KServe's is a mere schema."""
     found = {}
     for path in folder.glob("*.yaml"):
         whole = yaml.load(path.read_text("utf-8"), yaml.CSafeLoader)

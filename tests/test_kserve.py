@@ -1,6 +1,6 @@
-"""KServe and Seldon Core 2: manifests that their definitions allow, and releases on a real API server.
+"""KServe and Seldon Core 2: what their definitions allow, and releases on a real API server.
 
-The controllers are stand-ins: they do what a change leads to in a cluster, pods that start or do not.
+The controllers are stand-ins: they do what a change leads to, pods that start or do not.
 """
 
 import json
@@ -18,6 +18,7 @@ from conftest import Bake, Project
 from custom_resources import as_of_1_20, definitions, problems
 from tools import need_program
 
+MERGE = {"Content-Type": "application/merge-patch+json"}
 PLATFORMS = ["kserve", "seldon"]
 FIRST, SECOND = (
     f"registry.example/flight-delays@sha256:{sha256(b).hexdigest()}" for b in (b"1", b"2")
@@ -117,7 +118,7 @@ def test_containers_have_least_rights_and_limits(project: Project, platform: str
 
 
 def test_what_they_name_is_there(project: Project, platform: str) -> None:
-    """kustomize gives ConfigMaps other names, in custom resources too: changed settings roll out."""
+    """kustomize renames ConfigMaps in custom resources too: changed settings roll out."""
     for overlay in overlays(platform):
         documents = kustomize(project.path, overlay)
         maps = {d["metadata"]["name"] for d in documents if d["kind"] == "ConfigMap"}
@@ -137,8 +138,6 @@ def test_a_model_goes_to_the_server_of_its_release_only(bake: Bake) -> None:
 
 class Controllers(clusters.Controllers):
     """What KServe, Seldon, scheduler and kubelet do."""
-
-    merge = {"Content-Type": "application/merge-patch+json"}
 
     def run(self) -> None:
         self.done: dict[str, str] = {}
@@ -161,7 +160,7 @@ class Controllers(clusters.Controllers):
                         self.done[meta["uid"]] = text
 
     def status(self, base: str, status: Document) -> None:
-        answer = self.api.patch(f"{base}/status", json={"status": status}, headers=self.merge)
+        answer = self.api.patch(f"{base}/status", json={"status": status}, headers=MERGE)
         assert answer.status_code == 200, answer.text
 
     def ready(self, base: str, ready: bool, **more: Any) -> None:
@@ -215,9 +214,7 @@ class Controllers(clusters.Controllers):
             "template": {"metadata": {"labels": labels}, "spec": pod},
         }
         self.api.post(path, json={"metadata": {"name": "api-predictor"}, "spec": spec})
-        one = self.api.patch(
-            f"{path}/api-predictor", json={"spec": spec}, headers=self.merge
-        ).json()
+        one = self.api.patch(f"{path}/api-predictor", json={"spec": spec}, headers=MERGE).json()
         status = {"observedGeneration": one["metadata"]["generation"], "replicas": 1}
         status |= {"updatedReplicas": 1, "readyReplicas": count, "availableReplicas": count}
         self.status(f"{path}/api-predictor", status)

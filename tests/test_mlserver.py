@@ -21,7 +21,7 @@ from test_pipeline import held_out
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlserver")]
 
 ROWS = 200
-# Asks a server by REST or gRPC for the label and probabilities of rows; prints them, or why it got none.
+# Asks a server by REST or gRPC for label and probabilities of rows; prints them, or a refusal.
 CLIENT = """
 import json, sys
 import numpy as np
@@ -58,7 +58,8 @@ except InferenceServerException as error:
 texts = lambda name: [x.decode() if isinstance(x, bytes) else x for x in found.as_numpy(name)]
 assert len(set(texts("prediction_id"))) == len(rows)
 response = found.get_response(**({"as_json": True} if way == "grpc" else {}))
-print(json.dumps([texts("label"), found.as_numpy("probabilities").tolist(), response["model_version"]]))
+shares = found.as_numpy("probabilities").tolist()
+print(json.dumps([texts("label"), shares, response["model_version"]]))
 """
 
 
@@ -91,7 +92,7 @@ def environment(project: Project, tmp_path_factory: pytest.TempPathFactory) -> P
     ]
     folder = tmp_path_factory.mktemp("environment")
     shutil.copy(TREE / "deploy/seldon/requirements.txt", project.path)
-    env = {"VIRTUAL_ENV": str(folder / "venv")}
+    env = {"VIRTUAL_ENV": str(folder / "venv"), "SERVE_GROUP": "serve"}
     for command in commands[1:]:  # the first one is the image of uv
         command = command.replace("uv venv --quiet /venv", f"uv venv --quiet {folder}/venv")
         project.run("sh", "-euc", command, env=env)
