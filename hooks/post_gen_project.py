@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -53,9 +52,6 @@ def prune(root: Path, answers: dict[str, Any]) -> None:
             shutil.rmtree(root / path)
         else:
             (root / path).unlink(missing_ok=True)
-        for folder in PurePath(path).parents:
-            with suppress(OSError):  # something else is in it
-                (root / folder).rmdir()
 
 
 def move(root: Path, answers: dict[str, Any]) -> None:
