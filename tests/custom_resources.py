@@ -1,6 +1,7 @@
 """Custom resources: a strict check of manifests, and definitions for an API server of 1.20."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def older(schema: Schema) -> Schema:
     return schema
 
 
+@cache
 def definitions(folder: Path) -> dict[tuple[str, str], Schema]:
     """Return the definitions in a folder by apiVersion and kind; KServe's is a mere schema."""
     found = {}
@@ -91,23 +93,27 @@ def schema_of(definition: Schema) -> Schema:
     return schema
 
 
+@cache
+def validator(folder: Path, version: str, kind: str) -> jsonschema.Draft7Validator:
+    """Return what checks a custom resource strictly."""
+    schema = walk(schema_of(definitions(folder)[version, kind]), strict)
+    schema["properties"]["metadata"] = {"type": "object"}
+    schema["additionalProperties"] = False
+    return jsonschema.Draft7Validator(schema)
+
+
 def problems(folder: Path, documents: list[Schema]) -> list[str]:
     """Return what is wrong with the custom resources among some manifests."""
-    known, found = definitions(folder), []
+    found = []
     for document in documents:
-        if (
-            "." not in document["apiVersion"].partition("/")[0]
-            or "k8s.io" in document["apiVersion"]
-        ):
+        group, _, version = document["apiVersion"].partition("/")
+        if not version or group.endswith("k8s.io") or "." not in group:
             continue
-        key = document["apiVersion"], document["kind"]
-        if key not in known:
-            found.append(f"{key}: no schema")
+        if (document["apiVersion"], document["kind"]) not in definitions(folder):
+            found.append(f"{document['apiVersion']} {document['kind']}: no schema")
             continue
-        schema = walk(schema_of(known[key]), strict)
-        schema["properties"]["metadata"] = {"type": "object"}
-        schema["additionalProperties"] = False
-        for error in jsonschema.Draft7Validator(schema).iter_errors(document):
+        checked = validator(folder, document["apiVersion"], document["kind"])
+        for error in checked.iter_errors(document):
             place = "/".join(map(str, error.absolute_path))
             found.append(f"{document['kind']}: {place}: {error.message[:200]}")
     return found

@@ -246,7 +246,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         with clusters.running(tmp_path_factory.mktemp("cluster") / "k8s") as cluster:
             for (version, kind), definition in definitions(folder).items():
                 if version.startswith("mlops.seldon.io") or kind == "InferenceService":
-                    cluster.kubectl("apply", "-f", "-", input=json.dumps(as_of_1_20(definition)))
+                    cluster.kubectl("create", "-f", "-", input=json.dumps(as_of_1_20(definition)))
             cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
             yield cluster
     finally:

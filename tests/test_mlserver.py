@@ -123,8 +123,8 @@ def mlserver(
         folder / "predictions.db",
     )
     command = str(environment / "bin/mlserver"), "start", str(server.models)
-    with running(http, *command, cwd=folder, env=env):
-        for _ in range(600):
+    with running(http, *command, minutes=5, cwd=folder, env=env):
+        for _ in range(3000):
             if httpx.get(f"{server.rest}/v2/models/{project.slug}/ready").status_code == 200:
                 break
             time.sleep(0.1)
