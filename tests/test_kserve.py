@@ -150,7 +150,8 @@ class Controllers(clusters.Controllers):
         while not self.ended.wait(0.2):
             for path, act in watched.items():
                 group = path.rpartition("/")[0]
-                for document in self.api.get(path).json().get("items", []):
+                answer = self.api.get(path)  # 404 until the definitions are there
+                for document in answer.json()["items"] if answer.is_success else ():
                     meta, text = document["metadata"], json.dumps(document["spec"], sort_keys=True)
                     if self.done.get(meta["uid"]) == text:
                         continue
@@ -264,7 +265,7 @@ class Releases:
         pod = folder / "pod"
         pod.write_text(f'#!/bin/sh\necho "$@" >>{folder}/asked\n"$(cat {self.passes})"\n')
         pod.chmod(0o755)
-        self.env = cluster.env | {"POD": str(pod), "TIMEOUT": "5", "PIPELINE_IMAGE": JOBS}
+        self.env = cluster.env | {"POD": str(pod), "TIMEOUT": "15", "PIPELINE_IMAGE": JOBS}
         cluster.kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--wait=false")
 
     def __call__(self, *args: str) -> tuple[int, str]:

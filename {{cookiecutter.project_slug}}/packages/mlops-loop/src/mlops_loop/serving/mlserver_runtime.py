@@ -70,16 +70,16 @@ def to_output(tensor: tensors.Tensor) -> ResponseOutput:
 
 
 class Runtime(MLModel):  # type: ignore[misc] # MLServer is not installed where this is checked
-    service: Service
+    service: Service | None = None
 
     async def load(self) -> bool:
         """Open the bundle and its prediction log. MLServer's answer says why it cannot be."""
         folder = await get_model_uri(self.settings)
         try:
-            self.service = await asyncio.to_thread(self.open, Path(folder))
+            self.service = service = await asyncio.to_thread(self.open, Path(folder))
         except Failure as error:
             raise MLServerError(str(error), 422) from None
-        bundle = self.service.model.bundle
+        bundle = service.model.bundle
         inputs = {n: tensors.ACCEPTED[c.type][0] for n, c in bundle.schema.inputs.items()}
         self.inputs = [MetadataTensor(name=n, datatype=t, shape=[-1]) for n, t in inputs.items()]
         self.outputs = [
@@ -97,11 +97,13 @@ class Runtime(MLModel):  # type: ignore[misc] # MLServer is not installed where 
         return service
 
     async def unload(self) -> bool:
-        await asyncio.to_thread(self.service.writer.close)
+        if self.service:  # None if it could not be loaded
+            await asyncio.to_thread(self.service.writer.close)
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         service = self.service
+        assert service  # noqa: S101 - MLServer asks no model that is not loaded
         model = service.model
         schema = model.bundle.schema
         try:
