@@ -223,7 +223,8 @@ class Controllers(clusters.Controllers):
     def server(self, document: Document, base: str) -> bool:
         (container,) = document["spec"]["podSpec"]["containers"]
         meta = document["metadata"]
-        self.ready(base, self.pod(meta["namespace"], f"{meta['name']}-0", {}, container))
+        ready = self.pod(meta["namespace"], f"{meta['name']}-0", {}, container)
+        self.ready(base, ready, loadedModels=0, replicas=1, selector="")
         return True
 
     def model(self, document: Document, base: str) -> bool:
@@ -235,7 +236,7 @@ class Controllers(clusters.Controllers):
             if set(document["spec"]["requirements"]) <= set(server["spec"]["capabilities"])
             and server.get("status", {}).get("conditions", [{}])[0].get("status") == "True"
         ]
-        self.ready(base, bool(fitting))
+        self.ready(base, bool(fitting), replicas=1)
         return bool(fitting)
 
 
