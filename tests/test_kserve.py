@@ -224,7 +224,7 @@ class Controllers(clusters.Controllers):
         (container,) = document["spec"]["podSpec"]["containers"]
         meta = document["metadata"]
         ready = self.pod(meta["namespace"], f"{meta['name']}-0", {}, container)
-        self.ready(base, ready, loadedModels=0, replicas=1, selector="")
+        self.ready(base, ready, loadedModels=0, replicas=1, selector="server=mlserver")
         return True
 
     def model(self, document: Document, base: str) -> bool:
