@@ -1,4 +1,4 @@
-"""Clusters: a real API server, and stand-ins for the controllers and the kubelet it comes without."""
+"""Clusters: a real API server, and stand-ins for controllers and kubelet, which it lacks."""
 
 import json
 import os
