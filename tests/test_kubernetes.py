@@ -22,6 +22,7 @@ ENVIRONMENTS = "staging", "production"
 COMPONENTS = "external-secret", "ingress", "gateway", "monitoring"
 GROUPS = "external-secrets.io", "gateway.networking.k8s.io", "monitoring.coreos.com"
 A, B, BAD, JOBS = (f"registry.example/flights@sha256:{letter * 64}" for letter in "abcd")
+SELECTED = "matchLabels:\n      app.kubernetes.io/component"
 # What checkov may say, and why it stays.
 SKIPPED = {
     "CKV_K8S_11": "a CPU limit slows requests down while the node is idle",
@@ -285,8 +286,8 @@ class TestApiServer:
         ("kind", "change", "said"),
         [
             ("Deployment", ("memory: 512Mi", "memory: 512Mb"), "quantities must match"),
-            ("Deployment", ("name: spool", "name: spoo", 1), "not found"),
-            ("Deployment", ("component: api", "component: other", 1), "selector"),
+            ("Deployment", ("name: spool", "name: spoo", 1), "Not found"),
+            ("Deployment", (f"{SELECTED}: api", f"{SELECTED}: other", 1), "selector"),
             ("CronJob", ("43 5 * * *", "43 25 * * *"), "Invalid value"),
             ("CronJob", ("concurrencyPolicy: Forbid", "concurrencyPolicy: Never"), "Unsupported"),
             ("HorizontalPodAutoscaler", ("maxReplicas: 6", "maxReplicas: 1"), "maxReplicas"),
@@ -313,7 +314,9 @@ class TestApiServer:
 
         def may(verb: str, what: str, where: str = namespace) -> bool:
             who = f"system:serviceaccount:{namespace}:deployer"
-            asked = ("auth", "can-i", verb, what, "--namespace", where, "--as", who, "--quiet")
+            what, _, sub = what.partition("/")
+            asked = ["auth", "can-i", verb, what, "--namespace", where, "--as", who, "--quiet"]
+            asked += ["--subresource", sub] if sub else []
             return cluster.kubectl(*asked, check=False).returncode == 0
 
         assert may("patch", "deployments.apps")
@@ -366,18 +369,19 @@ class Releases:
         return set(done.stdout.split())
 
 
+@pytest.fixture(scope="module")
+def releases(
+    project: Project, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Releases:
+    path = tmp_path_factory.mktemp("releases") / project.slug
+    shutil.copytree(project.path, path)
+    return Releases(replace(project, path=path), cluster)
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("cluster")
 class TestReleases:
     """One after the other, as releases are."""
-
-    @pytest.fixture(scope="class")
-    def releases(
-        self, project: Project, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
-    ) -> Releases:
-        path = tmp_path_factory.mktemp("releases") / project.slug
-        shutil.copytree(project.path, path)
-        return Releases(replace(project, path=path), cluster)
 
     def test_usage_is_checked_before_anything_is_asked(self, releases: Releases) -> None:
         for args in (("roll-out", A), ("smoke",), ("roll-out", A, "nowhere"), ("undo", "staging")):
@@ -467,6 +471,10 @@ class TestReleases:
     def test_smoke(self, releases: Releases) -> None:
         assert releases.run("smoke", "production").returncode == 0
         releases.refused(releases.run("smoke", "production", POD="false"), "smoke test")
+        says_no = f"sh {releases.cluster.folder}/no"
+        (releases.cluster.folder / "no").write_text("echo refused: 503 >&2; exit 3\n")
+        done = releases.run("smoke", "production", POD=says_no)
+        assert (done.returncode, done.stderr) == (3, "refused: 503\n")
 
     def test_what_somebody_applied_by_hand_comes_back(self, releases: Releases) -> None:
         releases.cluster.kubectl("delete", "configmap", "release", "-n", releases.namespace)
