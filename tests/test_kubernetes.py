@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -196,7 +197,7 @@ def test_exit_codes_of_jobs(
 
 def test_a_job_hands_the_signal_to_its_verb(project: Project, tmp_path: Path) -> None:
     """A retraining records that it was interrupted."""
-    body = "trap 'echo interrupted; exit 143' TERM; kill -TERM $PPID; sleep 60 & wait"
+    body = "trap 'echo interrupted; exit 143' TERM; kill -TERM $PPID; while :; do sleep .1; done"
     done = run_job(project, tmp_path, body, "retrain")
     assert (done.stdout, done.returncode) == ("interrupted\n", 143)
 
@@ -305,6 +306,27 @@ class TestApiServer:
         done = cluster.kubectl(*apply, input=text.replace(*change), check=False)
         assert done.returncode == 1
         assert said in done.stderr
+
+    def test_the_commands_of_its_page(self, project: Project, cluster: Cluster) -> None:
+        """What is created once; a token and a job by hand need a newer server."""
+        page = (project.path / "docs/kubernetes.md").read_text("utf-8")
+        blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+        commands = "".join(textwrap.dedent(block) for block in blocks).replace("\\\n", " ")
+        wanted = re.compile(r"kubectl (apply|kustomize|.* create secret)")
+        found = [line for line in commands.splitlines() if wanted.match(line)]
+        assert len(found) == 4
+        for command in found:
+            project.run("sh", "-c", command, env=cluster.env)
+        secrets = cluster.get("secrets", "-n", f"{project.slug}-production")["items"]
+        made = {secret["metadata"]["name"]: secret["data"].keys() for secret in secrets}
+        # What the pods ask for is what the page says.
+        template = pods(released(project, "production"))["api"]
+        (container,) = template["spec"]["containers"]
+        refs = [e["valueFrom"]["secretKeyRef"] for e in container["env"] if "valueFrom" in e]
+        needed = {ref["key"] for ref in refs if not ref.get("optional")}
+        (volume,) = (v["secret"] for v in template["spec"]["volumes"] if "secret" in v)
+        assert made[volume["secretName"]] == needed | {item["key"] for item in volume["items"]}
+        assert "ALERT_URLS" in made["pipeline"]
 
     @pytest.mark.parametrize("environment", ENVIRONMENTS)
     def test_the_deployer_may_release_and_read_no_secret(
