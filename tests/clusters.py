@@ -23,7 +23,7 @@ from tools import need_program
 # runs under the prefix in POD, such as `docker exec NAME`.
 KUBECTL = """#!/bin/sh
 case " $* " in
-*" exec "*) while [ "$1" != -- ]; do shift; done; shift; exec $POD "$@" ;;
+*" exec "*" -- "*) while [ "$1" != -- ]; do shift; done; shift; exec $POD "$@" ;;
 *" kustomize "*) "{kubectl}" "$@" | "{python}" "{here}" ;;
 *) exec "{kubectl}" "$@" ;;
 esac
