@@ -13,15 +13,21 @@ from pathlib import Path, PurePath
 from typing import Any
 
 # (question, answer) -> paths that only these answers need; where none of them is given, they go.
-CLUSTER = ["deploy/kubernetes"]
+CLUSTER = ["cluster.sh", "components/external-secret", "components/jobs"]
+CLUSTER += ["components/network-policy", "setup.yaml"]
+KUBERNETES = ["base", "components/gateway", "components/ingress", "components/monitoring"]
+KUBERNETES += ["overlays", "release.sh"]
+CLUSTER, KUBERNETES = (
+    [f"deploy/kubernetes/{name}" for name in names] for names in (CLUSTER, KUBERNETES)
+)
 ONLY = {
     ("ci", "github"): [".github"],
     ("ci", "google-cloud-build"): ["deploy/google", "docs/google-cloud-build.md"],
     ("ci", "aws-codepipeline"): ["deploy/aws", "docs/aws-codepipeline.md"],
     ("platform", "docker-compose"): ["deploy/compose.yaml", "deploy/observe"],
-    ("platform", "kubernetes"): [*CLUSTER, "docs/kubernetes.md"],
-    ("platform", "kserve"): ["deploy/kserve", "docs/kserve.md"],
-    ("platform", "seldon"): ["deploy/seldon", "docs/seldon.md"],
+    ("platform", "kubernetes"): [*CLUSTER, *KUBERNETES, "docs/kubernetes.md"],
+    ("platform", "kserve"): [*CLUSTER, "deploy/kserve", "docs/kserve.md"],
+    ("platform", "seldon"): [*CLUSTER, "deploy/seldon", "docs/seldon.md"],
 }
 # (question, answer) -> files of which there is one for each answer, and where they belong.
 MOVED = {
