@@ -46,10 +46,11 @@ COMMIT = 'git add --all && git commit -m "Start from cookiecutter-mlops"'
 
 def wrap_rules(root: Path) -> None:
     """Put Prometheus' rules into the resource that its operator takes them from."""
-    rules = (root / "deploy/observe/rules.yml").read_text(encoding="utf-8")
+    rules = root / "deploy/observe/rules.yml"
     resource = root / "deploy/kubernetes/components/monitoring/prometheus-rule.yaml"
-    with resource.open("a", encoding="utf-8", newline="\n") as file:
-        file.writelines(f"  {line}\n" for line in rules.splitlines())
+    if rules.exists() and resource.exists():
+        with resource.open("a", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"  {line}\n" for line in rules.read_text("utf-8").splitlines())
 
 
 def prune(root: Path, answers: dict[str, Any]) -> None:
