@@ -524,7 +524,7 @@ def least(template: Document) -> list[str]:
     empty = {volume["name"] for volume in template["spec"]["volumes"] if "emptyDir" in volume}
     for mount in container["volumeMounts"]:
         if mount["name"] in empty:
-            options += ["--tmpfs", f"{mount['mountPath']}:mode=1777,exec"]
+            options += ["--tmpfs", f"{mount['mountPath']}:uid=10001,gid=10001,exec"]
     return options
 
 
