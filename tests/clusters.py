@@ -1,4 +1,4 @@
-"""Clusters: a real API server, and stand-ins for the controllers and the kubelet it comes without."""
+"""Clusters: a real API server, and stand-ins for controllers and kubelet, which it lacks."""
 
 import json
 import os
@@ -19,7 +19,16 @@ import yaml
 from conftest import TEMPLATE, execute
 from tools import need_program
 
-STANDIN = Path(__file__).parent / "standins/kubectl/kubectl.py"
+# `kubectl` for an API server of 1.20 without nodes. There `exec` has no kubelet to ask: the command
+# runs under the prefix in POD, such as `docker exec NAME`.
+KUBECTL = """#!/bin/sh
+case " $* " in
+*" exec "*" -- "*) while [ "$1" != -- ]; do shift; done; shift; exec $POD "$@" ;;
+*" kustomize "*) "{kubectl}" "$@" | "{python}" "{here}" ;;
+*) exec "{kubectl}" "$@" ;;
+esac
+"""
+STANDIN = Path(__file__).parent / "standins/kubectl/as_of_1_20.py"
 SERVER = "KUBERNETES_API"  # the program that starts an API server: PROGRAM up|down FOLDER
 CRDS = "CRDS"  # the folder with schemas of custom resources
 Document = dict[str, Any]
@@ -145,7 +154,9 @@ def running(folder: Path) -> Iterator[Cluster]:
     real = need_program("kubectl")
     (folder / "bin").mkdir(parents=True)
     wrapper = folder / "bin/kubectl"
-    wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STANDIN}" "{real}" "$@"\n')
+    wrapper.write_text(
+        KUBECTL.format(kubectl=real, python=sys.executable, here=STANDIN), encoding="utf-8"
+    )
     wrapper.chmod(0o755)
     done = execute(program, "up", folder, cwd=TEMPLATE, timeout=1800)
     assert done.returncode == 0, done.stderr

@@ -25,12 +25,12 @@ trap end EXIT
 trap 'exit 1' HUP INT TERM
 
 fail() {
-    echo "error: $1" >&2
+    printf 'error: %s\n' "$1" >&2 # not echo, which takes \n in what a cluster says for a line break
     exit 1
 }
 
 usage() {
-    echo "error: $1: see the head of deploy/release.sh" >&2
+    printf 'error: %s: see the head of deploy/release.sh\n' "$1" >&2
     exit 2
 }
 
@@ -46,9 +46,10 @@ tell() {
     return $code
 }
 
-# The line in which kubectl gave the reason.
+# The line in which kubectl gave the reason; of one that repeats the manifest, both ends.
 reason() {
-    grep -im 1 'error\|invalid\|forbidden' "$said" || tail -n 1 "$said"
+    { grep -im 1 'error\|invalid\|forbidden\|refused' "$said" || tail -n 1 "$said"; } |
+        awk '{ n = length($0); print (n > 500 ? substr($0, 1, 100) " ... " substr($0, n - 250) : $0) }'
 }
 
 # One release at a time: only one can create the ConfigMap. It counts for half an hour, if its owner was killed.
@@ -235,7 +236,14 @@ main() {
         *) fail "'$image' is no image by its digest, NAME@sha256:..., which alone says what runs" ;;
         esac
         ;;
-    smoke) smoke || fail "the smoke test in $namespace fails: $(reason)" ;;
+    smoke)
+        smoke
+        case $? in
+        0) ;;
+        3) reason >&2 && exit 3 ;; # it answers, and says no
+        *) fail "the smoke test in $namespace fails: $(reason)" ;;
+        esac
+        ;;
     roll-back) roll_back ;;
     esac
 }
