@@ -58,6 +58,15 @@ ANSWERS, CRUFT = ".cookiecutter.json", ".cruft.json"
 COMMIT = 'git add --all && git commit -m "Start from cookiecutter-mlops"'
 
 
+def wrap_rules(root: Path) -> None:
+    """Put Prometheus' rules into the resource that its operator takes them from."""
+    rules = root / "deploy/observe/rules.yml"
+    resource = root / "deploy/kubernetes/components/monitoring/prometheus-rule.yaml"
+    if rules.exists() and resource.exists():
+        with resource.open("a", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"  {line}\n" for line in rules.read_text("utf-8").splitlines())
+
+
 def move(root: Path, answers: dict[str, Any]) -> None:
     """Put the files of the given answers where they belong."""
     for given, paths in MOVED.items():
@@ -237,6 +246,7 @@ def main(answers: dict[str, Any]) -> None:
         sys.stdout.reconfigure(errors="replace")
     root = Path.cwd()
     drop_caches(root)
+    wrap_rules(root)
     move(root, answers)
     prune(root, answers)
     keep_answers(root, answers)

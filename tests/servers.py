@@ -24,20 +24,24 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    port: int, *command: str, end: signal.Signals = signal.SIGTERM, **options: Any
+    port: int,
+    *command: str,
+    end: signal.Signals = signal.SIGTERM,
+    minutes: int = 1,
+    **options: Any,
 ) -> Iterator[None]:
     """Run a server until the end; it is ready when it accepts connections."""
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, **quiet, **options)
     try:
-        for _ in range(600):
+        for _ in range(600 * minutes):
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
             if process.poll() is not None:
                 pytest.fail(f"{' '.join(command)}: exit {process.returncode}")
             time.sleep(0.1)
         else:
-            pytest.fail(f"{' '.join(command)}: not ready within a minute")
+            pytest.fail(f"{' '.join(command)}: not ready in time")
         yield
     finally:
         process.send_signal(end)

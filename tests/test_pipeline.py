@@ -207,7 +207,8 @@ def test_pages_need_no_network(pipeline: Project) -> None:
 def test_the_bundle_says_what_it_was_made_of(pipeline: Project) -> None:
     bundle = pipeline.path / "build/bundle"
     manifest = json.loads((bundle / "bundle.json").read_text("utf-8"))
-    assert set(manifest["files"]) == files(bundle) - {"bundle.json"}
+    # Seldon's agent writes into model-settings.json.
+    assert set(manifest["files"]) == files(bundle) - {"bundle.json", "model-settings.json"}
     samples = {"reference.parquet", "held_out.parquet"}
     assert {"model.onnx", "schema.yaml", "card.md", *samples} <= set(manifest["files"])
     assert {"card.html", "plots/calibration.png"} <= set(manifest["files"])

@@ -20,6 +20,12 @@ from mlops_loop.contract.values import Value
 
 MANIFEST = "bundle.json"
 PROMOTION = "promotion.json"
+# How MLServer loads the bundle. Not in the manifest, as Seldon's agent writes a name into it.
+MLSERVER_FILE = "model-settings.json"
+MLSERVER_SETTINGS = {
+    "implementation": "mlops_loop.serving.mlserver_runtime.Runtime",
+    "parameters": {"uri": "./"},
+}
 # What the monitor compares with.
 REFERENCE = "reference.parquet"
 HELD_OUT = "held_out.parquet"

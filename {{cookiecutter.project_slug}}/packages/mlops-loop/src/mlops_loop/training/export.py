@@ -13,7 +13,7 @@ from mlops_loop.base import files
 from mlops_loop.base.code_hash import code
 from mlops_loop.base.errors import Refusal
 from mlops_loop.base.params import Params, load_params
-from mlops_loop.base.project import fingerprint
+from mlops_loop.base.project import current_project, fingerprint
 from mlops_loop.contract import versions
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.contract.values import Value
@@ -23,6 +23,8 @@ from mlops_loop.reporting import page
 from mlops_loop.scoring import self_check
 from mlops_loop.scoring.bundle import (
     HELD_OUT,
+    MLSERVER_FILE,
+    MLSERVER_SETTINGS,
     REFERENCE,
     Bundle,
     Manifest,
@@ -140,6 +142,8 @@ def main() -> None:
         write_samples(folder, model, sample, schema, rows)
         compose.write(folder, schema, params, made, evidence)
         write_manifest(folder, made)
+        server = {"name": current_project().name, **MLSERVER_SETTINGS}
+        files.write_json(folder / MLSERVER_FILE, server)
         found = difference(model, open_scorer(open_bundle(folder)), test, schema)
         if gate and not found <= gate.max_difference:
             allowed = f"gates.parity in params.yaml allows {gate.max_difference:.2g}"
