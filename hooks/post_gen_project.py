@@ -18,7 +18,8 @@ CLUSTER = [".github/workflows/cd-cluster.yml", "deploy/google/gke", "deploy/aws/
 SHARED = ["cluster.sh", "components/external-secret", "components/jobs"]
 SHARED += ["components/network-policy", "setup.yaml"]
 CLUSTER += [f"deploy/kubernetes/{name}" for name in SHARED]
-ONBOARDING = "packages/mlops-loop/src/mlops_loop/onboarding"
+LOOP = "packages/mlops-loop/src/mlops_loop"
+ONBOARDING, MLSERVER = f"{LOOP}/onboarding", f"{LOOP}/serving/mlserver_runtime.py"
 # (question, answer) -> paths that only this answer needs. A file stays if, of each question that
 # names it or a folder above it, one of the answers named is given.
 ONLY = {
@@ -32,7 +33,7 @@ ONLY = {
     ("platform", "docker-compose"): SERVER,
     ("platform", "kubernetes"): [*CLUSTER, "deploy/kubernetes", "docs/kubernetes.md"],
     ("platform", "kserve"): [*CLUSTER, "deploy/kserve", "docs/kserve.md"],
-    ("platform", "seldon"): [*CLUSTER, "deploy/seldon", "docs/seldon.md"],
+    ("platform", "seldon"): [*CLUSTER, "deploy/seldon", "docs/seldon.md", MLSERVER],
 }
 GOOGLE = "delivery.yaml", "skaffold.yaml", "smoke.sh"
 AWS = "target.yaml", "buildspec-deploy.yml", "buildspec-roll-back.yml"

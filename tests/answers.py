@@ -17,12 +17,6 @@ PRODUCT = "ci", "platform", "task"  # the licence is one file, whatever the othe
 ADDED = {".cookiecutter.json"}
 LINKED = {".cruft.json"}  # where the template is a repository with a URL
 
-# Named by the tables of the hook or by texts, and on its way: strike out what has arrived.
-TO_COME = [".github/workflows/cd-cluster.yml", "deploy/google", "docs/google-cloud-build.md"]
-TO_COME += ["deploy/aws", "docs/aws-codepipeline.md", "deploy/kubernetes", "docs/kubernetes.md"]
-TO_COME += ["packages/mlops-loop/src/mlops_loop/onboarding"]
-TO_COME += ["deploy/kserve", "docs/kserve.md", "deploy/seldon", "docs/seldon.md"]
-
 RENDER = """
 import json, sys
 from cookiecutter.main import cookiecutter

@@ -31,4 +31,4 @@ for command in commands:
         except Exception as error:
             code, _ = 1, err.write(f"{type(error).__name__}: {error}")
     results.append([code, out.getvalue() + err.getvalue()])
-json.dump(results, sys.__stdout__)
+print(json.dumps(results), file=sys.__stdout__)

@@ -21,8 +21,8 @@ from google.protobuf.json_format import ParseDict
 from google_api import google_cloud
 from tools import need_program
 
-BUILDS = ("cloudbuild.yaml", "cloudbuild-cd.yaml", "cloudbuild-retrain.yaml")
-BUILDS = (*BUILDS, "cloudbuild-monitor.yaml")
+BUILDS = ["cloudbuild.yaml", "cloudbuild-cd.yaml", "cloudbuild-retrain.yaml"]
+BUILDS += ["cloudbuild-monitor.yaml"]
 PLATFORMS = ("docker-compose", "kubernetes", "kserve", "seldon")
 CHAIN = ["check", "test", "pipeline", "gates", "build", "scan", "sbom", "sign", "push"]
 CHAIN += ["deploy staging", "smoke staging", "deploy production", "smoke production"]

@@ -11,7 +11,7 @@ from typing import Any
 import post_gen_project as post
 import pre_gen_project as pre
 import pytest
-from answers import TO_COME, below, every
+from answers import below, every
 from conftest import QUESTIONS, TEMPLATE, TREE, Project, execute
 
 VISIBLE = [key for key in QUESTIONS if not key.startswith("_")]
@@ -128,8 +128,7 @@ def test_a_hook_holds_one_jinja_expression(hook: str) -> None:
 def test_the_tables_name_what_exists() -> None:
     for (question, answer), paths in (*post.ONLY.items(), *post.MOVED.items()):
         assert answer in QUESTIONS[question]  # a text, or a list of texts
-        missing = {path for path in paths if not (TREE / path).exists()}
-        assert missing - below(missing, TO_COME) == set()
+        assert {path for path in paths if not (TREE / path).exists()} == set()
 
 
 def test_what_is_moved_is_its_answer_s_own() -> None:

@@ -387,7 +387,7 @@ def test_what_runs_on_a_schedule_needs_its_variables(runner: Runner, name: str, 
     skipped = runner.act("workflow_dispatch", name, *options)
     assert skipped.returncode == 0, skipped.stdout[-3000:]
     assert "deliver.sh" not in skipped.stdout
-    variables = ("--var", "PREDICTION_LOG_URL=sqlite:///predictions.db")
-    variables += ("--var", "MLFLOW_TRACKING_URI=sqlite:///.mlflow/mlflow.db")
+    variables = ["--var", "PREDICTION_LOG_URL=sqlite:///predictions.db"]
+    variables += ["--var", "MLFLOW_TRACKING_URI=sqlite:///.mlflow/mlflow.db"]
     ran = runner.act("workflow_dispatch", name, *options, *variables)
     assert f"deliver.sh {job}" in ran.stdout

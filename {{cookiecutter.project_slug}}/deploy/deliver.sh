@@ -131,13 +131,21 @@ compare() {
 }
 
 build() {
-    local group=serve index=()
+    local group=serve file=deploy/Dockerfile index=()
     [ -e "$champion/bundle.json" ] || fail "no bundle in $champion: bash deploy/deliver.sh gates, which puts the champion there"
     [ ! -e "$champion/model.skops" ] || group=serve-skops
     [ -z "${NETRC:-}" ] || index=(--secret "id=netrc,env=NETRC") # opens a private package index
-    docker build --file deploy/Dockerfile --target api --build-arg "SERVE_GROUP=$group" \
+    [ ! -e deploy/seldon/Dockerfile ] || file=deploy/seldon/Dockerfile
+    docker build --file "$file" --target api --build-arg "SERVE_GROUP=$group" \
         --build-arg "BUNDLE=$champion" "${index[@]}" --tag "$(tag)" . || fail "the image cannot be built, see above"
+    if has_jobs; then
+        docker build --file deploy/Dockerfile --target pipeline "${index[@]}" --tag "$(tag)-pipeline" . ||
+            fail "the image of the jobs cannot be built, see above"
+    fi
 }
+
+# Jobs that run in a cluster have an image of their own.
+has_jobs() { [ -d deploy/kubernetes/components/jobs ]; }
 
 # The image's name before it has a digest: its tag is the commit, where git or the builder knows it.
 tag() {
@@ -319,17 +327,29 @@ verify() {
 }
 
 push() {
-    local printed digest
+    local image jobs
     [ -s "$made/bundle.sigstore.json" ] || fail "the bundle is not signed: bash deploy/deliver.sh sign"
     manifest "$champion" | diff "$made/bundle.sha256" - >&2 ||
         refuse "$champion is not what was signed: the files above differ; find out who changed them, then gates, build and sign again"
     same_bundle "$(tag)" "$made/bundle.sha256" || refuse "$(tag) holds another bundle than was signed: build and sign again"
-    printed=$(docker push "$(tag)") || fail "$(tag) cannot be pushed: is the registry there, and is this logged in to it?"
+    rm -f "$made/pipeline-image"
+    image=$(pushed "$(tag)")
+    attest "$image"
+    if has_jobs; then
+        jobs=$(pushed "$(tag)-pipeline")
+        quietly cosign sign --yes "${signing[@]}" "$jobs" || fail "$jobs cannot be signed, see above"
+        echo "$jobs" >"$made/pipeline-image"
+    fi
+    echo "$image" | tee "$made/image"
+}
+
+# Push an image; print its name by its digest.
+pushed() {
+    local printed digest
+    printed=$(docker push "$1") || fail "$1 cannot be pushed: is the registry there, and is this logged in to it?"
     digest=$(sed -n 's/.*digest: \(sha256:[0-9a-f]*\).*/\1/p' <<<"$printed")
-    [ -n "$digest" ] || fail "the registry gave $(tag) no digest"
-    echo "$IMAGE_NAME@$digest" >"$made/image"
-    attest "$IMAGE_NAME@$digest"
-    cat "$made/image"
+    [ -n "$digest" ] || fail "the registry gave $1 no digest"
+    echo "$IMAGE_NAME@$digest"
 }
 
 deploy() {
@@ -337,6 +357,8 @@ deploy() {
     [ -s "$made/image" ] || fail "no image in $made/image: push one first"
     image=$(cat "$made/image")
     verify "$image"
+    [ ! -s "$made/pipeline-image" ] || quietly cosign verify "${verifying[@]}" "$(cat "$made/pipeline-image")" ||
+        refuse "$(cat "$made/pipeline-image") has no signature that this key verifies, see above"
     sh "${RELEASE:-deploy/release.sh}" roll-out "$image" "$1"
 }
 
