@@ -17,6 +17,7 @@ from mlops_loop.onboarding.doctor import printed
 
 FOLDER = Path("deploy/aws")
 PAGE = "see docs/aws-codepipeline.md"
+Answer = dict[str, Any]  # type: ignore[explicit-any] # of as many shapes as there are requests
 ENVIRONMENTS = "staging", "production"
 ABSENT = "NotFound", "does not exist", "ValidationError"  # in what aws says of what is not there
 
@@ -42,8 +43,8 @@ def findings() -> Iterator[str]:
         yield "key deploy/cosign.pub: not there: cosign generate-key-pair, then commit it"
 
 
-def ask(*request: str) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(printed("aws", *request, "--output", "json") or "{}")
+def ask(*request: str) -> Answer:
+    answer: Answer = json.loads(printed("aws", *request, "--output", "json") or "{}")
     return answer
 
 
