@@ -249,7 +249,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             for (version, kind), definition in definitions(folder).items():
                 if version.startswith("mlops.seldon.io") or kind == "InferenceService":
                     cluster.kubectl("create", "-f", "-", input=json.dumps(as_of_1_20(definition)))
-            cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+            wait = "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"
+            while cluster.kubectl(*wait, check=False).returncode:  # no status yet is an error
+                time.sleep(1)
             yield cluster
     finally:
         clusters.Controllers = plain  # type: ignore[misc]

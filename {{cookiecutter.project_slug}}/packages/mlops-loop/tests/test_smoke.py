@@ -33,7 +33,7 @@ def test_a_running_server_is_asked_its_own_example(project, monkeypatch) -> None
 
 def test_what_does_not_answer_is_an_error() -> None:
     address = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(Failure, match="does not answer.*is the API running there"):
+    with pytest.raises(Failure, match=r"does not answer.*is the API running there"):
         smoke(address, load_settings())
     assert CliRunner().invoke(APP, ["smoke", "127.0.0.1:8000"]).exit_code == 2
 
@@ -83,7 +83,7 @@ def there(project, monkeypatch):
 
 
 def test_doctor_names_what_github_lacks(there, capsys) -> None:
-    with pytest.raises(Failure, match="GitHub cannot be asked .*gh auth login"):
+    with pytest.raises(Failure, match=r"GitHub cannot be asked .*gh auth login"):
         there(auth=False)
     (skipped,) = there()
     assert "cd: release is skipped without the variable HOST: gh variable set HOST" in skipped
