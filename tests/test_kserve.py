@@ -5,6 +5,7 @@ The controllers are stand-ins: they do what a change leads to, pods that start o
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
