@@ -18,22 +18,17 @@ CLUSTER = [".github/workflows/cd-cluster.yml", "deploy/google/gke", "deploy/aws/
 SHARED = ["cluster.sh", "components/external-secret", "components/jobs"]
 SHARED += ["components/network-policy", "setup.yaml"]
 CLUSTER += [f"deploy/kubernetes/{name}" for name in SHARED]
-LOOP = "packages/mlops-loop/src/mlops_loop"
-ONBOARDING, MLSERVER = f"{LOOP}/onboarding", f"{LOOP}/serving/mlserver_runtime.py"
-# (question, answer) -> paths that only this answer needs. A file stays if, of each question that
+# (question, answer) -> paths that only this answer needs; of the loop none, which is one package for
+# all. A file stays if, of each question that
 # names it or a folder above it, one of the answers named is given.
 ONLY = {
     ("ci", "github"): [".github"],
-    ("ci", "google-cloud-build"): [
-        "deploy/google",
-        "docs/google-cloud-build.md",
-        f"{ONBOARDING}/google.py",
-    ],
-    ("ci", "aws-codepipeline"): ["deploy/aws", "docs/aws-codepipeline.md", f"{ONBOARDING}/aws.py"],
+    ("ci", "google-cloud-build"): ["deploy/google", "docs/google-cloud-build.md"],
+    ("ci", "aws-codepipeline"): ["deploy/aws", "docs/aws-codepipeline.md"],
     ("platform", "docker-compose"): SERVER,
     ("platform", "kubernetes"): [*CLUSTER, "deploy/kubernetes", "docs/kubernetes.md"],
     ("platform", "kserve"): [*CLUSTER, "deploy/kserve", "docs/kserve.md"],
-    ("platform", "seldon"): [*CLUSTER, "deploy/seldon", "docs/seldon.md", MLSERVER],
+    ("platform", "seldon"): [*CLUSTER, "deploy/seldon", "docs/seldon.md"],
 }
 GOOGLE = "delivery.yaml", "skaffold.yaml", "smoke.sh"
 AWS = "target.yaml", "buildspec-deploy.yml", "buildspec-roll-back.yml"
