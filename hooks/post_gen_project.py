@@ -18,9 +18,9 @@ CLUSTER = [".github/workflows/cd-cluster.yml", "deploy/google/gke", "deploy/aws/
 SHARED = ["cluster.sh", "components/external-secret", "components/jobs"]
 SHARED += ["components/network-policy", "setup.yaml"]
 CLUSTER += [f"deploy/kubernetes/{name}" for name in SHARED]
-# (question, answer) -> paths that only this answer needs; of the loop none, which is one package for
-# all. A file stays if, of each question that
-# names it or a folder above it, one of the answers named is given.
+# (question, answer) -> paths that only this answer needs; of the loop none: it is one package for
+# all. A file stays if, of each question that names it or a folder above it, one of the answers
+# named is given.
 ONLY = {
     ("ci", "github"): [".github"],
     ("ci", "google-cloud-build"): ["deploy/google", "docs/google-cloud-build.md"],
