@@ -36,7 +36,7 @@ POLICIES = {
     "bucket": "storage buckets get-iam-policy gs://$BUCKET",
     "key": "kms keys get-iam-policy sign --keyring=$SLUG --location=$REGION",
     "account": f"iam service-accounts get-iam-policy {EMAIL}",
-    "secret": "secrets get-iam-policy $SLUG-$NAME",
+    "secret": "secrets get-iam-policy $SLUG-$NAME",  # pragma: allowlist secret
 }
 CONNECTION = "builds connections describe $CONNECTION --region=$REGION"
 REPOSITORY = "builds repositories describe $REPOSITORY --connection=$CONNECTION --region=$REGION"
