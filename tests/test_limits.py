@@ -46,7 +46,8 @@ def test_no_jinja_in_the_package_and_little_elsewhere() -> None:
     package = [name for name in marked if name.startswith("packages/")]
     assert [name for name in package if name.endswith(".py")] == []  # the pages' templates are data
     known = {"README.md", "pyproject.toml", *package}
-    assert len([name for name in marked if name not in known]) <= 5
+    others = [name for name in marked if name not in known and not name.startswith("docs/")]
+    assert len(others) <= 5
 
 
 # What is too large as yet: none may be added, and what has become small enough is struck out.

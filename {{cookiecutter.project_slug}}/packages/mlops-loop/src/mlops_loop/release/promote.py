@@ -90,16 +90,7 @@ def promote() -> Promotion:
             check_not_rolled_back(version)
             served = open_bundle(folder) if before else None
             promotion = judge(candidate, served, version.number, params)
-            facts = Facts(
-                version=version.number,
-                before=before,
-                reason="; ".join(promotion.reasons) or "it passed every gate",
-                gates=promotion.gates,
-                data_sha256=candidate.manifest.data_sha256,
-                bundle_sha256=candidate.sha256,
-                git_commit=version.tags.get("git_commit"),
-                dvc_lock=version.tags.get("dvc_lock"),
-            )
+            facts = facts_of(promotion, candidate, version, before)
             decide(registry, log, promotion, facts, seen)
         if promotion.outcome == "refused":
             folder = Path(settings.challenger)  # for TRAFFIC, if set
@@ -122,6 +113,21 @@ def judge(candidate: Bundle, champion: Bundle | None, number: str, params: Param
         version=number,
         champion=before if refused else number,
         gates=gates,
+    )
+
+
+def facts_of(
+    promotion: Promotion, candidate: Bundle, version: Version, before: str | None
+) -> Facts:
+    return Facts(
+        version=version.number,
+        before=before,
+        reason="; ".join(promotion.reasons) or "it passed every gate",
+        gates=promotion.gates,
+        data_sha256=candidate.manifest.data_sha256,
+        bundle_sha256=candidate.sha256,
+        git_commit=version.tags.get("git_commit"),
+        dvc_lock=version.tags.get("dvc_lock"),
     )
 
 
