@@ -158,6 +158,10 @@ class TestSignatures:
         digest = docker("image", "inspect", "--format", "{{index .RepoDigests 0}}", tag)
         chain.image.write_text(digest, "utf-8")
         said(chain.deploy(), 3, "no signature that this key verifies")
+        away = "127.0.0.1:1/away"  # where no registry listens
+        docker("tag", tag, f"{away}:{tag.rpartition(':')[2]}")
+        said(chain.step("push", IMAGE_NAME=away), 1, "cannot be pushed: is the registry there")
+        docker("rmi", f"{away}:{tag.rpartition(':')[2]}")
 
     def test_a_tampered_bundle_is_refused(self, chain: Chain) -> None:
         """On the builder, after it was signed; and in an image that the key signed."""
