@@ -158,8 +158,7 @@ class Controllers(clusters.Controllers):
                         continue
                     kind = path.rpartition("/")[2]
                     base = f"{group}/namespaces/{meta['namespace']}/{kind}/{meta['name']}"
-                    if act(document, base):
-                        self.done[meta["uid"]] = text
+                    self.done[meta["uid"]] = text if act(document, base) else ""
 
     def status(self, base: str, status: Document) -> None:
         answer = self.api.patch(f"{base}/status", json={"status": status}, headers=MERGE)
@@ -331,7 +330,7 @@ class TestRelease:
         assert release("roll-out", FIRST, "staging")[0] == 0
         code, said = release("roll-out", BAD, "staging")
         assert code == 1
-        assert said.startswith(f"error: {BAD} was not released: ")
+        assert said.startswith(f"error: {BAD} was not released: "), said
         assert said.endswith(f"{FIRST} runs, as before")
         assert len(said.splitlines()) == 1
         assert release.images() == {FIRST}
