@@ -60,12 +60,13 @@ def reported(stage: str) -> Iterator[None]:
         raise
     finally:
         with Path(path).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(StageStatus(stage, time.monotonic() - started, code)) + "\n")
+            status = StageStatus(stage, time.monotonic() - started, code)
+            file.write(json.dumps(status._asdict()) + "\n")
 
 
 def read_statuses(path: Path) -> list[StageStatus]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [StageStatus(*json.loads(line)) for line in lines]
+    return [StageStatus(**json.loads(line)) for line in lines]
 
 
 def run_dvc(variables: dict[str, str]) -> int:
