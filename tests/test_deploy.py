@@ -113,6 +113,7 @@ def stack(pipeline: Project, image: str) -> Iterator[Stack]:
     ports = {"API_PORT": free_port(), "MLFLOW_PORT": free_port()}
     stack = Stack(pipeline, SECRETS | ports | {"COMPOSE_PROJECT_NAME": "template-test"})
     try:
+        stack.compose("down", "--volumes", "--remove-orphans", check=False)  # of a run cut short
         stack.compose("up", "--build", "--detach", "--wait", "--wait-timeout", "240")
         yield stack
     finally:
