@@ -117,7 +117,7 @@ def test_a_changed_bundle_is_refused_and_only_its_card_may_be_replaced(project) 
     assert open_bundle(files.BUNDLE).version == "3"
     refused = partial(pytest.raises, Refusal)
     for path in sorted(files.BUNDLE.rglob("*.*")):
-        if path.name == PROMOTION:
+        if path.name in (PROMOTION, "model-settings.json"):  # Seldon's agent writes the latter anew
             continue
         honest = path.read_bytes()
         path.write_bytes(honest + b" ")
