@@ -23,7 +23,8 @@ from answers import (
 from conftest import QUESTIONS, TEMPLATE, Bake, execute, files
 from test_docs import inline
 
-pytestmark = pytest.mark.xdist_group("answers")
+# All projects of all answers take twenty seconds to render.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("answers")]
 MARKS = re.compile(r"{{-?\s*cookiecutter|{%|(?<!\$){{\s*\w+\.")
 # The key is its user's; for the others deliver.sh looks whether they are there.
 PLANNED = ["deploy/cosign.pub", "deploy/kubernetes/components/jobs", "deploy/seldon/Dockerfile"]

@@ -91,10 +91,22 @@ def test_data_comes_from_the_remote_where_there_is_one(step: Step, tmp_path: Pat
     done = step("pipeline", programs={"uv": asked}, URL="", DVC_REMOTE="other")
     assert done.returncode == 1
     assert "DVC_REMOTE is 'other', which .dvc/config does not have" in done.stderr
+    broken = 'case "$*" in *core.remote) echo broken >&2; exit 1 ;; esac'
+    done = step("pipeline", programs={"uv": broken})
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: pipeline: DVC cannot read .dvc/config, see above"
     away = f'{asked}; [ "$3" != pull ] || exit 255'
     done = step("pipeline", programs={"uv": away}, URL="s3://bucket/data")
     assert done.returncode == 1
     assert "uv run dvc push" in done.stderr
+
+
+def test_a_base_that_git_does_not_know_is_compared_with_nothing(step: Step, tmp_path: Path) -> None:
+    execute("git", "init", "--quiet", cwd=tmp_path)
+    done = step("compare", programs={"uv": "true"}, BASE="origin/nowhere")
+    assert done.returncode == 1
+    assert "BASE is 'origin/nowhere', which git does not know here" in done.stderr
+    assert step("compare", programs={"uv": "true"}).returncode == 0  # of the first commit
 
 
 def test_what_is_not_there_yet_is_one_line_each(step: Step, tmp_path: Path) -> None:

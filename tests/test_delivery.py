@@ -11,7 +11,8 @@ import yaml
 from answers import AnyTag, Projects, all_projects
 from conftest import QUESTIONS
 
-pytestmark = pytest.mark.xdist_group("answers")
+# All projects of all answers take twenty seconds to render.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("answers")]
 
 # What a commit on the main branch goes through. The approval is the CI system's own.
 STEPS = ["check", "test", "pipeline", "gates", "build", "scan", "sbom", "sign", "push"]

@@ -250,8 +250,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
                 if version.startswith("mlops.seldon.io") or kind == "InferenceService":
                     cluster.kubectl("create", "-f", "-", input=json.dumps(as_of_1_20(definition)))
             wait = "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"
-            while cluster.kubectl(*wait, check=False).returncode:  # no status yet is an error
+            for _ in range(60):  # no status yet is an error
+                if cluster.kubectl(*wait, check=False).returncode == 0:
+                    break
                 time.sleep(1)
+            cluster.kubectl(*wait)
             yield cluster
     finally:
         clusters.Controllers = plain  # type: ignore[misc]

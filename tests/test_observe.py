@@ -41,6 +41,7 @@ def test_each_rule_is_red_on_its_trouble_and_silent_without(rendered: Project) -
     assert not any(look.get("exp_alerts") for look in tests[0]["alert_rule_test"])
 
 
+@pytest.mark.slow
 def test_a_rule_that_is_blunted_is_noticed(rendered: Project, tmp_path: Path) -> None:
     """The tests of the rules are worth something: they fail if one of them cannot fire."""
     promtool = program("promtool")

@@ -232,6 +232,7 @@ def test_a_project_from_before_the_questions_has_the_first_answers(updated: Upda
     updated.cruft("check")
 
 
+@pytest.mark.slow
 def test_an_update_can_change_answers(updated: Updated) -> None:
     """As docs/migrate.md says; and back again."""
     updated.edit()

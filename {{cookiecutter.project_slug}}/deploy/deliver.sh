@@ -73,8 +73,9 @@ tests() {
 # The remote that data comes from: nothing where it is a folder that is not on this machine.
 remote() {
     local name url
-    name=${DVC_REMOTE:-$(uv run dvc config core.remote || true)}
-    url=$(uv run dvc config "remote.$name.url" 2>/dev/null || true)
+    # What is not set is empty, and no error.
+    name=${DVC_REMOTE:-$(uv run dvc config core.remote)} || fail "DVC cannot read .dvc/config, see above"
+    url=$(uv run dvc config "remote.$name.url") || fail "DVC cannot read .dvc/config, see above"
     if [ -n "${DVC_REMOTE:-}" ] && [ -z "$url" ]; then
         fail "DVC_REMOTE is '$name', which .dvc/config does not have: uv run dvc remote add $name URL"
     fi
@@ -121,7 +122,10 @@ gates() {
 # A comparison with the base, in Markdown: metrics and parameters; the plots are pages in build/delivery/plots.
 compare() {
     local base
-    base=$(git rev-parse --verify --quiet "${BASE:-HEAD^1}") || base=HEAD # the first commit has none
+    if ! base=$(git rev-parse --verify --quiet "${BASE:-HEAD^1}"); then
+        [ -z "${BASE:-}" ] || fail "BASE is '$BASE', which git does not know here: fetch it, or name another commit"
+        base=HEAD # the first commit has none before it
+    fi
     {
         echo "### Metrics" && uv run dvc metrics diff --all --md "$base"
         echo "### Parameters" && uv run dvc params diff --md "$base"
