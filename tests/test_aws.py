@@ -97,6 +97,7 @@ def test_buildspecs_are_valid(project: Project) -> None:
     project.run("check-jsonschema", "--schemafile", schema, *found)
 
 
+@pytest.mark.slow
 def test_templates_are_valid(project: Project) -> None:
     found = templates(project)
     assert [path.stem for path in found] == ["database", "pipeline", "target"]
@@ -200,6 +201,7 @@ def moto() -> Iterator[str]:
             server.terminate()
 
 
+@pytest.mark.slow
 def test_moto_creates_what_it_knows(ecs: Project) -> None:
     """Of the pipeline: bucket, images and roles, with their policies in place."""
     boto3 = pytest.importorskip("boto3")

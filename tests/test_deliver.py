@@ -11,6 +11,7 @@ from conftest import Project, copy, execute
 
 Step = Callable[..., CompletedProcess[str]]
 # A stand-in does as told for its verb; what reads JSON is Python itself.
+NO_REMOTE = 'case "$*" in *"dvc config"*) exit 0 ;; esac'
 PYTHON = 'case "$2" in python) shift 2; exec python3 "$@" ;; esac'
 
 
@@ -128,7 +129,8 @@ def test_a_crash_is_never_a_verdict(
 ) -> None:
     writes = "mkdir -p reports/monitor reports/retrain && touch reports/retrain/summary.md"
     writes += ' && echo \'{"verdicts": ["drift"]}\' >reports/monitor/latest.json'
-    assert step(name, programs={"uv": f"{writes}; exit {code}"}).returncode == ends
+    does = f"{NO_REMOTE}; {writes}; exit {code}"
+    assert step(name, programs={"uv": does}).returncode == ends
     assert made(tmp_path) == set()
 
 
@@ -136,7 +138,7 @@ def test_a_crash_is_never_a_verdict(
 def test_a_refusal_without_a_verdict_is_a_failure(step: Step, tmp_path: Path, name: str) -> None:
     """Such as of an audit log that was tampered with: then nothing was judged."""
     write(tmp_path / "reports/monitor/latest.json", '{"verdicts": ["decay"]}')  # of another run
-    assert step(name, programs={"uv": "exit 3"}).returncode == 3
+    assert step(name, programs={"uv": f"{NO_REMOTE}; exit 3"}).returncode == 3
     assert made(tmp_path) == set()
 
 

@@ -422,6 +422,7 @@ def doctor(project: Project, env: dict[str, str]) -> list[str]:
     return done.stdout.split("\n")[:-1] if done.stdout.strip() else []
 
 
+@pytest.mark.slow
 def test_the_setup_creates_what_the_doctor_misses(
     google: Project, gcloud: Gcloud, tmp_path: Path
 ) -> None:

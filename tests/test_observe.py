@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 from conftest import TREE, Project, copy, execute
 from tools import need_program

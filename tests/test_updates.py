@@ -145,6 +145,7 @@ def updated(tmp_path: Path, request: pytest.FixtureRequest) -> Updated:
     return made
 
 
+@pytest.mark.slow
 def test_an_update_keeps_what_the_user_wrote(updated: Updated) -> None:
     updated.cruft("check")
     updated.edit()
@@ -169,6 +170,7 @@ def test_an_update_keeps_what_the_user_wrote(updated: Updated) -> None:
     updated.cruft("check")
 
 
+@pytest.mark.slow
 def test_only_lines_that_both_changed_are_left_to_the_user(updated: Updated) -> None:
     both = updated.template / TREE.name / "params.yaml", updated.project / "params.yaml"
     updated.edit()
@@ -190,6 +192,7 @@ def test_only_lines_that_both_changed_are_left_to_the_user(updated: Updated) -> 
         assert "New in this version." in (updated.project / name).read_text("utf-8"), name
 
 
+@pytest.mark.slow
 def test_a_project_without_the_link_is_linked_by_one_command(updated: Updated) -> None:
     """As docs/migrate.md says; the answers come from .cookiecutter.json."""
     (updated.project / ".cruft.json").unlink()
@@ -216,6 +219,7 @@ def has(updated: Updated, answers: dict[str, str], *left: str) -> None:
         assert answers.items() <= kept["cookiecutter"].items()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("updated", [before_the_questions], indirect=True)
 def test_a_project_from_before_the_questions_has_the_first_answers(updated: Updated) -> None:
     kept = json.loads((updated.project / ".cookiecutter.json").read_text("utf-8"))["cookiecutter"]
