@@ -18,9 +18,11 @@ CLUSTER = [".github/workflows/cd-cluster.yml", "deploy/google/gke", "deploy/aws/
 SHARED = ["cluster.sh", "components/external-secret", "components/jobs"]
 SHARED += ["components/network-policy", "setup.yaml"]
 CLUSTER += [f"deploy/kubernetes/{name}" for name in SHARED]
+KUBEFLOW = ["packages/mlops-loop-kubeflow", "deploy/kubeflow", "docs/kubeflow.md"]
+RAY = ["packages/mlops-loop-ray", "deploy/ray", "docs/ray.md"]
 # (question, answer) -> paths that only this answer needs; of the loop none: it is one package for
-# all. A file stays if, of each question that names it or a folder above it, one of the answers
-# named is given.
+# all, and packages beside it add to it. A file stays if, of each question that names it or a folder
+# above it, one of the answers named is given.
 ONLY = {
     ("ci", "github"): [".github"],
     ("ci", "google-cloud-build"): ["deploy/google", "docs/google-cloud-build.md"],
@@ -29,6 +31,8 @@ ONLY = {
     ("platform", "kubernetes"): [*CLUSTER, "deploy/kubernetes", "docs/kubernetes.md"],
     ("platform", "kserve"): [*CLUSTER, "deploy/kserve", "docs/kserve.md"],
     ("platform", "seldon"): [*CLUSTER, "deploy/seldon", "docs/seldon.md"],
+    ("orchestrator", "kubeflow"): KUBEFLOW,
+    ("compute", "ray"): RAY,
 }
 GOOGLE = "delivery.yaml", "skaffold.yaml", "smoke.sh"
 AWS = "target.yaml", "buildspec-deploy.yml", "buildspec-roll-back.yml"
@@ -49,7 +53,8 @@ MOVED = {
 CACHES = {"__pycache__", ".hypothesis", ".import_linter_cache", ".mypy_cache", ".pytest_cache"}
 CACHES |= {".ruff_cache"}
 ROOT_ONLY = ".github", ".pre-commit-config.yaml"
-NOW_ASKED = {"__ci", "__platform"}  # what a replay of answers to version 1.0 brings along
+# What a replay of answers to version 1.0 brings along.
+NOW_ASKED = {"__ci", "__platform", "__orchestrator", "__compute"}
 ANSWERS, CRUFT = ".cookiecutter.json", ".cruft.json"
 COMMIT = 'git add --all && git commit -m "Start from cookiecutter-mlops"'
 

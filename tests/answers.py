@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import post_gen_project as post
+import pre_gen_project as pre
 import pytest
 import yaml
 from conftest import QUESTIONS, TEMPLATE, TREE, WORKER, execute, path_with
 from filelock import FileLock
 
-PRODUCT = "ci", "platform", "task"  # the licence is one file, whatever the others are
+# The licence is one file, whatever the others are.
+PRODUCT = "ci", "platform", "task", "orchestrator", "compute"
 ADDED = {".cookiecutter.json"}
 LINKED = {".cruft.json"}  # where the template is a repository with a URL
 
@@ -34,9 +36,11 @@ def first(question: str) -> str:
 
 
 def every() -> Iterator[dict[str, str]]:
-    """Yield the full product of the answers."""
+    """Yield the full product of the answers, less what makes no sense."""
     for values in product(*(QUESTIONS[question] for question in PRODUCT)):
-        yield dict(zip(PRODUCT, values, strict=True))
+        answers = dict(zip(PRODUCT, values, strict=True))
+        if not any(together.items() <= answers.items() for together, _ in pre.NONSENSE):
+            yield answers
 
 
 def in_template() -> set[str]:

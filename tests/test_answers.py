@@ -37,6 +37,8 @@ SAYS_SO = {
     "Kubernetes": ("platform", "kubernetes"),
     "KServe": ("platform", "kserve"),
     "Seldon": ("platform", "seldon"),
+    "Kubeflow": ("orchestrator", "kubeflow"),
+    "Ray": ("compute", "ray"),
 }
 
 
@@ -65,7 +67,7 @@ Texts = list[tuple[Path, str]]
 
 def test_each_has_its_files_and_no_others(projects: Projects) -> None:
     names = in_template()
-    assert len(projects) == 36
+    assert len(projects) == 126
     for project, answers in projects.items():
         wanted = expected(names, answers) | ADDED
         assert files(project) - LINKED == wanted, answers
@@ -161,15 +163,18 @@ def test_what_texts_name_exists(projects: Projects) -> None:
 # How they are asked, and what is refused
 
 
+ASKED = "task", "ci", "platform", "orchestrator", "compute"
+
+
 def test_each_choice_by_its_number(bake: Bake) -> None:
     """As typed: the last choice of each question with choices."""
-    last = {key: QUESTIONS[key] for key in ("license", "task", "ci", "platform")}
+    last = {key: QUESTIONS[key] for key in ("license", *ASKED)}
     typed = "".join(f"{len(choices)}\n" for choices in last.values())
     project = bake(input="\n" * 5 + typed)
     kept = json.loads((project.path / ".cookiecutter.json").read_text("utf-8"))["cookiecutter"]
     assert {key: kept[key] for key in last} == {key: value[-1] for key, value in last.items()}
-    asked = re.findall(r"\[\d/\d+\] (.*?)(?: \(|\n)", project.said)
-    assert asked[-2:] == [QUESTIONS["__prompts__"][key]["__prompt__"] for key in ("ci", "platform")]
+    asked = re.findall(r"\[\d+/\d+\] (.*?)(?: \(|\n)", project.said)
+    assert asked[-5:] == [QUESTIONS["__prompts__"][key]["__prompt__"] for key in ASKED]
 
 
 def test_the_last_lines_say_what_comes_next(bake: Bake) -> None:

@@ -15,14 +15,12 @@ from answers import below, every
 from conftest import QUESTIONS, TEMPLATE, TREE, Project, execute
 
 VISIBLE = [key for key in QUESTIONS if not key.startswith("_")]
-HIDDEN = ["__orchestrator", "__compute"]  # asked once there are two answers
 
 
 def answers(**changes: str) -> dict[str, Any]:
     """Return what cookiecutter hands to the hooks: the first choice of everything, and changes."""
     given = {key: QUESTIONS[key] for key in VISIBLE}
     given = {key: value[0] if isinstance(value, list) else value for key, value in given.items()}
-    given |= {key: QUESTIONS[key] for key in HIDDEN}
     given |= {"project_slug": "flight-delays"} | changes
     slug = given["project_slug"]
     return {
@@ -144,14 +142,14 @@ def test_what_is_moved_is_its_answer_s_own() -> None:
 def test_the_hook_knows_the_choices() -> None:
     asked = {key: value for key, value in QUESTIONS.items() if isinstance(value, list)}
     asked.pop("_copy_without_render")
-    assert {**asked, **{key: [QUESTIONS[key]] for key in HIDDEN}} == pre.CHOICES
+    assert asked == pre.CHOICES
 
 
 @pytest.mark.parametrize("key", pre.CHOICES)
 def test_refuses_a_replayed_answer_that_is_none_of_the_choices(key: str) -> None:
     line = pre.problem(answers(**{key: "another"}))
     assert line
-    assert line.startswith(f"{key.removeprefix('__')} 'another' is unknown: choose one of ")
+    assert line.startswith(f"{key} 'another' is unknown: choose one of ")
 
 
 def test_refuses_what_makes_no_sense_together() -> None:
@@ -221,7 +219,7 @@ def test_the_last_lines_name_the_pages_there_are(tmp_path: Path) -> None:
 
 def test_answers_to_the_first_version_are_dropped() -> None:
     old = {"__ci": "github", "__platform": "docker-compose", "__compute": "local", "_x": 1}
-    assert post.given({**old, "ci": "github"}) == {"__compute": "local", "ci": "github"}
+    assert post.given({**old, "ci": "github"}) == {"ci": "github"}
 
 
 @pytest.mark.parametrize("template", ["gh:owner/template", sys.executable])

@@ -1,6 +1,7 @@
 """The command line, for the project whose console script runs."""
 
 import sys
+from importlib.metadata import entry_points
 from io import TextIOWrapper
 
 import typer
@@ -24,7 +25,10 @@ def run(project: Project) -> None:
 
 
 def named(name: str) -> typer.Typer:
-    """Return the command line with the project's name in its examples."""
+    """Return the command line with the project's name in its examples, and packages' own verbs."""
+    for added in entry_points(group="mlops_loop.verbs"):
+        GROUPS[added.name] = added.load()
+        APP.add_typer(GROUPS[added.name], name=added.name, no_args_is_help=True)
     for group in (APP, *GROUPS.values()):
         for command in group.registered_commands:
             command.epilog = str(command.epilog).replace(NAME, name)

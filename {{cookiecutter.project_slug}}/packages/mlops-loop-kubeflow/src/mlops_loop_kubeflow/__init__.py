@@ -1,0 +1,1 @@
+"""The stages of dvc.yaml as a Kubeflow pipeline; README.md says how."""

@@ -1,0 +1,5 @@
+"""The verbs `kubeflow ...`."""
+
+import typer
+
+VERBS = typer.Typer(help="The pipeline as a Kubeflow pipeline.")

@@ -1,0 +1,1 @@
+"""Where large work runs: on the Ray cluster that RAY_ADDRESS names."""
