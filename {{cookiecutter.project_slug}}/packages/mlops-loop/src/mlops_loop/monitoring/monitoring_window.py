@@ -6,6 +6,7 @@ All of it is counted, in one pass over its ids; a sample of the rows is read.
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from hashlib import md5
 
 import pandas as pd
 import sqlalchemy as sa
@@ -91,6 +92,8 @@ def scan(
     Also the ids of a sample, and of one of this version's labelled rows: those with the lowest
     hashes of their ids, which are the same ones on any database.
     """
+    if connection.dialect.name == "postgresql":
+        return scan_in_database(connection, inside, version, max_rows)
     known = OUTCOMES.c.prediction_id.is_not(None).label("known")
     query = sa.select(COLUMNS.id, COLUMNS.model_version, known)
     query = query.select_from(WITH_OUTCOMES).where(inside)
@@ -100,16 +103,42 @@ def scan(
     for part in pd.read_sql(query, connection, chunksize=PART):
         part = part.astype({"known": bool})
         part["first"] = part["id"].str.endswith(FIRST).astype(bool)
-        part["hash"] = pd.util.hash_array(part["id"].to_numpy(object), categorize=False)
+        part["hash"] = [
+            md5(name.encode(), usedforsecurity=False).hexdigest() for name in part["id"]
+        ]
         versions = part.groupby("model_version")
         counts.append(
             versions.agg(rows=("id", "size"), requests=("first", "sum"), known=("known", "sum"))
         )
-        answered = [pd.concat([*answered, part]).nsmallest(max_rows, "hash")]
+        answered = [pd.concat([*answered, part]).sort_values("hash").head(max_rows)]
         mine = part[part["known"] & (part["model_version"] == version)]
-        labelled = [pd.concat([*labelled, mine]).nsmallest(max_rows, "hash")]
+        labelled = [pd.concat([*labelled, mine]).sort_values("hash").head(max_rows)]
     total = pd.concat(counts).groupby(level=0).sum()
     return total, answered[0]["id"].tolist(), labelled[0]["id"].tolist()
+
+
+def scan_in_database(
+    connection: sa.Connection, inside: sa.ColumnElement[bool], version: str, max_rows: int
+) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """Do the same in PostgreSQL, which counts millions of rows before it has sent them."""
+    first = sa.func.right(COLUMNS.id, len(FIRST)) == FIRST
+    known = OUTCOMES.c.prediction_id
+    count = sa.func.count()
+    counts = sa.select(
+        COLUMNS.model_version,
+        count.label("rows"),
+        count.filter(first).label("requests"),
+        sa.func.count(known).label("known"),
+    )
+    counts = counts.select_from(WITH_OUTCOMES).where(inside).group_by(COLUMNS.model_version)
+    some = sa.select(COLUMNS.id).where(inside).order_by(sa.func.md5(COLUMNS.id)).limit(max_rows)
+    labelled = some.select_from(WITH_OUTCOMES).where(known.is_not(None))
+    labelled = labelled.where(COLUMNS.model_version == version)
+    return (
+        pd.read_sql(counts, connection, index_col="model_version"),
+        [*connection.scalars(some)],
+        [*connection.scalars(labelled)],
+    )
 
 
 def read_rows(connection: sa.Connection, ids: list[str]) -> pd.DataFrame:

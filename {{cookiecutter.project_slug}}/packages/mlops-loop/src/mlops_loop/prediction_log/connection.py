@@ -71,6 +71,7 @@ def set_up_connections(engine: sa.Engine, statement_seconds: int) -> None:
             f"SET statement_timeout = {statement_seconds * 1000}",
             f"SET lock_timeout = {CONNECT_SECONDS * 1000}",
             "SET TIME ZONE 'UTC'",
+            "SET enable_partitionwise_join = on",  # predictions and outcomes of a day
         ),
     }[engine.dialect.name]
 
