@@ -6,7 +6,6 @@ All of it is counted, in one pass over its ids; a sample of the rows is read.
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from hashlib import md5
 
 import pandas as pd
 import sqlalchemy as sa
@@ -55,7 +54,7 @@ def read_window(
     before = [between(start - n * length, end - n * length) for n in range(1, EARLIER_WINDOWS + 1)]
     with engine.connect() as connection:
         counts, some, some_labelled = scan(connection, between(start, end), version, max_rows)
-        rows = read_rows(connection, list({*some, *some_labelled}))
+        rows = read_rows(connection, sorted({*some, *some_labelled}))  # day by day
         earlier = [connection.scalar(sa.select(sa.func.count()).where(one)) or 0 for one in before]
     fits = contract_check(schema)
     pairs = zip(rows["features"], rows["output"], strict=True)
@@ -90,7 +89,7 @@ def scan(
     """Return the number of rows, requests and rows with ground truth of each model version.
 
     Also the ids of a sample, and of one of this version's labelled rows: those with the lowest
-    hashes of their ids, which are the same ones on any database.
+    hashes of their ids: always the same ones of a log.
     """
     if connection.dialect.name == "postgresql":
         return scan_in_database(connection, inside, version, max_rows)
@@ -103,16 +102,14 @@ def scan(
     for part in pd.read_sql(query, connection, chunksize=PART):
         part = part.astype({"known": bool})
         part["first"] = part["id"].str.endswith(FIRST).astype(bool)
-        part["hash"] = [
-            md5(name.encode(), usedforsecurity=False).hexdigest() for name in part["id"]
-        ]
+        part["hash"] = pd.util.hash_array(part["id"].to_numpy(object), categorize=False)
         versions = part.groupby("model_version")
         counts.append(
             versions.agg(rows=("id", "size"), requests=("first", "sum"), known=("known", "sum"))
         )
-        answered = [pd.concat([*answered, part]).sort_values("hash").head(max_rows)]
+        answered = [pd.concat([*answered, part]).nsmallest(max_rows, "hash")]
         mine = part[part["known"] & (part["model_version"] == version)]
-        labelled = [pd.concat([*labelled, mine]).sort_values("hash").head(max_rows)]
+        labelled = [pd.concat([*labelled, mine]).nsmallest(max_rows, "hash")]
     total = pd.concat(counts).groupby(level=0).sum()
     return total, answered[0]["id"].tolist(), labelled[0]["id"].tolist()
 
@@ -120,7 +117,10 @@ def scan(
 def scan_in_database(
     connection: sa.Connection, inside: sa.ColumnElement[bool], version: str, max_rows: int
 ) -> tuple[pd.DataFrame, list[str], list[str]]:
-    """Do the same in PostgreSQL, which counts millions of rows before it has sent them."""
+    """Do the same in PostgreSQL: it counts millions of rows in the time that sending some takes.
+
+    Its own hash takes a fifth of the time of MD5, which other databases have as well.
+    """
     first = sa.func.right(COLUMNS.id, len(FIRST)) == FIRST
     known = OUTCOMES.c.prediction_id
     count = sa.func.count()
@@ -131,7 +131,8 @@ def scan_in_database(
         sa.func.count(known).label("known"),
     )
     counts = counts.select_from(WITH_OUTCOMES).where(inside).group_by(COLUMNS.model_version)
-    some = sa.select(COLUMNS.id).where(inside).order_by(sa.func.md5(COLUMNS.id)).limit(max_rows)
+    order = sa.func.hashtextextended(COLUMNS.id, 0)
+    some = sa.select(COLUMNS.id).where(inside).order_by(order).limit(max_rows)
     labelled = some.select_from(WITH_OUTCOMES).where(known.is_not(None))
     labelled = labelled.where(COLUMNS.model_version == version)
     return (

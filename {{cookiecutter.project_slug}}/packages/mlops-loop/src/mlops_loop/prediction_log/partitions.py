@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.prediction_log.ids import DAY, first_id, midnight
-from mlops_loop.prediction_log.tables import METADATA, OUTCOMES, PREDICTIONS, lock_database
+from mlops_loop.prediction_log.tables import OUTCOMES, PREDICTIONS, create_all, lock_database
 
 DAYS_AHEAD = 7  # for which there are partitions, should nobody be able to make more
 COLUMNS = {
@@ -168,10 +168,10 @@ def convert(connection: sa.Connection, end: date) -> None:
         run(f"ALTER TABLE {table} RENAME TO {old}")
         for number, index in enumerate(connection.scalars(sa.text(INDEXES), {"table": old}).all()):
             run(f"ALTER INDEX {index} RENAME TO {old}_{number}")
-    METADATA.create_all(connection)
+    create_all(connection)
     for table, key in KEYS.items():
         old = f"{table}{suffix}"
-        for privilege, grantee in connection.execute(sa.text(GRANTS), {"table": old}).tuples():
+        for privilege, grantee in connection.execute(sa.text(GRANTS), {"table": old}).all():
             role = connection.dialect.identifier_preparer.quote(grantee)
             run(f"GRANT {privilege} ON {table} TO {role if grantee != 'PUBLIC' else grantee}")
         move(connection, table, old, f"{table}_default", f"{key} >= '{first_id(end)}'")

@@ -53,23 +53,21 @@ WINDOWS = sa.Table(
 )
 
 
-def create_default(table: sa.Table, connection: sa.Connection, **_: object) -> None:
-    """Create the partition for the rows of no day's partition."""
-    if connection.dialect.name == "postgresql":
-        name = table.name
-        connection.exec_driver_sql(f"CREATE TABLE {name}_default PARTITION OF {name} DEFAULT")
-
-
-for table in (PREDICTIONS, OUTCOMES):
-    sa.event.listen(table, "after_create", create_default)
-
-
 def create_missing(engine: sa.Engine) -> None:
     """Create the tables that the database lacks."""
     if METADATA.tables.keys() - set(sa.inspect(engine).get_table_names()):
         with engine.begin() as connection:
             lock_database(connection)
-            METADATA.create_all(connection)
+            create_all(connection)
+
+
+def create_all(connection: sa.Connection) -> None:
+    """Create tables; partitioned ones with a partition for the rows of no day's partition."""
+    there = sa.inspect(connection).get_table_names()
+    METADATA.create_all(connection)
+    for name in {PREDICTIONS.name, OUTCOMES.name} - {*there}:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"CREATE TABLE {name}_default PARTITION OF {name} DEFAULT")
 
 
 def lock_database(connection: sa.Connection) -> None:
