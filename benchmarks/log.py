@@ -31,6 +31,7 @@ from mlops_loop.prediction_log.retention import prune
 from mlops_loop.prediction_log.tables import METADATA, create_missing
 
 PORT = 54329
+WHAT = ("count a window", "read its sample", "prune a day")
 SAMPLE = 10_000  # rows, as in params.yaml
 REQUEST = 50  # rows
 FEATURES = (
@@ -47,7 +48,9 @@ FROM (SELECT n / {request} AS request, n % {request} AS row,
              timestamptz '{day}' + n / {request} * interval '{step} seconds' AS moment
       FROM generate_series(0, {count} - 1) AS n) AS made
 """
-COPY = "COPY (SELECT id, moment, 'key', '3', 'champion', NULL, '{f}', '{o}', 1.5 FROM ({rows}) AS r)"
+COPY = (
+    "COPY (SELECT id, moment, 'key', '3', 'champion', NULL, '{f}', '{o}', 1.5 FROM ({rows}) AS r)"
+)
 TRUTH = """COPY (SELECT id, '"late"', moment FROM ({rows}) AS r WHERE right(id, 1) < '8')"""
 
 
@@ -84,10 +87,12 @@ def fill(engine: sa.Engine, days: list[datetime], count: int) -> float:
             cursor = connection.connection.cursor()
             for table, query in copies.items():
                 source = engine.raw_connection()
-                with source.cursor().copy(f"{query} TO STDOUT") as out:
-                    with cursor.copy(f"COPY {table} FROM STDIN") as into:
-                        for block in out:
-                            into.write(block)
+                with (
+                    source.cursor().copy(f"{query} TO STDOUT") as out,
+                    cursor.copy(f"COPY {table} FROM STDIN") as into,
+                ):
+                    for block in out:
+                        into.write(block)
                 source.close()
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("VACUUM ANALYZE")  # as autovacuum does
@@ -111,11 +116,37 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def read(engine: sa.Engine, start: datetime, end: datetime) -> None:
-    """Read what `monitor` does of its window: counts, and the sampled rows."""
+def count(engine: sa.Engine, start: datetime, end: datetime) -> list[str]:
+    """Do what `monitor` asks of its window: counts by version, and the ids of its samples."""
     with engine.connect() as connection:
         _, some, labelled = scan(connection, between(start, end), "3", SAMPLE)
-        read_rows(connection, list({*some, *labelled}))
+    return sorted({*some, *labelled})
+
+
+def read(engine: sa.Engine, ids: list[str]) -> None:
+    """Read the sampled rows, as `monitor` does next."""
+    with engine.connect() as connection:
+        read_rows(connection, ids)
+
+
+def fill_database(url: str, name: str, days: list[datetime], rows: int) -> sa.Engine:
+    with connect(f"{url}/postgres").connect() as connection:
+        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine = connect(f"{url}/{name}")
+    if name == "partitioned":
+        create_missing(engine)
+        with engine.begin() as connection:
+            for day in days:
+                create_day(connection, day.date())
+    else:
+        create_one_table(engine)
+    took = fill(engine, days, rows // len(days))
+    with engine.connect() as connection:
+        size = connection.scalar(sa.text("SELECT pg_database_size(current_database())"))
+    gigabytes = size / 2**30
+    print(f"{name:12} {rows:,} rows, {gigabytes:.1f} GiB, copied in {took:.0f} s", flush=True)
+    return engine
 
 
 def main() -> None:
@@ -125,43 +156,32 @@ def main() -> None:
     options = parser.parse_args()
     today = datetime.now(UTC).date()
     days = [midnight(today - n * DAY) for n in range(options.days, 0, -1)]
+    found: dict[str, dict[str, list[float]]] = {what: {} for what in WHAT}
     with server() as url:
-        engines = {}
-        for name in ("one_table", "partitioned"):
-            with connect(f"{url}/postgres").connect() as connection:
-                connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-                connection.exec_driver_sql(f"CREATE DATABASE {name}")
-            engine = engines[name] = connect(f"{url}/{name}")
-            if name == "partitioned":
-                create_missing(engine)
-                with engine.begin() as connection:
-                    for day in days:
-                        create_day(connection, day.date())
-            else:
-                create_one_table(engine)
-            took = fill(engine, days, options.rows // options.days)
-            with engine.connect() as connection:
-                size = connection.scalar(sa.text("SELECT pg_database_size(current_database())"))
-            print(f"{name:12} {options.rows:,} rows, {size / 2**30:.1f} GiB, copied in {took:.0f} s")
+        names = ("one table", "partitioned")
+        engines = {
+            name: fill_database(url, name.replace(" ", "_"), days, options.rows) for name in names
+        }
         end = days[-1] + DAY
         start = end - timedelta(days=options.window)
-        found: dict[tuple[str, str], list[float]] = {}
-        for n in range(options.rounds):
-            for name, engine in engines.items():
-                found.setdefault(("window", name), []).append(
-                    seconds(lambda engine=engine: read(engine, start, end))
-                )
-            for name, engine in engines.items():
-                found.setdefault(("prune a day", name), []).append(
-                    seconds(lambda engine=engine, n=n: prune(engine, days[n] + DAY))
-                )
+        ids = count(engines["partitioned"], start, end)
+        for day in days[: options.rounds]:
+            for what in WHAT:
+                for name, engine in engines.items():
+                    calls: dict[str, Callable[[], object]] = {
+                        "count a window": lambda e=engine: count(e, start, end),
+                        "read its sample": lambda e=engine: read(e, ids),
+                        "prune a day": lambda e=engine, d=day: prune(e, d + DAY),
+                    }
+                    found[what].setdefault(name, []).append(seconds(calls[what]))
         for engine in engines.values():
             engine.dispose()
-    print("seconds: " + "  ".join("minimum, median, maximum" for _ in range(1)))
-    for (what, name), times in found.items():
-        print(f"{what:12} {name:12} {min(times):7.3f} {statistics.median(times):7.3f} {max(times):7.3f}")
-    for what in ("window", "prune a day"):
-        old, new = (statistics.median(found[what, name]) for name in ("one_table", "partitioned"))
+    print(f"load average {os.getloadavg()[0]:.1f}; seconds: minimum, median, maximum")
+    for what, of in found.items():
+        for name, times in of.items():
+            numbers = (min(times), statistics.median(times), max(times))
+            print(f"{what:16} {name:12} " + " ".join(f"{number:8.3f}" for number in numbers))
+        old, new = (statistics.median(times) for times in of.values())
         print(f"{what}: one table takes {old / new:.1f} times as long")
 
 
