@@ -14,6 +14,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MOST = 0.5  # share of the rows that are set aside from which on a verb says no
 DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 Days = Annotated[int | None, Option(min=1, max=3650, help="[default: monitor.days]")]
+Age = Annotated[int, Option(min=0, max=36500, metavar="DAYS", help="Age in days.")]
 Until = Annotated[datetime | None, Option(formats=DATES, help="The end, in UTC. [default: now]")]
 
 
@@ -108,21 +109,51 @@ def outcomes(
 
 @verb("log prune --older-than 90")
 def log_prune(
-    older_than: Annotated[int, Option(min=0, max=36500, metavar="DAYS", help="Age in days.")],
+    older_than: Age,
+    export: Annotated[
+        str, Option(metavar="FOLDER", help="Export first, and delete whole days only.")
+    ] = "",
 ) -> None:
     """Delete old predictions and their outcomes; the audit log stays."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from mlops_loop.base.settings import load_settings
-    from mlops_loop.prediction_log.connection import open_log, unusable
+    from mlops_loop.prediction_log.connection import usable_log
     from mlops_loop.prediction_log.retention import prune
 
-    engine = open_log(load_settings().prediction_log_url)
-    try:
-        pruned = prune(engine, datetime.now(UTC) - timedelta(days=older_than))
-    except SQLAlchemyError as error:
-        raise unusable(error) from None
+    before = datetime.now(UTC) - timedelta(days=older_than)
+    with usable_log() as engine:
+        if export:
+            from mlops_loop.batch.archive import export_and_prune
+
+            pruned = sum(done.rows for done in export_and_prune(engine, before, export))
+        else:
+            pruned = prune(engine, before)
     print(f"{pruned:,} predictions deleted that were older than {older_than} days")
+
+
+@verb("log export --older-than 30 archive")
+def log_export(
+    folder: Annotated[str, Argument(metavar="FOLDER", help="Or a URL")], older_than: Age
+) -> None:
+    """Write each day of old predictions as Parquet: FOLDER/day=2026-11-28/predictions.parquet."""
+    from mlops_loop.batch.archive import export
+    from mlops_loop.prediction_log.connection import usable_log
+
+    with usable_log() as engine:
+        for done in export(engine, datetime.now(UTC) - timedelta(days=older_than), folder):
+            said = ", which has more rows and stays" if done.kept else ""
+            print(f"{done.rows:,} predictions of {done.start:%Y-%m-%d}: {done.file}{said}")
+
+
+@verb("log partition")
+def log_partition() -> None:
+    """Partition the tables of a PostgreSQL by day, those of version 1.0 too; again is no harm."""
+    from mlops_loop.prediction_log.connection import usable_log
+    from mlops_loop.prediction_log.partitions import partition
+
+    with usable_log() as engine:
+        done = partition(engine)
+    if done.converted:
+        print("the tables are partitioned now; what they held is a partition of its own")
+    print(f"{done.days} days got a partition; {done.left:,} predictions are in no day's partition")
 
 
 @verb("monitor --days 1", MONITOR, calls="monitoring.monitor:main")

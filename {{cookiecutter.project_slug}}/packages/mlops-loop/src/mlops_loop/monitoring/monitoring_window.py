@@ -54,7 +54,7 @@ def read_window(
     before = [between(start - n * length, end - n * length) for n in range(1, EARLIER_WINDOWS + 1)]
     with engine.connect() as connection:
         counts, some, some_labelled = scan(connection, between(start, end), version, max_rows)
-        rows = read_rows(connection, list({*some, *some_labelled}))
+        rows = read_rows(connection, sorted({*some, *some_labelled}))  # day by day
         earlier = [connection.scalar(sa.select(sa.func.count()).where(one)) or 0 for one in before]
     fits = contract_check(schema)
     pairs = zip(rows["features"], rows["output"], strict=True)
@@ -89,8 +89,10 @@ def scan(
     """Return the number of rows, requests and rows with ground truth of each model version.
 
     Also the ids of a sample, and of one of this version's labelled rows: those with the lowest
-    hashes of their ids, which are the same ones on any database.
+    hashes of their ids: always the same ones of a log.
     """
+    if connection.dialect.name == "postgresql":
+        return scan_in_database(connection, inside, version, max_rows)
     known = OUTCOMES.c.prediction_id.is_not(None).label("known")
     query = sa.select(COLUMNS.id, COLUMNS.model_version, known)
     query = query.select_from(WITH_OUTCOMES).where(inside)
@@ -110,6 +112,34 @@ def scan(
         labelled = [pd.concat([*labelled, mine]).nsmallest(max_rows, "hash")]
     total = pd.concat(counts).groupby(level=0).sum()
     return total, answered[0]["id"].tolist(), labelled[0]["id"].tolist()
+
+
+def scan_in_database(
+    connection: sa.Connection, inside: sa.ColumnElement[bool], version: str, max_rows: int
+) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """Do the same in PostgreSQL: it counts millions of rows in the time that sending some takes.
+
+    Its own hash takes a fifth of the time of MD5, which other databases have as well.
+    """
+    first = sa.func.right(COLUMNS.id, len(FIRST)) == FIRST
+    known = OUTCOMES.c.prediction_id
+    count = sa.func.count()
+    counts = sa.select(
+        COLUMNS.model_version,
+        count.label("rows"),
+        count.filter(first).label("requests"),
+        sa.func.count(known).label("known"),
+    )
+    counts = counts.select_from(WITH_OUTCOMES).where(inside).group_by(COLUMNS.model_version)
+    order = sa.func.hashtextextended(COLUMNS.id, 0)
+    some = sa.select(COLUMNS.id).where(inside).order_by(order).limit(max_rows)
+    labelled = some.select_from(WITH_OUTCOMES).where(known.is_not(None))
+    labelled = labelled.where(COLUMNS.model_version == version)
+    return (
+        pd.read_sql(counts, connection, index_col="model_version"),
+        [*connection.scalars(some)],
+        [*connection.scalars(labelled)],
+    )
 
 
 def read_rows(connection: sa.Connection, ids: list[str]) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from mlops_loop.base.project import command, current_project
 from mlops_loop.base.settings import load_settings
 from mlops_loop.onboarding.git import run, tracked_data
 from mlops_loop.prediction_log.connection import open_log
+from mlops_loop.prediction_log.partitions import is_partitioned
 from mlops_loop.prediction_log.tables import PREDICTIONS
 from mlops_loop.release import audit
 from mlops_loop.scoring.bundle import open_bundle
@@ -131,7 +132,9 @@ def prediction_log() -> str:
     row |= {"model_version": "doctor", "features": {}, "output": {}}
     with engine.connect() as connection:  # left without a commit: rolled back
         connection.execute(sa.insert(PREDICTIONS), row)
-    return f"{engine.url.render_as_string(hide_password=True)}: writable"
+        large = connection.dialect.name == "postgresql" and not is_partitioned(connection)
+    advice = "; `log partition` partitions it by day" if large else ""
+    return f"{engine.url.render_as_string(hide_password=True)}: writable{advice}"
 
 
 def audit_log() -> str:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from mlops_loop.base.errors import Failure, redacted
+from mlops_loop.base.settings import load_settings
 from mlops_loop.prediction_log.tables import create_missing
 
 if TYPE_CHECKING:
@@ -37,6 +38,16 @@ def open_log(url: str) -> sa.Engine:
     except SQLAlchemyError as error:
         raise unusable(error) from None
     return engine
+
+
+@contextmanager
+def usable_log() -> Iterator[sa.Engine]:
+    """Give the log that the settings name; what the database says against it becomes a Failure."""
+    engine = open_log(load_settings().prediction_log_url)
+    try:
+        yield engine
+    except SQLAlchemyError as error:
+        raise unusable(error) from None
 
 
 def connect(url: str, statement_seconds: int = STATEMENT_SECONDS) -> sa.Engine:
@@ -71,6 +82,7 @@ def set_up_connections(engine: sa.Engine, statement_seconds: int) -> None:
             f"SET statement_timeout = {statement_seconds * 1000}",
             f"SET lock_timeout = {CONNECT_SECONDS * 1000}",
             "SET TIME ZONE 'UTC'",
+            "SET enable_partitionwise_join = on",  # predictions and outcomes of a day
         ),
     }[engine.dialect.name]
 

@@ -93,9 +93,12 @@ def postgres_rows(rows: bytes) -> dict[str, list[str]]:
     return {"outputs": lines[:-1:2], "features": lines[1::2]}
 
 
-def read_predictions(engine: sa.Engine, prefix: str) -> Sequence[sa.Row[tuple[object, ...]]]:
-    """Return the rows of one request in their order; none if it is not in the log."""
-    wanted = PREDICTIONS.c.id.between(f"{prefix}0000", f"{prefix}ffff")
-    query = sa.select(PREDICTIONS).where(wanted).order_by(PREDICTIONS.c.id)
+def read_predictions(engine: sa.Engine, *prefixes: str) -> Sequence[sa.Row[tuple[object, ...]]]:
+    """Return the rows, in their order, of the first of these requests that is in the log."""
+    ids = PREDICTIONS.c.id
+    first = sa.select(sa.func.min(ids)).where(ids.in_([f"{prefix}0000" for prefix in prefixes]))
     with engine.connect() as connection:
-        return connection.execute(query).all()
+        if not (found := connection.scalar(first)):
+            return []
+        wanted = ids.between(found, f"{found[:28]}ffff")
+        return connection.execute(sa.select(PREDICTIONS).where(wanted).order_by(ids)).all()

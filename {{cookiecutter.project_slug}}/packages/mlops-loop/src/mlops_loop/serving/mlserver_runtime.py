@@ -6,6 +6,7 @@ own (deploy/seldon), so this module imports neither FastAPI nor what else only `
 import asyncio
 import os
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -20,9 +21,10 @@ from mlops_loop.base import project
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.values import Value
+from mlops_loop.prediction_log.ids import new_prefix
 from mlops_loop.serving.open_inference import tensors
 from mlops_loop.serving.request_schema import Invalid
-from mlops_loop.serving.service import CHAMPION, Service, new_prefix
+from mlops_loop.serving.service import CHAMPION, Service
 
 
 def use_installed_project() -> None:
@@ -110,7 +112,8 @@ class Runtime(MLModel):  # type: ignore[misc] # MLServer is not installed where 
             inference = to_inference(payload)
             wanted = dict.fromkeys(tensors.wanted_outputs(inference, schema), False)
             rows = model.reader.from_records(tensors.to_records(inference, b"", model.reader))
-            entry, answer = service.score(rows, model, CHAMPION, None, new_prefix())
+            now = datetime.now(UTC)
+            entry, answer = service.score(rows, model, CHAMPION, None, new_prefix(now), now)
             await service.store(entry)
         except HTTPException as error:
             text = str(error) if isinstance(error, Invalid) else error.detail

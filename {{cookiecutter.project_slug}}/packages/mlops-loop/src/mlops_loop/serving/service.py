@@ -3,13 +3,12 @@
 import asyncio
 import logging
 import re
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import blake2b, sha256
+from hashlib import blake2b
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -20,6 +19,7 @@ from starlette.requests import Request
 
 from mlops_loop.base.settings import Settings
 from mlops_loop.contract.values import MAX_ROWS
+from mlops_loop.prediction_log.ids import derived_prefixes, new_prefix
 from mlops_loop.prediction_log.predictions import Entry, read_predictions, to_lines
 from mlops_loop.prediction_log.writing.spool import NotLogged
 from mlops_loop.prediction_log.writing.writer import Writer
@@ -100,15 +100,20 @@ class Service:
         body: bytes = request.state.body
         key: str | None = request.state.key
         repeatable = request.headers.get("idempotency-key")
+        now = datetime.now(UTC)
+        prefixes = [new_prefix(now)]
+        if repeatable is not None:
+            prefixes = repeated_prefixes(repeatable, key, body, now)
+            if found := await self.first_answer(*prefixes[1:]):
+                return found, None
         model, variant = (self.model, CHAMPION) if champion else self.choose(body)
-        prefix = new_prefix() if repeatable is None else repeated_prefix(repeatable, key, body)
-        entry, answer = self.score(read(model), model, variant, key, prefix)
+        entry, answer = self.score(read(model), model, variant, key, prefixes[0], now)
         await self.store(entry)
         shadow = None
         if self.settings.traffic == "shadow":
             shadow = BackgroundTask(self.score_in_shadow, read, entry, repeatable is not None)
         if repeatable is not None:
-            answer = await self.first_answer(prefix) or answer
+            answer = await self.first_answer(*prefixes) or answer
         return answer, shadow
 
     def score(
@@ -118,10 +123,11 @@ class Service:
         variant: str,
         key: str | None,
         prefix: str,
+        now: datetime,
         paired: str | None = None,
     ) -> tuple[Entry, Answer]:
+        """Return answers and what is to be logged; `now` is of the day that `prefix` tells."""
         started = time.perf_counter()
-        now = datetime.now(UTC)
         try:
             outputs, scores = model.score(rows)
         except DeriveError as error:
@@ -144,12 +150,13 @@ class Service:
         except (NotLogged, TimeoutError):
             raise HTTPException(503, LOG_FULL, RETRY_AFTER) from None
 
-    async def first_answer(self, prefix: str) -> Answer | None:
+    async def first_answer(self, *prefixes: str) -> Answer | None:
         """Return what a repeated request was answered at first, if the log is there to tell."""
         rows: Sequence[sa.Row[tuple[object, ...]]] = []
         if self.writer.database.available:
-            with suppress(SQLAlchemyError):
-                rows = await asyncio.to_thread(read_predictions, self.writer.engine, prefix)
+            with suppress(SQLAlchemyError, TimeoutError):
+                async with asyncio.timeout(LOG_SECONDS):
+                    rows = await asyncio.to_thread(read_predictions, self.writer.engine, *prefixes)
         if not rows:
             return None
         return Answer(rows[0].model_version, [row.id for row in rows], [row.output for row in rows])
@@ -159,23 +166,23 @@ class Service:
         model = self.challenger.model
         if model is None:
             return
-        prefix = sha256(answered.prefix.encode()).hexdigest()[:28] if repeatable else new_prefix()
-        key = answered.key_name
+        now = answered.time  # so that both are in one window, and one partition
+        prefix = new_prefix(now)
+        if repeatable:
+            prefix = derived_prefixes(answered.prefix.encode(), now)[0]
         try:
-            entry, _ = self.score(read(model), model, SHADOW, key, prefix, answered.prefix)
+            key = answered.key_name
+            entry, _ = self.score(read(model), model, SHADOW, key, prefix, now, answered.prefix)
             await self.store(entry)
         except HTTPException as error:  # the log may be full
             metrics.ERRORS.labels("shadow").inc()
             LOGGER.warning("the challenger did not score a request in the shadow: %s", error)
 
 
-def new_prefix() -> str:
-    """Return 28 hex digits that grow with time; who could foresee them could forge outcomes."""
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
-
-
-def repeated_prefix(idempotency_key: str, key: str | None, body: bytes) -> str:
-    """Return the same 28 hex digits for a request that is sent again."""
+def repeated_prefixes(
+    idempotency_key: str, key: str | None, body: bytes, now: datetime
+) -> list[str]:
+    """Return what a request that is sent again gets today, and what it got on the days before."""
     if not IDEMPOTENCY_KEY.fullmatch(idempotency_key):
         raise Invalid(400, "Idempotency-Key must be 1 to 200 printable ASCII characters")
-    return sha256(f"{key or ''}\n{idempotency_key}\n".encode() + body).hexdigest()[:28]
+    return derived_prefixes(f"{key or ''}\n{idempotency_key}\n".encode() + body, now)

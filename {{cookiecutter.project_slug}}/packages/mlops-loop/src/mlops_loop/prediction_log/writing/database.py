@@ -7,13 +7,15 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from io import FileIO
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.prediction_log.connection import connect, error_summary, transaction
+from mlops_loop.prediction_log.partitions import create_days_ahead
 from mlops_loop.prediction_log.predictions import Entry, insert_predictions
 from mlops_loop.prediction_log.tables import create_missing
 
@@ -35,6 +37,7 @@ class LogDatabase:
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         self.turns = FileIO(folder / TURN_FILE, "a") if self.is_sqlite else None
         self.available = True
+        self.prepared: date | None = None  # the day on which partitions were created
         self.connection: sa.Connection | None = None  # of the thread that calls `write`
         self.writing_since: float | None = None  # when its transaction began
 
@@ -111,6 +114,21 @@ class LogDatabase:
         if driver:
             with suppress(OSError), socket.socket(fileno=os.dup(driver.fileno())) as copy:
                 copy.shutdown(socket.SHUT_RDWR)
+
+    def prepare_days(self) -> None:
+        """Once a day create the partitions of the days to come.
+
+        Where that fails, the rows of these days go to the DEFAULT partition: none is lost.
+        """
+        today = datetime.now(UTC).date()
+        if self.is_sqlite or self.prepared == today or not self.available:
+            return
+        self.prepared = today
+        try:
+            create_days_ahead(self.engine)
+        except SQLAlchemyError as error:
+            text = "no partitions for the days to come; their owner may `log partition`: %s"
+            LOGGER.warning(text, error_summary(error))
 
     def close(self) -> None:
         if self.connection and self.writing_since is None:  # else it hangs

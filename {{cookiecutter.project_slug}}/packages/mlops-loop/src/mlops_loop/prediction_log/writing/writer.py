@@ -62,6 +62,7 @@ class Writer:
             if self.database.is_sqlite:
                 raise unusable(error) from None
             self.database.mark_unavailable(error)
+        self.database.prepare_days()  # before there are rows to be moved
         self.writing.start()
         self.recovering.start()
 
@@ -139,6 +140,7 @@ class Writer:
                 if not self.database.available:
                     self.database.reconnect()
                     self.full = False
+                self.database.prepare_days()
                 self.replay()
             except NotLogged as error:
                 LOGGER.error("%s", error)
