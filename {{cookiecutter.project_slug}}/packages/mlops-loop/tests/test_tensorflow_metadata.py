@@ -127,7 +127,7 @@ def test_a_range_that_was_edited_counts(capsys) -> None:
     name = 'a "quoted"\\ name'
     assert bring(text.replace("min: 0.1\n", "min: 0.2\n")).columns[name].minimum == 0.2
     before = files.SCHEMA.read_bytes()
-    for old, new in {"max: 123456792.0": "max: 5.0", 'value: "ja"': 'value: "jo"'}.items():
+    for old, new in {"max: 123456792\n": "max: 5.0\n", 'value: "ja"': 'value: "jo"'}.items():
         assert old in text
         said = "its tags" if old.startswith("max") else "positive"
         with pytest.raises(Failure, match=said):
@@ -190,7 +190,7 @@ REFUSED = {
     'feature { name: "n" type: INT }': "'n' is there twice",
     'feature { name: "v" type: INT time_domain { integer_format: UNIX_DAYS } }': "UNIX_DAYS",
     'feature { name: "v" type: INT annotation { tag: "mlops_loop.role=x" } }': "holds no JSON",
-    'feature { name: "v" type: INT annotation { tag: "mlops_loop.rule=1" } }': "rule",
+    'feature { name: "v" type: INT annotation { tag: "mlops_loop.rule=1" } }': "do not fit",
     "feature {": "is no TensorFlow Metadata schema",
 }
 
@@ -221,7 +221,8 @@ def test_what_is_asked_for_must_be_there() -> None:
     with pytest.raises(Failure, match="has no feature"):
         formats.read(PB)
     keep(ODD)
-    for name in (Path("."), files.SCHEMA, Path("a.csv")):
+    PBTXT.unlink()
+    for name in (Path(), files.SCHEMA, Path("a.csv")):
         with pytest.raises(Failure, match="the name must end in"):
             formats.export(name, None, "tfmd")
     with pytest.raises(Failure, match=r"train\.parquet is missing"):
@@ -279,9 +280,8 @@ def test_statistics(folder) -> None:
     y = features["y"].num_stats
     assert (y.min, y.max, y.mean, y.median, y.num_zeros) == (0, 8, 3, 2, 1)
     assert y.std_dev == pytest.approx(table.y.std(ddof=0))
-    standard = {bucket.low_value: bucket.sample_count for bucket in y.histograms[1].buckets}
-    assert len(standard) == 10
-    assert {low: n for low, n in standard.items() if n} == pytest.approx({0: 1, 0.8: 1, 2.4: 1, 7.2: 1})
+    counts = [bucket.sample_count for bucket in y.histograms[1].buckets]
+    assert counts == [1, 1, 0, 1, 0, 0, 0, 0, 0, 1]
     common = {name: one.num_stats.common_stats for name, one in features.items()}
     assert (common["n"].num_non_missing, common["n"].num_missing) == (3, 1)
     assert (common["none"].num_non_missing, common["none"].num_missing) == (0, 4)
@@ -307,5 +307,5 @@ def test_the_text_is_yaml_that_a_person_can_read() -> None:
     bring(NUMBER + LABEL, target="y")
     text = files.SCHEMA.read_text("utf-8")
     assert "  n: {type: number}\n" in text
-    assert "null" not in text
+    assert ": null" not in text
     assert parse_yaml(text, "schema.yaml", Schema).columns["y"].categories == ("0", "1")

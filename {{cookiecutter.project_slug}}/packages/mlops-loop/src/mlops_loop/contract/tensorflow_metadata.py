@@ -10,6 +10,7 @@ from math import ceil, floor, isfinite
 from typing import NamedTuple
 
 import numpy as np
+from pydantic import ValidationError
 from tensorflow_metadata.proto.v0 import schema_pb2 as tfmd
 
 from mlops_loop.base.errors import Failure
@@ -157,8 +158,14 @@ def read_feature(feature: tfmd.Feature, domains: Mapping[str, object]) -> Keys:
     said = native(feature, domains)
     tags = tags_of(feature)
     keys = said | tags
+    if not keys.get("nullable"):  # the presence was said of `mostly`
+        keys.pop("max_null", None)
     if tags:
-        column = Column.model_validate(keys)
+        try:
+            column = Column.model_validate(keys)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise Unsayable(f"has tags {TAG}... that do not fit: {first['msg']}") from None
         if native(to_feature(feature.name, column), {}) != said:
             raise Unsayable(f"is not what its tags {TAG}... say: correct or remove them")
     return keys | description(feature)

@@ -1,5 +1,6 @@
 """Statistics of a table as TFX's tools have them: a DatasetFeatureStatisticsList."""
 
+from itertools import pairwise
 from pathlib import Path
 
 from tensorflow_metadata.proto.v0 import statistics_pb2 as tfmd
@@ -61,9 +62,7 @@ def add_common(common: tfmd.CommonStatistics, filled: int, total: int) -> None:
         common.avg_num_values, common.tot_num_values = 1, filled
 
 
-def add_texts(
-    feature: tfmd.FeatureNameStatistics, rows: Rows, value: str, total: int
-) -> None:
+def add_texts(feature: tfmd.FeatureNameStatistics, rows: Rows, value: str, total: int) -> None:
     feature.type = feature.STRING
     found = feature.string_stats
     asked = "count(v), count(DISTINCT v), coalesce(avg(strlen(v)), 0)"
@@ -85,7 +84,9 @@ def add_texts(
 
 def add_numbers(found: tfmd.NumericStatistics, rows: Rows, value: str, total: int) -> None:
     shares = ", ".join(str(place / BUCKETS) for place in range(BUCKETS + 1))
-    asked = f"count(v), avg(v), stddev_pop(v), count(*) FILTER (v = 0), quantile_cont(v, [{shares}])"
+    asked = (
+        f"count(v), avg(v), stddev_pop(v), count(*) FILTER (v = 0), quantile_cont(v, [{shares}])"
+    )
     source = f"(SELECT {value} AS v FROM rows)"
     (answer,) = rows.connection.sql(f"SELECT {asked} FROM {source}").fetchall()
     filled, mean, deviation, zeros, edges = answer
@@ -96,7 +97,7 @@ def add_numbers(found: tfmd.NumericStatistics, rows: Rows, value: str, total: in
     low, found.median, high = edges[0], edges[BUCKETS // 2], edges[-1]
     found.min, found.max = low, high
     quantiles = found.histograms.add(type=tfmd.Histogram.QUANTILES)
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         quantiles.buckets.add(low_value=start, high_value=end, sample_count=filled / BUCKETS)
     width = (high - low) / BUCKETS
     place = f"least(floor((v - {low!r}) / {width!r}), {BUCKETS - 1})" if width else "0"
