@@ -79,7 +79,6 @@ class Run:
     def send(self, state: str, facets: Mapping[str, object], writes: list["Dataset"]) -> None:
         from openlineage.client import event_v2 as api
 
-        api.set_producer(PRODUCER)
         self.client.emit(
             api.RunEvent(
                 eventType=api.RunState[state],
@@ -167,9 +166,14 @@ def end(run: Run, state: str, said: str, code: int) -> None:
 def open_client() -> "OpenLineageClient":
     try:
         from openlineage.client import OpenLineageClient
+        from openlineage.client.event_v2 import set_producer
         from openlineage.client.transport.http import HttpTransport
     except ModuleNotFoundError:
         raise Failure("openlineage-python is not installed: uv sync --group lineage") from None
+    config = os.environ.get("OPENLINEAGE_CONFIG")
+    if config and not Path(config).is_file():  # the client would print the events instead
+        raise Failure(f"OPENLINEAGE_CONFIG: {config} is not there")
+    set_producer(PRODUCER)
     client = OpenLineageClient()
     if isinstance(client.transport, HttpTransport):
         client.transport.timeout = min(client.transport.timeout, PATIENCE)
