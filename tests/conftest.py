@@ -27,7 +27,8 @@ QUESTIONS: dict[str, Any] = json.loads((TEMPLATE / "cookiecutter.json").read_tex
 # fmt: off
 LEAKS = (
     "ALERT_", "API_KEYS", "BUNDLE", "COVERAGE_", "DVC_", "GIT_DIR", "GIT_INDEX_FILE",
-    "GIT_WORK_TREE", "MLFLOW_", "PREDICTION_LOG_URL", "PYTEST_", "PYTHONHOME", "PYTHONPATH",
+    "GIT_WORK_TREE", "MLFLOW_", "OPENLINEAGE_", "PREDICTION_LOG_URL", "PYTEST_", "PYTHONHOME",
+    "PYTHONPATH",
     "UV_FROZEN", "UV_LOCKED", "UV_NO_SYNC", "UV_PROJECT", "UV_WORKING_DIR", "VIRTUAL_ENV",
 )
 # fmt: on

@@ -1,7 +1,7 @@
 """The verbs that make a model and release it. A verb imports what it needs when it runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from typer import Argument, Option
@@ -48,6 +48,28 @@ def schema_check(
     new: Annotated[str, Argument(help="As OLD.")] = "schema.yaml",
 ) -> None:
     """List what a change of the contract breaks; exit code 3 if it breaks the API's clients."""
+
+
+@verb("schema export --statistics train.pb", calls="onboarding.formats:export")
+def schema_export(
+    file: Annotated[Path, Argument(metavar="FILE", help=".pbtxt or .pb")] = Path("schema.pbtxt"),
+    statistics: Annotated[
+        Path | None, Option(help="A file for those of the training window.")
+    ] = None,
+    form: Annotated[Literal["tfmd"], Option("--format", help="TensorFlow Metadata.")] = "tfmd",
+) -> None:
+    """Write the contract as TFX's tools read it, and statistics of the training window."""
+
+
+@verb("schema import schema.pbtxt --target price", calls="onboarding.formats:import_")
+def schema_import(
+    file: Annotated[Path, Argument(metavar="FILE", help="A schema of TFX: .pbtxt or .pb")],
+    target: Annotated[str | None, Option(help="If FILE does not say what is predicted.")] = None,
+    timestamp: Annotated[str | None, Option(help="The column to split by.")] = None,
+    task: Annotated[Task | None, Option(help="Instead of what the target suggests.")] = None,
+    force: Annotated[bool, Option("--force", help="Replace schema.yaml.")] = False,
+) -> None:
+    """Write schema.yaml from a TensorFlow Metadata schema; what it cannot hold is named."""
 
 
 def add_stage(name: str, room: str, text: str) -> None:

@@ -1,5 +1,6 @@
 """The command line's groups of verbs, and how a verb is added to them."""
 
+import os
 from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
@@ -32,6 +33,9 @@ GROUPS = {
 APP.add_typer(GROUPS["schema"], name="schema", no_args_is_help=True, rich_help_panel=START)
 APP.add_typer(GROUPS["log"], name="log", no_args_is_help=True, rich_help_panel=SERVE)
 
+# Each of these asks for lineage; what else the client reads is optional.
+LINEAGE = ("OPENLINEAGE_URL", "OPENLINEAGE_CONFIG", "OPENLINEAGE__TRANSPORT__TYPE")
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, with every detail.")]
 P = ParamSpec("P")
 
@@ -56,7 +60,18 @@ def verb(
             given.apply_defaults()
             getattr(import_module(f"mlops_loop.{module}"), target)(*given.args)
 
-        register = group.command(name, help=text, epilog=epilog, rich_help_panel=panel)
-        return register(forward if calls else function)
+        @wraps(function)
+        def recorded(*args: P.args, **kwargs: P.kwargs) -> None:
+            called = forward if calls else function
+            if not any(os.environ.get(variable) for variable in LINEAGE):
+                called(*args, **kwargs)
+                return
+            from mlops_loop.release import lineage
+
+            given = signature(function).bind(*args, **kwargs)
+            with lineage.recorded(name, given.arguments):
+                called(*args, **kwargs)
+
+        return group.command(name, help=text, epilog=epilog, rich_help_panel=panel)(recorded)
 
     return add

@@ -20,6 +20,7 @@ from mlops_loop.base.files import BUNDLE, PARAMS, TEST
 from mlops_loop.base.params import Params, load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.base.terminal import open_console
+from mlops_loop.base.work_tree import lineage
 from mlops_loop.data import tables
 from mlops_loop.metrics.gate_result import GateResult, format_reason
 from mlops_loop.release.audit import MOVES, SETTLED, AuditLog, Facts, Seen
@@ -164,7 +165,7 @@ def register(client: MlflowClient, registry: Registry, bundle: Bundle) -> Versio
         return known
     client.log_artifacts(run_id, str(bundle.folder), f"bundle/{bundle.sha256[:12]}")
     uri = client.get_run(run_id).data.tags["model_uri"]
-    tags = {"bundle_sha256": bundle.sha256, **runs.lineage()}
+    tags = {"bundle_sha256": bundle.sha256, **lineage()}
     made = mlflow.register_model(uri, registry.name, tags=tags)
     first = registry.of_bundle(bundle.sha256)
     if first is None:
@@ -189,7 +190,7 @@ def find_commit(registry: Registry, log: AuditLog, version: Version) -> Version:
     """Give a version of uncommitted changes its commit, once there is one; `reproduce` tests it."""
     if not (version.tags.get("git_commit") or "-dirty").endswith("-dirty"):
         return version
-    found = runs.lineage()
+    found = lineage()
     if not found["git_commit"] or found["git_commit"].endswith("-dirty"):
         note = "note: this version holds uncommitted changes; commit them, then promote again"
         print(note, file=sys.stderr)

@@ -4,8 +4,6 @@ A run is found by the hash of the model file that DVC keeps, so the two never ha
 about each other: the same model file is the same run.
 """
 
-import subprocess
-from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +18,7 @@ from mlops_loop.base import files
 from mlops_loop.base.files import MODEL, SCHEMA, TRAIN
 from mlops_loop.base.params import load_params
 from mlops_loop.base.project import current_project, package_folder
+from mlops_loop.base.work_tree import lineage
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
 from mlops_loop.scoring.skops_model import describe, load
@@ -35,16 +34,6 @@ MLFLOW_TYPES = {
     "category": "string",
     "timestamp": "datetime",
 }
-
-
-def lineage() -> dict[str, str]:
-    """Return what the work tree is: its commit (-dirty where changed) and the hash of dvc.lock."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    commit = ""
-    with suppress(FileNotFoundError):  # no git here
-        commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    lock = Path("dvc.lock")
-    return {"git_commit": commit, "dvc_lock": files.sha256(lock) if lock.is_file() else ""}
 
 
 def record_training(client: MlflowClient) -> str:

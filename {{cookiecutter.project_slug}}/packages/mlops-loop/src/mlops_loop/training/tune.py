@@ -18,10 +18,10 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import PARAMS, SCHEMA, TRAIN
 from mlops_loop.base.params import AUTO, Arguments, load_params
 from mlops_loop.base.settings import load_settings
+from mlops_loop.base.work_tree import lineage
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.metrics import tasks
-from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import session
 from mlops_loop.training.cross_validation import compare, folds, loss
 from mlops_loop.training.fit import build
@@ -101,7 +101,7 @@ def tune(trials: int, timeout: float | None = None) -> None:
     metric = search.metric
     with session(load_settings()), mlflow.start_run(run_name="tune"):
         facts = {"data_sha256": files.sha256(TRAIN), "study": study.study_name}
-        mlflow.set_tags({**runs.lineage(), **facts})
+        mlflow.set_tags({**lineage(), **facts})
         before = search.loss(search.current, "in use")
         print(f"tune: {metric} {before:.5g} with the parameters in use")
         for number in range(1, trials + 1):

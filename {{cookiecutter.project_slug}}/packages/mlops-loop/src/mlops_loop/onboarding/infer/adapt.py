@@ -39,10 +39,7 @@ INFERRED = "# Inferred from "
 
 def new_schema(schema: Schema, proposals: Mapping[str, Proposal], source: str) -> str:
     """Return schema.yaml: the present one's head, and without the keys that have their default."""
-    present = SCHEMA.read_text(encoding="utf-8") if SCHEMA.exists() else ""
-    head = takewhile(lambda line: line.startswith("#"), present.splitlines(keepends=True))
-    parts = [line for line in head if not line.startswith(INFERRED)] or [HEAD]
-    parts.append(f"{INFERRED}{printable(source)}: correct what you know better.\n")
+    parts = [*head(), f"{INFERRED}{printable(source)}: correct what you know better.\n"]
     about = schema.model_dump(exclude={"columns"}, exclude_defaults=True, mode="json")
     parts += [dump(key, value) for key, value in about.items()]
     parts.append("columns:\n")
@@ -53,6 +50,13 @@ def new_schema(schema: Schema, proposals: Mapping[str, Proposal], source: str) -
         parts.append(f"  # {ignored}{printable(found.reason)}\n")
         parts.append(indent(dump(name, tidied), "  "))
     return "".join(parts)
+
+
+def head() -> list[str]:
+    """Return the comments at the top of schema.yaml, less where it was inferred from."""
+    present = SCHEMA.read_text(encoding="utf-8") if SCHEMA.exists() else ""
+    lines = takewhile(lambda line: line.startswith("#"), present.splitlines(keepends=True))
+    return [line for line in lines if not line.startswith(INFERRED)] or [HEAD]
 
 
 def dump(key: str, value: object) -> str:
