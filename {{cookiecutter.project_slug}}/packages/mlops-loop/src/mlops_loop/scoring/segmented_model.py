@@ -16,7 +16,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from mlops_loop.scoring.derived import Array
-from mlops_loop.scoring.segments import gather, places
+from mlops_loop.scoring.segments import FALLBACK, gather, places
 
 NAME = f"{__name__}.SegmentedModel"  # as skops knows the type
 
@@ -70,9 +70,10 @@ class SegmentedModel(BaseEstimator):  # type: ignore[misc]
         return self.routed("predict_proba", table)
 
     def routed(self, method: str, table: pd.DataFrame) -> Array:
+        found = places(table[self.column].to_numpy(), self.models_) or {FALLBACK: []}
         parts = [
             (rows, getattr(self.models_.get(name, self.fallback_), method)(table.iloc[rows]))
-            for name, rows in places(table[self.column].to_numpy(), self.models_).items()
+            for name, rows in found.items()
         ]
         return gather(parts, len(table))
 

@@ -45,5 +45,5 @@ def routed(column: str, models: Mapping[str, Score], fallback: Score) -> Score:
 
 def at(values: Values, rows: list[int]) -> Values:
     if isinstance(values, np.ndarray):
-        return values[rows]  # type: ignore[no-any-return]
+        return values[rows]
     return [values[row] for row in rows]
