@@ -1,5 +1,6 @@
 """Segments: a model for each category of a column, one bundle that routes rows to them."""
 
+import shutil
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -149,8 +150,6 @@ def test_a_named_cluster_trains_the_segments(project, monkeypatch) -> None:
 @pytest.fixture(scope="module")
 def segmented(finished, tmp_path_factory) -> Path:
     """The finished folder, with a model for each category of a column."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("segmented") / "project"
     shutil.copytree(finished, folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -239,14 +238,13 @@ def test_each_segment_has_its_gates(project_of_segments) -> None:
     params = load_params()
     table = tables.read_table(files.TEST)
     first = open_candidate(bundle, None, table, params.evaluate)
-    column, enough = bundle.manifest.segments.column, table.groupby(table.columns[0]).ngroup()
-    assert len(enough) == len(table)
+    column = bundle.manifest.segments.column
     found = segments(first, params.gates)
     names = {result.gate.partition(": ")[2] for result in found}
     large = table[column].value_counts()
     assert names <= {f"{column}={name}" for name in large[large >= 100].index}
     assert {result.gate.partition(":")[0] for result in found} == {"baseline", "calibration"}
-    # The champion is the same, but for one segment, in which it knows the truth better.
+    # The same champion refuses nothing; one that knows the truth of a segment better does.
     name = sorted(names)[0].partition("=")[2]
     same = replace(first, champion=Champion(bundle, first.scores))
     kept = [one for one in segments(same, params.gates) if one.gate.startswith("champion")]
@@ -262,7 +260,7 @@ def test_each_segment_has_its_gates(project_of_segments) -> None:
     worse = replace(first, champion=Champion(bundle, better))
     failed = [one.gate for one in segments(worse, params.gates) if one.passed is False]
     assert f"champion: {column}={name}" in failed
-    assert [one for one in failed if one.startswith("champion")] == [failed[-1]] or len(failed) > 1
+    assert sum(one.startswith("champion") for one in failed) == 1
     off = params.gates.model_copy(update={"baseline": None, "champion": None, "calibration": None})
     assert segments(worse, off) == []
     without = replace(bundle, manifest=bundle.manifest.model_copy(update={"segments": None}))
