@@ -134,6 +134,32 @@ def test_estimators_of_other_libraries(project: Project) -> None:
     assert "skipped" not in found.stdout
 
 
+def test_a_model_for_each_category(project: Project) -> None:
+    follow(project, "A model for each category")
+    made = json.loads(bundle(project))
+    assert made["segments"]["column"] == "origin"
+    assert made["segments"]["models"].keys() == {"EWR", "JFK", "LGA"}
+    assert set(made["segments"]["models"].values()) < made["files"].keys()
+    assert "### By segment" in bundle(project, "card.md")
+    assert metrics(project)["segments"]["JFK"]["model"] == "own"
+    shown = project.uv("dvc", "metrics", "show", "--json").stdout
+    assert '"training_rows"' in shown
+    first = (project.path / "build/model.skops").read_bytes()
+    project.uv("dvc", "repro", "--force", "--single-item", "train", timeout=1200)
+    assert (project.path / "build/model.skops").read_bytes() == first
+    done, gates = promote(project)
+    for gate in ("server", "parity", "baseline: origin=EWR", "calibration: origin=LGA"):
+        assert gates[gate]["passed"], gate
+    assert "champion: origin=JFK" in gates
+    project.uv(project.slug, "score", "data/test.parquet", "scored.parquet")
+    project.uv("pytest", "-q", timeout=1200)
+    params = project.path / "params.yaml"
+    params.write_text(params.read_text("utf-8").replace("min_rows: 1000}", "min_rows: 10000000}"))
+    alone = project.uv("dvc", "repro", "train", check=False, timeout=1200)
+    assert alone.returncode
+    assert "no category of 'origin' can have a model of its own: EWR (" in alone.stderr
+
+
 def test_a_step_that_onnx_cannot_express(project: Project) -> None:
     follow(project, "A step that ONNX cannot express")
     assert (project.path / "build/bundle/model.skops").is_file()

@@ -26,6 +26,7 @@ STAGES = {
 # Modules that a stage imports and that do not change what it writes.
 PLUMBING = {
     "base.code_hash": "says which code a model comes from",
+    "base.compute": "runs the same work on a cluster",
     "base.config": "reads YAML and says which line is wrong",
     "base.errors": "exit codes",
     "base.files": "paths, and writing a file whole or not at all",

@@ -116,7 +116,11 @@ def sample(table: pd.DataFrame, schema: Schema, rows: int) -> pd.DataFrame:
 
 
 def tolerate_a_sample() -> None:
-    """Drop the limits of schema.yaml that hold for the whole table only."""
+    """Drop the limits of schema.yaml and params.yaml that hold for the whole table only."""
     contract = yaml.safe_load(files.SCHEMA.read_text(encoding="utf-8"))
     contract |= {"min_rows": 1, "max_duplicates": 1, "max_overlap": 1}
     files.write_text(files.SCHEMA, yaml.safe_dump(contract, sort_keys=False, allow_unicode=True))
+    params = yaml.safe_load(files.PARAMS.read_text(encoding="utf-8"))
+    if params.get("segments"):
+        params["segments"]["min_rows"] = OF_EACH_CLASS
+        files.write_text(files.PARAMS, yaml.safe_dump(params, sort_keys=False))

@@ -85,6 +85,13 @@ class TrainParams(BaseModel, extra="allow"):
         return self.model_validate(self.model_dump() | {self.model: settings})
 
 
+class SegmentParams(Section):
+    """A model for each category of a column, and one for all others."""
+
+    column: str
+    min_rows: Count = 1000  # of the training window; with fewer a category has no model of its own
+
+
 class EvaluateParams(Section):
     baseline_by: str | None = None
     calibration_bins: int = Field(10, ge=2)
@@ -217,11 +224,18 @@ class Params(Section):
     ingest: IngestParams
     split: SplitParams = SplitParams()
     train: TrainParams = TrainParams()
+    segments: SegmentParams | None = None
     evaluate: EvaluateParams = EvaluateParams()
     export: ExportParams = ExportParams()
     gates: Gates = Gates()
     monitor: Monitor = Monitor()
     retrain: Retrain = Retrain()
+
+
+def dump(params: Params, sections: set[str]) -> dict[str, dict[str, JsonValue]]:
+    """Return sections of params.yaml as JSON has them, without those that are off."""
+    found: dict[str, dict[str, JsonValue] | None] = params.model_dump(mode="json", include=sections)
+    return {name: section for name, section in found.items() if section is not None}
 
 
 def load_params() -> Params:

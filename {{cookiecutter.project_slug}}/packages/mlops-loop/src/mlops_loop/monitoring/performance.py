@@ -113,7 +113,9 @@ def calibration_curve(scored: Scored) -> list[CalibrationBin]:
 def slice_metrics(found: Evaluation, scored: Scored, features: pd.DataFrame) -> list[SliceMetrics]:
     """Return the task's few metrics for each value, with enough rows, of the logged slices."""
     slices = []
-    for name in [name for name in found.schema.slices if name in features]:
+    of_models = found.bundle.manifest.segments
+    names = dict.fromkeys([*([of_models.column] if of_models else []), *found.schema.slices])
+    for name in [name for name in names if name in features]:
         for value, places in features.groupby(group_values(features[name])).indices.items():
             if len(places) < found.params.evaluate.min_slice_rows:
                 continue

@@ -17,7 +17,7 @@ from rich.table import Table
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.base.files import BUNDLE, PARAMS, TEST
-from mlops_loop.base.params import Params, load_params
+from mlops_loop.base.params import Params, dump, load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.base.terminal import open_console
 from mlops_loop.base.work_tree import lineage
@@ -180,7 +180,7 @@ def check_inputs(candidate: Bundle) -> None:
     made = candidate.manifest
     known = made.inputs_sha256.items()
     changed = [name for name, digest in known if files.sha256(Path(name)) != digest]
-    if made.params != load_params().model_dump(mode="json", include=SECTIONS):
+    if made.params != dump(load_params(), SECTIONS):
         changed.append(PARAMS.name)
     if changed:
         raise Failure(f"{BUNDLE} was not made from this {changed[0]}: run `uv run dvc repro`")

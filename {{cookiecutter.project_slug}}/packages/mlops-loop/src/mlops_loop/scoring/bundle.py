@@ -42,6 +42,14 @@ class Estimator:
     params: dict[str, Value]
 
 
+@document(frozen=True)
+class Segments:
+    """Which file holds the model of each category of a column; the others have model.*."""
+
+    column: str
+    models: dict[str, str]
+
+
 class Manifest(BaseModel, frozen=True):
     """The facts of bundle.json; a bundle of another version may lack some, and have others."""
 
@@ -56,6 +64,7 @@ class Manifest(BaseModel, frozen=True):
     metrics: dict[str, int | float | None] = {}
     baseline: dict[str, int | float | None] = {}
     estimator: Estimator | None = None
+    segments: Segments | None = None
     params: dict[str, dict[str, JsonValue]] = {}  # sections of params.yaml
     params_sha256: str = ""
     data_sha256: dict[str, str] = {}

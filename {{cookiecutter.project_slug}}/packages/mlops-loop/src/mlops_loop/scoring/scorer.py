@@ -12,6 +12,7 @@ from mlops_loop.scoring import self_check
 from mlops_loop.scoring.bundle import Bundle
 from mlops_loop.scoring.derived import Columns, Deriver, Floats, Score, open_deriver
 from mlops_loop.scoring.predictions import Answerer, Prediction, answerer
+from mlops_loop.scoring.segments import routed
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,21 @@ class Scorer:
 
 
 def onnx_scores(bundle: Bundle) -> Score:
-    """Return what scores with model.onnx, in ONNX Runtime."""
+    """Return what scores with model.onnx and, if there are segments, with the model of each."""
+    fallback = onnx_graph(bundle, "model.onnx")
+    if not (segments := bundle.manifest.segments):
+        return fallback
+    models = {name: onnx_graph(bundle, file) for name, file in segments.models.items()}
+    return routed(segments.column, models, fallback)
+
+
+def onnx_graph(bundle: Bundle, file: str) -> Score:
+    """Return what scores with a graph of the bundle, in ONNX Runtime."""
     import onnxruntime  # here, because a model in skops does without
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # small batches lose more to threads than they gain
-    path = bundle.folder / "model.onnx"
+    path = bundle.folder / file
     session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
     inputs = [found.name for found in session.get_inputs()]  # in the order of the features
     output = session.get_outputs()[-1].name  # a classifier's first one is the label

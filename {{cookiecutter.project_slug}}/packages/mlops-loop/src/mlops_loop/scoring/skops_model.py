@@ -20,6 +20,8 @@ from mlops_loop.contract.schema import Schema
 from mlops_loop.contract.values import Value
 from mlops_loop.scoring.bundle import Estimator
 from mlops_loop.scoring.derived import Arrays, Columns, Floats, Score
+from mlops_loop.scoring.segmented_model import NAME as SEGMENTED
+from mlops_loop.scoring.segmented_model import pipelines
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -59,8 +61,9 @@ def save(model: Pipeline, path: Path) -> None:
     """Write the model as skops, so that equal models give equal bytes: numbered, undated."""
     import skops.io  # here, because it takes a second to load
 
-    if hasattr(model[-1], "_bin_mapper"):
-        model[-1]._bin_mapper.n_threads = 1  # a trace of the machine that matters for speed only
+    for pipeline in pipelines(model):
+        if hasattr(pipeline[-1], "_bin_mapper"):
+            pipeline[-1]._bin_mapper.n_threads = 1  # a trace of the machine, for speed only
     source = zipfile.ZipFile(io.BytesIO(skops.io.dumps(model)))
     text = source.read("schema.json").decode()
     numbers = {old: str(new) for new, old in enumerate(dict.fromkeys(NAMES.findall(text)))}
@@ -76,7 +79,7 @@ def load(path: Path) -> Pipeline:
     """Return the model in a skops file; refuse types that the project does not trust."""
     import skops.io  # as in `save`
 
-    trusted = project.trusted_types()
+    trusted = [*project.trusted_types(), SEGMENTED]
     try:
         if unknown := set(skops.io.get_untrusted_types(file=path)) - set(trusted):
             names = ", ".join(sorted(unknown))

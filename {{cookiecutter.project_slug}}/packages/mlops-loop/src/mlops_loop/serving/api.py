@@ -25,6 +25,7 @@ JSON = "application/json"
 ENCODER = msgspec.json.Encoder()
 # Of a bundle's manifest.
 DESCRIPTION = {"task", "target", "classes", "threshold", "half_width", "metrics", "baseline"}
+DESCRIPTION |= {"segments"}
 ROUTER = APIRouter()  # for those who are let in
 HEALTH = APIRouter(prefix="/health", tags=["health"])
 PAGES = APIRouter(include_in_schema=False)

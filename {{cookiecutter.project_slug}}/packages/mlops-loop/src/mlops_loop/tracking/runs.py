@@ -16,7 +16,7 @@ from mlflow.types import Schema as Inputs
 
 from mlops_loop.base import files
 from mlops_loop.base.files import MODEL, SCHEMA, TRAIN
-from mlops_loop.base.params import load_params
+from mlops_loop.base.params import dump, load_params
 from mlops_loop.base.project import current_project, package_folder
 from mlops_loop.base.work_tree import lineage
 from mlops_loop.contract.schema import Schema, load_schema
@@ -48,7 +48,7 @@ def record_training(client: MlflowClient) -> str:
     data_hash = files.sha256(TRAIN)
     table = tables.read_sample(TRAIN, params.train.max_rows, params.train.seed)
     estimator = describe(load(MODEL))
-    sections = params.model_dump(mode="json", include={"ingest", "split", "train"})
+    sections = dump(params, {"ingest", "split", "train", "segments"})
     with mlflow.start_run(run_name=estimator.name) as active:
         mlflow.set_tags({"git_commit": lineage()["git_commit"], "data_sha256": data_hash})
         mlflow.log_params(fitted_params(sections, estimator))

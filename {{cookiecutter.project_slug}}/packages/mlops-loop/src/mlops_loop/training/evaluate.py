@@ -14,11 +14,12 @@ from mlops_loop.base.params import EvaluateParams, Params, load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import tables
-from mlops_loop.metrics import bootstrap, own_metrics, tasks
+from mlops_loop.metrics import bootstrap, own_metrics, segments, tasks
 from mlops_loop.metrics.fairness import groups
 from mlops_loop.metrics.groups import group_values
 from mlops_loop.metrics.values import Scored, Scores
 from mlops_loop.scoring.bundle import OperatingPoint
+from mlops_loop.scoring.segmented_model import SegmentedModel
 from mlops_loop.scoring.skops_model import load, scores
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import session
@@ -110,7 +111,12 @@ def main() -> None:
     measured = {name: own_metrics.measure(scored) for name, scored in found.items()}
     intervals = bootstrap.intervals(windows["test"], found["test"])
     files.write_json(files.INTERVALS, intervals)
-    files.write_json(files.METRICS, measured | found["test"].point.as_json(schema))
+    point = found["test"].point.as_json(schema)
+    of_segments = {}
+    if isinstance(model, SegmentedModel):
+        each = segments.report(model, windows["train"], windows["test"], found["test"])
+        of_segments = {"segments": each}
+    files.write_json(files.METRICS, measured | point | of_segments)
     evaluation_page.write(read_evidence(schema), schema)
     with session(load_settings()) as client:
         run_id = runs.record_training(client)

@@ -21,6 +21,11 @@ REPORTS = (  # what card and gates rest on, beside the tables of the plots
     files.REPORTS / "data/validation.json",
 )
 Table = tuple[list[str], list[Row]]  # heads and rows
+HEADS = {  # of the table of segments
+    "training_rows": "training rows",
+    "test_rows": "test rows",
+    "baseline": "naive baseline",
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Evidence:
     point: Metrics  # the threshold, or half the width of an interval
     intervals: Intervals
     slices: Table  # the worst first
+    segments: Table
     fairness: Table
     behaviour: Table
     plots: list[str]
@@ -49,6 +55,7 @@ class Evidence:
 def read_evidence(schema: Schema) -> Evidence:
     found = files.read_json(files.METRICS)
     windows = ("test", "baseline", "validation")
+    segments = [{"segment": name, **one} for name, one in found.pop("segments", {}).items()]
     slices = pd.read_csv(files.SLICES, converters={"value": str})  # may be called NA, or 007
     metric, more_is_better = tasks.deciding_metric(schema)
     if metric in slices:  # else there is no slice
@@ -58,6 +65,7 @@ def read_evidence(schema: Schema) -> Evidence:
         point=found,
         intervals=files.read_json(files.INTERVALS),
         slices=as_table(slices),
+        segments=as_table(pd.DataFrame(segments).rename(columns=HEADS)),
         fairness=as_table(pd.read_csv(files.FAIRNESS, converters={"group": str})),
         behaviour=as_table(pd.read_csv(files.BEHAVED)),
         plots=sorted(path.stem for path in files.PLOTS.glob("*.png")),

@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline
 from mlops_loop.base import files
 from mlops_loop.base.code_hash import code
 from mlops_loop.base.errors import Refusal
-from mlops_loop.base.params import Params, load_params
+from mlops_loop.base.params import Params, dump, load_params
 from mlops_loop.base.project import current_project, fingerprint
 from mlops_loop.contract import versions
 from mlops_loop.contract.schema import Schema, load_schema
@@ -29,18 +29,27 @@ from mlops_loop.scoring.bundle import (
     Bundle,
     Manifest,
     PromotionFacts,
+    Segments,
     hashes,
     open_bundle,
     write_manifest,
 )
 from mlops_loop.scoring.scorer import Scorer, load_scorer, open_scorer
+from mlops_loop.scoring.segmented_model import SegmentedModel, pipelines
 from mlops_loop.scoring.skops_model import columns, describe, load, scores
 from mlops_loop.training.card import compose
 from mlops_loop.training.evidence import REPORTS, Evidence, read_evidence
 from mlops_loop.training.to_onnx import to_onnx
 
 INPUTS = files.SCHEMA, files.BEHAVIOUR, files.TRAIN, files.TEST, files.MODEL
-SECTIONS = {"ingest", "split", "train", "evaluate", "export"}  # of params.yaml: make the bundle
+SECTIONS = {
+    "ingest",
+    "split",
+    "train",
+    "segments",
+    "evaluate",
+    "export",
+}  # of params.yaml: make the bundle
 
 
 def difference(model: Pipeline, scorer: Scorer, table: pd.DataFrame, schema: Schema) -> float:
@@ -63,7 +72,7 @@ def describe_bundle(
     predicted: pd.Series,
 ) -> Manifest:
     """Return the facts of the bundle, without the hashes of its files."""
-    used = params.model_dump(mode="json", include=SECTIONS)
+    used = dump(params, SECTIONS)
     numerical = pd.api.types.is_numeric_dtype(predicted)
     deciles = predicted.quantile(np.linspace(0.1, 0.9, 9)).tolist() if numerical else []
     reports = [*REPORTS, *sorted(files.PLOTS.glob("*.csv"))]
@@ -86,6 +95,24 @@ def describe_bundle(
         example=example,
         deciles=deciles,
     ).model_copy(update=evidence.point)
+
+
+def write_model(
+    folder: Path, model: Pipeline | SegmentedModel, schema: Schema, params: Params
+) -> dict[str, Segments]:
+    """Write the model's files; return what the manifest says of its segments, if it has some."""
+    segmented = isinstance(model, SegmentedModel)
+    names = list(model.models_) if segmented else []
+    paths = ["model.skops"] * len(names)
+    if params.export.format == "skops":
+        shutil.copy(files.MODEL, folder / "model.skops")
+    else:
+        paths = [f"segments/{number}.onnx" for number in range(len(names))]
+        for path, pipeline in zip(["model.onnx", *paths], pipelines(model), strict=True):
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_bytes(to_onnx(pipeline, schema))
+    found = dict(zip(names, paths, strict=True))
+    return {"segments": Segments(model.column, found)} if segmented else {}
 
 
 def choose_example(table: pd.DataFrame, schema: Schema) -> dict[str, Value]:
@@ -132,10 +159,7 @@ def main() -> None:
     gate = params.gates.parity
     with files.writing(files.BUNDLE) as folder:
         folder.mkdir()
-        if params.export.format == "skops":
-            shutil.copy(files.MODEL, folder / "model.skops")
-        else:
-            (folder / "model.onnx").write_bytes(to_onnx(model, schema))
+        made = made.model_copy(update=write_model(folder, model, schema, params))
         shutil.copy(files.SCHEMA, folder / "schema.yaml")
         tolerance = gate.max_difference if gate else self_check.TOLERANCE
         write_check_rows(folder, made, schema, tolerance)

@@ -8,10 +8,13 @@ from sklearn.pipeline import Pipeline
 
 from mlops_loop.base import project
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.params import TrainParams
+from mlops_loop.base.params import SegmentParams, TrainParams
 from mlops_loop.contract.schema import Schema
 from mlops_loop.metrics.values import Floats
+from mlops_loop.scoring.segmented_model import SegmentedModel, pipelines
 from mlops_loop.scoring.skops_model import inputs
+
+LISTED = 8  # categories in a line
 
 
 def build(schema: Schema, params: TrainParams) -> Pipeline:
@@ -27,19 +30,50 @@ def target(table: pd.DataFrame, schema: Schema) -> NDArray[np.int64 | np.float64
     return np.asarray(values, dtype=float)
 
 
-def fit(table: pd.DataFrame, schema: Schema, params: TrainParams) -> Pipeline:
+def fit(
+    table: pd.DataFrame, schema: Schema, params: TrainParams, segments: SegmentParams | None = None
+) -> Pipeline | SegmentedModel:
     seen = table[schema.target].unique()
     if missing := [name for name in schema.classes if name not in seen]:
         none = f"no row to train on is of the class {missing[0]!r}"
         raise Failure(f"{none}: see split in params.yaml")
     try:
-        model = build(schema, params).fit(inputs(table, schema), target(table, schema))
+        model = build(schema, params)
+        if segments:
+            categories = schema.columns[segments.column].categories or ()
+            model = SegmentedModel(model, segments.column, categories, segments.min_rows)
+        model.fit(inputs(table, schema), target(table, schema))
     except (TypeError, ValueError) as error:  # such as a parameter that the estimator refuses
         reason = str(error).splitlines()[0]
         where = "see train in params.yaml and build in model.py"
         raise Failure(f"the model cannot be fitted, {where}: {reason}") from None
-    make_repeatable(model[-1])
+    for pipeline in pipelines(model):
+        make_repeatable(pipeline[-1])
     return model
+
+
+def check_segments(segments: SegmentParams | None, schema: Schema) -> None:
+    """Raise a Failure if the column of the segments is no category that the model sees."""
+    if segments and segments.column not in schema.categorical:
+        known = ", ".join(schema.categorical) or "this contract has none"
+        what = f"{segments.column!r} is no category that the model sees"
+        raise Failure(f"params.yaml: segments.column: {what}: {known}")
+
+
+def describe_segments(model: Pipeline | SegmentedModel) -> list[str]:
+    """Return the lines that say which segments have a model; none of a model without segments.
+
+    Raises Failure if the fallback would be alone.
+    """
+    if not isinstance(model, SegmentedModel):
+        return []
+    left = [f"{name} ({why})" for name, why in model.reasons_.items()]
+    listed = ", ".join(left[:LISTED] + [f"and {len(left) - LISTED} more"] * (len(left) > LISTED))
+    if not model.models_:
+        which = f"no category of {model.column!r} can have a model of its own: {listed}"
+        raise Failure(f"{which}; lower segments.min_rows in params.yaml, or take segments out")
+    lines = [f"{len(model.models_)} models by {model.column}, and one of all rows as fallback"]
+    return lines + [f"left to the fallback: {listed}"] * bool(left)
 
 
 def make_repeatable(estimator: BaseEstimator) -> None:

@@ -1,6 +1,9 @@
 """Train: fit the pipeline on the training window and record the run."""
 
+from contextlib import nullcontext
+
 from mlops_loop.base import files
+from mlops_loop.base.compute import cluster
 from mlops_loop.base.files import COMPARISON, MODEL, TRAIN
 from mlops_loop.base.params import AUTO, load_params
 from mlops_loop.base.settings import load_settings
@@ -11,12 +14,15 @@ from mlops_loop.scoring.skops_model import save
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import session
 from mlops_loop.training.cross_validation import compare
-from mlops_loop.training.fit import fit
+from mlops_loop.training.fit import check_segments, describe_segments, fit
 
 
 def main() -> None:
     schema = load_schema()
-    params = load_params().train
+    everything = load_params()
+    params = everything.train
+    segments = everything.segments
+    check_segments(segments, schema)
     # Opened first, so that nothing is trained in vain when it cannot be recorded.
     with session(load_settings()) as client:
         table = tables.read_sample(TRAIN, params.max_rows, params.seed)
@@ -27,9 +33,14 @@ def main() -> None:
         if params.model == AUTO:
             why = f"the best on {found.rows:,} rows" if found.rows else "too few rows to compare"
             print(f"train: {AUTO} is {found.chosen}, {why}")
-        model = fit(table, schema, params.model_copy(update={"model": found.chosen}))
+        compute = cluster()
+        chosen = params.model_copy(update={"model": found.chosen})
+        with compute.parallel() if compute and segments else nullcontext():
+            model = fit(table, schema, chosen, segments)
         about = f"{len(table):,} rows, {len(schema.features)} features"
         print(f"train: {type(model[-1]).__name__} on {about}")
+        for line in describe_segments(model):
+            print(f"train: {line}")
         with files.writing(MODEL) as beside:
             save(model, beside)
         files.write_json(COMPARISON, found.model_dump())

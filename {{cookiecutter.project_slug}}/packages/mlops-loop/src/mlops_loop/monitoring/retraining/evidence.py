@@ -1,6 +1,7 @@
 """Evidence for a retraining, from the source, the monitor, the champion and the code."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -13,7 +14,7 @@ from pydantic import JsonValue
 from mlops_loop.base import files
 from mlops_loop.base.code_hash import code
 from mlops_loop.base.files import PARAMS, SCHEMA
-from mlops_loop.base.params import Params, load_params
+from mlops_loop.base.params import Params, dump, load_params
 from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import Schema, load_schema
 from mlops_loop.data import ingest
@@ -64,7 +65,7 @@ def open_context(log: audit.AuditLog) -> Context:
         if line.event != FAILED:
             finished = running or finished
         running = None
-    settings = digest(params.train.model_dump(mode="json"))
+    settings = digest(dump(params, {"train", "segments"}))
     return Context(
         model=log.model,
         params=params,
@@ -97,7 +98,11 @@ def gather(context: Context, until: datetime, force_reason: str | None) -> Evide
     return found.model_copy(update=labelled)
 
 
-def digest(settings: dict[str, JsonValue]) -> str:
+def digest(params: Mapping[str, dict[str, JsonValue]]) -> str:
+    """Return the hash of those sections of params.yaml that say how the model is trained."""
+    settings: dict[str, JsonValue] = {**params["train"]}
+    if segments := params.get("segments"):
+        settings["segments"] = segments
     return sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -109,7 +114,7 @@ def changes(last: Record | None, champion: Bundle | None, now: dict[str, str]) -
         before = {
             **manifest.code_sha256,
             SCHEMA.name: manifest.inputs_sha256[SCHEMA.name],
-            TRAIN_PARAMS: digest(manifest.params["train"]),
+            TRAIN_PARAMS: digest(manifest.params),
         }
     names = {**before, **now} if before else {}
     return tuple(Path(name).name for name in names if before.get(name) != now.get(name))

@@ -94,6 +94,9 @@ def new_params(source: str | Sql, schema: Schema) -> str:
         params["ingest"] |= {"start": None, "end": None}
         params["split"] |= {"train_end": None, "validation_end": None}
         params["evaluate"]["baseline_by"] = None
+        segments = params.get("segments")
+        if isinstance(segments, dict) and segments.get("column") not in schema.categorical:
+            params["segments"] = None  # type: ignore[assignment] # a section that is off
         if current_project().candidates:
             params["train"]["model"] = AUTO
         if isinstance(slices := params.get("gates", {}).get("slices"), dict):

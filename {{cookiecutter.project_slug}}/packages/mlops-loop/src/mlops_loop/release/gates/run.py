@@ -11,6 +11,7 @@ from mlops_loop.base.params import Gates, Params
 from mlops_loop.metrics.gate_result import GateResult
 from mlops_loop.release.candidate import Candidate, open_candidate, open_champion
 from mlops_loop.release.gates import champion, leakage, quality
+from mlops_loop.release.gates.segments import segments
 from mlops_loop.release.smoke_test.run import smoke_test
 from mlops_loop.scoring.bundle import Bundle
 
@@ -77,7 +78,7 @@ def check(candidate: Candidate, gates: Gates) -> list[GateResult]:
     for name, judge in GATES.items():
         limits = getattr(gates, name)
         found += judge(candidate, limits) if limits else [GateResult(name, "off")]
-    return found
+    return found + segments(candidate, gates)
 
 
 def named(name: str, returned: object) -> list[GateResult]:
