@@ -161,7 +161,7 @@ def assumptions(load: Load, costs: UnitCosts) -> list[str]:
         "requests arrive at random, day and night at this rate",
         "p95 lies between one queue for all replicas (M/G/c) and one for each (M/G/1)",
         "batches are spread over the day; one process of `score` for each core",
-        f"every answered row is logged and kept for {load.retention_days} days, without copies",
+        f"every answered row is logged, and kept for {load.retention_days} days, once",
         f"a month: {load.core_month:g} a core, {load.gib_month:g} a GiB of memory, "
-        f"{load.disk_gib_month:g} a GiB of disk; training, network and people are not in it",
+        f"{load.disk_gib_month:g} a GiB of disk; training, the database's server and network are extra",
     ]
