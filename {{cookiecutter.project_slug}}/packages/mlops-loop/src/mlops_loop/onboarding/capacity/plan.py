@@ -163,5 +163,5 @@ def assumptions(load: Load, costs: UnitCosts) -> list[str]:
         "batches are spread over the day; one process of `score` for each core",
         f"every answered row is logged, and kept for {load.retention_days} days, once",
         f"a month: {load.core_month:g} a core, {load.gib_month:g} a GiB of memory, "
-        f"{load.disk_gib_month:g} a GiB of disk; training, the database's server and network are extra",
+        f"{load.disk_gib_month:g} a GiB of disk; training, the database and network are extra",
     ]
