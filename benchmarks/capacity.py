@@ -92,7 +92,7 @@ def load(rate: float, seconds: float) -> tuple[Run, float]:
     before, _ = usage(children=True)
     with tempfile.TemporaryDirectory() as name:
         log = Path(name) / "log.db"
-        with server(bundle.folder, f"sqlite:///{log}", log.with_suffix(".txt")) as running:
+        with server(bundle.folder, f"sqlite:///{log}", log.with_suffix(".txt"), 300) as running:
             address, session = running
             client = Client(address, str(session.headers["X-API-Key"]), body)
             run = uvloop.run(arrivals(client, rate, seconds))
