@@ -77,9 +77,8 @@ COSTS := $(PACKAGE)/src/mlops_loop/onboarding/capacity/unit_costs.json
 bench-scale: $(UV) ## Measure what `capacity` reckons with, and how stages grow (SIZES="1000 100000 1000000 10000000")
 	rm -rf $(SCALED)
 	uv run --only-group render cookiecutter . --no-input --default-config --output-dir build/bench-scale
-	cd $(SCALED) && uv run dvc repro && uv run flight-delays promote
-	cd $(SCALED) && uv run python $(CURDIR)/benchmarks/capacity.py flight_delays
-	cd $(SCALED) && uv run python $(CURDIR)/benchmarks/unit_costs.py flight_delays '$(CURDIR)/$(COSTS)' $(SIZES)
+	cd $(SCALED) && uv run dvc repro
+	cd $(SCALED) && BUNDLE=build/bundle uv run python $(CURDIR)/benchmarks/unit_costs.py flight_delays '$(CURDIR)/$(COSTS)' $(CURDIR)/docs/scaling.md $(SIZES)
 
 .cache/uv/bin/uv:
 	$(PYTHON) -m venv .cache/uv

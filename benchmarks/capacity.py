@@ -1,9 +1,9 @@
 """Capacity: the wait that `capacity` predicts against the real server's, at a few loads.
 
-Run in a rendered project, in its environment, when its bundle is promoted (`make bench-scale` does
-that):
+Run in a rendered project, in its environment, when its pipeline has run (unit_costs.py does the
+same):
 
-    python capacity.py PACKAGE [--seconds 20] [--loads .3,.6,.8]
+    BUNDLE=build/bundle python capacity.py PACKAGE [--seconds 20] [--loads .3,.6,.8]
 
 Requests of one row arrive at random times (Poisson), whether or not those before are answered, over
 as many connections as they need; an answer's time counts from its arrival. The CPU of a request is
@@ -16,18 +16,18 @@ import json
 import os
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import uvloop
-from measured import CHAMPION, use
+from growth import Found, queue
+from measured import use
+from mlops_loop.base.settings import load_settings
 from mlops_loop.onboarding.capacity.measure import usage
 from mlops_loop.onboarding.capacity.queueing import wait
 from mlops_loop.release.smoke_test.server import server
 from mlops_loop.scoring.bundle import open_bundle
-from table import table
 
 WARM_UP = 200  # requests that are not counted
 ALONE = 0.05  # load at which next to none waits
@@ -87,7 +87,7 @@ async def arrivals(client: Client, rate: float, seconds: float) -> Run:
 
 def load(rate: float, seconds: float) -> tuple[Run, float]:
     """Start the server and load it; return what answers took, and CPU milliseconds in all."""
-    bundle = open_bundle(CHAMPION)
+    bundle = open_bundle(Path(load_settings().bundle))
     body = json.dumps({"rows": [bundle.manifest.example]}).encode()
     before, _ = usage(children=True)
     with tempfile.TemporaryDirectory() as name:
@@ -99,6 +99,31 @@ def load(rate: float, seconds: float) -> tuple[Run, float]:
     return run, usage(children=True)[0] - before
 
 
+def compare(seconds: float, loads: list[float]) -> Found:
+    """Return what is predicted and measured at loads of one worker, as shares of its core."""
+    busy = os.getloadavg()[0]
+    _, start = load(10, 0.1)
+    _, used = load(400, 5)
+    cpu = (used - start) / 1999  # milliseconds of a request
+    alone, _ = load(ALONE * 1000 / cpu, seconds)
+    runs = list[dict[str, float]]()
+    for share in loads:
+        rate = share * 1000 / cpu
+        run, used = load(rate, seconds)
+        own = (used - start) / (rate * seconds)  # the CPU of a request at this load
+        found = wait(1, rate * own / 1000, own, alone.variation)
+        predicted = {
+            "mean_predicted": alone.mean + found.mean,
+            "p95_predicted": alone.p95 + found.p95,
+        }
+        facts = {"rate": rate, "cpu": own, "busy": rate * own / 1000}
+        measured = {"mean": run.mean, "p95": run.p95, "late": run.late}
+        runs.append(
+            {name: round(value, 3) for name, value in (facts | predicted | measured).items()}
+        )
+    return {"load": f"{busy:.1f} before, {os.getloadavg()[0]:.1f} after", "runs": runs}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("package")
@@ -106,29 +131,7 @@ def main() -> None:
     parser.add_argument("--loads", default=".3,.6,.8")
     given = parser.parse_args()
     use(given.package)
-    busy = os.getloadavg()[1]
-    _, start = load(10, 0.1)
-    _, used = load(400, 5)
-    cpu = (used - start) / 1999  # milliseconds of a request
-    alone, _ = load(ALONE * 1000 / cpu, given.seconds)
-    lines = list[list[str]]()
-    for share in map(float, given.loads.split(",")):
-        rate = share * 1000 / cpu
-        run, used = load(rate, given.seconds)
-        own = (used - start) / (rate * given.seconds)  # the CPU of a request at this load
-        busy_share = rate * own / 1000
-        found = wait(1, busy_share, own, alone.variation)
-        mean, slow = alone.mean + found.mean, alone.p95 + found.p95
-        line = [f"{rate:.0f}", f"{own:.2f}", f"{busy_share:.0%}"]
-        line += [f"{mean:.2f}", f"{run.mean:.2f}", f"{mean / run.mean:.2f}"]
-        lines.append(
-            [*line, f"{slow:.2f}", f"{run.p95:.2f}", f"{slow / run.p95:.2f}", f"{run.late:.2f}"]
-        )
-        time.sleep(1)
-    head = ["requests/s", "CPU ms", "busy", "mean: predicted, ms", "measured", "ratio"]
-    head += ["p95: predicted, ms", "measured", "ratio", "client's own delay"]
-    print(f"Load average before: {busy:.1f}. Alone: {alone.mean:.2f} ms, p95 {alone.p95:.2f} ms.\n")
-    print(table(head, lines))
+    print(queue(compare(given.seconds, [float(share) for share in given.loads.split(",")])))
 
 
 if __name__ == "__main__":

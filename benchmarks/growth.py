@@ -1,6 +1,10 @@
-"""Growth: the unit costs as the tables of docs/scaling.md. `python growth.py FILE` prints them."""
+"""Growth: the figures of a file of unit costs as the tables of docs/scaling.md.
+
+`python growth.py FILE` prints them.
+"""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,33 @@ SERVING = {
     "memory of `score`, MiB": "score_mib",
     "log (SQLite) for each prediction, bytes": "log_bytes",
 }
+
+
+HEAD = ["requests/s", "CPU ms", "busy", "mean: predicted, ms", "measured", "ratio"]
+HEAD += ["p95: predicted, ms", "measured", "ratio", "client's own delay, p95"]
+
+
+def fill(page: Path, name: str, text: str) -> None:
+    """Replace what stands between <!-- name --> and <!-- /name --> in a page."""
+    marks = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    filled, count = marks.subn(
+        lambda found: found[1] + text.strip() + "\n" + found[2], page.read_text("utf-8")
+    )
+    if count != 1:
+        raise SystemExit(f"{page}: one <!-- {name} --> ... <!-- /{name} --> is missing")
+    page.write_text(filled, encoding="utf-8")
+
+
+def queue(found: Found) -> str:
+    """Return what was predicted for one worker, and what was measured."""
+    lines = list[list[str]]()
+    for run in found["runs"]:
+        line = [f"{run['rate']:.0f}", f"{run['cpu']:.2f}", f"{run['busy']:.0%}"]
+        for name in ("mean", "p95"):
+            predicted, measured = run[f"{name}_predicted"], run[name]
+            line += [f"{predicted:.2f}", f"{measured:.2f}", f"{predicted / measured:.2f}"]
+        lines.append([*line, f"{run['late']:.2f}"])
+    return f"Measured at a load average of {found['load']}.\n\n{table(HEAD, lines)}"
 
 
 def markdown(found: Found) -> str:
@@ -45,4 +76,5 @@ def markdown(found: Found) -> str:
 
 
 if __name__ == "__main__":
-    print(markdown(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
+    figures = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    print(markdown(figures), queue(figures["queue"]), sep="\n")

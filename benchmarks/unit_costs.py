@@ -1,14 +1,15 @@
 """Unit costs: what `capacity` reckons with, and how each stage grows with the rows of its table.
 
-Run in a rendered project, in its environment, when its bundle is promoted (`make bench-scale` does
+Run in a rendered project, in its environment, when its pipeline has run (`make bench-scale` does
 that); it replaces the contract:
 
-    python unit_costs.py PACKAGE FILE ROWS...
+    BUNDLE=build/bundle python unit_costs.py PACKAGE FILE PAGE ROWS...
 
 Each stage runs as the user's command on made tables of ROWS rows and 15 columns; `score` takes the
 whole table, `monitor` a log of as many predictions. The smallest table shows what a start costs:
 growth is fitted to the CPU seconds beyond it. Other work on the machine distorts CPU seconds less
-than those of a clock. Written are FILE, and the tables of docs/scaling.md on stdout.
+than those of a clock. Written are FILE, the marked parts of PAGE (docs/scaling.md), and these on
+stdout. Without ROWS the stages are those that FILE has.
 """
 
 import argparse
@@ -19,9 +20,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from growth import Found, markdown
+from capacity import compare
+from growth import Found, fill, markdown, queue
 from measured import use
+from mlops_loop.onboarding.capacity.main import lines
 from mlops_loop.onboarding.capacity.measure import machine, measure
+from mlops_loop.onboarding.capacity.plan import Load, UnitCosts, plan
 from scale import table
 
 STAGES = {
@@ -91,27 +95,39 @@ def exponents(runs: dict[int, dict[str, dict[str, float]]]) -> dict[str, float |
     return found
 
 
+def costs() -> dict[str, str | float]:
+    """Return the unit costs of the champion, to three digits."""
+    return {
+        name: value if isinstance(value, str) else float(f"{value:.3g}")
+        for name, value in measure()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("package")
     parser.add_argument("file", type=Path)
-    parser.add_argument("rows", type=int, nargs="+")
+    parser.add_argument("page", type=Path)
+    parser.add_argument("rows", type=int, nargs="*")
+    parser.add_argument("--seconds", type=float, default=20, help="of each load of the server")
     given = parser.parse_args()
     project = str(Path(sys.executable).with_name(use(given.package)))
-    busy = os.getloadavg()[1]
-    costs = {
-        name: value if isinstance(value, str) else float(f"{value:.3g}")
-        for name, value in measure()
-    }
-    runs = {rows: stages(given.package, project, rows) for rows in sorted(given.rows)}
-    found: Found = {
-        "costs": costs,
-        "stages": {str(rows): found for rows, found in runs.items()},
-        "exponents": exponents(runs),
-        "machine": f"{machine()}; load average {busy:.1f} before, {os.getloadavg()[1]:.1f} after",
-    }
+    found: Found = json.loads(given.file.read_text(encoding="utf-8"))
+    found |= {"costs": costs(), "queue": compare(given.seconds, [0.3, 0.6, 0.8])}
+    if given.rows:
+        busy = os.getloadavg()[1]
+        runs = {rows: stages(given.package, project, rows) for rows in sorted(given.rows)}
+        found["stages"] = {str(rows): run for rows, run in runs.items()}
+        found["exponents"] = exponents(runs)
+        busy_after = os.getloadavg()[1]
+        found["machine"] = f"{machine()}; load average {busy:.1f} before, {busy_after:.1f} after"
     given.file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print(markdown(found))
+    example = lines(plan(Load(5000, 2e9), UnitCosts.model_validate(found["costs"])))
+    command = "$ uv run flight-delays capacity --rps 5000 --rows-per-day 2e9"
+    fill(given.page, "plan", "\n".join(["```console", command, *example, "```"]))
+    fill(given.page, "figures", markdown(found))
+    fill(given.page, "queue", queue(found["queue"]))
+    print(given.page.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
