@@ -52,9 +52,15 @@ class Client:
         self.free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def send(self) -> None:
-        reader, writer = (
-            self.free.pop() if self.free else await asyncio.open_connection(self.host, self.port)
-        )
+        while self.free:
+            pair = self.free.pop()
+            try:
+                return await self.answer(*pair)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                continue  # the server has closed what nobody used for seconds
+        return await self.answer(*await asyncio.open_connection(self.host, self.port))
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(self.request)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         if b" 200 " not in head[:20]:

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.settings import load_settings
@@ -25,6 +28,7 @@ CONNECTIONS = 4  # over which those are sent whose CPU is counted: they share tr
 SINGLE = 2000  # of one row
 MANY, MANY_ROWS = 200, 100
 SCORED = 200_000  # rows
+RETRY = Retry(3, allowed_methods=None)  # the server closes a connection that a busy machine left
 START_SECONDS = 300  # that a busy machine may take to start the server
 
 
@@ -76,24 +80,28 @@ def usage(children: bool) -> tuple[float, float]:
     return (used.ru_utime + used.ru_stime) * 1000, used.ru_maxrss / unit
 
 
-def serve(bundle: Bundle, folder: Path, requests: int, rows: int) -> Run:
+def serve(bundle: Bundle, folder: Path, count: int, rows: int) -> Run:
     """Send requests to the real server, with a log of its own, after those of one row."""
     before, _ = usage(children=True)
-    log = folder / f"{requests}-{rows}.db"
+    log = folder / f"{count}-{rows}.db"
     row = bundle.manifest.example
     url = f"sqlite:///{log.as_posix()}"
     output = log.with_suffix(".log")
     with server(bundle.folder, url, output, START_SECONDS) as (address, client):
+        client.mount(address, HTTPAdapter(max_retries=RETRY))
 
         def send(rows: int) -> float:
             began = time.perf_counter()
             body = {"rows": [row] * rows}
-            client.post(f"{address}/v1/predict", json=body).raise_for_status()
+            try:
+                client.post(f"{address}/v1/predict", json=body).raise_for_status()
+            except requests.RequestException as error:
+                raise Failure(f"the server that is measured fails: {error}") from None
             return (time.perf_counter() - began) * 1000
 
         times = [send(1) for _ in range(FIRST + ALONE)][FIRST:]
         with ThreadPoolExecutor(CONNECTIONS) as clients:
-            list(clients.map(send, [rows] * requests))
+            list(clients.map(send, [rows] * count))
     after, mib = usage(children=True)
     size = sum(path.stat().st_size for path in folder.glob(f"{log.name}*"))
     return Run(after - before, times, mib, size)
