@@ -13,7 +13,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo showcase test test-all test-fast lint stages docs bench
+.PHONY: help demo showcase test test-all test-fast lint stages docs bench bench-scale
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -71,6 +71,16 @@ bench: $(UV) ## Measure server, batch, monitor and large tables against what one
 	cd $(BENCHED) && uv run python $(CURDIR)/benchmarks/log.py --rows $(ROWS)
 	cd $(BENCHED) && OMP_NUM_THREADS=1 uv run python $(CURDIR)/benchmarks/segments.py flight_delays
 	cd $(BENCHED) && BUNDLE=build/bundle uv run python $(CURDIR)/benchmarks/scale.py flight_delays --rows $(ROWS)
+	$(MAKE) bench-scale
+
+SIZES ?= 1000 100000 1000000
+SCALED := build/bench-scale/flight-delays
+COSTS := $(PACKAGE)/src/mlops_loop/onboarding/capacity/unit_costs.json
+bench-scale: $(UV) ## Measure what `capacity` reckons with, and how stages grow (SIZES="1000 100000 1000000 10000000")
+	rm -rf $(SCALED)
+	uv run --only-group render cookiecutter . --no-input --default-config --output-dir build/bench-scale
+	cd $(SCALED) && uv run dvc repro
+	cd $(SCALED) && BUNDLE=build/bundle uv run python $(CURDIR)/benchmarks/unit_costs.py flight_delays '$(CURDIR)/$(COSTS)' $(CURDIR)/docs/scaling.md $(SIZES)
 
 .cache/uv/bin/uv:
 	$(PYTHON) -m venv .cache/uv

@@ -74,10 +74,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def fill(rows: int) -> None:
+def fill(rows: int, folder: Path = CHAMPION) -> None:
     """Write so many predictions of the last week, every other one with its outcome."""
     schema = load_schema()
-    bundle = open_bundle(CHAMPION)
+    bundle = open_bundle(folder)
     table = tables.read_table(TEST)
     outputs = open_scorer(bundle).score(columns(table, schema))
     features = tables.as_json(table, schema)

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 README, TUTORIAL = TEMPLATE / "README.md", TEMPLATE / "docs/tutorial.md"
+SCALING = TEMPLATE / "docs/scaling.md"
 PAGES = [README, TEMPLATE / ".github/CONTRIBUTING.md", *sorted((TEMPLATE / "docs").rglob("*.md"))]
 VISIBLE = [key for key in QUESTIONS if not key.startswith("_")]
 
@@ -152,6 +154,22 @@ def test_the_variables() -> None:
         (TEMPLATE / "docs/questions.md").read_text("utf-8").partition("\n## What is not asked")[2]
     )
     assert set(first_column(page)) == set(re.findall(r"^# ([A-Z_]+)=", example, re.MULTILINE))
+
+
+def test_the_figures_of_the_scaling_page() -> None:
+    """They are those that `capacity` reckons with."""
+    costs = TREE / "packages/mlops-loop/src/mlops_loop/onboarding/capacity/unit_costs.json"
+    done = execute(sys.executable, TEMPLATE / "benchmarks/growth.py", costs, cwd=TEMPLATE)
+    assert done.returncode == 0, done.stderr
+    tables = done.stdout.strip().split("\n\n")
+    assert len(tables) > 3
+    assert set(tables) <= set(re.split(r"\n\n|\n?<!-- .* -->\n?", SCALING.read_text("utf-8")))
+
+
+@pytest.mark.slow
+def test_the_plan_of_the_scaling_page(pipeline: Project) -> None:
+    (step,) = steps(SCALING.read_text("utf-8"))
+    assert pipeline.run(*shlex.split(step.command)).stdout.splitlines() == list(step.quoted)
 
 
 def test_the_contract() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, BadParameter, Option
+from typer.models import OptionInfo
 
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.cli.groups import MONITOR, SERVE, Json, verb
@@ -154,6 +155,44 @@ def log_partition() -> None:
     if done.converted:
         print("the tables are partitioned now; what they held is a partition of its own")
     print(f"{done.days} days got a partition; {done.left:,} predictions are in no day's partition")
+
+
+def amount(text: str, above: float = 0, most: float = 1e15) -> OptionInfo:
+    """Return an option that takes a number, also as 2e9."""
+    option: OptionInfo = Option(min=above, max=most, help=text)
+    return option
+
+
+@verb("capacity --rps 5000 --rows-per-day 2e9", SERVE)
+def capacity(
+    rps: Annotated[float, amount("Requests a second.", most=1e6)] = 0,
+    rows_per_day: Annotated[float, amount("That `score` scores.")] = 0,
+    rows_per_request: Annotated[int, Option(min=1, max=1000)] = 1,
+    utilisation: Annotated[float, amount("Of a core, at most.", above=0.01, most=0.99)] = 0.7,
+    p95: Annotated[
+        float | None, amount("Milliseconds that 95 % of the answers may take.", above=0.001)
+    ] = None,
+    retention_days: Annotated[int, Option(min=1, max=36500, help="That the log keeps.")] = 90,
+    core_month: Annotated[float, amount("Price of a core for a month.")] = 25,
+    gib_month: Annotated[float, amount("Price of a GiB of memory for a month.")] = 3,
+    disk_gib_month: Annotated[float, amount("Price of a GiB of disk for a month.")] = 0.1,
+    measure: Annotated[
+        bool, Option("--measure", help="Of this project's champion, on this machine.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Turn a load into cores, memory, replicas, size of the log and monthly cost.
+
+    Unit costs are those of the example, or measured with --measure. What is assumed is printed.
+    """
+    if not rps and not rows_per_day:
+        raise BadParameter("give --rps, --rows-per-day, or both")
+    from mlops_loop.onboarding.capacity.main import capacity
+    from mlops_loop.onboarding.capacity.plan import Load
+
+    prices = core_month, gib_month, disk_gib_month
+    load = Load(rps, rows_per_day, rows_per_request, utilisation, p95, retention_days, *prices)
+    capacity(load, measure, as_json)
 
 
 @verb("monitor --days 1", MONITOR, calls="monitoring.monitor:main")

@@ -1,0 +1,1 @@
+"""Capacity: what a load needs. Begin with plan.py."""

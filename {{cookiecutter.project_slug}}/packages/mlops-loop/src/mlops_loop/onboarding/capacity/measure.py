@@ -1,0 +1,124 @@
+"""Unit costs of the champion's bundle, measured on this machine with its real server."""
+
+import os
+import platform
+import statistics
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
+
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.settings import load_settings
+from mlops_loop.contract.values import Row
+from mlops_loop.onboarding.capacity.plan import UnitCosts
+from mlops_loop.release.smoke_test.server import server
+from mlops_loop.scoring.bundle import Bundle, open_bundle
+
+FIRST = 20  # requests that are not timed
+ALONE = 300  # requests that are timed, one after the other
+CONNECTIONS = 4  # over which those are sent whose CPU is counted: they share transactions
+SINGLE = 2000  # of one row
+MANY, MANY_ROWS = 200, 100
+SCORED = 200_000  # rows
+RETRY = Retry(3, allowed_methods=None)  # the server closes a connection that a busy machine left
+START_SECONDS = 300  # that a busy machine may take to start the server
+
+
+class Run(NamedTuple):
+    cpu_ms: float  # of all requests
+    latencies_ms: list[float]
+    mib: float
+    log_bytes: float
+
+
+def measure(single: int = SINGLE, many: int = MANY, scored: int = SCORED) -> UnitCosts:
+    """Send so many requests of one row and of MANY_ROWS, and score so many rows of a file."""
+    bundle = open_bundle(Path(load_settings().bundle))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        idle = serve(bundle, folder, 0, 1)  # to start, and for the timed requests
+        ones, hundreds = serve(bundle, folder, single, 1), serve(bundle, folder, many, MANY_ROWS)
+        seconds, mib = score(bundle.manifest.example, folder, scored)
+    request = (ones.cpu_ms - idle.cpu_ms) / single
+    row = max(0.0, (hundreds.cpu_ms - idle.cpu_ms) / many - request) / (MANY_ROWS - 1)
+    times = idle.latencies_ms
+    return UnitCosts(
+        about=f"{bundle.schema.name}, {len(bundle.schema.inputs)} inputs; {machine()}",
+        request_ms=max(0.0, request - row),
+        row_ms=row,
+        latency_ms=statistics.mean(times),
+        latency_p95_ms=float(np.percentile(times, 95)),
+        variation=statistics.variance(times) / statistics.mean(times) ** 2,
+        serving_mib=hundreds.mib,
+        score_seconds=seconds / scored * 1e6,
+        score_mib=mib,
+        log_bytes=hundreds.log_bytes / (many * MANY_ROWS + FIRST + ALONE),
+    )
+
+
+def machine() -> str:
+    cores = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+    return f"{cores}, Python {platform.python_version()}, {date.today()}"
+
+
+def usage(children: bool) -> tuple[float, float]:
+    """Return CPU milliseconds and peak MiB: of all ended child processes, or of this one."""
+    try:
+        import resource
+    except ImportError:
+        raise Failure("--measure reads the CPU time of processes as POSIX gives it") from None
+    used = resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF)
+    unit = 2**20 if platform.system() == "Darwin" else 2**10
+    return (used.ru_utime + used.ru_stime) * 1000, used.ru_maxrss / unit
+
+
+def serve(bundle: Bundle, folder: Path, count: int, rows: int) -> Run:
+    """Send requests to the real server, with a log of its own, after those of one row."""
+    before, _ = usage(children=True)
+    log = folder / f"{count}-{rows}.db"
+    row = bundle.manifest.example
+    url = f"sqlite:///{log.as_posix()}"
+    output = log.with_suffix(".log")
+    with server(bundle.folder, url, output, START_SECONDS) as (address, client):
+        client.mount(address, HTTPAdapter(max_retries=RETRY))
+
+        def send(rows: int) -> float:
+            began = time.perf_counter()
+            body = {"rows": [row] * rows}
+            try:
+                client.post(f"{address}/v1/predict", json=body).raise_for_status()
+            except requests.RequestException as error:
+                raise Failure(f"the server that is measured fails: {error}") from None
+            return (time.perf_counter() - began) * 1000
+
+        times = [send(1) for _ in range(FIRST + ALONE)][FIRST:]
+        with ThreadPoolExecutor(CONNECTIONS) as clients:
+            list(clients.map(send, [rows] * count))
+    after, mib = usage(children=True)
+    size = sum(path.stat().st_size for path in folder.glob(f"{log.name}*"))
+    return Run(after - before, times, mib, size)
+
+
+def score(row: Row, folder: Path, rows: int) -> tuple[float, float]:
+    """Return the CPU seconds of scoring so many rows of a file, and the peak MiB."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from mlops_loop.batch.score import score
+
+    table = pa.Table.from_pylist([row] * rows)
+    before = 0.0
+    for count in (1, rows):  # the first only warms up
+        pq.write_table(table.slice(0, count), folder / "rows.parquet")
+        before, _ = usage(children=False)
+        score(str(folder / "rows.parquet"), folder / "scored.parquet")
+    after, mib = usage(children=False)
+    return (after - before) / 1000, mib
