@@ -149,8 +149,8 @@ def with_keys(
         rows, column = f"FROM ({sql}) AS t({places})", f"c{names.index(key)}"
         (kind,) = connection.sql(f"SELECT {column} {rows}").types
         other = f"{rows} WHERE {column} IS DISTINCT FROM TRY_CAST({expected} AS {kind}) LIMIT 1"
-        if row := connection.sql(f"SELECT {column}::VARCHAR {other}").fetchone():
-            what = f"{key!r} is {value} in its folder's name and {row[0]} in the file"
+        for (found,) in connection.sql(f"SELECT {column}::VARCHAR {other}").fetchall():
+            what = f"{key!r} is {value} in its folder's name and {found} in the file"
             raise Failure(f"{name}: {what}: correct one of them")
     literals = "".join(f", {literal}" for _, literal in added)
     return [*names, *(key for key, _ in added)], f"SELECT *{literals} FROM ({sql})"
