@@ -68,6 +68,7 @@ bench: $(UV) ## Measure server, batch, monitor and large tables against what one
 	cd $(BENCHED) && uv run --with psutil python $(CURDIR)/benchmarks/serving.py flight_delays $(BENCH)
 	cd $(BENCHED) && uv run python $(CURDIR)/benchmarks/batch.py flight_delays --rows $(ROWS)
 	cd $(BENCHED) && uv run python $(CURDIR)/benchmarks/monitor.py flight_delays --rows $(ROWS)
+	cd $(BENCHED) && uv run python $(CURDIR)/benchmarks/partitions.py flight_delays
 	cd $(BENCHED) && BUNDLE=build/bundle uv run python $(CURDIR)/benchmarks/scale.py flight_delays --rows $(ROWS)
 
 .cache/uv/bin/uv:
