@@ -70,6 +70,7 @@ bench: $(UV) ## Measure server, batch, monitor and large tables against what one
 	cd $(BENCHED) && uv run python $(CURDIR)/benchmarks/monitor.py flight_delays --rows $(ROWS)
 	cd $(BENCHED) && uv run python $(CURDIR)/benchmarks/log.py --rows $(ROWS)
 	cd $(BENCHED) && OMP_NUM_THREADS=1 uv run python $(CURDIR)/benchmarks/segments.py flight_delays
+	cd $(BENCHED) && uv run python $(CURDIR)/benchmarks/partitions.py flight_delays
 	cd $(BENCHED) && BUNDLE=build/bundle uv run python $(CURDIR)/benchmarks/scale.py flight_delays --rows $(ROWS)
 	$(MAKE) bench-scale
 

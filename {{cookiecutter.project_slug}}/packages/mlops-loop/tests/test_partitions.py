@@ -1,369 +1,408 @@
-"""The log's partitions on PostgreSQL: by day, converted, pruned, and read no more than needed."""
+"""Hive-partitioned Parquet: ingested and scored, at once and bit by bit, on a disk and at a URL."""
 
-import asyncio
-import uuid
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from datetime import UTC, datetime, timedelta
+import shutil
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
+import fsspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-import sqlalchemy as sa
-from typer.testing import CliRunner
 
+from mlops_loop.base import files
 from mlops_loop.base.errors import Failure
-from mlops_loop.cli.app import APP
-from mlops_loop.monitoring.monitoring_window import between, scan
-from mlops_loop.prediction_log import retention
-from mlops_loop.prediction_log.connection import connect, open_log
-from mlops_loop.prediction_log.ground_truth import record_ground_truth
-from mlops_loop.prediction_log.ids import DAY, derived_prefixes, first_id, midnight, new_prefix
-from mlops_loop.prediction_log.partitions import create_day, partition
-from mlops_loop.prediction_log.predictions import (
-    Entry,
-    insert_predictions,
-    read_predictions,
-    to_lines,
+from mlops_loop.base.params import IngestParams
+from mlops_loop.batch.incremental import MANIFEST, score_new
+from mlops_loop.batch.score import score
+from mlops_loop.cli import operate
+from mlops_loop.contract.schema import load_schema
+from mlops_loop.data import ingest
+from mlops_loop.data.source import cached, partitions
+
+from .conftest import edit
+from .test_score import table
+
+DAYS = 6
+ROWS = 40  # in a partition
+CONTRACT = """
+name: trips
+task: regression
+target: minutes
+timestamp: at
+columns:
+  at: {type: timestamp, role: timestamp}
+  minutes: {type: number, role: target}
+  km: {type: number}
+  zone: {type: category, categories: [a/b, north]}
+  day: {type: timestamp, role: ignored}
+"""
+
+
+def day(number: int, zone: str = "north", rows: int = ROWS) -> pd.DataFrame:
+    first = pd.Timestamp("2026-03-01") + pd.Timedelta(days=number)
+    at = pd.date_range(first, periods=rows, freq="min")
+    km = [float(place + number) for place in range(rows)]
+    return pd.DataFrame({"at": at, "km": km, "minutes": [2 * each for each in km]})
+
+
+def partition(number: int, zone: str = "north") -> Path:
+    return Path(f"in/day=2026-03-{number + 1:02}/zone={quote(zone, safe='')}/part-0.parquet")
+
+
+def put(number: int, folder: str = "north", **columns: object) -> Path:
+    """Write a day's partition; return its file."""
+    path = partition(number, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    day(number).assign(**columns).to_parquet(path, index=False)
+    return path
+
+
+@pytest.fixture
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with some days of two zones, and a contract for it."""
+    monkeypatch.chdir(tmp_path)
+    files.SCHEMA.write_text(CONTRACT, encoding="utf-8")
+    for number in range(DAYS):
+        put(number, "north" if number % 2 else "a/b")
+    Path("in/_SUCCESS").touch()
+    return tmp_path
+
+
+def run(**params: object) -> tuple[bytes, partitions.Changes]:
+    """Ingest the folder; return what was written, and what had changed."""
+    given = IngestParams.model_validate({"source": "in"} | params)
+    changes = ingest.store(load_schema(), given).changes
+    assert changes
+    return files.RAW.read_bytes(), changes
+
+
+def from_scratch(**params: object) -> bytes:
+    shutil.rmtree(cached.KEPT)
+    return run(**params)[0]
+
+
+def counts(changes: partitions.Changes) -> list[int]:
+    return list(map(len, changes))
+
+
+def test_folders_become_columns_and_only_new_or_changed_partitions_are_read(lake) -> None:
+    first, changes = run()
+    assert counts(changes) == [DAYS, 0, 0, 0, 0]
+    table = pq.read_table(files.RAW).to_pandas()
+    assert table.groupby("zone").size().to_dict() == {"a/b": 3 * ROWS, "north": 3 * ROWS}
+    assert table["at"].is_monotonic_increasing
+    assert list(table.columns) == ["at", "minutes", "km", "zone"]
+    kept = {path: path.stat().st_mtime_ns for path in cached.KEPT.glob("*.parquet")}
+    assert run()[0] == first == from_scratch()
+    kept = {path: path.stat().st_mtime_ns for path in cached.KEPT.glob("*.parquet")}
+
+    gone = partition(2, "a/b").read_bytes()
+    shutil.rmtree(partition(2, "a/b").parent)
+    put(1, km=1.5)
+    put(DAYS)
+    second, changes = run()
+    assert counts(changes) == [1, 1, 0, DAYS - 2, 1]
+    assert changes.gone == ["day=2026-03-03/zone=a%2Fb"]
+    still = {path: path.stat().st_mtime_ns for path in cached.KEPT.glob("*.parquet")}
+    assert len(still) == DAYS
+    assert len(kept.items() & still.items()) == DAYS - 2
+    assert second == from_scratch()
+    partition(2, "a/b").parent.mkdir()
+    partition(2, "a/b").write_bytes(gone)
+    third, changes = run()
+    assert changes.late == ["day=2026-03-03/zone=a%2Fb"]
+    assert str(changes).splitlines() == [
+        "partitions: 0 new, 0 changed, 1 late (older than the newest already there), 6 unchanged, "
+        "0 gone",
+        "  late: day=2026-03-03/zone=a%2Fb",
+    ]
+    assert third == from_scratch()
+    edit(files.SCHEMA, "km: {type: number}", "km: {type: integer}")
+    assert from_scratch() != third  # what is kept is not that of another contract
+
+
+def test_a_plain_table_of_the_same_rows_gives_the_same(lake) -> None:
+    rows = [day(number).assign(zone="north" if number % 2 else "a/b") for number in range(DAYS)]
+    pd.concat(rows).to_parquet("all.parquet", index=False)
+    run()
+    folder = pq.read_table(files.RAW)
+    ingest.store(load_schema(), IngestParams(source="all.parquet"))
+    assert pq.read_table(files.RAW).equals(folder)
+    columns = {"km": load_schema().columns["km"]}
+    asked = IngestParams(source="in", start=datetime(2026, 3, 3))
+    found = pa.concat_tables(ingest.needed(load_schema(), asked, columns))
+    assert found["km"].to_pylist() == folder["km"].to_pylist()[2 * ROWS :]
+
+
+@pytest.mark.parametrize("by_key", [False, True])
+def test_partitions_outside_the_window_are_not_read(lake, monkeypatch, by_key) -> None:
+    """Their footers tell the times; where the contract's timestamp is a key, its folders do."""
+    if by_key:
+        text = CONTRACT.replace("timestamp: at", "timestamp: day")
+        text = text.replace("at: {type: timestamp, role: timestamp}", "")
+        text = text.replace("timestamp, role: ignored", "timestamp, role: timestamp")
+        files.SCHEMA.write_text(text, encoding="utf-8")
+        for number in (0, 5):  # not even opened
+            partition(number, "north" if number % 2 else "a/b").write_bytes(b"nothing")
+    window = {"start": datetime(2026, 3, 2), "end": datetime(2026, 3, 6)}
+    read = list[str]()
+    original = cached.part_rows
+    monkeypatch.setattr(
+        cached, "part_rows", lambda *given: read.append(given[1]) or original(*given)
+    )
+    first, changes = run(**window)
+    assert len(read) == 4
+    assert counts(changes) == [DAYS, 0, 0, 0, 0]
+    assert pq.read_metadata(files.RAW).num_rows == 4 * ROWS
+    assert run(**window)[0] == first == from_scratch(**window)
+    put(0, "a/b")
+    with pytest.raises(Failure, match="in has no row from 2027-01-01 to the last"):
+        run(start=datetime(2027, 1, 1))
+
+
+def test_types_may_differ_between_partitions_and_misfits_are_named(lake, capsys) -> None:
+    put(1, km=[f"{each}" for each in range(ROWS)])
+    put(3, km=list(range(ROWS)))
+    first, _ = run()
+    assert pq.read_schema(files.RAW).field("km").type == pa.float64()
+    put(3, km=["far", *map(str, range(1, ROWS))])
+    second, changes = run()
+    assert (
+        "in: day=2026-03-04/zone=north/part-0.parquet has values of 'km' that are not of type "
+        "number" in capsys.readouterr().out
+    )
+    assert pq.read_schema(files.RAW).field("km").type == pa.string()
+    assert changes.changed == ["day=2026-03-04/zone=north"]
+    assert second == from_scratch()
+    put(3, km=list(range(ROWS)))
+    assert run()[0] == first
+
+
+def garbage(path: str) -> Callable[[], None]:
+    def write() -> None:
+        Path("in", path).parent.mkdir(parents=True, exist_ok=True)
+        Path("in", path).write_bytes(b"no Parquet")
+
+    return write
+
+
+def empty() -> None:
+    shutil.rmtree("in")
+    Path("in").mkdir()
+
+
+def without_km() -> None:
+    day(3).drop(columns="km").to_parquet(partition(3), index=False)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (garbage("day=2026-03-09/zone=north/x.parquet"), r"zone=north/x\.parquet cannot be read"),
+        (garbage("day=2026-03-09/zone=north/x.csv"), r"x\.csv is no \.parquet file"),
+        (garbage("x.parquet"), r"in: x\.parquet lies in no partition"),
+        (garbage("day=1/day=2/x.parquet"), r"x\.parquet has two values of the key 'day'"),
+        (garbage("month=3/x.parquet"), r"month=3/x\.parquet has other keys than day=2026-03-01"),
+        (without_km, r"day=2026-03-04/zone=north/part-0\.parquet lacks the column 'km'"),
+        (lambda: put(3, zone="a/b"), "'zone' is north in its folder's name and a/b in the file"),
+        (lambda: put(3).write_bytes(b""), r"part-0\.parquet is empty"),
+        (empty, "in is an empty folder"),
+    ],
 )
-from mlops_loop.prediction_log.retention import prune
-from mlops_loop.prediction_log.tables import METADATA, PREDICTIONS, create_missing
-from mlops_loop.prediction_log.writing.writer import Writer
-from mlops_loop.release.trace import logged
+def test_a_bad_partition_is_named_and_nothing_is_written(lake, spoil, message) -> None:
+    before, _ = run()
+    manifest = cached.MANIFEST.read_bytes()
+    spoil()
+    with pytest.raises(Failure, match=message) as failed:
+        run()
+    assert "\n" not in str(failed.value)
+    assert files.RAW.read_bytes() == before
+    assert cached.MANIFEST.read_bytes() == manifest
+    assert not list(Path("build/partitions").glob(".writing-*"))
 
-from . import databases
-from .databases import Postgres
 
-TODAY = midnight(datetime.now(UTC).date())
-NAMES = ("predictions", "outcomes")
-CHILDREN = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = '{}'::regclass"
+@pytest.mark.parametrize(("act", "what"), [("unlink", "vanished"), ("touch", "changed")])
+def test_a_partition_that_vanishes_or_changes_while_it_is_read(
+    lake, monkeypatch, act, what
+) -> None:
+    original = cached.part_rows
+
+    def part_rows(table, name, part):
+        if "day=2026-03-04" in name:
+            getattr(Path(part.place), act)()
+        return original(table, name, part)
+
+    monkeypatch.setattr(cached, "part_rows", part_rows)
+    with pytest.raises(Failure, match=rf"day=2026-03-04/zone=north/part-0\.parquet {what} while"):
+        run()
+    assert not files.RAW.exists()
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with databases.postgres() as server:  # no machine of it crashes
-        run(connect(server.url), "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
-        yield server
+def test_a_folder_at_a_url_gives_the_same_bytes(lake) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.put("in", "/lake/in", recursive=True)
+    expected, _ = run()
+    found, changes = run(source="memory://lake/in")
+    assert found == expected
+    assert counts(changes) == [DAYS, 0, 0, 0, 0]  # another source has its own manifest
+    assert counts(run(source="memory://lake/in")[1]) == [0, 0, 0, DAYS, 0]
+    memory.put_file(str(put(DAYS)), f"/lake/{partition(DAYS)}")
+    found, changes = run(source="memory://lake/in", start=datetime(2026, 3, 3))
+    assert counts(changes) == [1, 0, 0, DAYS, 0]
+    assert found == from_scratch(start=datetime(2026, 3, 3))
+    with pytest.raises(Failure, match="memory://lake/none cannot be read: there is no such file"):
+        run(source="memory://lake/none")
+
+
+def test_a_reader_may_change_the_rows_of_a_folder(lake) -> None:
+    rows = ingest.batches("in", ("",))
+    table = pa.concat_tables(rows)
+    assert len(table) == DAYS * ROWS
+    assert set(table["zone"].to_pylist()) == {"a/b", "north"}
 
 
 @pytest.fixture
-def url(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the URL of an empty database."""
-    name = f"log_{uuid.uuid4().hex[:8]}"
-    run(connect(server.url), f"CREATE DATABASE {name}", f"GRANT ALL ON DATABASE {name} TO PUBLIC")
-    made = server.url.replace("/postgres", f"/{name}")
-    monkeypatch.setenv("PREDICTION_LOG_URL", made)
-    return made
+def arrivals(project: Path) -> str:
+    """Rows to score, in partitions by a category that the model needs; its name."""
+    inputs = load_schema().inputs.items()
+    names = [name for name, one in inputs if one.type == "category" and one.categories]
+    if not names:
+        pytest.skip("the contract has no such column")
+    rows = table(400).to_pandas()
+    for number in range(4):
+        for value, some in rows[number * 100 :][:100].groupby(names[0], observed=True):
+            folder = Path(f"in/date=2026-03-{number + 1:02}/{names[0]}={quote(str(value))}")
+            folder.mkdir(parents=True)
+            some.drop(columns=names[0]).to_parquet(folder / "rows.parquet", index=False)
+    rows.to_parquet("whole.parquet", index=False)
+    return names[0]
 
 
-@pytest.fixture
-def log(url: str) -> sa.Engine:
-    """Return a log with partitions of the last ten days."""
-    engine = open_log(url)
-    with engine.begin() as connection:
-        for days in range(10):
-            create_day(connection, (TODAY - days * DAY).date())
-    return engine
+def answers(folder: str) -> pd.DataFrame:
+    """Return all predictions of a folder, in the order of the rows that were scored."""
+    read = pq.read_table(folder, partitioning=None).to_pandas()
+    return read.sort_values("row number", ignore_index=True)
 
 
-def run(engine: sa.Engine, *statements: str) -> None:
-    with engine.connect() as connection:
-        free = connection.execution_options(isolation_level="AUTOCOMMIT")
-        for statement in statements:
-            free.exec_driver_sql(statement)
+def contents(folder: str) -> dict[str, bytes]:
+    found = [path for path in Path(folder).rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
-def entry(time: datetime, count: int = 1, prefix: str = "") -> Entry:
-    lines = to_lines([{"label": "late"}] * count, [{"distance": 1.5}] * count)
-    return Entry(prefix or new_prefix(time), time, None, "1", "champion", None, 1.0, lines)
+def test_partitions_are_scored_in_their_folders_which_are_inputs(arrivals) -> None:
+    assert score("in", "out")[:2] == (400, 0)
+    assert contents("out").keys() == contents("in").keys()
+    score("whole.parquet", "whole_scored.parquet")
+    whole = pd.read_parquet("whole_scored.parquet").drop(columns=arrivals)
+    pd.testing.assert_frame_equal(answers("out"), whole, check_dtype=False)
+    (again, changes, _) = score_new("in", "bit_by_bit")
+    assert again.scored == 400
+    assert len(changes.new) == len(contents("in"))
+    found = contents("bit_by_bit")
+    del found[MANIFEST]
+    assert found == contents("out")
 
 
-def insert(engine: sa.Engine, *entries: Entry) -> list[str]:
-    """Insert entries; return the ids of their rows."""
-    with engine.begin() as connection:
-        insert_predictions(connection, entries)
-    return [f"{one.prefix}{row:04x}" for one in entries for row in range(one.row_count)]
+def test_only_what_is_new_or_changed_or_of_another_model_is_scored(
+    arrivals, monkeypatch, capsys
+) -> None:
+    shutil.move("in/date=2026-03-04", "later")
+    shutil.move("in/date=2026-03-02", "late")
+    operate.score("in", "out", incremental=True)
+    before = contents("out")
+    assert capsys.readouterr().out.splitlines()[1].startswith("200 rows scored: out")
+    assert score_new("in", "out").outcome == (0, 0, "out.rejects")
+    assert contents("out") == before
+
+    shutil.move("later", "in/date=2026-03-04")
+    shutil.move("late", "in/date=2026-03-02")
+    first, second = sorted(Path("in/date=2026-03-01").rglob("*.parquet"))[:2]
+    rows = pq.read_table(first)
+    pq.write_table(pa.concat_tables([rows, rows]), first)
+    second.unlink()
+    done, changes, again = score_new("in", "out")
+    assert (done.scored, again) == (200 + 2 * len(rows), 0)
+    assert changes.changed == [first.parent.relative_to("in").as_posix()]
+    assert changes.gone == [second.parent.relative_to("in").as_posix()]
+    assert {name.partition("/")[0] for name in changes.late} == {"date=2026-03-02"}
+    assert {name.partition("/")[0] for name in changes.new} == {"date=2026-03-04"}
+    gone = second.relative_to("in").as_posix()
+    assert contents("out")[gone] == before[gone]  # predictions stay
+    score("in", "whole")
+    same = contents("out")
+    assert {name: same[name] for name in contents("whole")} == contents("whole")
+
+    bundle = files.read_json(files.BUNDLE / "bundle.json")
+    files.write_json(files.BUNDLE / "bundle.json", bundle | {"name": "another"})
+    update = score_new("in", "out")
+    assert update.again == len(contents("in"))
+    assert "unchanged files scored again" in str(update)
 
 
-def rows(engine: sa.Engine, table: str) -> int:
-    with engine.connect() as connection:
-        return int(connection.scalar(sa.text(f"SELECT count(*) FROM {table}")) or 0)
+def test_a_run_that_is_stopped_is_made_up_for(arrivals, monkeypatch) -> None:
+    shutil.move("in/date=2026-03-04", "later")
+    score_new("in", "out")
+    manifest = Path("out", MANIFEST).read_bytes()
+    shutil.move("later", "in/date=2026-03-04")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            score_new("in", "out")
+    assert Path("out", MANIFEST).read_bytes() == manifest
+    Path("out/date=2026-03-04").mkdir()  # as if it had been stopped between two files
+    name = next(Path("in/date=2026-03-04").rglob("*.parquet")).relative_to("in")
+    Path("out", name).parent.mkdir()
+    Path("out", name).write_bytes(b"old")
+    assert score_new("in", "out").outcome.scored == 100
+    assert len(answers("out")) == 400
 
 
-def children(engine: sa.Engine, table: str) -> set[str]:
-    with engine.connect() as connection:
-        return set(connection.scalars(sa.text(CHILDREN.format(table))))
+def test_a_url_is_added_to(arrivals) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.put("in/date=2026-03-01", "/lake/in/date=2026-03-01", recursive=True)
+    assert score_new("memory://lake/in", "memory://lake/out").outcome.scored == 100
+    memory.put("in/date=2026-03-02", "/lake/in/date=2026-03-02", recursive=True)
+    assert score_new("memory://lake/in", "memory://lake/out").outcome.scored == 100
+    memory.get("/lake/out", "copy", recursive=True)
+    assert len(answers("copy")) == 200
 
 
-def create_version_1(engine: sa.Engine) -> None:
-    old = sa.MetaData()
-    for table in METADATA.tables.values():
-        copy = table.to_metadata(old)
-        copy.dialect_options["postgresql"]["partition_by"] = None
-        for index in copy.indexes:
-            index.dialect_options["postgresql"]["include"] = None
-    old.create_all(engine)
+def test_what_cannot_be_added_to_is_refused(arrivals) -> None:
+    Path("own").mkdir()
+    Path("own/notes.parquet").touch()
+    score("in", "whole")
+    score_new("in", "out")
+    Path("out/own.parquet").touch()
+    Path("broken").mkdir()
+    Path("broken", MANIFEST).write_text("[]")
+    for source, target, what in (
+        ("in", "own", "own is a folder with other files"),
+        ("in", "whole", "whole is a folder with other files"),
+        ("in", "out", r"out holds own\.parquet, which score did not write"),
+        ("in", "broken", r"broken/_scored\.json is no manifest"),
+        ("whole.parquet", "one.parquet", r"whole\.parquet is no folder"),
+    ):
+        with pytest.raises(Failure, match=what):
+            score_new(source, target)
 
 
-def relations(plan: Any) -> set[str]:
-    """Return the tables that a plan reads, of those that it does not skip when it runs."""
-    found = (
-        {plan["Relation Name"]} if plan.get("Actual Loops") and "Relation Name" in plan else set()
+@pytest.mark.parametrize("do", [score, score_new])
+def test_a_file_that_vanishes_or_disagrees_leaves_nothing(arrivals, monkeypatch, do) -> None:
+    *_, last = sorted(Path("in").rglob("*.parquet"))
+    rows = pd.read_parquet(last)
+    rows.assign(**{arrivals: "other"}).to_parquet(last, index=False)
+    with pytest.raises(Failure, match="in its folder's name and other in the file"):
+        do("in", "out")
+    last.unlink()
+    listed = partitions.parts_in
+    monkeypatch.setattr(
+        partitions, "parts_in", lambda place: {"gone.parquet": partitions.Part("gone", "1")}
     )
-    return found.union(*(relations(part) for part in plan.get("Plans", [])))
-
-
-class Explained:
-    """The tables that each statement of an engine read, as EXPLAIN (ANALYZE) tells."""
-
-    def __init__(self, engine: sa.Engine) -> None:
-        self.read: list[set[str]] = []
-        sa.event.listen(engine, "before_cursor_execute", self.explain)
-
-    def explain(
-        self, connection: sa.Connection, _: Any, statement: str, values: Any, *__: Any
-    ) -> None:
-        if statement.startswith("SELECT") and "pg_" not in statement:
-            with closing(connection.connection.cursor()) as cursor:
-                cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", values)
-                self.read.append(relations(cursor.fetchone()[0][0]["Plan"]))
-
-
-def day_of(days: int, *tables: str) -> set[str]:
-    return {f"{table}_{TODAY - days * DAY:%Y%m%d}" for table in tables or NAMES}
-
-
-def test_a_window_and_ids_read_their_days_only(log: sa.Engine) -> None:
-    ids = insert(log, *(entry(TODAY - days * DAY + DAY / 2, 40) for days in range(10)))
-    record_ground_truth(log, [(name, "late") for name in ids[::2]])
-    run(log, "ANALYZE")
-    explained = Explained(log)
-    with log.connect() as connection:
-        window = between(TODAY - 4 * DAY, TODAY - 2 * DAY)
-        counts, some, labelled = scan(connection, window, "1", 50)
-    assert counts.loc["1"].to_dict() == {"rows": 80, "requests": 2, "known": 40}
-    assert (len(set(some)), len(set(labelled))) == (50, 40)
-    defaults = {f"{name}_default" for name in NAMES}
-    assert len(explained.read) == 3
-    for read in explained.read:
-        assert read <= day_of(4) | day_of(3) | defaults
-    assert set.union(*explained.read) >= day_of(4) | day_of(3)
-    explained.read.clear()
-    assert len(read_predictions(log, ids[0][:28])) == 40
-    record_ground_truth(log, [(ids[40], "on time")])
-    assert explained.read[:2] == [day_of(0, "predictions")] * 2
-    assert explained.read[2] <= day_of(1)
-
-
-def test_trace_reads_one_day(log: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    (name,) = insert(log, entry(TODAY - 3 * DAY))
-    explained = Explained(log)
-    monkeypatch.setattr("mlops_loop.release.trace.open_log", lambda url: log)
-    assert logged(name).id == name
-    assert explained.read == [day_of(3, "predictions")]
-
-
-def test_the_primary_key_is_the_id_and_a_replay_inserts_nothing(log: sa.Engine) -> None:
-    assert sa.inspect(log).get_pk_constraint("predictions")["constrained_columns"] == ["id"]
-    known = entry(TODAY, 3)
-    strange = entry(TODAY, 3, uuid.uuid4().hex[:28])  # of no day, as of version 1.0
-    for _ in range(2):
-        insert(log, known, strange)
-    assert rows(log, "predictions") == 6
-    assert len(read_predictions(log, strange.prefix)) == 3
-
-
-def test_ids_tell_their_day() -> None:
-    last = datetime(2026, 11, 28, 23, 59, 59, 999_999, tzinfo=UTC)
-    for moment in (last, last - DAY, last + timedelta(microseconds=1)):
-        start, end = first_id(moment.date()), first_id((moment + DAY).date())
-        for prefix in (new_prefix(moment), derived_prefixes(b"key", moment)[0]):
-            assert len(prefix) == 28
-            assert start <= f"{prefix}0000" < end
-    today, tomorrow = (derived_prefixes(b"key", moment) for moment in (last, last + DAY))
-    assert today[0] in tomorrow
-    assert derived_prefixes(b"other", last)[0] not in tomorrow
-
-
-def test_servers_that_start_at_once_create_everything_once(url: str, tmp_path: Path) -> None:
-    entries = [entry(datetime.now(UTC)) for _ in range(8)]
-
-    def serve(number: int) -> None:
-        writer = Writer(url, tmp_path / str(number), 1_000_000)
-        writer.start()
-        assert asyncio.run(write(writer, entries[number])) is None
-        assert writer.status()[1:] == (0, 0, True)
-        writer.close()
-
-    async def write(writer: Writer, one: Entry) -> None:
-        await writer.write(one)
-
-    with ThreadPoolExecutor(8) as threads:
-        list(threads.map(serve, range(8)))
-    engine = open_log(url)
-    days = {f"_{TODAY + days * DAY:%Y%m%d}" for days in range(8)}
-    for table in NAMES:
-        assert children(engine, table) == {f"{table}{end}" for end in {"_default", *days}}
-    assert rows(engine, f"predictions_{TODAY:%Y%m%d}") == 8
-
-
-def test_tables_of_version_1_work_and_become_a_partition(url: str, tmp_path: Path) -> None:
-    engine = connect(url)
-    create_version_1(engine)
-    run(engine, "CREATE ROLE reader", "GRANT SELECT ON predictions TO reader")
-    old = [entry(TODAY - days * DAY, 5) for days in range(3)]
-    old.append(entry(TODAY - DAY, 5, "f" * 28))  # of a repeated request
-    ids = insert(engine, *old)
-    record_ground_truth(engine, [(name, "late") for name in ids])
-    writer = Writer(url, tmp_path / "spool", 1_000_000)
-    writer.start()  # no partitions: no harm
-    told: list[Entry] = []
-
-    async def client(stopped: asyncio.Event) -> None:
-        while not stopped.is_set():
-            told.append(entry(datetime.now(UTC), 2))
-            await writer.write(told[-1])
-
-    async def convert() -> Any:
-        stopped = asyncio.Event()
-        clients = [asyncio.create_task(client(stopped)) for _ in range(4)]
-        done = await asyncio.gather(*[asyncio.to_thread(partition, engine) for _ in range(3)])
-        stopped.set()
-        await asyncio.gather(*clients)
-        return done
-
-    done = asyncio.run(convert())
-    writer.close()
-    Writer(url, tmp_path / "spool", 1_000_000).replay()  # what was spooled meanwhile
-    assert sorted(one.converted for one in done) == [False, False, True]
-    assert {one.left for one in done} == {5}
-    assert partition(engine) == (False, 0, 5)
-    assert rows(engine, "predictions") == 20 + 2 * len(told)
-    assert rows(engine, "outcomes") == 20
-    assert record_ground_truth(engine, [(name, "late") for name in ids]).repeated == 20
-    until = f"_until_{TODAY + DAY:%Y%m%d}"
-    assert rows(engine, f"predictions{until}") == 15 + 2 * len(told)
-    assert f"predictions_{TODAY + 2 * DAY:%Y%m%d}" in children(engine, "predictions")
-    with engine.connect() as connection:
-        assert connection.scalar(
-            sa.text("SELECT has_table_privilege('reader', 'predictions', 'SELECT')")
-        )
-    assert prune(engine, TODAY - DAY) == 5
-    assert prune(engine, TODAY + DAY) == 15 + 2 * len(told)
-    assert until not in {
-        name.removeprefix("predictions") for name in children(engine, "predictions")
-    }
-    assert rows(engine, "outcomes") == 0
-
-
-def test_prune_drops_days_and_deletes_the_rest(log: sa.Engine) -> None:
-    ids = insert(log, *(entry(TODAY - days * DAY + DAY / 2, 10) for days in range(5)))
-    strange = insert(log, entry(TODAY - 4 * DAY, 2, uuid.uuid4().hex[:28]))
-    record_ground_truth(log, [(name, "late") for name in ids + strange])
-    assert prune(log, TODAY - 2 * DAY + timedelta(hours=13)) == 10 + 10 + 10 + 2
-    for table in NAMES:
-        assert rows(log, table) == 20
-        known = children(log, table)
-        assert not known & {f"{table}_{TODAY - days * DAY:%Y%m%d}" for days in (3, 4, 9)}
-        assert f"{table}_{TODAY - 2 * DAY:%Y%m%d}" in known
-    assert prune(log, TODAY - 2 * DAY + timedelta(hours=13)) == 0
-
-
-def test_a_day_that_is_read_is_dropped_later(
-    log: sa.Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    insert(log, entry(TODAY - 9 * DAY), entry(TODAY))
-    monkeypatch.setattr(retention, "ATTEMPTS", 2)
-    with log.connect() as connection:
-        connection.execute(sa.select(PREDICTIONS)).all()  # a transaction that stays open
-        with pytest.raises(Failure, match=r"predictions_\d+ cannot be dropped") as caught:
-            prune(log, TODAY - 8 * DAY)
-        assert "\n" not in str(caught.value)
-    assert prune(log, TODAY - 8 * DAY) == 1
-
-
-def test_rows_in_the_way_of_a_day_are_moved(url: str) -> None:
-    engine, day = open_log(url), TODAY - 40 * DAY
-    ids = insert(engine, entry(day, 3), entry(day + DAY, 2), entry(day, 1, uuid.uuid4().hex[:28]))
-    by_chance = entry(TODAY - 90 * DAY, 1, first_id((day + DAY).date()) + "0" * 16)
-    ids += insert(engine, by_chance)
-    record_ground_truth(engine, [(name, "late") for name in ids])
-    assert rows(engine, "predictions_default") == 7
-    assert partition(engine).left == 1
-    for table in NAMES:
-        assert rows(engine, f"{table}_{day:%Y%m%d}") == 3
-        assert rows(engine, f"{table}_{day + DAY:%Y%m%d}") == 3
-        assert rows(engine, table) == 7
-    with engine.connect() as connection:  # and what has a strange id is found nevertheless
-        counts, _, _ = scan(connection, between(TODAY - 91 * DAY, TODAY - 89 * DAY), "1", 9)
-    assert counts.loc["1", "rows"] == 1
-
-
-def test_without_the_right_to_create_tables_nothing_is_lost(
-    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    owner, role = open_log(url), f"app_{uuid.uuid4().hex[:8]}"
-    rights = "SELECT, INSERT, UPDATE, DELETE"
-    run(
-        owner,
-        f"CREATE ROLE {role} LOGIN",
-        f"GRANT {rights} ON {', '.join(METADATA.tables)} TO {role}",
-    )
-    as_role = url.replace("tester@", f"{role}@")
-    monkeypatch.setenv("PREDICTION_LOG_URL", as_role)
-    told = [entry(datetime.now(UTC), 2) for _ in range(5)]
-
-    async def send(writer: Writer) -> None:
-        await asyncio.gather(*map(writer.write, told))
-
-    writer = Writer(as_role, tmp_path / "spool", 1_000_000)
-    writer.start()
-    asyncio.run(send(writer))
-    assert writer.status()[1:] == (0, 0, True)
-    writer.close()
-    warnings = [r.message for r in caplog.records if "no partitions" in r.message]
-    assert len(warnings) == 1
-    assert "permission denied" in warnings[0]
-    assert rows(owner, "predictions_default") == 10
-    result = CliRunner().invoke(APP, ["log", "partition"])
-    assert isinstance(result.exception, Failure)
-    assert "permission denied" in str(result.exception)
-    assert partition(owner) == (False, 8, 0)
-    assert rows(owner, f"predictions_{TODAY:%Y%m%d}") == 10
-    with owner.begin() as connection:
-        create_day(connection, (TODAY - DAY).date())
-    insert(owner, entry(TODAY - DAY))
-    result = CliRunner().invoke(APP, ["log", "prune", "--older-than", "0"])
-    assert isinstance(result.exception, Failure)
-    assert "permission denied for table predictions_" in str(result.exception)
-    assert "\n" not in str(result.exception)
-    assert rows(owner, "predictions") == 11
-    monkeypatch.setenv("PREDICTION_LOG_URL", url)
-    result = CliRunner().invoke(APP, ["log", "partition"])
-    assert "0 days got a partition; 0 predictions" in result.output
-
-
-def test_a_database_in_which_nobody_may_create_tables_is_spooled_for(
-    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    role, told = f"app_{uuid.uuid4().hex[:8]}", entry(datetime.now(UTC))
-    run(connect(url), f"CREATE ROLE {role} LOGIN")
-    as_role = url.replace("tester@", f"{role}@")
-    with pytest.raises(Failure, match="permission denied"):
-        open_log(as_role)
-    writer = Writer(as_role, tmp_path / "spool", 1_000_000)
-    writer.start()
-    asyncio.run(writer.write(told))
-    assert writer.status().spool_rows == 1
-    writer.close()
-    create_missing(connect(url))
-    Writer(url, tmp_path / "spool", 1_000_000).replay()
-    assert len(read_predictions(connect(url), told.prefix)) == 1
-
-
-def test_a_sqlite_file_has_no_partitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREDICTION_LOG_URL", f"sqlite:///{tmp_path}/log.db")
-    result = CliRunner().invoke(APP, ["log", "partition"])
-    assert isinstance(result.exception, Failure)
-    assert "SQLite" in str(result.exception)
+    parts = {"date=1/x.parquet": partitions.Part("in/date=1/x.parquet", "1 1")}
+    with pytest.raises(Failure, match=r"in/date=1/x\.parquet vanished while its folder was read"):
+        partitions.refuse_changed(parts, "in")
+    monkeypatch.setattr(partitions, "parts_in", listed)
+    assert not Path("out").exists()

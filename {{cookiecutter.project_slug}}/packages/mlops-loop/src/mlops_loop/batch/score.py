@@ -5,7 +5,7 @@ Threads score while others are read and written. A run that is stopped leaves wh
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -22,6 +22,8 @@ from mlops_loop.base.params import format_source
 from mlops_loop.base.settings import load_settings
 from mlops_loop.batch import storage
 from mlops_loop.batch.predict import OTHERWISE, divide, flat, predict
+from mlops_loop.data.source import partitions
+from mlops_loop.data.source.partitions import Keys
 from mlops_loop.data.source.read import Table, local
 from mlops_loop.data.source.remote import first_line
 from mlops_loop.scoring.bundle import Bundle, open_bundle
@@ -45,39 +47,77 @@ def score(source: str, target: str | Path) -> Outcome:
     """
     source, target = storage.plain(source), storage.plain(str(target))
     place = storage.name_of(target)
-    found = storage.files_in(source)
-    rejects = storage.sibling(target, f"{place.stem}.rejects{place.suffix}")
+    parts = partitions.parts_in(source)
+    found = None if parts is None else {name: part.place for name, part in parts.items()}
+    rejects = rejects_of(target)
     storage.refuse_overwriting(source, (target, rejects), found is not None)
     names = {source: place.name} if found is None else storage.output_names(found, source)
     bundle = open_bundle(Path(load_settings().bundle))
-    scorer = open_scorer(bundle)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn())
-    bar = Progress(*columns, TextColumn("{task.completed:,} rows"), console=Console(stderr=True))
-    good = bad = 0
-    with storage.workshop(target) as folder, bar:
-        made: dict[str, dict[str, Path]] = {target: {}, rejects: {}}
-        for number, (name, output) in enumerate(names.items()):
-            parts = [folder / f"{number}-{kind}{Path(output).suffix}" for kind in ("good", "bad")]
-            given = (found or {}).get(name, source)
-            scored, rejected = score_file(given, output, parts, scorer, bundle, bar)
-            good, bad = good + scored, bad + rejected
-            for files, part in zip(made.values(), parts, strict=True):
-                files[output] = part
+    with scored(names, found or {}, target, bundle) as (counts, made):
+        partitions.refuse_changed(parts or {}, source)
         # The rejects first: where the predictions are, they are too. Nothing replaces a good output
         # if no row was scored.
-        for there in (rejects, target) if good else (rejects,):
+        places = (rejects, target) if sum(good for good, _ in counts.values()) else (rejects,)
+        for there in places:
             storage.publish(made[there], there, found is not None)
+    return outcome(counts, rejects)
+
+
+def rejects_of(target: str) -> str:
+    """Return where the rejected rows go, beside the predictions."""
+    place = storage.name_of(target)
+    return storage.sibling(target, f"{place.stem}.rejects{place.suffix}")
+
+
+def outcome(counts: Mapping[str, Sequence[int]], rejects: str) -> Outcome:
+    good, bad = (sum(each[place] for each in counts.values()) for place in (0, 1))
     return Outcome(good, bad, rejects)
 
 
+@contextmanager
+def scored(
+    names: Mapping[str, str], found: Mapping[str, str], target: str, bundle: Bundle
+) -> Iterator[tuple[dict[str, list[int]], dict[str, dict[str, Path]]]]:
+    """Score files, which are `found` or their own names, to others that are called by the values.
+
+    Give how many rows of each were scored and rejected; and what goes to the target and beside it.
+    """
+    scorer = open_scorer(bundle)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn())
+    bar = Progress(*columns, TextColumn("{task.completed:,} rows"), console=Console(stderr=True))
+    counts: dict[str, list[int]] = {}
+    made: dict[str, dict[str, Path]] = {target: {}, rejects_of(target): {}}
+    with storage.workshop(target) as folder:
+        with bar:
+            for number, (name, output) in enumerate(names.items()):
+                suffix = Path(output).suffix
+                parts = [folder / f"{number}-{kind}{suffix}" for kind in ("good", "bad")]
+                told = partitions.keys(name) if name in found else {}
+                given = found.get(name, name)
+                counts[name] = score_file(given, output, parts, scorer, bundle, bar, told)
+                for files, part in zip(made.values(), parts, strict=True):
+                    files[output] = part
+        yield counts, made
+
+
 def score_file(
-    source: str, name: str, parts: Sequence[Path], scorer: Scorer, bundle: Bundle, bar: Progress
+    source: str,
+    name: str,
+    parts: Sequence[Path],
+    scorer: Scorer,
+    bundle: Bundle,
+    bar: Progress,
+    told: Keys | None = None,
 ) -> list[int]:
-    """Write rows scored and rows rejected to `parts`; return how many there are of each."""
+    """Write rows scored and rows rejected to `parts`; return how many there are of each.
+
+    The columns that folders' names tell are read by the model, and not written.
+    """
+    told = told or {}
 
     def work(table: pa.Table) -> Pair:
         try:
-            return table, predict(table, scorer, bundle)
+            return table.drop_columns(list(told)), predict(table, scorer, bundle)
         except Failure as failure:
             raise Failure(f"{format_source(source)}: {failure}") from None
 
@@ -86,7 +126,7 @@ def score_file(
     names: list[str] = []
     try:
         with local(source) as path:
-            tables = Table(source, bundle.schema.missing, path)
+            tables = Table(source, bundle.schema.missing, path, told)
             with closing(ahead(tables, work)) as pairs, writing(parts) as write:
                 for table, answered in pairs:
                     names = names or answered.column_names

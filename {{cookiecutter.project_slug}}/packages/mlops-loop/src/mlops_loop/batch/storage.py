@@ -9,8 +9,9 @@ from urllib.request import url2pathname
 
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.params import format_source
+from mlops_loop.data.source.partitions import parts_in
 from mlops_loop.data.source.read import format_of
-from mlops_loop.data.source.remote import about, reached
+from mlops_loop.data.source.remote import reached
 
 FORMATS = (".parquet", ".csv")  # that predictions are written in
 
@@ -40,22 +41,8 @@ def files_in(place: str) -> dict[str, str] | None:
 
     Names that begin with . or _ are left out: such files mark something.
     """
-    if place.startswith("http"):  # there are no folders
-        return None
-    if "://" in place:
-        with reached(place) as (system, root):
-            if about(system, root)["type"] != "directory":
-                return None
-            found = {path.removeprefix(root).lstrip("/"): path for path in system.find(root)}
-            found = {name: system.unstrip_protocol(path) for name, path in found.items()}
-    else:
-        folder = Path(place)
-        if not folder.is_dir():
-            return None
-        below = [path for path in folder.rglob("*") if path.is_file()]
-        found = {path.relative_to(folder).as_posix(): str(path) for path in below}
-    shown = [name for name in found if not any(part[0] in "._" for part in name.split("/"))]
-    return {name: found[name] for name in sorted(shown)}
+    found = parts_in(place)
+    return None if found is None else {name: part.place for name, part in found.items()}
 
 
 def output_names(found: Mapping[str, str], folder: str) -> dict[str, str]:
@@ -75,8 +62,10 @@ def output_names(found: Mapping[str, str], folder: str) -> dict[str, str]:
     return names
 
 
-def refuse_overwriting(source: str, targets: tuple[str, str], folder: bool) -> None:
-    """Refuse what would read its own output, or mix it with other files."""
+def refuse_overwriting(
+    source: str, targets: tuple[str, str], folder: bool, adding: bool = False
+) -> None:
+    """Refuse what would read its own output, or mix it with other files, unless `adding` to it."""
     if "://" not in source and not Path(source).exists():
         raise Failure(f"{source} is not there")
     suffix = name_of(targets[0]).suffix
@@ -93,7 +82,7 @@ def refuse_overwriting(source: str, targets: tuple[str, str], folder: bool) -> N
             what = "would be overwritten by its own predictions: name another file"
             raise Failure(f"{format_source(source)} {what}")
         occupied = "://" not in target and place.is_dir()
-        if occupied and (not folder or any(place.iterdir())):
+        if occupied and (not folder or any(place.iterdir())) and not adding:
             raise Failure(f"{target} is a folder with other files: name another, or remove it")
 
 
@@ -126,3 +115,13 @@ def publish(made: Mapping[str, Path], target: str, is_folder: bool) -> None:
     else:
         for path in made.values():
             path.replace(target)
+
+
+def add(made: Mapping[str, Path], target: str) -> None:
+    """Move or copy files into a folder, or to a URL, each of which shows there when whole."""
+    if "://" in target or not Path(target).exists():
+        publish(made, target, True)
+        return
+    for name, path in made.items():
+        (Path(target) / name).parent.mkdir(parents=True, exist_ok=True)
+        path.replace(Path(target) / name)

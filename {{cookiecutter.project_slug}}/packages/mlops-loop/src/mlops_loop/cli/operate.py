@@ -62,6 +62,9 @@ def smoke(
 def score(
     source: Annotated[str, Argument(metavar="INPUT", help="CSV, Parquet, JSON lines; a folder")],
     target: Annotated[str, Argument(metavar="OUTPUT", help="A .parquet or .csv file; or a folder")],
+    incremental: Annotated[
+        bool, Option("--incremental", help="Only what is new in a folder, or changed.")
+    ] = False,
 ) -> None:
     """Score every row of a file, folder or URL; a stopped run leaves OUTPUT as it was.
 
@@ -71,7 +74,14 @@ def score(
     from mlops_loop.base.params import format_source
     from mlops_loop.batch.score import score
 
-    done = score(source, target)
+    if incremental:
+        from mlops_loop.batch.incremental import score_new
+
+        update = score_new(source, target)
+        print(update)
+        done = update.outcome
+    else:
+        done = score(source, target)
     total = done.scored + done.rejected
     rejects = format_source(done.rejects)
     where = format_source(target) if done.scored else f"{format_source(target)} is not written"

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,17 +14,14 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import RAW
 from mlops_loop.base.params import IngestParams, format_source, load_params
 from mlops_loop.contract.schema import Column, Schema, load_schema
-from mlops_loop.data.cast import Cell, cells
 from mlops_loop.data.engine import Rows, text
-from mlops_loop.data.source.read import Unread, batches, opened
+from mlops_loop.data.source import cached
+from mlops_loop.data.source.cached import Folder
+from mlops_loop.data.source.partitions import Changes
+from mlops_loop.data.source.read import Table, Unread, batches, opened
+from mlops_loop.data.source.select import Misfit, found_cells, misfits, shown
 
-
-class Misfit(Failure):
-    """The source lacks columns, or values in them do not fit their types."""
-
-    def __init__(self, source: str, names: Collection[str]) -> None:
-        super().__init__(f"{source} has no column {min(names)!r} that fits schema.yaml")
-        self.names = names
+Source = Folder | Iterable[pa.Table]
 
 
 def table(schema: Schema, params: IngestParams) -> Iterable[pa.Table]:
@@ -32,8 +30,15 @@ def table(schema: Schema, params: IngestParams) -> Iterable[pa.Table]:
     return reader(schema, params) if reader else batches(params.source, schema.missing)
 
 
+def source_of(schema: Schema, params: IngestParams) -> Source:
+    """Return what is read: a folder of partitions, or a table."""
+    found = table(schema, params)
+    return (cached.found_folder(found) if isinstance(found, Table) else None) or found
+
+
 @contextmanager
 def selected(
+    source: Source,
     schema: Schema,
     params: IngestParams,
     columns: Mapping[str, Column],
@@ -47,28 +52,23 @@ def selected(
     fails if a value does not fit its column's type: then Misfit is raised.
     """
     try:
-        with opened(table(schema, params), threads) as rows:
-            found = cells(rows, columns)
-            if not found:
-                what = "has none of the columns in schema.yaml"
-                raise Failure(f"{format_source(params.source)} {what}")
-            parts = [
-                f"{cell.source}::VARCHAR" if name in as_text else strict(cell)
-                for name, cell in found.items()
-            ]
-            shown = ", ".join(f"{part} AS t{place}" for place, part in enumerate(parts))
+        if isinstance(source, Folder):
+            arriving = cached.cast_rows(source, schema, params, as_text, threads)
+        else:
+            arriving = opened(source, threads)
+        with arriving as rows:
+            found = found_cells(rows, columns, format_source(params.source))
+            parts = shown(found, as_text)
+            named = ", ".join(f"{part} AS t{place}" for place, part in enumerate(parts))
             time = found.get(schema.timestamp or "")
-            sql = f"SELECT {shown} FROM rows{inside(params, time.typed) if time else ''}"
+            sql = f"SELECT {named} FROM rows{inside(params, time.typed) if time else ''}"
             yield rows, sql, list(found)
     except Unread:
-        if names := misfits(schema, params, columns):
+        with opened(table(schema, params)) as rows:
+            names = misfits(rows, columns)
+        if names:
             raise Misfit(format_source(params.source), names) from None
         raise
-
-
-def strict(cell: Cell) -> str:
-    """Return a value in its type; the query fails if it does not fit."""
-    return f"coalesce({cell.typed}, CASE WHEN {cell.given} THEN error('a misfit') END)"
 
 
 def inside(params: IngestParams, time: str) -> str:
@@ -78,51 +78,56 @@ def inside(params: IngestParams, time: str) -> str:
     return f" WHERE ({' AND '.join(bounds)}) IS NOT FALSE" if bounds else ""
 
 
-def misfits(schema: Schema, params: IngestParams, columns: Mapping[str, Column]) -> set[str]:
-    """Return the columns of which a value does not fit its type."""
-    with opened(table(schema, params)) as rows:
-        found = cells(rows, columns)
-        asked = ", ".join(f"coalesce(bool_or({cell.misfit}), false)" for cell in found.values())
-        (answer,) = rows.connection.sql(f"SELECT {asked} FROM rows").fetchall()
-    return {name for name, wrong in zip(found, answer, strict=True) if wrong}
-
-
 def needed(
     schema: Schema, params: IngestParams, columns: Mapping[str, Column]
 ) -> Iterator[pa.Table]:
     """Give columns of the contract, all of which the source must have, of the rows in the window;
     raise Misfit if a value does not fit its type.
     """
-    with selected(schema, params, columns, threads=1) as (rows, sql, names):
+    source = source_of(schema, params)
+    with selected(source, schema, params, columns, threads=1) as (rows, sql, names):
         if absent := set(columns) - set(names):
             raise Misfit(format_source(params.source), absent)
         yield from rows.tables(sql, names)
 
 
-def store(schema: Schema, params: IngestParams, path: Path = RAW) -> tuple[int, int]:
-    """Write the rows of the source to `path`; return the numbers of rows and columns.
+class Stored(NamedTuple):
+    rows: int
+    columns: int
+    changes: Changes | None  # of a partitioned folder
+
+
+def store(schema: Schema, params: IngestParams, path: Path = RAW) -> Stored:
+    """Write the rows of the source to `path`.
 
     A column that does not fit its type is kept as text, for `validate` to report.
     """
+    source = source_of(schema, params)
+    as_text: Collection[str] = ()
     with files.writing(path) as tmp_path:
         try:
-            write(tmp_path, schema, params)
+            write(tmp_path, source, schema, params)
         except Misfit as misfit:
-            write(tmp_path, schema, params, misfit.names)
+            as_text = misfit.names
+            again = source if isinstance(source, Folder) else table(schema, params)
+            write(tmp_path, again, schema, params, as_text)
         found = pq.read_metadata(tmp_path)
         if not found.num_rows:
             start = f"{params.start:%Y-%m-%d}" if params.start else "the first"
             end = f"{params.end:%Y-%m-%d}" if params.end else "the last"
             what = f"has no row from {start} to {end}: see params.yaml"
             raise Failure(f"{format_source(params.source)} {what}")
-    return found.num_rows, found.num_columns
+    changes = cached.remember(source, schema, as_text) if isinstance(source, Folder) else None
+    return Stored(found.num_rows, found.num_columns, changes)
 
 
-def write(path: Path, schema: Schema, params: IngestParams, as_text: Collection[str] = ()) -> None:
-    with selected(schema, params, schema.source, as_text) as (rows, sql, names):
+def write(
+    path: Path, source: Source, schema: Schema, params: IngestParams, as_text: Collection[str] = ()
+) -> None:
+    with selected(source, schema, params, schema.source, as_text) as (rows, sql, names):
         if len({name.lower() for name in names}) == len(names):
-            shown = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
-            copied = f"FROM ({sql}) AS t({shown})"
+            named = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
+            copied = f"FROM ({sql}) AS t({named})"
             rows.connection.execute(f"COPY ({copied}) TO {text(str(path))} (FORMAT parquet)")
             return
         rows.connection.execute("SET threads = 1")  # which keeps the order
@@ -136,5 +141,8 @@ def write(path: Path, schema: Schema, params: IngestParams, as_text: Collection[
 def main() -> None:
     params = load_params().ingest
     schema = load_schema()
-    rows, columns = store(schema, params)
-    print(f"ingest: {rows:,} rows, {columns} columns from {format_source(params.source)}")
+    stored = store(schema, params)
+    source = format_source(params.source)
+    print(f"ingest: {stored.rows:,} rows, {stored.columns} columns from {source}")
+    if stored.changes:
+        print(stored.changes)

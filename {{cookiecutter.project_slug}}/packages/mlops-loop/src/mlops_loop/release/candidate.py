@@ -12,7 +12,8 @@ from mlops_loop.base.params import EvaluateParams, Params
 from mlops_loop.contract.schema import Schema
 from mlops_loop.data import split, tables
 from mlops_loop.data.derived import typed_batches, with_derived
-from mlops_loop.data.ingest import Misfit, needed
+from mlops_loop.data.ingest import needed
+from mlops_loop.data.source.select import Misfit
 from mlops_loop.metrics import own_metrics, tasks
 from mlops_loop.metrics.values import Metrics, Scored, Scores, Truth
 from mlops_loop.scoring.bundle import Bundle, OperatingPoint

@@ -59,7 +59,8 @@ def scan(path: Path, dialect: Dialect, options: str = "") -> str:
     return (
         f"read_csv({path_text(path)}, auto_detect=false, header=true, quote='\"', escape='\"', "
         f"delim={text(dialect.delimiter)}, comment='', columns={{{types}}}, "
-        f"max_line_size={BLOCK}, buffer_size={2 * BLOCK}, skip={dialect.skipped}{options})"
+        f"max_line_size={BLOCK}, buffer_size={2 * BLOCK}, skip={dialect.skipped}, "
+        f"hive_partitioning=false{options})"
     )
 
 

@@ -4,9 +4,9 @@ import io
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from mlops_loop.data import engine
 from mlops_loop.data.engine import Rows, path_text
 from mlops_loop.data.source import csv_file
 from mlops_loop.data.source.csv_file import BLOCK, HEAD
+from mlops_loop.data.source.partitions import Keys, Part, checked, keys, parts_in
 from mlops_loop.data.source.remote import about, first_line, query, reached
 
 MAX_COLUMNS = 2000
@@ -33,7 +34,9 @@ class Unread(Failure):
 
 @dataclass(frozen=True)
 class Table(Iterable[pa.Table]):
-    """A file, a URL that fsspec knows, or an SQL query; iterate to get its rows some at a time.
+    """A file or partitioned folder, a URL that fsspec knows, or an SQL query.
+
+    Iterate to get its rows some at a time.
 
     Columns of a CSV file or a query are texts, all others in their types; `missing` texts are null.
     """
@@ -41,6 +44,7 @@ class Table(Iterable[pa.Table]):
     source: str | Sql
     missing: Sequence[str] = ("",)
     copy: Path | None = None  # of the file, from `local`: saves fetching it again
+    keys: Keys = field(default_factory=dict)  # columns that its folders' names tell
 
     def __iter__(self) -> Iterator[pa.Table]:
         count = 0
@@ -53,7 +57,8 @@ class Table(Iterable[pa.Table]):
 
 
 def batches(source: str | Sql, missing: Sequence[str] = ("",)) -> Table:
-    """Return the rows of a file, of a URL that fsspec knows or of an SQL query, as Arrow tables.
+    """Return the rows of a file, of a Hive-partitioned folder of Parquet files, of a URL of either
+    that fsspec knows, or of an SQL query, as Arrow tables.
 
     Columns of a CSV file or a query come as texts, all others in their types. Texts that stand for
     a missing value come as null. To iterate raises Failure if there is no row, or if the table
@@ -65,12 +70,15 @@ def batches(source: str | Sql, missing: Sequence[str] = ("",)) -> Table:
 @contextmanager
 def opened(table: Iterable[pa.Table], threads: int = 0) -> Iterator[Rows]:
     """Give the rows of a table, or of Arrow tables, which can be asked for once."""
-    if isinstance(table, Table) and isinstance(table.source, str):
-        with read(table.source, table, threads) as rows:
-            yield rows
-        return
     name = "the project's reader"
     missing: Sequence[str] = ()
+    if isinstance(table, Table) and isinstance(table.source, str):
+        parts = None if table.copy else parts_in(table.source)
+        if parts is None:
+            with read(table.source, table, threads) as rows:
+                yield rows
+            return
+        name, table = format_source(table.source), in_turn(table, checked(parts, table.source))
     if isinstance(table, Table) and isinstance(table.source, Sql):
         name, missing = format_source(table.source), table.missing
         table = query(table.source)
@@ -84,6 +92,22 @@ def opened(table: Iterable[pa.Table], threads: int = 0) -> Iterator[Rows]:
             raise stream.error or Unread(f"{name}: {first_line(error)}") from None
 
 
+def in_turn(table: Table, parts: Mapping[str, Part]) -> Iterator[pa.Table]:
+    """Give the rows of a folder's files, one after the other."""
+    for name, part in parts.items():
+        with part_rows(table, name, part) as rows:
+            yield from rows.tables()
+
+
+@contextmanager
+def part_rows(table: Table, name: str, part: Part) -> Iterator[Rows]:
+    """Give the rows of a file in a partitioned folder, with the columns that its folders tell."""
+    with local(part.place) as path:
+        one = Table(part.place, table.missing, path, keys(name))
+        with opened(one, threads=1) as rows:
+            yield rows
+
+
 @contextmanager
 def read(source: str, table: Table, threads: int) -> Iterator[Rows]:
     form = format_of(source)
@@ -95,9 +119,10 @@ def read(source: str, table: Table, threads: int) -> Iterator[Rows]:
         if not before.st_size:
             raise Failure(f"{name} is empty: a header and rows are needed")
         try:
-            with engine.connect(threads) as connection:
+            with engine.cursor() if threads == 1 else engine.connect(threads) as connection:
                 names, sql = form.query(connection, path, name)
                 check_names(names, name)
+                names, sql = with_keys(connection, names, sql, table.keys, name)
                 yield view(connection, names, sql, table.missing)
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             with suppress(OSError):  # the same again
@@ -108,6 +133,27 @@ def read(source: str, table: Table, threads: int) -> Iterator[Rows]:
         after = path.stat()
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise Failure(f"{name} changed while it was read: try again when it is written")
+
+
+def with_keys(
+    connection: duckdb.DuckDBPyConnection, names: list[str], sql: str, told: Keys, name: str
+) -> tuple[list[str], str]:
+    """Add the columns that folders' names tell; where the file has them too, it must agree."""
+    added = []
+    places = ", ".join(f"c{place}" for place in range(len(names)))
+    for key, value in told.items():
+        expected = "NULL::VARCHAR" if value is None else engine.text(value)
+        if key not in names:
+            added.append((key, expected))
+            continue
+        rows, column = f"FROM ({sql}) AS t({places})", f"c{names.index(key)}"
+        (kind,) = connection.sql(f"SELECT {column} {rows}").types
+        other = f"{rows} WHERE {column} IS DISTINCT FROM TRY_CAST({expected} AS {kind}) LIMIT 1"
+        for (found,) in connection.sql(f"SELECT {column}::VARCHAR {other}").fetchall():
+            what = f"{key!r} is {value} in its folder's name and {found} in the file"
+            raise Failure(f"{name}: {what}: correct one of them")
+    literals = "".join(f", {literal}" for _, literal in added)
+    return [*names, *(key for key, _ in added)], f"SELECT *{literals} FROM ({sql})"
 
 
 def view(
@@ -138,7 +184,8 @@ def check_names(names: Sequence[str], name: str) -> None:
 
 
 def parquet_query(_: duckdb.DuckDBPyConnection, path: Path, __: str) -> tuple[list[str], str]:
-    return pq.read_schema(path).names, f"SELECT * FROM read_parquet({path_text(path)})"
+    options = "hive_partitioning=false"  # else DuckDB adds columns that a path tells
+    return pq.read_schema(path).names, f"SELECT * FROM read_parquet({path_text(path)}, {options})"
 
 
 def json_query(
@@ -154,7 +201,8 @@ def json_query(
             raise Failure(f"{name} is a JSON array: JSON lines are needed, {lines}")
     sql = (
         f"SELECT * FROM read_json({path_text(path)}, format='newline_delimited', records=true, "
-        f"sample_size=-1, maximum_object_size={BLOCK}, dateformat='~', timestampformat='~')"
+        f"sample_size=-1, maximum_object_size={BLOCK}, dateformat='~', timestampformat='~', "
+        "hive_partitioning=false)"
     )
     return connection.sql(sql).columns, sql
 
