@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import pyarrow.parquet
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from mlops_loop.base.compute import cluster
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.params import format_source
 from mlops_loop.base.settings import load_settings
@@ -38,69 +40,102 @@ class Outcome(NamedTuple):
     rejects: str  # where the rejected rows are
 
 
+class Plan(NamedTuple):
+    """What is read, and where its answers go."""
+
+    target: str
+    rejects: str
+    is_folder: bool
+    sources: dict[str, str]  # by the name of their predictions
+
+
+class FileOutcome(NamedTuple):
+    rows: list[int]  # scored, and rejected
+    renamed: list[str]  # answers whose usual names the table has
+
+    def note(self, name: str) -> str:
+        what = f"{name}: the table has the usual names of answers, which are in"
+        return f"{what} {', '.join(map(repr, self.renamed))}" if self.renamed else ""
+
+
 def score(source: str, target: str | Path) -> Outcome:
     """Write the champion's predictions for the rows of `source` to `target`: a file, or a folder.
 
     Rows that break the contract go to one beside it. Neither is there before both are whole.
     """
-    source, target = storage.plain(source), storage.plain(str(target))
-    place = storage.name_of(target)
-    found = storage.files_in(source)
-    rejects = storage.sibling(target, f"{place.stem}.rejects{place.suffix}")
-    storage.refuse_overwriting(source, (target, rejects), found is not None)
-    names = {source: place.name} if found is None else storage.output_names(found, source)
+    todo = plan(source, str(target))
     bundle = open_bundle(Path(load_settings().bundle))
     scorer = open_scorer(bundle)
+    if on := cluster():
+        done: Outcome = on.score(todo, bundle)
+        return done
     columns = (TextColumn("{task.description}", markup=False), BarColumn())
     bar = Progress(*columns, TextColumn("{task.completed:,} rows"), console=Console(stderr=True))
     good = bad = 0
-    with storage.workshop(target) as folder, bar:
-        made: dict[str, dict[str, Path]] = {target: {}, rejects: {}}
-        for number, (name, output) in enumerate(names.items()):
+    with storage.workshop(todo.target) as folder, bar:
+        made: dict[str, dict[str, Path]] = {todo.target: {}, todo.rejects: {}}
+        for number, (output, given) in enumerate(todo.sources.items()):
             parts = [folder / f"{number}-{kind}{Path(output).suffix}" for kind in ("good", "bad")]
-            given = (found or {}).get(name, source)
-            scored, rejected = score_file(given, output, parts, scorer, bundle, bar)
-            good, bad = good + scored, bad + rejected
+            advance = partial(bar.advance, bar.add_task(output, total=None))
+            with local(given) as path:
+                table = Table(given, bundle.schema.missing, path)
+                found = score_file(table, parts, scorer, bundle, advance)
+            if note := found.note(output):
+                bar.console.print(note, markup=False, soft_wrap=True)
+            good, bad = good + found.rows[0], bad + found.rows[1]
             for files, part in zip(made.values(), parts, strict=True):
                 files[output] = part
         # The rejects first: where the predictions are, they are too. Nothing replaces a good output
         # if no row was scored.
-        for there in (rejects, target) if good else (rejects,):
-            storage.publish(made[there], there, found is not None)
-    return Outcome(good, bad, rejects)
+        for there in (todo.rejects, todo.target) if good else (todo.rejects,):
+            storage.publish(made[there], there, todo.is_folder)
+    return Outcome(good, bad, todo.rejects)
+
+
+def plan(source: str, target: str) -> Plan:
+    """Return what is to be done. Raises Failure if it would overwrite something."""
+    source, target = storage.plain(source), storage.plain(target)
+    place = storage.name_of(target)
+    found = storage.files_in(source)
+    rejects = storage.sibling(target, f"{place.stem}.rejects{place.suffix}")
+    storage.refuse_overwriting(source, (target, rejects), found is not None)
+    if found is None:
+        return Plan(target, rejects, False, {place.name: source})
+    names = storage.output_names(found, source)
+    return Plan(target, rejects, True, {output: found[name] for name, output in names.items()})
 
 
 def score_file(
-    source: str, name: str, parts: Sequence[Path], scorer: Scorer, bundle: Bundle, bar: Progress
-) -> list[int]:
-    """Write rows scored and rows rejected to `parts`; return how many there are of each."""
+    table: Table,
+    parts: Sequence[Path],
+    scorer: Scorer,
+    bundle: Bundle,
+    advance: Callable[[int], None],
+    threads: int = THREADS,
+) -> FileOutcome:
+    """Write rows scored and rows rejected to `parts`."""
+    source = format_source(table.source)
 
-    def work(table: pa.Table) -> Pair:
+    def work(part: pa.Table) -> Pair:
         try:
-            return table, predict(table, scorer, bundle)
+            return part, predict(part, scorer, bundle)
         except Failure as failure:
-            raise Failure(f"{format_source(source)}: {failure}") from None
+            raise Failure(f"{source}: {failure}") from None
 
-    task = bar.add_task(name, total=None)
     rows = [0, 0]
     names: list[str] = []
     try:
-        with local(source) as path:
-            tables = Table(source, bundle.schema.missing, path)
-            with closing(ahead(tables, work)) as pairs, writing(parts) as write:
-                for table, answered in pairs:
-                    names = names or answered.column_names
-                    for place, part in enumerate(divide(table, answered)):
-                        write(place, part)
-                        rows[place] += len(part)
-                    bar.advance(task, len(table))
+        with closing(ahead(table, work, threads)) as pairs, writing(parts) as write:
+            for given, answered in pairs:
+                names = names or answered.column_names
+                for place, part in enumerate(divide(given, answered)):
+                    write(place, part)
+                    rows[place] += len(part)
+                advance(len(given))
     except (pa.ArrowException, UnicodeDecodeError) as error:
         what = f"cannot be scored to a {parts[0].suffix} file: {first_line(error)}"
-        raise Failure(f"{format_source(source)} {what}") from None
-    if renamed := [one for one in names if one.endswith(OTHERWISE)]:
-        what = f"{name}: the table has the usual names of answers, which are in"
-        bar.console.print(what, ", ".join(map(repr, renamed)), markup=False, soft_wrap=True)
-    return rows
+        raise Failure(f"{source} {what}") from None
+    return FileOutcome(rows, [name for name in names if name.endswith(OTHERWISE)])
 
 
 @contextmanager
@@ -120,13 +155,18 @@ def writing(parts: Sequence[Path]) -> Iterator[Callable[[int, pa.Table], None]]:
         yield write
 
 
-def ahead(tables: Iterable[pa.Table], work: Callable[[pa.Table], Pair]) -> Generator[Pair]:
+def ahead(
+    tables: Iterable[pa.Table], work: Callable[[pa.Table], Pair], threads: int
+) -> Generator[Pair]:
     """Give what `work` makes of each table, in order, while threads work on the next ones."""
+    if not threads:
+        yield from map(work, tables)
+        return
     waiting = deque[Future[Pair]]()
-    with ThreadPoolExecutor(THREADS) as workers:
+    with ThreadPoolExecutor(threads) as workers:
         for table in tables:
             waiting.append(workers.submit(work, table))
-            if len(waiting) > THREADS:
+            if len(waiting) > threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
