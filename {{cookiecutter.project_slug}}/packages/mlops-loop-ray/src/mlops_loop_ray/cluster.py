@@ -10,8 +10,7 @@ from mlops_loop.base.compute import ADDRESS
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.project import VARIABLE, current_project
 
-# Ray asks and tells nobody outside; before it is imported.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before it is imported
 
 import ray
 

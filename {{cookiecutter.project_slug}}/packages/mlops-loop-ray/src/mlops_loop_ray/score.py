@@ -4,7 +4,8 @@ Rows go from storage through one worker to storage, some at a time: neither the 
 object store sees them. A run that was stopped goes on: what is done is not done again.
 """
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mlops_loop.batch import storage
 from mlops_loop.batch.score import Outcome, Plan
 from mlops_loop.data.source.remote import reached
 from mlops_loop.scoring.bundle import Bundle
+from ray.util.annotations import RayDeprecationWarning
 from rich.console import Console
 from rich.progress import Progress
 
@@ -44,8 +46,7 @@ def score(todo: Plan, bundle: Bundle) -> Outcome:
     places = {"bad": rejects, "good": target} if good else {"bad": rejects}
     for kind, place in places.items():
         publish({one: names[kind] for one, names in wholes.items()}, folder, place, todo.is_folder)
-    with reached(folder, "removed") as (system, there):
-        system.rm(there, recursive=True)
+    remove(folder)
     return Outcome(good, bad, todo.rejects)
 
 
@@ -72,7 +73,7 @@ def run(found: list[Piece], folder: str, bundle: Bundle) -> dict[str, Mark]:
     return done
 
 
-def answers(left: list[Piece], folder: str, bundle: Bundle) -> Iterator[Answer]:
+def answers(left: list[Piece], folder: str, bundle: Bundle) -> Generator[Answer]:
     if not left:
         return
     context = ray.data.DataContext.get_current()
@@ -87,14 +88,16 @@ def answers(left: list[Piece], folder: str, bundle: Bundle) -> Iterator[Answer]:
         min_size=1, max_size=most, initial_size=most, max_tasks_in_flight_per_actor=1
     )
     rows = ray.data.from_items([one._asdict() for one in left], override_num_blocks=len(left))
-    scored = rows.map(
-        Worker,
-        fn_constructor_args=(ray.put(files), folder),
-        compute=pool,
-        num_cpus=1,
-        max_restarts=-1,
-        max_task_retries=RETRIES,
-    )
+    with warnings.catch_warnings():
+        # Of Ray 2.64, which has no other way so far to say how often a piece is tried.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        scored = rows.map(
+            Worker,
+            fn_constructor_args=(ray.put(files), folder),
+            compute=pool,
+            num_cpus=1,
+            ray_remote_args_fn=lambda: {"max_task_retries": RETRIES},
+        )
     try:
         yield from scored.iter_rows()
     except ray.exceptions.RayError as error:
@@ -145,11 +148,14 @@ def what_is_left(folder: str, found: list[Piece]) -> str:
         return ""
     if done:
         return f" ({done:,} of {len(found):,} pieces are done: the same command goes on there)"
-    if "://" not in folder:
-        import shutil
-
-        shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     return ""
+
+
+def remove(folder: str) -> None:
+    with reached(folder, "removed") as (system, there):
+        if system.exists(there):
+            system.rm(there, recursive=True)
 
 
 def absolute(place: str) -> str:

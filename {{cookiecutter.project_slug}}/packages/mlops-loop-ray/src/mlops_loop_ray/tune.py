@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from mlops_loop_ray.cluster import connected, reason
 
 
-@ray.remote
+@ray.remote  # type: ignore[untyped-decorator]
 def evaluate(search: Search, settings: Arguments) -> float:
     return search.evaluate(settings)
 

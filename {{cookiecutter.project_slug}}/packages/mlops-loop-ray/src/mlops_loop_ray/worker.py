@@ -70,8 +70,7 @@ class Worker:
                 what = "every node must see INPUT and OUTPUT, at a URL or in a shared folder"
                 raise Failure(f"{place} is not there on {platform.node()}: {what}")
         self.model = bundle, scorer = self.model or opened_model(ray.get(self.files))
-        span = tuple(piece.span) if piece.span is not None else None
-        table = Table(piece.source, bundle.schema.missing, self.fetch(piece.source), span)
+        table = Table(piece.source, bundle.schema.missing, self.fetch(piece.source), piece.span)
         made = Path(opened.enter_context(temporary(self.folder)))
         parts = [made / piece.part(kind) for kind in KINDS]
         found = score_file(table, parts, scorer, bundle, lambda _: None, threads=0)
@@ -105,7 +104,7 @@ def temporary(folder: str) -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(dir=None if "://" in folder else folder, prefix=".part-")
 
 
-@ray.remote
+@ray.remote  # type: ignore[untyped-decorator]
 def join(folder: str, names: list[str], whole: str) -> None:
     """Make one Parquet file of several, a row group at a time."""
     with temporary(folder) as made, reached(folder) as (system, place), ExitStack() as opened:
