@@ -53,7 +53,8 @@ class Worker:
         pa.set_cpu_count(1)  # Ray gives a worker one
 
     def __call__(self, row: Row) -> Answer:
-        piece = Piece(**row)
+        span = None if row["span"] is None else (int(row["span"][0]), int(row["span"][1]))
+        piece = Piece(row["key"], row["source"], row["output"], span)  # Ray makes arrays of tuples
         answer: Answer = {"key": piece.key, "rows": [], "note": "", "failure": "", "code": 1}
         try:
             with ExitStack() as opened:
