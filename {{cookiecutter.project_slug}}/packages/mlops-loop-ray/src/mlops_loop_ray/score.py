@@ -4,7 +4,6 @@ Rows go from storage through one worker to storage, some at a time: neither the 
 object store sees them. A run that was stopped goes on: what is done is not done again.
 """
 
-import warnings
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
@@ -16,15 +15,12 @@ from mlops_loop.batch import storage
 from mlops_loop.batch.score import Outcome, Plan
 from mlops_loop.data.source.remote import reached
 from mlops_loop.scoring.bundle import Bundle
-from ray.util.annotations import RayDeprecationWarning
 from rich.console import Console
 from rich.progress import Progress
 
 from mlops_loop_ray.cluster import connected, reason
 from mlops_loop_ray.pieces import KINDS, Mark, Piece, by_output, marks, pieces
 from mlops_loop_ray.worker import Answer, Files, Worker, join
-
-RETRIES = 3  # of a piece whose worker died; one that kills each worker must not go on for ever
 
 
 def score(todo: Plan, bundle: Bundle) -> Outcome:
@@ -88,16 +84,11 @@ def answers(left: list[Piece], folder: str, bundle: Bundle) -> Generator[Answer]
         min_size=1, max_size=most, initial_size=most, max_tasks_in_flight_per_actor=1
     )
     rows = ray.data.from_items([one._asdict() for one in left], override_num_blocks=len(left))
-    with warnings.catch_warnings():
-        # Of Ray 2.64, which has no other way so far to say how often a piece is tried.
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        scored = rows.map(
-            Worker,
-            fn_constructor_args=(ray.put(files), folder),
-            compute=pool,
-            num_cpus=1,
-            ray_remote_args_fn=lambda: {"max_task_retries": RETRIES},
-        )
+    # Of a worker or node that dies, Ray Data gives the piece to another one, as often as it takes: a
+    # limit would be used up while Ray finds out that a node is gone.
+    scored = rows.map(
+        Worker, fn_constructor_args=(ray.put(files), folder), compute=pool, num_cpus=1
+    )
     try:
         yield from scored.iter_rows()
     except ray.exceptions.RayError as error:
