@@ -29,7 +29,7 @@ def connected() -> Iterator[None]:
     check(address)
     options = {"include_dashboard": False} if address == LOCAL else {}
     for name in ("ray.data", "ray.util"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, too
     try:
         ray.init(
             address=address,

@@ -8,14 +8,13 @@ from ray.util.joblib import register_ray
 
 from mlops_loop_ray.cluster import connected
 
-RETRIES = 3  # of a call whose worker or node died
-
 
 @contextmanager
 def parallel() -> Iterator[None]:
     """Let `joblib.Parallel` use every CPU of the cluster."""
     with connected():
         register_ray()
-        options = {"max_restarts": -1, "max_task_retries": RETRIES}
+        # Calls of a dead worker or node are made again, by another one.
+        options = {"max_restarts": -1, "max_task_retries": -1}
         with joblib.parallel_config("ray", n_jobs=-1, ray_remote_args=options):
             yield

@@ -84,8 +84,8 @@ def answers(left: list[Piece], folder: str, bundle: Bundle) -> Generator[Answer]
         min_size=1, max_size=most, initial_size=most, max_tasks_in_flight_per_actor=1
     )
     rows = ray.data.from_items([one._asdict() for one in left], override_num_blocks=len(left))
-    # Of a worker or node that dies, Ray Data gives the piece to another one, as often as it takes: a
-    # limit would be used up while Ray finds out that a node is gone.
+    # What a dead worker or node had is done by another one, as often as it takes (Ray Data's default):
+    # a limit is used up while Ray finds out that a node is gone.
     scored = rows.map(
         Worker, fn_constructor_args=(ray.put(files), folder), compute=pool, num_cpus=1
     )
