@@ -84,7 +84,7 @@ def answers(left: list[Piece], folder: str, bundle: Bundle) -> Generator[Answer]
         min_size=1, max_size=most, initial_size=most, max_tasks_in_flight_per_actor=1
     )
     rows = ray.data.from_items([one._asdict() for one in left], override_num_blocks=len(left))
-    # What a dead worker or node had is done by another one, as often as it takes (Ray Data's default):
+    # What a dead worker or node had is done by another one, as often as it takes (the default):
     # a limit is used up while Ray finds out that a node is gone.
     scored = rows.map(
         Worker, fn_constructor_args=(ray.put(files), folder), compute=pool, num_cpus=1
