@@ -5,10 +5,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def project(
     for name in ("build", "data", ".mlflow", "dvc.lock"):
         there = pipeline.path / name
         copy = shutil.copytree if there.is_dir() else shutil.copy
-        copy(there, made.path / name)  # type: ignore[operator]
+        copy(there, made.path / name)
     yield made
     shutil.rmtree(made.path)
 
@@ -149,7 +150,7 @@ def same(found: Path, expected: Path) -> None:
 def background(project: Project, env: dict[str, str], *words: str) -> subprocess.Popen[str]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(LEAKS)}
     pipe = subprocess.PIPE
-    command = project.path / f".venv/bin/{project.slug}", *words
+    command = str(project.path / f".venv/bin/{project.slug}"), *words
     options: dict[str, Any] = {"cwd": project.path, "stdout": pipe, "stderr": pipe, "text": True}
     return subprocess.Popen(command, env=clean | QUIET | env, **options)
 
@@ -367,6 +368,31 @@ def test_trials_run_on_the_cluster(project: Project, cluster: Nodes) -> None:
     assert min(values) == pytest.approx(alone)
     written = yaml.safe_load(params.read_text("utf-8"))["train"]["logistic_regression"]
     assert written["C"] == settings["C"]
+
+
+# The page
+
+
+@slow
+def test_the_page_s_commands(project: Project) -> None:
+    port = free_port()
+    page = (project.path / "docs/ray.md").read_text("utf-8").replace("6379", str(port))
+    start, use = re.findall(r"```sh\n(export .*?)```", page, re.DOTALL)
+    scored = "\n".join(line for line in use.splitlines() if " tune " not in line)
+    shell: dict[str, Any] = {"cwd": project.path, "start_new_session": True}
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(LEAKS)}
+    command = start.replace("uv run ray", "exec .venv/bin/ray")
+    with subprocess.Popen(("sh", "-c", command), env=clean | QUIET, **shell) as head:
+        try:
+            for _ in range(600):
+                with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                assert head.poll() is None
+                time.sleep(0.1)
+            done = project.run("sh", "-ec", scored)
+            assert " rows scored: predictions.parquet" in done.stdout
+        finally:
+            head.terminate()  # with all that it started
 
 
 # Manifests
