@@ -87,16 +87,16 @@ def definitions(folder: Path) -> dict[tuple[str, str], Schema]:
     return found
 
 
-def schema_of(definition: Schema) -> Schema:
-    (version,) = definition["spec"]["versions"]
-    schema: Schema = version["schema"]["openAPIV3Schema"]
+def schema_of(definition: Schema, name: str) -> Schema:
+    versions = {one["name"]: one for one in definition["spec"]["versions"]}
+    schema: Schema = versions[name]["schema"]["openAPIV3Schema"]
     return schema
 
 
 @cache
 def validator(folder: Path, version: str, kind: str) -> jsonschema.Draft7Validator:
     """Return what checks a custom resource strictly."""
-    schema = walk(schema_of(definitions(folder)[version, kind]), strict)
+    schema = walk(schema_of(definitions(folder)[version, kind], version.rpartition("/")[2]), strict)
     schema["properties"]["metadata"] = {"type": "object"}
     schema["additionalProperties"] = False
     return jsonschema.Draft7Validator(schema)

@@ -14,7 +14,7 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.params import format_source
 from mlops_loop.base.settings import load_settings
 from mlops_loop.batch import storage
-from mlops_loop.batch.score import Outcome, outcome, rejects_of, scored
+from mlops_loop.batch.score import Outcome, outcome, plan, scored
 from mlops_loop.data.source import partitions
 from mlops_loop.data.source.partitions import Changes
 from mlops_loop.data.source.remote import reached
@@ -51,36 +51,34 @@ def score_new(source: str, target: str | Path) -> Update:
 
     Those of a file that is gone stay. A run that is stopped is made up for by the next one.
     """
-    source, target = storage.plain(source), storage.plain(str(target))
-    rejects = rejects_of(target)
-    parts = partitions.parts_in(source)
-    before = read_manifest(target)
-    storage.refuse_overwriting(source, (target, rejects), parts is not None, bool(before))
-    if parts is None:
-        raise Failure(f"{format_source(source)} is no folder: --incremental is for folders")
-    found = {name: part.place for name, part in parts.items()}
-    outputs = storage.output_names(found, source)
-    refuse_others(target, {*outputs.values(), *(one.output for one in before.values())})
+    before = read_manifest(storage.plain(str(target)))
+    work = plan(source, str(target), bool(before))
+    if not work.is_folder:
+        raise Failure(f"{format_source(work.source)} is no folder: --incremental is for folders")
+    names = dict(zip(work.parts, work.given, strict=True))  # of the predictions
+    refuse_others(work.target, {*work.given, *(one.output for one in before.values())})
     bundle = open_bundle(Path(load_settings().bundle))
     versions = {name: one.version for name, one in before.items()}
-    same = [name for name, part in parts.items() if versions.get(name) == part.version]
+    same = [name for name, part in work.parts.items() if versions.get(name) == part.version]
     done = {name for name in same if before[name].model == bundle.sha256}
-    todo = {name: output for name, output in outputs.items() if name not in done}
-    with scored(todo, found, target, bundle) as (counts, made):
-        partitions.refuse_changed({name: parts[name] for name in todo}, source)
-        if todo:
-            storage.add(made[rejects], rejects)
+    parts = {name: part for name, part in work.parts.items() if name not in done}
+    given = {names[name]: work.given[names[name]] for name in parts}
+    todo = work._replace(parts=parts, given=given)
+    with scored(todo, bundle) as (counts, made):
+        todo.refuse_changed()
+        if parts:
+            storage.add(made[todo.rejects], todo.rejects)
         if any(good for good, _ in counts.values()):
             now = {
-                name: entry(outputs[name], parts[name].version, count, bundle)
-                for name, count in counts.items()
+                name: entry(names[name], part.version, counts[names[name]], bundle)
+                for name, part in parts.items()
             }
-            manifest = next(iter(made[target].values())).with_name(MANIFEST)
+            manifest = next(iter(made[todo.target].values())).with_name(MANIFEST)
             content = Manifest(files=dict(sorted((before | now).items())))
             files.write_json(manifest, content.model_dump())
-            storage.add(made[target] | {MANIFEST: manifest}, target)  # the manifest last
-    changes = partitions.compare(versions, parts)
-    return Update(outcome(counts, rejects), changes, len(same) - len(done))
+            storage.add(made[todo.target] | {MANIFEST: manifest}, todo.target)  # the manifest last
+    changes = partitions.compare(versions, work.parts)
+    return Update(outcome(counts, todo.rejects), changes, len(same) - len(done))
 
 
 def entry(output: str, version: str, counts: list[int], bundle: Bundle) -> Scored:

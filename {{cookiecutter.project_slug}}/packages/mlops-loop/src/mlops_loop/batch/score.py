@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,13 +18,14 @@ import pyarrow.parquet
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from mlops_loop.base.compute import cluster
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.params import format_source
 from mlops_loop.base.settings import load_settings
 from mlops_loop.batch import storage
 from mlops_loop.batch.predict import OTHERWISE, divide, flat, predict
 from mlops_loop.data.source import partitions
-from mlops_loop.data.source.partitions import Keys
+from mlops_loop.data.source.partitions import Keys, Part
 from mlops_loop.data.source.read import Table, local
 from mlops_loop.data.source.remote import first_line
 from mlops_loop.scoring.bundle import Bundle, open_bundle
@@ -40,33 +42,75 @@ class Outcome(NamedTuple):
     rejects: str  # where the rejected rows are
 
 
+class Given(NamedTuple):
+    """A file that is scored."""
+
+    place: str
+    keys: Keys  # columns that its folders' names tell: read by the model, and not written
+
+
+class Plan(NamedTuple):
+    """What is read, and where its answers go."""
+
+    source: str
+    target: str
+    rejects: str
+    parts: dict[str, Part]  # files of a folder, as they were found
+    given: dict[str, Given]  # by the name of their predictions
+    is_folder: bool
+
+    def refuse_changed(self) -> None:
+        partitions.refuse_changed(self.parts, self.source)
+
+
+class FileOutcome(NamedTuple):
+    rows: list[int]  # scored, and rejected
+    renamed: list[str]  # answers whose usual names the table has
+
+    def note(self, name: str) -> str:
+        what = f"{name}: the table has the usual names of answers, which are in"
+        return f"{what} {', '.join(map(repr, self.renamed))}" if self.renamed else ""
+
+
 def score(source: str, target: str | Path) -> Outcome:
     """Write the champion's predictions for the rows of `source` to `target`: a file, or a folder.
 
     Rows that break the contract go to one beside it. Neither is there before both are whole.
     """
-    source, target = storage.plain(source), storage.plain(str(target))
-    place = storage.name_of(target)
-    parts = partitions.parts_in(source)
-    found = None if parts is None else {name: part.place for name, part in parts.items()}
-    rejects = rejects_of(target)
-    storage.refuse_overwriting(source, (target, rejects), found is not None)
-    names = {source: place.name} if found is None else storage.output_names(found, source)
+    todo = plan(source, str(target))
     bundle = open_bundle(Path(load_settings().bundle))
-    with scored(names, found or {}, target, bundle) as (counts, made):
-        partitions.refuse_changed(parts or {}, source)
+    if on := cluster():
+        open_scorer(bundle)  # what it refuses is not sent
+        done: Outcome = on.score(todo, bundle)
+        return done
+    with scored(todo, bundle) as (counts, made):
+        todo.refuse_changed()
         # The rejects first: where the predictions are, they are too. Nothing replaces a good output
         # if no row was scored.
-        places = (rejects, target) if sum(good for good, _ in counts.values()) else (rejects,)
-        for there in places:
-            storage.publish(made[there], there, found is not None)
-    return outcome(counts, rejects)
+        places = (todo.rejects, todo.target) if any(good for good, _ in counts.values()) else ()
+        for there in places or (todo.rejects,):
+            storage.publish(made[there], there, todo.is_folder)
+    return outcome(counts, todo.rejects)
 
 
-def rejects_of(target: str) -> str:
-    """Return where the rejected rows go, beside the predictions."""
+def plan(source: str, target: str, into: bool = False) -> Plan:
+    """Return what is to be done. Raises Failure if it would overwrite something.
+
+    `into`: a folder that score wrote may be there, to add to it.
+    """
+    source, target = storage.plain(source), storage.plain(target)
     place = storage.name_of(target)
-    return storage.sibling(target, f"{place.stem}.rejects{place.suffix}")
+    parts = partitions.parts_in(source)
+    rejects = storage.sibling(target, f"{place.stem}.rejects{place.suffix}")
+    storage.refuse_overwriting(source, (target, rejects), parts is not None, into)
+    given = {place.name: Given(source, {})}
+    if parts is not None:
+        names = storage.output_names({name: part.place for name, part in parts.items()}, source)
+        given = {
+            output: Given(parts[name].place, partitions.keys(name))
+            for name, output in names.items()
+        }
+    return Plan(source, target, rejects, parts or {}, given, parts is not None)
 
 
 def outcome(counts: Mapping[str, Sequence[int]], rejects: str) -> Outcome:
@@ -76,71 +120,63 @@ def outcome(counts: Mapping[str, Sequence[int]], rejects: str) -> Outcome:
 
 @contextmanager
 def scored(
-    names: Mapping[str, str], found: Mapping[str, str], target: str, bundle: Bundle
+    todo: Plan, bundle: Bundle
 ) -> Iterator[tuple[dict[str, list[int]], dict[str, dict[str, Path]]]]:
-    """Score files, which are `found` or their own names, to others that are called by the values.
-
-    Give how many rows of each were scored and rejected; and what goes to the target and beside it.
-    """
+    """Score files, and give how many rows of each were scored and rejected, by the output's name;
+    and the files that go to the target and beside it."""
     scorer = open_scorer(bundle)
     columns = (TextColumn("{task.description}", markup=False), BarColumn())
     bar = Progress(*columns, TextColumn("{task.completed:,} rows"), console=Console(stderr=True))
     counts: dict[str, list[int]] = {}
-    made: dict[str, dict[str, Path]] = {target: {}, rejects_of(target): {}}
-    with storage.workshop(target) as folder:
+    made: dict[str, dict[str, Path]] = {todo.target: {}, todo.rejects: {}}
+    with storage.workshop(todo.target) as folder:
         with bar:
-            for number, (name, output) in enumerate(names.items()):
+            for number, (output, given) in enumerate(todo.given.items()):
                 suffix = Path(output).suffix
                 parts = [folder / f"{number}-{kind}{suffix}" for kind in ("good", "bad")]
-                told = partitions.keys(name) if name in found else {}
-                given = found.get(name, name)
-                counts[name] = score_file(given, output, parts, scorer, bundle, bar, told)
+                advance = partial(bar.advance, bar.add_task(output, total=None))
+                with local(given.place) as path:
+                    table = Table(given.place, bundle.schema.missing, path, given.keys)
+                    found = score_file(table, parts, scorer, bundle, advance)
+                if note := found.note(output):
+                    bar.console.print(note, markup=False, soft_wrap=True)
+                counts[output] = found.rows
                 for files, part in zip(made.values(), parts, strict=True):
                     files[output] = part
         yield counts, made
 
 
 def score_file(
-    source: str,
-    name: str,
+    table: Table,
     parts: Sequence[Path],
     scorer: Scorer,
     bundle: Bundle,
-    bar: Progress,
-    told: Keys | None = None,
-) -> list[int]:
-    """Write rows scored and rows rejected to `parts`; return how many there are of each.
+    advance: Callable[[int], None],
+    threads: int = THREADS,
+) -> FileOutcome:
+    """Write rows scored and rows rejected to `parts`."""
+    source = format_source(table.source)
 
-    The columns that folders' names tell are read by the model, and not written.
-    """
-    told = told or {}
-
-    def work(table: pa.Table) -> Pair:
+    def work(part: pa.Table) -> Pair:
         try:
-            return table.drop_columns(list(told)), predict(table, scorer, bundle)
+            return part.drop_columns(list(table.keys)), predict(part, scorer, bundle)
         except Failure as failure:
-            raise Failure(f"{format_source(source)}: {failure}") from None
+            raise Failure(f"{source}: {failure}") from None
 
-    task = bar.add_task(name, total=None)
     rows = [0, 0]
     names: list[str] = []
     try:
-        with local(source) as path:
-            tables = Table(source, bundle.schema.missing, path, told)
-            with closing(ahead(tables, work)) as pairs, writing(parts) as write:
-                for table, answered in pairs:
-                    names = names or answered.column_names
-                    for place, part in enumerate(divide(table, answered)):
-                        write(place, part)
-                        rows[place] += len(part)
-                    bar.advance(task, len(table))
+        with closing(ahead(table, work, threads)) as pairs, writing(parts) as write:
+            for given, answered in pairs:
+                names = names or answered.column_names
+                for place, part in enumerate(divide(given, answered)):
+                    write(place, part)
+                    rows[place] += len(part)
+                advance(len(given))
     except (pa.ArrowException, UnicodeDecodeError) as error:
         what = f"cannot be scored to a {parts[0].suffix} file: {first_line(error)}"
-        raise Failure(f"{format_source(source)} {what}") from None
-    if renamed := [one for one in names if one.endswith(OTHERWISE)]:
-        what = f"{name}: the table has the usual names of answers, which are in"
-        bar.console.print(what, ", ".join(map(repr, renamed)), markup=False, soft_wrap=True)
-    return rows
+        raise Failure(f"{source} {what}") from None
+    return FileOutcome(rows, [name for name in names if name.endswith(OTHERWISE)])
 
 
 @contextmanager
@@ -160,13 +196,18 @@ def writing(parts: Sequence[Path]) -> Iterator[Callable[[int, pa.Table], None]]:
         yield write
 
 
-def ahead(tables: Iterable[pa.Table], work: Callable[[pa.Table], Pair]) -> Generator[Pair]:
+def ahead(
+    tables: Iterable[pa.Table], work: Callable[[pa.Table], Pair], threads: int
+) -> Generator[Pair]:
     """Give what `work` makes of each table, in order, while threads work on the next ones."""
+    if not threads:
+        yield from map(work, tables)
+        return
     waiting = deque[Future[Pair]]()
-    with ThreadPoolExecutor(THREADS) as workers:
+    with ThreadPoolExecutor(threads) as workers:
         for table in tables:
             waiting.append(workers.submit(work, table))
-            if len(waiting) > THREADS:
+            if len(waiting) > threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

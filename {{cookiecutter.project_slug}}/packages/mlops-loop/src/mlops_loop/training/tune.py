@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -13,6 +14,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_loop.base import files, project
+from mlops_loop.base.compute import cluster
 from mlops_loop.base.config import edited
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.files import PARAMS, SCHEMA, TRAIN
@@ -56,21 +58,28 @@ class Search:
         ].get_params()  # also what params.yaml leaves out
         self.current = self.params.settings | {key: in_use[key] for key in searched}
 
-    def loss(self, settings: Arguments, name: str) -> float:
-        """Return the loss of some parameters, and log it to MLflow."""
+    def evaluate(self, settings: Arguments) -> float:
+        """Return the loss of some parameters."""
+        params = self.params.with_settings(settings)
+        return loss(self.table, self.folds, self.schema, params)
+
+    def loss(self, settings: Arguments, name: str, found: float | None = None) -> float:
+        """Return the loss of some parameters, unless it was found already, and log it to MLflow."""
         with mlflow.start_run(run_name=name, nested=True):
             mlflow.log_params(settings)
-            params = self.params.with_settings(settings)
-            value = loss(self.table, self.folds, self.schema, params)
+            value = self.evaluate(settings) if found is None else found
             mlflow.log_metric(self.metric, value)
         return value
 
-    def run(self, trial: optuna.Trial) -> float:
-        """Return the loss of what a trial proposes, in digits as one would write them."""
+    def proposed(self, trial: optuna.Trial) -> Arguments:
+        """Return the parameters that a trial proposes, in digits as one would write them."""
         proposed = search_space(trial, self.params.model).items()
         short = {key: float(f"{x:.3g}") if isinstance(x, float) else x for key, x in proposed}
         trial.set_user_attr("settings", self.fixed | short)
-        return self.loss(self.fixed | short, f"trial {trial.number}")
+        return self.fixed | short
+
+    def run(self, trial: optuna.Trial) -> float:
+        return self.loss(self.proposed(trial), f"trial {trial.number}")
 
     def study(self) -> optuna.Study:
         """Return the study of this model, data and code: losses of others cannot be compared."""
@@ -91,6 +100,18 @@ def complete(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
 
 
+def in_turn(search: Search, study: optuna.Study, trials: int, end: float) -> Iterator[None]:
+    """Run trials one after the other."""
+    for _ in range(trials):
+        if time.monotonic() >= end:
+            break
+        # Seeded by what is complete: an interrupted search goes on as if nothing had happened.
+        seed = search.params.seed + complete(study)
+        study.sampler = optuna.samplers.TPESampler(seed=seed)
+        study.optimize(search.run, n_trials=1)
+        yield
+
+
 def tune(trials: int, timeout: float | None = None) -> None:
     """Try so many parameters more, and write the best of all to params.yaml if they are better."""
     end = time.monotonic() + (math.inf if timeout is None else timeout)
@@ -104,13 +125,9 @@ def tune(trials: int, timeout: float | None = None) -> None:
         mlflow.set_tags({**lineage(), **facts})
         before = search.loss(search.current, "in use")
         print(f"tune: {metric} {before:.5g} with the parameters in use")
-        for number in range(1, trials + 1):
-            if time.monotonic() >= end:
-                break
-            # Seeded by what is complete: an interrupted search goes on as if nothing had happened.
-            seed = search.params.seed + complete(study)
-            study.sampler = optuna.samplers.TPESampler(seed=seed)
-            study.optimize(search.run, n_trials=1)
+        on = cluster()
+        done = on.tune(search, study, trials, end) if on else in_turn(search, study, trials, end)
+        for number, _ in enumerate(done, 1):
             print(f"tune: {number} of {trials}, best {metric} {study.best_value:.5g}")
     count = complete(study)
     if not count or study.best_value >= before:

@@ -45,6 +45,7 @@ class Table(Iterable[pa.Table]):
     missing: Sequence[str] = ("",)
     copy: Path | None = None  # of the file, from `local`: saves fetching it again
     keys: Keys = field(default_factory=dict)  # columns that its folders' names tell
+    span: tuple[int, int] | None = None  # the first row of a Parquet file, and that after the last
 
     def __iter__(self) -> Iterator[pa.Table]:
         count = 0
@@ -122,6 +123,10 @@ def read(source: str, table: Table, threads: int) -> Iterator[Rows]:
             with engine.cursor() if threads == 1 else engine.connect(threads) as connection:
                 names, sql = form.query(connection, path, name)
                 check_names(names, name)
+                if table.span:  # DuckDB reads the row groups alone that hold these rows
+                    sql = "{} WHERE file_row_number >= {} AND file_row_number < {}".format(
+                        sql, *table.span
+                    )
                 names, sql = with_keys(connection, names, sql, table.keys, name)
                 yield view(connection, names, sql, table.missing)
         except (duckdb.Error, pa.ArrowException, OSError) as error:

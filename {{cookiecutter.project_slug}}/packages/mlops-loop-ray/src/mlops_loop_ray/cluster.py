@@ -1,0 +1,75 @@
+"""The connection to the cluster: within seconds, or one line on why there is none."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mlops_loop.base.compute import ADDRESS
+from mlops_loop.base.errors import Failure
+from mlops_loop.base.project import VARIABLE, current_project
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before it is imported
+
+import ray
+
+SECONDS = 5  # to answer; Ray itself would try for two minutes
+# What begins HTTP/2, which Ray's control store speaks: a preface, and an empty frame of settings.
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+SETTINGS = 4  # the type of the frame that answers it
+LOCAL = "local"
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Connect to the cluster of RAY_ADDRESS. Its nodes run the same image, so no code is sent."""
+    address = os.environ[ADDRESS]
+    current_project()  # raises if no project runs
+    check(address)
+    options = {"include_dashboard": False} if address == LOCAL else {}
+    for name in ("ray.data", "ray.util"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, too
+    try:
+        ray.init(
+            address=address,
+            runtime_env={"env_vars": {VARIABLE: os.environ[VARIABLE]}},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **options,
+        )
+    except (Exception, SystemExit) as error:  # of as many kinds as there are ways to fail
+        raise Failure(f"{ADDRESS}={address}: {reason(error)}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def check(address: str) -> None:
+    """Raise a Failure for an address that is none of a cluster, or does not answer."""
+    if address in ("auto", LOCAL):
+        return
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        what = "must be auto, local or HOST:PORT of the cluster that this machine is a node of"
+        raise Failure(f"{ADDRESS}={address} {what}; from elsewhere use `ray job submit`")
+    if os.environ.get("RAY_USE_TLS") == "1":
+        return
+    what = "a Ray cluster must answer there: start one by `ray start --head`, or unset it"
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), SECONDS) as connection:
+            connection.sendall(HELLO)
+            answer = connection.recv(9)
+    except (OSError, OverflowError) as error:
+        raise Failure(f"{ADDRESS}={address}: {error}; {what}") from None
+    if answer[3:4] != bytes([SETTINGS]):
+        raise Failure(f"{ADDRESS}={address}: what answers is no Ray cluster; {what}")
+
+
+def reason(error: BaseException) -> str:
+    """Return what Ray says, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].startswith("Version mismatch"):
+        return " ".join(lines) + " Use the same image for all."
+    return lines[0] if lines else type(error).__name__
