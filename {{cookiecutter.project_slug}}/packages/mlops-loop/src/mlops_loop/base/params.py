@@ -222,6 +222,7 @@ class Params(Section):
     gates: Gates = Gates()
     monitor: Monitor = Monitor()
     retrain: Retrain = Retrain()
+    kubeflow: JsonValue = None  # checked by mlops-loop-kubeflow
 
 
 def load_params() -> Params:
