@@ -78,9 +78,7 @@ def run_step(name: str, code: str, params: str, given: str, places: dict[str, Pa
     """Run a stage as a step; nothing is handed on unless all of it has reached the remote."""
     executor = parse_input(given)
     if not isinstance(open_repo().scm, NoSCM):
-        raise Failure(
-            f"`step` changes {DVC} and {PARAMS}: it is for the copy in the pipeline image"
-        )
+        raise Failure(f"`step` changes {DVC} and {PARAMS}: it is for the pipeline image alone")
     stages = load_stages()
     stage = stages.get(name)
     if stage is None or code_hash(stage, stages) != code:
