@@ -11,9 +11,10 @@ import pytest
 import yaml
 from conftest import set_remote
 from mlops_loop.base.errors import Failure
+from typer.testing import CliRunner
+
 from mlops_loop_kubeflow.cli import VERBS
 from mlops_loop_kubeflow.submit import submit
-from typer.testing import CliRunner
 
 IMAGE = "registry/small:1"
 
@@ -112,7 +113,7 @@ def test_no_server(project: Path) -> None:
     set_remote("s3://bucket/data")
     with pytest.raises(Failure, match=r"^Kubeflow at http://127.0.0.1:9 does not answer: "):
         submit("http://127.0.0.1:9", None, IMAGE, None, cached=True)
-    with pytest.raises(Failure, match="which image?"):
+    with pytest.raises(Failure, match="which image"):
         submit("http://127.0.0.1:9", None, None, None, cached=True)
 
 
