@@ -230,6 +230,7 @@ class Params(Section):
     gates: Gates = Gates()
     monitor: Monitor = Monitor()
     retrain: Retrain = Retrain()
+    kubeflow: JsonValue = None  # checked by mlops-loop-kubeflow
 
 
 def dump(params: Params, sections: set[str]) -> dict[str, dict[str, JsonValue]]:

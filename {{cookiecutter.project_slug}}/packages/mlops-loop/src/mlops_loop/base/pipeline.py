@@ -31,14 +31,14 @@ class StageStatus(NamedTuple):
     code: int
 
 
-def reproduce() -> dict[str, float]:
+def reproduce(*options: str) -> dict[str, float]:
     """Run the pipeline, showing what it says; return the seconds that each stage took.
 
     Raises a Refusal if a stage's check said no, and a Failure if a stage stopped otherwise.
     """
     with tempfile.TemporaryDirectory() as folder:
         status_file = Path(folder) / "stages.jsonl"
-        exit_code = run_dvc({VARIABLE: str(status_file)})
+        exit_code = run_dvc({VARIABLE: str(status_file)}, *options)
         statuses = read_statuses(status_file)
     if exit_code:
         refused = any(status.code == Refusal.code for status in statuses)
@@ -69,7 +69,7 @@ def read_statuses(path: Path) -> list[StageStatus]:
     return [StageStatus(**json.loads(line)) for line in lines]
 
 
-def run_dvc(variables: dict[str, str]) -> int:
+def run_dvc(variables: dict[str, str], *options: str) -> int:
     """Run `dvc repro`, showing what it says; return its exit code."""
     from rich.console import Console  # here, because a server needs none
 
@@ -79,7 +79,7 @@ def run_dvc(variables: dict[str, str]) -> int:
     console = Console(highlight=False)
     # In a session of its own, because dvc, the shell and Python must all end when this does.
     with subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro"],
+        [sys.executable, "-m", "dvc", "repro", *options],
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
