@@ -54,6 +54,7 @@ class Worker:
         pa.set_cpu_count(1)  # Ray gives a worker one
 
     def __call__(self, row: Row) -> Answer:
+        # Ray makes arrays of tuples.
         span = None if row["span"] is None else (int(row["span"][0]), int(row["span"][1]))
         piece = Piece(
             row["key"], row["source"], row["output"], json.loads(row["keys"]), span
