@@ -88,7 +88,8 @@ def measure(code: str, bundle: Path, *words: str) -> dict[str, float]:
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:
         raise SystemExit(done.stderr)
-    rate, used, peak = map(float, done.stdout.split())
+    # The last two lines: libraries print their progress before.
+    rate, used, peak = map(float, " ".join(done.stdout.splitlines()[-2:]).split())
     return {"rows/s": rate, "CPU seconds": used, "peak MiB": peak}
 
 

@@ -1,5 +1,11 @@
 """Containers: what the tests need of a Docker engine, and stand-ins for images out of reach."""
 
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,3 +42,38 @@ def need_image(name: str) -> None:
     if not standin.is_dir():
         pytest.skip(f"{name} cannot be pulled")
     docker("build", "--tag", name, standin)
+
+
+@contextmanager
+def serve_registry(folder: Path) -> Iterator[str]:
+    """Run a registry on a free loopback port; give its address."""
+    program = need_program("docker-registry", "docker-registry")
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "version": 0.1,
+        "storage": {"filesystem": {"rootdirectory": str(folder)}},
+        "http": {"addr": "127.0.0.1:0"},
+    }
+    (folder / "config.yml").write_text(json.dumps(config), "utf-8")
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([program, "serve", folder / "config.yml"], stderr=log)
+    try:
+        for _ in range(300):
+            if found := re.search(r"listening on (127\.0\.0\.1:\d+)", (folder / "log").read_text()):
+                break
+            time.sleep(0.1)
+        assert found, (folder / "log").read_text()
+        yield found[1]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def key_pair(folder: Path) -> dict[str, str]:
+    folder.mkdir(parents=True)
+    made = execute("cosign", "generate-key-pair", cwd=folder, env={"COSIGN_PASSWORD": "pw"})
+    assert made.returncode == 0, made.stderr
+    return {
+        "COSIGN_PASSWORD": "pw",
+        "COSIGN_PRIVATE_KEY": (folder / "cosign.key").read_text("utf-8"),
+    }

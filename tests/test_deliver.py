@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -216,3 +217,10 @@ def test_each_gate_stops_its_step(pipeline: Project, tmp_path: Path) -> None:
     done = spoiled("pipeline", "schema.yaml", "miles, minimum: 0", "miles, minimum: 19")
     assert done.returncode == 3, done.stderr
     assert "refused: pipeline: a stage's check says no" in done.stderr
+    done = spoiled("gates", "params.yaml", "min_gain: 0.0", "min_gain: 0.9")
+    assert done.returncode == 3, done.stderr
+    shutil.rmtree(project.path / "tests")  # all of the project's take a minute
+    write(project.path / "tests/test_one.py", "def test_one() -> None:\n    assert 1 == 1\n")
+    done = spoiled("test", "tests/test_one.py", "1 == 1", "1 == 2")
+    assert done.returncode == 3
+    assert "refused: test:" in done.stderr

@@ -4,14 +4,13 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from conftest import Project, copy, execute
-from containers import docker, need_engine, need_image
+from containers import docker, key_pair, need_engine, need_image, serve_registry
 from tools import need_program
 
 DOCKERFILE = """
@@ -55,36 +54,8 @@ def said(result: subprocess.CompletedProcess[str], code: int, text: str) -> None
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    program = need_program("docker-registry", "docker-registry")
-    folder = tmp_path_factory.mktemp("registry")
-    config = {
-        "version": 0.1,
-        "storage": {"filesystem": {"rootdirectory": str(folder)}},
-        "http": {"addr": "127.0.0.1:0"},
-    }
-    (folder / "config.yml").write_text(json.dumps(config), "utf-8")
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen([program, "serve", folder / "config.yml"], stderr=log)
-    try:
-        for _ in range(300):
-            if found := re.search(r"listening on (127\.0\.0\.1:\d+)", (folder / "log").read_text()):
-                break
-            time.sleep(0.1)
-        assert found, (folder / "log").read_text()
-        yield found[1]
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def key_pair(folder: Path) -> dict[str, str]:
-    folder.mkdir(parents=True)
-    made = execute("cosign", "generate-key-pair", cwd=folder, env={"COSIGN_PASSWORD": "pw"})
-    assert made.returncode == 0, made.stderr
-    return {
-        "COSIGN_PASSWORD": "pw",
-        "COSIGN_PRIVATE_KEY": (folder / "cosign.key").read_text("utf-8"),
-    }
+    with serve_registry(tmp_path_factory.mktemp("registry")) as address:
+        yield address
 
 
 @pytest.fixture
@@ -186,6 +157,13 @@ class TestSignatures:
         refused = chain.deploy()
         said(refused, 3, "is not the one that was signed")
         assert "model.onnx" in refused.stderr
+
+    def test_an_image_that_cannot_be_built_is_not_signed(self, chain: Chain) -> None:
+        dockerfile = chain.project.path / "deploy/Dockerfile"
+        dockerfile.write_text(f"{DOCKERFILE}RUN false\n", "utf-8")
+        said(chain.step("build"), 1, "the image cannot be built")
+        said(chain.step("sbom"), 1, "uv cannot export uv.lock")
+        said(chain.step("push"), 1, "the bundle is not signed")
 
     def test_without_a_key_nothing_is_signed(self, chain: Chain) -> None:
         chain.done("build")

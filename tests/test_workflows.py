@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import yaml
 from conftest import TREE, Project, copy, execute
-from containers import STANDINS, need_engine
+from containers import STANDINS, docker, key_pair, need_engine, need_image, serve_registry
+from test_deploy import free_port
+from tools import need_program
 
 WORKFLOWS = sorted(path.name for path in (TREE / ".github/workflows").glob("*.yml"))
 CLUSTERS = "cd-cluster.yml"  # cd.yml where the platform is a cluster
@@ -193,6 +195,19 @@ def test_only_a_smoke_test_that_failed_rolls_back() -> None:
             assert workflow(name)["jobs"][job]["environment"] == job
 
 
+@pytest.mark.parametrize("name", ["ci.yml", "cd.yml", CLUSTERS])
+def test_a_step_that_fails_stops_the_chain(name: str) -> None:
+    """No step or job goes on after a failure but the roll-back; act sees it in ci.yml."""
+    for job, body in workflow(name)["jobs"].items():
+        for part in (body, *body["steps"]):
+            assert "continue-on-error" not in part, job
+            goes_on = re.search(r"always\(\)|failure\(\)|cancelled\(\)", str(part.get("if", "")))
+            assert not goes_on or "deliver.sh roll-back" in part["run"], job
+    if name != "ci.yml":
+        assert workflow(name)["jobs"]["staging"]["needs"] == "build"
+        assert workflow(name)["jobs"]["production"]["needs"] == ["build", "staging"]
+
+
 def test_the_comparison_is_one_comment_of_a_job_that_runs_no_code_of_the_pull_request() -> None:
     download, comment = steps("ci.yml", "comment")
     assert download["uses"].startswith("actions/download-artifact@")
@@ -329,13 +344,15 @@ class Runner:
     clone: Path
     options: tuple[str, ...]
 
-    def act(self, event: str, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    def act(
+        self, event: str, name: str, *options: str, **env: str
+    ) -> subprocess.CompletedProcess[str]:
         command = ("act", event, "--workflows", f".github/workflows/{name}", *self.options)
-        return execute(*command, *options, cwd=self.clone, timeout=3000)
+        return execute(*command, *options, cwd=self.clone, env=env, timeout=3000)
 
 
 @pytest.fixture
-def runner(installed: Project, tmp_path: Path) -> Runner:
+def runner(installed: Project, tmp_path: Path) -> Iterator[Runner]:
     need_engine()
     image = os.environ.get("ACT_IMAGE")
     if not image or not shutil.which("act"):
@@ -347,16 +364,33 @@ def runner(installed: Project, tmp_path: Path) -> Runner:
         installed.run("uv", "cache", "dir").stdout.strip(): "/root/.cache/uv",
         str(tmp_path / "artifacts"): "/artifacts",
         str(tmp_path / "gh"): "/usr/local/bin/gh",
+        str(tmp_path / "ssh"): "/usr/local/bin/ssh",
+        need_program("cosign", "cosign"): "/usr/local/bin/cosign",
     }
     stand_in(tmp_path, "gh", 'echo "gh $@" >> /artifacts/asked')
+    # The host that it is asked for is this machine: its engine.
+    stand_in(tmp_path, "ssh", "unset DOCKER_HOST; exec docker system dial-stdio")
     volumes = " ".join(f"--volume {source}:{target}" for source, target in mounts.items())
     standins = {use: STANDINS / name for use, name in used if name != "checkout"}
     options = (
-        *("--rm", "--pull=false", "--platform", f"ubuntu-latest={image}"),
+        # act gives up where an engine is slow to remove a container: it is done below.
+        *("--reuse", "--pull=false", "--platform", f"ubuntu-latest={image}"),
         *(f"--local-repository={use}={folder}" for use, folder in standins.items()),
         *("--container-options", volumes),
+        *("--env", "UV_LINK_MODE=symlink"),  # the cache is another file system there
     )
-    return Runner(clone, options)
+    before = left_by_act()
+    yield Runner(clone, options)
+    for kind, names in left_by_act().items():
+        for name in names - before[kind]:
+            docker(kind, "rm", "--force", *(["--volumes"] if kind == "container" else []), name)
+
+
+def left_by_act() -> dict[str, set[str]]:
+    """Return the containers and volumes that act made."""
+    containers = docker("container", "ls", "--all", "--quiet", "--filter", "name=^act-")
+    volumes = docker("volume", "ls", "--quiet", "--filter", "name=^act-")
+    return {"container": set(containers.split()), "volume": set(volumes.split())}
 
 
 @pytest.mark.slow
@@ -375,6 +409,52 @@ def test_ci_runs_and_goes_red(runner: Runner, tmp_path: Path) -> None:
     assert red.returncode == 1
     assert "F401" in red.stdout
     assert "deliver.sh test" not in red.stdout  # nothing after it runs
+
+
+@pytest.mark.slow
+@pytest.mark.docker
+@pytest.mark.xdist_group("docker")
+def test_cd_goes_from_a_commit_to_production(runner: Runner, tmp_path: Path) -> None:
+    """Run the real cd.yml: everything but the approval, which is GitHub's."""
+    key = key_pair(tmp_path / "key")
+    shutil.copy(tmp_path / "key/cosign.pub", runner.clone / "deploy")
+    execute("git", "add", "deploy", cwd=runner.clone)
+    lines = (runner.clone / "deploy/Dockerfile").read_text("utf-8").splitlines()
+    images = [line.partition("=")[2] for line in lines if re.match(r"ARG \w+_IMAGE=", line)]
+    compose = yaml.safe_load((runner.clone / "deploy/compose.yaml").read_text("utf-8"))
+    for image in (*images, compose["services"]["postgres"]["image"]):
+        need_image(image)
+    stack = {"API_PORT": free_port(), "COMPOSE_PROJECT_NAME": "template-act"}
+    secrets = key | {"API_KEYS": "tester:k3y", "POSTGRES_PASSWORD": "pw"}
+    variables = {
+        "MLFLOW_TRACKING_URI": "sqlite:///.mlflow/mlflow.db",
+        "STAGING_HOST": "deployer@staging",
+        "PRODUCTION_HOST": "deployer@production",
+        "SKIP_AUDIT": "true",
+    }
+    with serve_registry(tmp_path / "registry") as address:
+        variables["IMAGE_NAME"] = f"{address}/flight-delays"
+        try:
+            engine = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+            options = [f"--container-daemon-socket={engine}"]
+            options += [f"--env={name}={value}" for name, value in stack.items()]
+            options += [f"--var={name}={value}" for name, value in variables.items()]
+            options += [f"--secret={name}" for name in secrets]
+            done = runner.act("push", "cd.yml", *options, **secrets)
+            assert done.returncode == 0, done.stdout[-5000:]
+        finally:
+            docker(
+                *("compose", "--file", runner.clone / "deploy/compose.yaml", "down", "--volumes"),
+                check=False,
+                **stack | secrets,
+            )
+    image = (tmp_path / "artifacts/delivery/image").read_text("utf-8").strip()
+    assert image.startswith(f"{variables['IMAGE_NAME']}@sha256:")
+    order = re.findall(r"Success - Main bash deploy/deliver.sh (.*?) \[", done.stdout)
+    assert order == [
+        *("check", "test", "pipeline", "gates", "build", "scan", "sbom", "sign", "push"),
+        *("deploy staging", "smoke staging", "deploy production", "smoke production"),
+    ]
 
 
 @pytest.mark.slow
