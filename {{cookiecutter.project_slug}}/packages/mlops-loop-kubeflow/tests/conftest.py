@@ -47,8 +47,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def set_remote(url: str) -> None:
-    text = f"[core]\n    no_scm = true\n    remote = storage\n['remote \"storage\"']\n    url = {url}\n"
-    Path(".dvc/config").write_text(text)
+    core = "[core]\n    no_scm = true\n    remote = storage\n"
+    Path(".dvc/config").write_text(f"{core}['remote \"storage\"']\n    url = {url}\n")
 
 
 def write_stages(stages: object) -> None:

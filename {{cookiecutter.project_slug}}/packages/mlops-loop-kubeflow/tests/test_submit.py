@@ -34,7 +34,7 @@ class Kubeflow(BaseHTTPRequestHandler):
         found: dict[str, Any] = {}
         if (self.command, kind) == ("GET", "recurringruns"):
             runs = [{"recurring_run_id": i, "display_name": n} for i, n in self.schedules.items()]
-            found = {"recurring_runs": runs}
+            found = {"recurringRuns": runs}
         elif self.command == "POST":
             found = {"experiment_id": "e1", "run_id": "r1", "recurring_run_id": "s1"}
         elif self.command == "DELETE":
