@@ -261,14 +261,13 @@ def test_no_cluster_is_one_line(project: Project, tmp_path: Path) -> None:
             (url.removeprefix("http://"), "what answers is no Ray cluster"),
             (url, "must be auto, local or HOST:PORT"),
             ("ray://127.0.0.1:10001", "must be auto, local or HOST:PORT"),
-            ("auto", "Could not find any running Ray instance"),
         ):
-            env = {"RAY_ADDRESS": address, "RAY_TMPDIR": str(tmp_path)}
+            env = {"RAY_ADDRESS": address}
             done = run(project, env, "score", "data/test.parquet", "no.parquet", check=False)
             assert done.returncode == 1
             assert re.fullmatch(f"error: RAY_ADDRESS={re.escape(address)}.*\n", done.stderr)
             assert what in done.stderr
-    assert not list(project.path.glob("*no*.parquet"))
+    assert not list(project.path.glob("*no.*"))
 
 
 @slow
@@ -283,7 +282,7 @@ def test_a_cluster_of_another_version_is_one_line(project: Project) -> None:
             assert version in line
             assert "Version mismatch" in line
             assert line.endswith("Use the same image for all.")
-    assert not list(project.path.glob("*no*.parquet"))
+    assert not list(project.path.glob("*no.*"))
 
 
 @slow

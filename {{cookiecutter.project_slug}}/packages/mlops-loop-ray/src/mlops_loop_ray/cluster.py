@@ -69,6 +69,8 @@ def check(address: str) -> None:
 
 def reason(error: BaseException) -> str:
     """Return what Ray says, in one line."""
+    if isinstance(error, SystemExit):
+        return "Ray does not answer: its logs are in /tmp/ray/session_latest/logs"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and lines[0].startswith("Version mismatch"):
         return " ".join(lines) + " Use the same image for all."

@@ -123,6 +123,7 @@ def publish(names: dict[str, str], folder: str, target: str, is_folder: bool) ->
         storage.publish(made, target, is_folder)
         return
     with reached(folder, "read") as (_, source), reached(target, "written") as (system, place):
+        system.invalidate_cache()  # the workers wrote there
         outputs = [f"{place}/{output}" if is_folder else place for output in names]
         system.copy([f"{source}/{name}" for name in names.values()], outputs)
 
