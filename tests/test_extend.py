@@ -147,7 +147,7 @@ def test_a_model_for_each_category(project: Project) -> None:
     first = (project.path / "build/model.skops").read_bytes()
     project.uv("dvc", "repro", "--force", "--single-item", "train", timeout=1200)
     assert (project.path / "build/model.skops").read_bytes() == first
-    done, gates = promote(project)
+    _, gates = promote(project)
     for gate in ("server", "parity", "baseline: origin=EWR", "calibration: origin=LGA"):
         assert gates[gate]["passed"], gate
     assert "champion: origin=JFK" in gates
