@@ -138,7 +138,8 @@ def check_names(names: Sequence[str], name: str) -> None:
 
 
 def parquet_query(_: duckdb.DuckDBPyConnection, path: Path, __: str) -> tuple[list[str], str]:
-    return pq.read_schema(path).names, f"SELECT * FROM read_parquet({path_text(path)})"
+    options = "hive_partitioning=false"  # else DuckDB adds columns that a path tells
+    return pq.read_schema(path).names, f"SELECT * FROM read_parquet({path_text(path)}, {options})"
 
 
 def json_query(
