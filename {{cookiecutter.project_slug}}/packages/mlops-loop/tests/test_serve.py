@@ -10,6 +10,7 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from mlops_loop.cli import operate as cli
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.prediction_log.connection import open_log
 from mlops_loop.prediction_log.tables import PREDICTIONS
+from mlops_loop.serving import service
 from mlops_loop.serving.app import create_app
 from mlops_loop.serving.http import auth, middleware
 
@@ -118,6 +120,22 @@ def test_a_request_that_is_sent_again_is_answered_alike_and_logged_once(client, 
         many = threads.map(lambda _: ask(client, row, 1, Idempotency_Key="k3").text, range(20))
     assert len(set(many)) == 1
     assert len(logged()) == 3 + 1 + 3 + 1
+
+
+def test_a_request_that_is_sent_again_on_another_day_is_logged_once(
+    client, row, monkeypatch
+) -> None:
+    first = ask(client, row, 3, Idempotency_Key="k1").json()
+    for days, same in ((1, True), (7, True), (8, False)):
+
+        class Later(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None, *, days: int = days) -> datetime:
+                return datetime.now(tz) + timedelta(days=days)
+
+        monkeypatch.setattr(service, "datetime", Later)
+        assert (ask(client, row, 3, Idempotency_Key="k1").json() == first) == same
+    assert len(logged()) == 6
 
 
 def test_a_request_is_logged_once_also_if_the_log_goes_away_between(

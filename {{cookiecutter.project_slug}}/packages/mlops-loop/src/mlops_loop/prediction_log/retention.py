@@ -67,7 +67,7 @@ def drop_partition(engine: sa.Engine, suffix: str, before: datetime) -> int:
                 rows = connection.scalar(sa.text(f"SELECT count(*) FROM {name}"))
                 connection.exec_driver_sql(ATTEMPT)
                 for table in KEYS:
-                    connection.exec_driver_sql(f"DROP TABLE {table}{suffix}")
+                    connection.exec_driver_sql(f"DROP TABLE IF EXISTS {table}{suffix}")
             return int(rows or 0)
         except OperationalError as error:
             if getattr(error.orig, "sqlstate", "") != LOCKED:

@@ -97,6 +97,7 @@ class LogDatabase:
     def reconnect(self) -> None:
         """Create missing tables and try to write. Raises an error if the database is still away."""
         self.engine.dispose()  # old connections
+        self.prepared = None  # it may be another database
         create_missing(self.engine)
         self.probe()
         self.available = True
