@@ -16,9 +16,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mlops_loop.base import files
-from mlops_loop.base.errors import Failure
+from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.cli.app import named
-from mlops_loop.cli.groups import LINEAGE
 from mlops_loop.release.lineage import PARENT, names, recorded
 
 from .conftest import ROOT, change
@@ -31,22 +30,32 @@ EVENTS = Path("events.jsonl")
 RUN = "0197a6d3-0000-7000-8000-000000000001"
 
 
-@pytest.fixture
-def folder(project, monkeypatch) -> Path:
-    """A finished pipeline, with the stages of dvc.yaml; events go to a file."""
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch) -> None:
     for variable in [name for name in os.environ if name.startswith("OPENLINEAGE")]:
         monkeypatch.delenv(variable)
-    shutil.copy(ROOT / files.DVC, project)
-    change(files.PARAMS, "gates", **SLOW)
-    monkeypatch.setenv("BUNDLE", "build/champion")
-    return project
+
+
+def to_file(patch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TYPE": "file", "LOG_FILE_PATH": str(EVENTS), "APPEND": "true"}.items():
+        patch.setenv(f"OPENLINEAGE__TRANSPORT__{name}", value)
 
 
 @pytest.fixture
-def to_file(folder, monkeypatch) -> Path:
-    for name, value in {"TYPE": "file", "LOG_FILE_PATH": str(EVENTS), "APPEND": "true"}.items():
-        monkeypatch.setenv(f"OPENLINEAGE__TRANSPORT__{name}", value)
-    return folder
+def folder(tmp_path, monkeypatch) -> Path:
+    """A folder with the stages of dvc.yaml."""
+    monkeypatch.chdir(tmp_path)
+    for name in (files.SCHEMA, files.PARAMS, files.DVC):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def split() -> None:
+    """What the verb writes."""
+    with recorded("split", {}):
+        files.TRAIN.parent.mkdir(exist_ok=True)
+        for path in files.OUTPUTS:
+            path.write_bytes(b"rows")
 
 
 class Receiver(HTTPServer):
@@ -108,8 +117,11 @@ def named_in(datasets: list[dict[str, Any]]) -> dict[str, str | None]:
     return {one["name"]: one["facets"].get("version", {}).get("datasetVersion") for one in datasets}
 
 
-def test_the_way_of_a_row_is_one_chain(to_file) -> None:
-    files.MODEL.with_name("rows.csv").write_bytes(b"")
+def test_the_way_of_a_row_is_one_chain(project, monkeypatch) -> None:
+    to_file(monkeypatch)
+    shutil.copy(ROOT / files.DVC, project)
+    change(files.PARAMS, "gates", **SLOW)
+    monkeypatch.setenv("BUNDLE", "build/champion")
     for verb in (("split",), ("promote",), ("score", str(files.TEST), "out.parquet")):
         done = run(*verb)
         assert done.exit_code == 0, (done.output, done.exception)
@@ -145,79 +157,85 @@ def test_the_way_of_a_row_is_one_chain(to_file) -> None:
 def test_a_failure_and_a_refusal_reach_the_server(receiver, monkeypatch) -> None:
     monkeypatch.setenv("OPENLINEAGE_API_KEY", "k")
     monkeypatch.setenv("OPENLINEAGE_NAMESPACE", "a/b")
-    files.RAW.unlink()
-    assert isinstance(run("split").exception, Failure)
-    change(files.PARAMS, "gates", size={"max_mb": 0.0001})
-    assert run("promote").exception.code == 3
+    ends: list[BaseException] = [Failure("x"), Refusal("y"), KeyError("z"), KeyboardInterrupt()]
+    for end in ends:
+        with pytest.raises(type(end)), recorded("split", {}):
+            raise end
     assert {(path, key) for path, key, _ in receiver.received} == {("/api/v1/lineage", "Bearer k")}
     sent = [event for _, _, event in receiver.received]
-    assert [event["eventType"] for event in sent] == ["START", "FAIL"] * 2
+    assert [event["eventType"] for event in sent[::2]] == ["START"] * 4
+    assert [event["eventType"] for event in sent[1::2]] == ["FAIL", "FAIL", "FAIL", "ABORT"]
     assert {event["job"]["namespace"] for event in sent} == {"a/b"}
-    split, promote = (event["run"]["facets"] for event in sent[1::2])
-    assert split["errorMessage"]["message"].startswith("error: ")
-    assert promote["errorMessage"]["message"].startswith("refused: ")
-    assert {"key": "exit_code", "value": "3", "source": "mlops-loop"} in promote["tags"]["tags"]
-    assert sent[3]["outputs"] == []  # there is no champion
+    facets = [event["run"]["facets"] for event in sent[1::2]]
+    said = [one.get("errorMessage", {}).get("message") for one in facets]
+    assert said == ["error: x", "refused: y", "KeyError: 'z'", None]
+    codes = [tag["value"] for one in facets for tag in one["tags"]["tags"]]
+    assert codes == ["1", "3", "1", "130"]
+    assert [event["outputs"] for event in sent] == [[]] * 8  # nothing was written
 
 
 @pytest.mark.parametrize("receiver", [500, 401], indirect=True)
-def test_a_server_that_refuses_is_one_warning(receiver) -> None:
-    done = run("split")
-    assert done.exit_code == 0
-    (warning,) = [line for line in done.stderr.splitlines() if "lineage" in line]
+def test_a_server_that_refuses_is_one_warning(receiver, capsys) -> None:
+    split()
+    (warning,) = capsys.readouterr().err.splitlines()
     assert warning.startswith(f"warning: lineage is not sent: {receiver.status} ")
     assert "secret" not in warning
     assert len(receiver.received) == 1  # neither tried again, nor sent the end
 
 
 AWAY = {
-    "OPENLINEAGE_URL": ("http://127.0.0.1:9", "refused"),
-    "OPENLINEAGE_CONFIG": ("no-such-file.yml", "no-such-file.yml"),
+    "OPENLINEAGE_URL": ("http://127.0.0.1:9", "127.0.0.1"),
+    "OPENLINEAGE_CONFIG": ("no-such-file.yml", "no-such-file.yml is not there"),
     "OPENLINEAGE__TRANSPORT__TYPE": ("pigeon", "pigeon"),
 }
 
 
 @pytest.mark.parametrize("variable", AWAY)
-def test_without_a_receiver_the_verb_goes_on(folder, monkeypatch, variable) -> None:
+def test_without_a_receiver_the_verb_goes_on(folder, monkeypatch, capsys, variable) -> None:
     value, said = AWAY[variable]
     monkeypatch.setenv(variable, value)
-    done = run("split")
-    assert done.exit_code == 0, done.output
-    (warning,) = [line for line in done.stderr.splitlines() if "lineage" in line]
+    split()
+    (warning,) = capsys.readouterr().err.splitlines()
     assert warning.startswith("warning: lineage is not sent: ")
     assert said in warning
 
 
-def test_without_the_package_a_line_says_how_to_install_it(to_file, monkeypatch) -> None:
+def test_without_the_package_a_line_says_how_to_install_it(folder, monkeypatch, capsys) -> None:
+    to_file(monkeypatch)
     monkeypatch.setitem(sys.modules, "openlineage.client", None)
-    done = run("split")
-    assert done.exit_code == 0
-    assert "uv sync --group lineage" in done.stderr
+    split()
+    assert "uv sync --group lineage" in capsys.readouterr().err
     assert not EVENTS.exists()
 
 
 def test_it_is_off_unless_it_is_asked_for(folder, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "openlineage.client", None)
-    done = run("split")
-    assert done.exit_code == 0
-    assert "lineage" not in done.stderr
-    assert not any(os.environ.get(name) for name in LINEAGE)
+    monkeypatch.setitem(sys.modules, "mlops_loop.release.lineage", None)
+    assert run("schema", "check", "schema.yaml", "schema.yaml").exit_code == 0
+    to_file(monkeypatch)
+    done = run("schema", "check", "schema.yaml", "schema.yaml")
+    assert isinstance(done.exception, ImportError)
 
 
-def test_what_a_run_starts_names_it_as_its_parent(to_file, monkeypatch) -> None:
+def test_what_a_run_starts_names_it_as_its_parent(folder, monkeypatch) -> None:
+    to_file(monkeypatch)
     monkeypatch.setenv(PARENT, f"airflow/dag.task/{RUN}")
-    with recorded("monitor", {}), recorded("split", {}):
-        pass
+    with recorded("retrain", {}):
+        split()
     assert os.environ[PARENT] == f"airflow/dag.task/{RUN}"
-    outer, inner = events()[:2]
+    outer, inner, *_ = events()
     parent = outer["run"]["facets"]["parent"]
     assert (parent["job"]["namespace"], parent["job"]["name"]) == ("airflow", "dag.task")
     assert parent["run"]["runId"] == RUN
     assert inner["run"]["facets"]["parent"]["run"]["runId"] == outer["run"]["runId"]
+    assert [event["job"]["name"] for event in events()] == ["retrain", "split", "split", "retrain"]
+
+
+def test_a_parent_that_cannot_be_read_is_a_warning(folder, monkeypatch, capsys) -> None:
+    to_file(monkeypatch)
     monkeypatch.setenv(PARENT, "nonsense")
-    with recorded("split", {}):
-        pass
-    assert len(events()) == 4
+    split()
+    assert f"{PARENT}: 'nonsense'" in capsys.readouterr().err
+    assert os.environ[PARENT] == "nonsense"
 
 
 PLACES = {

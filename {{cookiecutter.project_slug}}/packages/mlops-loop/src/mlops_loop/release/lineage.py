@@ -191,7 +191,9 @@ def run_facets() -> dict[str, object]:
     engine = processing_engine_run.ProcessingEngineRunFacet(VERSION, "mlops-loop")
     facets: dict[str, object] = {"processing_engine": engine, "tags": tags(lineage())}
     if parent := os.environ.get(PARENT):
-        where, job, run = parent.rsplit("/", 2)
+        where, job, run = [*parent.rsplit("/", 2), "", ""][:3]
+        if not run:
+            raise Failure(f"{PARENT}: {parent!r} is not namespace/job/run")
         facets["parent"] = parent_run.ParentRunFacet(
             parent_run.Run(run), parent_run.Job(where, job)
         )
