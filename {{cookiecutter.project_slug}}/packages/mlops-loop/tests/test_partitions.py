@@ -362,11 +362,11 @@ def test_a_run_that_is_stopped_is_made_up_for(arrivals, monkeypatch) -> None:
 
 def test_a_url_is_added_to(arrivals) -> None:
     memory = fsspec.filesystem("memory")
-    memory.put("in/date=2026-03-01", "/lake/in/date=2026-03-01", recursive=True)
-    assert score_new("memory://lake/in", "memory://lake/out").outcome.scored == 100
-    memory.put("in/date=2026-03-02", "/lake/in/date=2026-03-02", recursive=True)
-    assert score_new("memory://lake/in", "memory://lake/out").outcome.scored == 100
-    memory.get("/lake/out", "copy", recursive=True)
+    memory.put("in/date=2026-03-01", "/arriving/in/date=2026-03-01", recursive=True)
+    assert score_new("memory://arriving/in", "memory://arriving/out").outcome.scored == 100
+    memory.put("in/date=2026-03-02", "/arriving/in/date=2026-03-02", recursive=True)
+    assert score_new("memory://arriving/in", "memory://arriving/out").outcome.scored == 100
+    memory.get("/arriving/out", "copy", recursive=True)
     assert len(answers("copy")) == 200
 
 
