@@ -60,7 +60,7 @@ class Read(NamedTuple):
 
 
 def kind_of(column: Column) -> str:
-    """Return the type of a column's values there; `data.statistics` writes the same."""
+    """Return the type of a column's values there; `onboarding.statistics` writes the same."""
     return "INT" if column.format in EPOCHS else KINDS.get(column.type, "BYTES")
 
 
