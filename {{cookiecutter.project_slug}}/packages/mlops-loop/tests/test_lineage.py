@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from mlops_loop.base import files
 from mlops_loop.base.errors import Failure, Refusal
 from mlops_loop.cli.app import named
-from mlops_loop.release.lineage import PARENT, names, recorded
+from mlops_loop.release.datasets import names
+from mlops_loop.release.lineage import PARENT, recorded
 
 from .conftest import ROOT, change
 from .test_trace import SLOW

@@ -43,7 +43,8 @@ COMPLEX = {
 }
 TEXTS = {"natural_language_domain", "url_domain", "mid_domain", "time_of_day_domain"}
 
-ANY_TEXT = {"type": "id", "role": "ignored"}
+DEFAULTS: Keys = {key: field.get_default() for key, field in Column.model_fields.items()}
+ANY_TEXT: Keys = {"type": "id", "role": "ignored"}
 
 
 class Unsayable(Exception):
@@ -59,7 +60,7 @@ class Read(NamedTuple):
 
 
 def kind_of(column: Column) -> str:
-    """Return the type of a column's values there; `data.statistics` writes the same."""
+    """Return the type of a column's values there; `onboarding.statistics` writes the same."""
     return "INT" if column.format in EPOCHS else KINDS.get(column.type, "BYTES")
 
 
@@ -84,7 +85,7 @@ def to_feature(name: str, column: Column) -> tfmd.Feature:
     elif not column.taken:
         feature.not_in_environment.append(SERVING)
     add_domain(feature, column)
-    said = Column.model_construct(**native(feature, {})).model_dump(mode="json", warnings=False)
+    said = DEFAULTS | native(feature, {})
     keys = column.model_dump(mode="json", exclude={"description"})
     tags = {key: value for key, value in keys.items() if said.get(key) != value}
     annotate(feature, column.description, tags)
@@ -254,7 +255,7 @@ def times(domain: tfmd.TimeDomain) -> Keys:
     return {"type": "timestamp", "format": known[name]}
 
 
-DOMAINS: dict[type, Callable[..., Keys]] = {
+DOMAINS: dict[type, Callable[[tfmd.TimeDomain], Keys]] = {
     tfmd.IntDomain: integers,
     tfmd.FloatDomain: numbers,
     tfmd.StringDomain: categories,

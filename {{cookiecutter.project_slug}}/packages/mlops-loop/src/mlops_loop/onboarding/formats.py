@@ -29,7 +29,7 @@ def export(file: Path, statistics: Path | None, _: str) -> None:
     """Write the contract as a TensorFlow Metadata schema, and the training window's statistics."""
     need_tfmd()
     from mlops_loop.contract.tensorflow_metadata import to_message
-    from mlops_loop.data import statistics as tables
+    from mlops_loop.onboarding import statistics as tables
 
     paths = [file, *([statistics] if statistics else [])]
     for path in paths:
