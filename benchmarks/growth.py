@@ -24,6 +24,7 @@ SERVING = {
 }
 
 
+PENDING = "Not measured yet: run `make bench-scale`."
 HEAD = ["requests/s", "CPU ms", "busy", "mean: predicted, ms", "measured", "ratio"]
 HEAD += ["p95: predicted, ms", "measured", "ratio", "client's own delay, p95"]
 
@@ -41,6 +42,8 @@ def fill(page: Path, name: str, text: str) -> None:
 
 def queue(found: Found) -> str:
     """Return what was predicted for one worker, and what was measured."""
+    if not found["runs"]:
+        return PENDING
     lines = list[list[str]]()
     for run in found["runs"]:
         line = [f"{run['rate']:.0f}", f"{run['cpu']:.2f}", f"{run['busy']:.0%}"]
@@ -51,8 +54,11 @@ def queue(found: Found) -> str:
     return f"Measured at a load average of {found['load']}.\n\n{table(HEAD, lines)}"
 
 
-def markdown(found: Found) -> str:
-    costs, runs = found["costs"], found["stages"]
+def growth(found: Found) -> str:
+    """Return what each stage costs by the rows of its table, and how that grows."""
+    runs = found["stages"]
+    if len(runs) < 2:
+        return PENDING
     start, *sizes = sorted(runs, key=int)
     largest = sizes[-1]
     lines = list[list[str]]()
@@ -66,13 +72,15 @@ def markdown(found: Found) -> str:
     head = ["stage"]
     for rows in (start, *sizes):
         head += [f"{int(rows):,} rows: CPU s", "MiB"]
-    parts = [
-        f"Measured on {found['machine']}.\n",
-        table([*head, "CPU s a million more", "exponent"], lines),
-        f"Measured on {costs['about']}.\n",
-        table(["unit", "cost"], [[text, f"{costs[key]:g}"] for text, key in SERVING.items()]),
-    ]
-    return "\n".join(parts)
+    head += ["CPU s a million more", "exponent"]
+    return f"Measured on {found['machine']}.\n\n{table(head, lines)}"
+
+
+def markdown(found: Found) -> str:
+    costs = found["costs"]
+    units = [[text, f"{costs[key]:g}"] for text, key in SERVING.items()]
+    about = f"Serving and scoring, measured on {costs['about']}:\n"
+    return "\n".join([growth(found), about, table(["unit", "cost"], units)])
 
 
 if __name__ == "__main__":
