@@ -83,6 +83,7 @@ def set_up_connections(engine: sa.Engine, statement_seconds: int) -> None:
             f"SET lock_timeout = {CONNECT_SECONDS * 1000}",
             "SET TIME ZONE 'UTC'",
             "SET enable_partitionwise_join = on",  # predictions and outcomes of a day
+            "SET jit = off",  # for many partitions it compiles longer than they are read
         ),
     }[engine.dialect.name]
 
