@@ -14,7 +14,7 @@ from mlops_loop.base.errors import Failure
 from mlops_loop.base.params import format_source
 from mlops_loop.base.settings import load_settings
 from mlops_loop.batch import storage
-from mlops_loop.batch.score import Outcome, outcome, rejects_of, scored
+from mlops_loop.batch.score import Outcome, outcome, output_names, rejects_of, scored
 from mlops_loop.data.source import partitions
 from mlops_loop.data.source.partitions import Changes
 from mlops_loop.data.source.remote import reached
@@ -58,16 +58,14 @@ def score_new(source: str, target: str | Path) -> Update:
     storage.refuse_overwriting(source, (target, rejects), parts is not None, bool(before))
     if parts is None:
         raise Failure(f"{format_source(source)} is no folder: --incremental is for folders")
-    found = {name: part.place for name, part in parts.items()}
-    outputs = storage.output_names(found, source)
+    outputs = output_names(parts, source)
     refuse_others(target, {*outputs.values(), *(one.output for one in before.values())})
     bundle = open_bundle(Path(load_settings().bundle))
     versions = {name: one.version for name, one in before.items()}
     same = [name for name, part in parts.items() if versions.get(name) == part.version]
     done = {name for name in same if before[name].model == bundle.sha256}
     todo = {name: output for name, output in outputs.items() if name not in done}
-    with scored(todo, found, target, bundle) as (counts, made):
-        partitions.refuse_changed({name: parts[name] for name in todo}, source)
+    with scored(todo, source, parts, target, bundle) as (counts, made):
         if todo:
             storage.add(made[rejects], rejects)
         if any(good for good, _ in counts.values()):

@@ -23,7 +23,7 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.batch import storage
 from mlops_loop.batch.predict import OTHERWISE, divide, flat, predict
 from mlops_loop.data.source import partitions
-from mlops_loop.data.source.partitions import Keys
+from mlops_loop.data.source.partitions import Keys, Part
 from mlops_loop.data.source.read import Table, local
 from mlops_loop.data.source.remote import first_line
 from mlops_loop.scoring.bundle import Bundle, open_bundle
@@ -48,19 +48,21 @@ def score(source: str, target: str | Path) -> Outcome:
     source, target = storage.plain(source), storage.plain(str(target))
     place = storage.name_of(target)
     parts = partitions.parts_in(source)
-    found = None if parts is None else {name: part.place for name, part in parts.items()}
     rejects = rejects_of(target)
-    storage.refuse_overwriting(source, (target, rejects), found is not None)
-    names = {source: place.name} if found is None else storage.output_names(found, source)
+    storage.refuse_overwriting(source, (target, rejects), parts is not None)
+    names = {source: place.name} if parts is None else output_names(parts, source)
     bundle = open_bundle(Path(load_settings().bundle))
-    with scored(names, found or {}, target, bundle) as (counts, made):
-        partitions.refuse_changed(parts or {}, source)
+    with scored(names, source, parts or {}, target, bundle) as (counts, made):
         # The rejects first: where the predictions are, they are too. Nothing replaces a good output
         # if no row was scored.
         places = (rejects, target) if sum(good for good, _ in counts.values()) else (rejects,)
         for there in places:
-            storage.publish(made[there], there, found is not None)
+            storage.publish(made[there], there, parts is not None)
     return outcome(counts, rejects)
+
+
+def output_names(parts: Mapping[str, Part], source: str) -> dict[str, str]:
+    return storage.output_names({name: part.place for name, part in parts.items()}, source)
 
 
 def rejects_of(target: str) -> str:
@@ -76,9 +78,9 @@ def outcome(counts: Mapping[str, Sequence[int]], rejects: str) -> Outcome:
 
 @contextmanager
 def scored(
-    names: Mapping[str, str], found: Mapping[str, str], target: str, bundle: Bundle
+    names: Mapping[str, str], source: str, parts: Mapping[str, Part], target: str, bundle: Bundle
 ) -> Iterator[tuple[dict[str, list[int]], dict[str, dict[str, Path]]]]:
-    """Score files, which are `found` or their own names, to others that are called by the values.
+    """Score a file, or parts of a folder, to files that are called by the values of `names`.
 
     Give how many rows of each were scored and rejected; and what goes to the target and beside it.
     """
@@ -88,14 +90,16 @@ def scored(
     counts: dict[str, list[int]] = {}
     made: dict[str, dict[str, Path]] = {target: {}, rejects_of(target): {}}
     with storage.workshop(target) as folder:
-        with bar:
+        asked = {name: part for name, part in parts.items() if name in names}
+        with bar, partitions.unchanged(asked, source):
             for number, (name, output) in enumerate(names.items()):
                 suffix = Path(output).suffix
-                parts = [folder / f"{number}-{kind}{suffix}" for kind in ("good", "bad")]
-                told = partitions.keys(name) if name in found else {}
-                given = found.get(name, name)
-                counts[name] = score_file(given, output, parts, scorer, bundle, bar, told)
-                for files, part in zip(made.values(), parts, strict=True):
+                pair = [folder / f"{number}-{kind}{suffix}" for kind in ("good", "bad")]
+                given, told = name, partitions.Keys()
+                if name in parts:
+                    given, told = parts[name].place, partitions.keys(name)
+                counts[name] = score_file(given, output, pair, scorer, bundle, bar, told)
+                for files, part in zip(made.values(), pair, strict=True):
                     files[output] = part
         yield counts, made
 
