@@ -32,10 +32,9 @@ def score(todo: Plan, bundle: Bundle) -> Outcome:
     if "://" not in folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
     try:
-        with connected():
+        with connected(), todo.unchanged():
             done = run(found, folder, bundle)
             wholes = joined(found, folder)
-        todo.refuse_changed()
     except Failure as failure:
         raise type(failure)(f"{failure}{what_is_left(folder, found)}") from None
     good, bad = (sum(mark["rows"][place] for mark in done.values()) for place in range(2))

@@ -65,7 +65,6 @@ def score_new(source: str, target: str | Path) -> Update:
     given = {names[name]: work.given[names[name]] for name in parts}
     todo = work._replace(parts=parts, given=given)
     with scored(todo, bundle) as (counts, made):
-        todo.refuse_changed()
         if parts:
             storage.add(made[todo.rejects], todo.rejects)
         if any(good for good, _ in counts.values()):

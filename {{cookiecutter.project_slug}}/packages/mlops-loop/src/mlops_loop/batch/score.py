@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -59,8 +59,9 @@ class Plan(NamedTuple):
     given: dict[str, Given]  # by the name of their predictions
     is_folder: bool
 
-    def refuse_changed(self) -> None:
-        partitions.refuse_changed(self.parts, self.source)
+    def unchanged(self) -> AbstractContextManager[None]:
+        """Refuse files of a folder that vanish or change meanwhile."""
+        return partitions.unchanged(self.parts, self.source)
 
 
 class FileOutcome(NamedTuple):
@@ -84,7 +85,6 @@ def score(source: str, target: str | Path) -> Outcome:
         done: Outcome = on.score(todo, bundle)
         return done
     with scored(todo, bundle) as (counts, made):
-        todo.refuse_changed()
         # The rejects first: where the predictions are, they are too. Nothing replaces a good output
         # if no row was scored.
         places = (todo.rejects, todo.target) if any(good for good, _ in counts.values()) else ()
@@ -130,7 +130,7 @@ def scored(
     counts: dict[str, list[int]] = {}
     made: dict[str, dict[str, Path]] = {todo.target: {}, todo.rejects: {}}
     with storage.workshop(todo.target) as folder:
-        with bar:
+        with bar, todo.unchanged():
             for number, (output, given) in enumerate(todo.given.items()):
                 suffix = Path(output).suffix
                 parts = [folder / f"{number}-{kind}{suffix}" for kind in ("good", "bad")]

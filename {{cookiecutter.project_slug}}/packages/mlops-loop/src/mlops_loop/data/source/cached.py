@@ -92,12 +92,8 @@ def cast_rows(
     fit its type.
     """
     reading = Reading(folder, schema, frozenset(as_text))
-    try:
+    with partitions.unchanged(folder.parts, folder.source):
         paths = made(reading, window)
-    except Failure:
-        partitions.refuse_changed(folder.parts, folder.source)  # tells better why
-        raise
-    partitions.refuse_changed(folder.parts, folder.source)
     places = pq.read_schema(paths[0]).names
     names = [list(schema.source)[int(place[1:])] for place in places]
     with engine.connect(threads) as connection:

@@ -2,7 +2,8 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -87,9 +88,19 @@ def checked(parts: Mapping[str, Part], folder: str) -> Mapping[str, Part]:
     return parts
 
 
+@contextmanager
+def unchanged(parts: Mapping[str, Part], folder: str) -> Iterator[None]:
+    """Refuse files that are gone, or others, after they were read."""
+    try:
+        yield
+    except Failure:
+        refuse_changed(parts, folder)  # which tells better why
+        raise
+    refuse_changed(parts, folder)
+
+
 def refuse_changed(parts: Mapping[str, Part], folder: str) -> None:
-    """Refuse files that are gone, or others, since they were listed."""
-    now = parts_in(folder) or {}
+    now = (parts_in(folder) or {}) if parts else {}
     for name, part in parts.items():
         if now.get(name) != part:
             what = "changed" if name in now else "vanished"

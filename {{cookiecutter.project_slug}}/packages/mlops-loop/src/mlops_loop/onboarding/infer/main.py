@@ -79,7 +79,7 @@ def refuse_arguments(source: str | Sql, target: str, timestamp: str | None, forc
 
 def index_columns(source: str | Sql) -> list[str]:
     """Return the columns that pandas wrote as the index of the rows of a Parquet file."""
-    if isinstance(source, Sql) or "://" in source or not source.endswith(".parquet"):
+    if isinstance(source, Sql) or not source.endswith(".parquet") or not Path(source).is_file():
         return []
     written = pq.read_schema(source).pandas_metadata or {}
     return [name for name in written.get("index_columns", ()) if isinstance(name, str)]
