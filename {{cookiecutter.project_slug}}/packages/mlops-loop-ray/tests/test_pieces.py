@@ -24,8 +24,8 @@ def test_a_piece_ends_with_a_row_group(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("address", "what"),
     [
-        ("ray://host:10001", "must be auto, local or HOST:PORT"),
-        ("host", "must be auto, local or HOST:PORT"),
+        ("ray://host:10001", "must be auto or HOST:PORT"),
+        ("host", "must be auto or HOST:PORT"),
         ("127.0.0.1:1", "a Ray cluster must answer there"),
         ("127.0.0.1:99999999", "a Ray cluster must answer there"),
     ],

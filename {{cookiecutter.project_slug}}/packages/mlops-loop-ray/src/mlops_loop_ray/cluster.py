@@ -18,7 +18,6 @@ SECONDS = 5  # to answer; Ray itself would try for two minutes
 # What begins HTTP/2, which Ray's control store speaks: a preface, and an empty frame of settings.
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 SETTINGS = 4  # the type of the frame that answers it
-LOCAL = "local"
 
 
 @contextmanager
@@ -27,7 +26,6 @@ def connected() -> Iterator[None]:
     address = os.environ[ADDRESS]
     current_project()  # raises if no project runs
     check(address)
-    options = {"include_dashboard": False} if address == LOCAL else {}
     for name in ("ray.data", "ray.util"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, too
     try:
@@ -36,7 +34,6 @@ def connected() -> Iterator[None]:
             runtime_env={"env_vars": {VARIABLE: os.environ[VARIABLE]}},
             log_to_driver=False,
             logging_level=logging.ERROR,
-            **options,
         )
     except (Exception, SystemExit) as error:  # of as many kinds as there are ways to fail
         raise Failure(f"{ADDRESS}={address}: {reason(error)}") from None
@@ -48,11 +45,11 @@ def connected() -> Iterator[None]:
 
 def check(address: str) -> None:
     """Raise a Failure for an address that is none of a cluster, or does not answer."""
-    if address in ("auto", LOCAL):
+    if address == "auto":
         return
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdigit():
-        what = "must be auto, local or HOST:PORT of the cluster that this machine is a node of"
+        what = "must be auto or HOST:PORT of the cluster that this machine is a node of"
         raise Failure(f"{ADDRESS}={address} {what}; from elsewhere use `ray job submit`")
     if os.environ.get("RAY_USE_TLS") == "1":
         return
