@@ -352,7 +352,7 @@ def read(url: str, most: int = 100) -> MonitoringWindow:
     return read_window(open_log(url), start, END, "unpromoted", load_schema(), most)
 
 
-def test_a_sample_is_read_that_is_the_same_each_time_and_on_each_database(
+def test_a_sample_is_read_that_is_the_same_each_time_and_all_rows_on_each_database(
     learned, monkeypatch
 ) -> None:
     logged = log_rows(learned)
@@ -373,10 +373,13 @@ def test_a_sample_is_read_that_is_the_same_each_time_and_on_each_database(
                 rows = [dict(row) for row in old.execute(table.select()).mappings()]
                 new.execute(table.insert(), rows)
         there = read(server.url)
-        for name in ("rows", "requests", "versions"):
+        for name in ("rows", "requests", "versions", "known"):
             assert getattr(there, name) == getattr(first, name)
-        assert there.features.equals(first.features)
-        times = [pd.to_datetime(one.answered["time"], utc=True) for one in (first, there)]
+        assert len(there.answered) == 100
+        assert there.features.equals(read(server.url).features)
+        all_rows = [read(one, 10_000) for one in (url, server.url)]
+        assert all_rows[0].features.equals(all_rows[1].features)
+        times = [pd.to_datetime(one.answered["time"], utc=True) for one in all_rows]
         assert times[0].equals(times[1])
         assert monitor.monitor(7, END).rows == ROWS
         stored = read_newest(database, load_settings().mlflow_experiment_name)
