@@ -148,7 +148,8 @@ def open_client() -> "OpenLineageClient":
     client = OpenLineageClient()
     if isinstance(client.transport, HttpTransport):
         client.transport.timeout = min(client.transport.timeout, PATIENCE)
-        client.transport.config.retry = client.transport.config.retry | {"total": 0}
+        once = {"total": 0, "status_forcelist": ()}
+        client.transport.config.retry = client.transport.config.retry | once
     return client
 
 
