@@ -21,12 +21,8 @@ TAG = "mlops_loop."
 TRAINING, SERVING = "TRAINING", "SERVING"  # environments: all columns, and what the API takes
 KINDS = {"number": "FLOAT", "integer": "INT", "boolean": "INT"}  # all others are BYTES
 ISO = "%Y-%m-%dT%H:%M:%S"
-EPOCHS = {
-    "epoch s": "UNIX_SECONDS",
-    "epoch ms": "UNIX_MILLISECONDS",
-    "epoch us": "UNIX_MICROSECONDS",
-    "epoch ns": "UNIX_NANOSECONDS",
-}
+UNITS = {"s": "SECONDS", "ms": "MILLISECONDS", "us": "MICROSECONDS", "ns": "NANOSECONDS"}
+EPOCHS = {f"epoch {unit}": f"UNIX_{name}" for unit, name in UNITS.items()}
 UNUSED = {"PLANNED", "ALPHA", "DEPRECATED", "DEBUG_ONLY", "DISABLED"}  # TFDV skips these, too
 MANY = 1000  # categories that a range of numbers may stand for
 # What is read of a message; the rest is left out, and named.
@@ -102,9 +98,8 @@ def add_domain(feature: tfmd.Feature, column: Column) -> None:
     elif column.type == "boolean":
         feature.bool_domain.SetInParent()
     elif column.format in EPOCHS:
-        feature.time_domain.integer_format = tfmd.TimeDomain.IntegerTimeFormat.Value(
-            EPOCHS[column.format]
-        )
+        name = EPOCHS[column.format]
+        feature.time_domain.integer_format = tfmd.TimeDomain.IntegerTimeFormat.Value(name)
     elif column.type == "timestamp":
         feature.time_domain.string_format = column.format or ISO
     elif column.type in ("number", "integer"):
