@@ -70,9 +70,9 @@ def test_tensorflow_data_validation_reads_both_and_finds_what_is_wrong(
     python = os.environ["TFDV"]
     if python == "1":
         python = str(tmp_path / "tfdv/bin/python")
-        uv = {"cwd": tmp_path, "timeout": 1800}
-        assert execute("uv", "venv", "--python", "3.11", "tfdv", **uv).returncode == 0
-        done = execute("uv", "pip", "install", "--python", python, *TFDV, **uv)
+        assert execute("uv", "venv", "--python", "3.11", "tfdv", cwd=tmp_path).returncode == 0
+        install = "uv", "pip", "install", "--python", python
+        done = execute(*install, *TFDV, cwd=tmp_path, timeout=1800)
         assert done.returncode == 0, done.stderr
     done = project.run(python, "-c", VALIDATE, env={"TF_CPP_MIN_LOG_LEVEL": "3"})
     found = json.loads(done.stdout.splitlines()[-1])
