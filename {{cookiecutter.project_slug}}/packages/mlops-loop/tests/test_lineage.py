@@ -172,7 +172,9 @@ def test_a_failure_and_a_refusal_reach_the_server(receiver, monkeypatch) -> None
     facets = [event["run"]["facets"] for event in sent[1::2]]
     said = [one.get("errorMessage", {}).get("message") for one in facets]
     assert said == ["error: x", "refused: y", "KeyError: 'z'", None]
-    codes = [tag["value"] for one in facets for tag in one["tags"]["tags"]]
+    codes = [
+        tag["value"] for one in facets for tag in one["tags"]["tags"] if tag["key"] == "exit_code"
+    ]
     assert codes == ["1", "3", "1", "130"]
     assert [event["outputs"] for event in sent] == [[]] * 8  # nothing was written
 
