@@ -271,7 +271,7 @@ class Releases:
         pod = folder / "pod"
         pod.write_text(f'#!/bin/sh\necho "$@" >>{folder}/asked\n"$(cat {self.passes})"\n')
         pod.chmod(0o755)
-        self.env = cluster.env | {"POD": str(pod), "TIMEOUT": "15", "PIPELINE_IMAGE": JOBS}
+        self.env = cluster.env | {"POD": str(pod), "TIMEOUT": "30", "PIPELINE_IMAGE": JOBS}
         cluster.kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--wait=false")
 
     def __call__(self, *args: str) -> tuple[int, str]:
@@ -411,7 +411,7 @@ class TestCanary:
     def test_a_bad_one_gets_none(self, serverless: Releases) -> None:
         assert serverless("roll-out", FIRST, "staging") == (0, "")
         code, said = serverless("roll-out", BAD, "staging")
-        assert (code, said.endswith(f"{FIRST} runs, as before")) == (1, True)
+        assert (code, said.endswith(f"{FIRST} runs, as before")) == (1, True), said
         assert self.percent(serverless) == 100
         assert serverless.images() == {FIRST}
 
