@@ -242,8 +242,8 @@ store.put("tables/", "bucket/in/", recursive=True)
     code = f"""
 import s3fs
 store = s3fs.S3FileSystem(endpoint_url={storage["AWS_ENDPOINT_URL"]!r})
+print(sorted(store.ls("bucket/out")))
 store.get("bucket/out/", "fetched", recursive=True)
-print(sorted(path for path in store.ls("bucket/out")))
 """
     listed = project.run(python, "-c", code, env=storage).stdout.strip()
     assert listed == "['bucket/out/scored', 'bucket/out/scored.rejects']"
