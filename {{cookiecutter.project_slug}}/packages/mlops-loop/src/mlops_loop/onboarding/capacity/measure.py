@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import requests
+from prometheus_client.parser import text_string_to_metric_families
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
@@ -102,9 +103,19 @@ def serve(bundle: Bundle, folder: Path, count: int, rows: int) -> Run:
         times = [send(1) for _ in range(FIRST + ALONE)][FIRST:]
         with ThreadPoolExecutor(CONNECTIONS) as clients:
             list(clients.map(send, [rows] * count))
-    after, mib = usage(children=True)
+        mib = resident(client.get(f"{address}/metrics").text)
+    after, _ = usage(children=True)
     size = sum(path.stat().st_size for path in folder.glob(f"{log.name}*"))
     return Run(after - before, times, mib, size)
+
+
+def resident(metrics: str) -> float:
+    """Return the MiB that the server holds, of its own metrics: a child's peak that the operating
+    system tells may be that of the process that started it."""
+    for family in text_string_to_metric_families(metrics):
+        if family.name == "process_resident_memory_bytes":
+            return float(family.samples[0].value) / 2**20
+    raise Failure("--measure needs Linux: elsewhere the server's metrics do not tell its memory")
 
 
 def score(row: Row, folder: Path, rows: int) -> tuple[float, float]:
