@@ -4,6 +4,7 @@ import os
 import platform
 import statistics
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
@@ -12,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import requests
-from prometheus_client.parser import text_string_to_metric_families
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
@@ -103,19 +103,24 @@ def serve(bundle: Bundle, folder: Path, count: int, rows: int) -> Run:
         times = [send(1) for _ in range(FIRST + ALONE)][FIRST:]
         with ThreadPoolExecutor(CONNECTIONS) as clients:
             list(clients.map(send, [rows] * count))
-        mib = resident(client.get(f"{address}/metrics").text)
+        mib = peak_mib()
     after, _ = usage(children=True)
     size = sum(path.stat().st_size for path in folder.glob(f"{log.name}*"))
     return Run(after - before, times, mib, size)
 
 
-def resident(metrics: str) -> float:
-    """Return the MiB that the server holds, of its own metrics: a child's peak that the operating
-    system tells may be that of the process that started it."""
-    for family in text_string_to_metric_families(metrics):
-        if family.name == "process_resident_memory_bytes":
-            return float(family.samples[0].value) / 2**20
-    raise Failure("--measure needs Linux: elsewhere the server's metrics do not tell its memory")
+def peak_mib() -> float:
+    """Return the peak MiB of the largest process that this thread started and that still runs.
+
+    What `getrusage` tells of a child may be the peak of the process that started it.
+    """
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
+    if not children.is_file():
+        raise Failure("--measure needs Linux: the server's memory is read from /proc")
+    started = children.read_text("utf-8").split()
+    statuses = [Path(f"/proc/{pid}/status").read_text("utf-8") for pid in started]
+    lines = [line.split() for text in statuses for line in text.splitlines()]
+    return max(int(line[1]) for line in lines if line[:1] == ["VmHWM:"]) / 2**10
 
 
 def score(row: Row, folder: Path, rows: int) -> tuple[float, float]:
