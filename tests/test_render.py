@@ -32,7 +32,7 @@ IGNORED = """data/x build/x reports/x .mlflow/mlflow.db .mlflow/mlruns/x mlflow.
 
 
 # What the first answers of all questions hold.
-DEFAULT = {"ci": first("ci"), "platform": first("platform")}
+DEFAULT = {key: first(key) for key in ("ci", "platform", "orchestrator", "compute")}
 
 
 def in_project() -> set[str]:
@@ -330,10 +330,10 @@ def test_replay_of_answers_to_fewer_questions(bake: Bake, tmp_path: Path) -> Non
     """As 1.0.0 kept them; cookiecutter asks what has come since."""
     first = bake(project_slug="older")
     kept = json.loads((first.path / ".cookiecutter.json").read_text("utf-8"))
-    for question in ("ci", "platform"):
+    for question in DEFAULT:
         kept["cookiecutter"][f"__{question}"] = kept["cookiecutter"].pop(question)
     (tmp_path / "older.json").write_text(json.dumps(kept), "utf-8")
-    again = bake("--replay-file", tmp_path / "older.json", input="\n\n")
+    again = bake("--replay-file", tmp_path / "older.json", input="\n" * len(DEFAULT))
     assert text_files(first.path) == text_files(again.path)
 
 
