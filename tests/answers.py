@@ -59,7 +59,7 @@ def expected(names: set[str], answers: Mapping[str, str]) -> set[str]:
     held = set(names)
     for question in {question for question, _ in post.ONLY}:
         paths = {answer: post.ONLY.get((question, answer), []) for answer in QUESTIONS[question]}
-        mine = below(names, paths[answers[question]])
+        mine = below(names, paths[answers.get(question, first(question))])
         held -= below(names, [path for of_one in paths.values() for path in of_one]) - mine
     for question, answer in answers.items():
         for source, target in post.MOVED.get((question, answer), {}).items():

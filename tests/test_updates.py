@@ -103,22 +103,25 @@ def newest(template: Path) -> None:
     shutil.copy(TEMPLATE / "cookiecutter.json", template)
 
 
+LATER = "ci", "platform", "orchestrator", "compute"
+
+
 def before_the_questions(template: Path) -> None:
-    """Make a template ask as 1.0.0 did: neither for the CI system nor for the platform."""
+    """Make a template ask as 1.0.0 did, which had the first answers to some questions only."""
     path = template / "cookiecutter.json"
     asked = json.loads(path.read_text("utf-8"))
-    for question in ("ci", "platform"):
+    for question in LATER:
         asked[f"__{question}"] = asked.pop(question)[0]
         asked["__prompts__"].pop(question)
     path.write_text(json.dumps(asked), "utf-8")
     for path in (template / "hooks").iterdir():
-        text = re.sub(r'"(ci|platform)"', r'"__\1"', path.read_text("utf-8"))
+        text = re.sub(rf'"({"|".join(LATER)})"', r'"__\1"', path.read_text("utf-8"))
         text = re.sub("(?m)^NOW_ASKED = .*", "NOW_ASKED = {}", text).replace(", indent=2", "")
         path.write_text(text, "utf-8")
     for path in (template / TREE.name).rglob("*"):
         if path.is_file() and "packages" not in path.parts:
             text = path.read_text("utf-8")
-            named = re.sub(r"cookiecutter\.(ci|platform)\b", r"cookiecutter.__\1", text)
+            named = re.sub(rf"cookiecutter\.({'|'.join(LATER)})\b", r"cookiecutter.__\1", text)
             path.write_text(named, "utf-8")
 
 
