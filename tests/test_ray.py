@@ -242,7 +242,7 @@ store.put("tables/", "bucket/in/", recursive=True)
     code = f"""
 import s3fs
 store = s3fs.S3FileSystem(endpoint_url={storage["AWS_ENDPOINT_URL"]!r})
-print(sorted(store.ls("bucket/out")))
+print(sorted(set(store.ls("bucket/out"))))
 store.get("bucket/out/", "fetched", recursive=True)
 """
     listed = project.run(python, "-c", code, env=storage).stdout.strip()
