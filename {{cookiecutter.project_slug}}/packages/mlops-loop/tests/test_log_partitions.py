@@ -35,9 +35,13 @@ from mlops_loop.release.trace import logged
 from . import databases
 from .databases import Postgres
 
-TODAY = midnight(datetime.now(UTC).date())
 NAMES = ("predictions", "outcomes")
 CHILDREN = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = '{}'::regclass"
+
+
+def today() -> datetime:
+    """Return the day that it is when a test asks: the suite may cross midnight."""
+    return midnight(datetime.now(UTC).date())
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +67,7 @@ def log(url: str) -> sa.Engine:
     engine = open_log(url)
     with engine.begin() as connection:
         for days in range(10):
-            create_day(connection, (TODAY - days * DAY).date())
+            create_day(connection, (today() - days * DAY).date())
     return engine
 
 
@@ -131,16 +135,16 @@ class Explained:
 
 
 def day_of(days: int, *tables: str) -> set[str]:
-    return {f"{table}_{TODAY - days * DAY:%Y%m%d}" for table in tables or NAMES}
+    return {f"{table}_{today() - days * DAY:%Y%m%d}" for table in tables or NAMES}
 
 
 def test_a_window_and_ids_read_their_days_only(log: sa.Engine) -> None:
-    ids = insert(log, *(entry(TODAY - days * DAY + DAY / 2, 40) for days in range(10)))
+    ids = insert(log, *(entry(today() - days * DAY + DAY / 2, 40) for days in range(10)))
     record_ground_truth(log, [(name, "late") for name in ids[::2]])
     run(log, "ANALYZE")
     explained = Explained(log)
     with log.connect() as connection:
-        window = between(TODAY - 4 * DAY, TODAY - 2 * DAY)
+        window = between(today() - 4 * DAY, today() - 2 * DAY)
         counts, some, labelled = scan(connection, window, "1", 50)
     assert counts.loc["1"].to_dict() == {"rows": 80, "requests": 2, "known": 40}
     assert (len(set(some)), len(set(labelled))) == (50, 40)
@@ -157,7 +161,7 @@ def test_a_window_and_ids_read_their_days_only(log: sa.Engine) -> None:
 
 
 def test_trace_reads_one_day(log: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    (name,) = insert(log, entry(TODAY - 3 * DAY))
+    (name,) = insert(log, entry(today() - 3 * DAY))
     explained = Explained(log)
     monkeypatch.setattr("mlops_loop.release.trace.open_log", lambda url: log)
     assert logged(name).id == name
@@ -166,8 +170,8 @@ def test_trace_reads_one_day(log: sa.Engine, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_primary_key_is_the_id_and_a_replay_inserts_nothing(log: sa.Engine) -> None:
     assert sa.inspect(log).get_pk_constraint("predictions")["constrained_columns"] == ["id"]
-    known = entry(TODAY, 3)
-    strange = entry(TODAY, 3, uuid.uuid4().hex[:28])  # of no day, as of version 1.0
+    known = entry(today(), 3)
+    strange = entry(today(), 3, uuid.uuid4().hex[:28])  # of no day, as of version 1.0
     for _ in range(2):
         insert(log, known, strange)
     assert rows(log, "predictions") == 6
@@ -202,18 +206,18 @@ def test_servers_that_start_at_once_create_everything_once(url: str, tmp_path: P
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(serve, range(8)))
     engine = open_log(url)
-    days = {f"_{TODAY + days * DAY:%Y%m%d}" for days in range(8)}
+    days = {f"_{today() + days * DAY:%Y%m%d}" for days in range(8)}
     for table in NAMES:
         assert children(engine, table) == {f"{table}{end}" for end in {"_default", *days}}
-    assert rows(engine, f"predictions_{TODAY:%Y%m%d}") == 8
+    assert rows(engine, f"predictions_{today():%Y%m%d}") == 8
 
 
 def test_tables_of_version_1_work_and_become_a_partition(url: str, tmp_path: Path) -> None:
     engine = connect(url)
     create_version_1(engine)
     run(engine, "CREATE ROLE reader", "GRANT SELECT ON predictions TO reader")
-    old = [entry(TODAY - days * DAY, 5) for days in range(3)]
-    old.append(entry(TODAY - DAY, 5, "f" * 28))  # of a repeated request
+    old = [entry(today() - days * DAY, 5) for days in range(3)]
+    old.append(entry(today() - DAY, 5, "f" * 28))  # of a repeated request
     ids = insert(engine, *old)
     record_ground_truth(engine, [(name, "late") for name in ids])
     writer = Writer(url, tmp_path / "spool", 1_000_000)
@@ -242,15 +246,15 @@ def test_tables_of_version_1_work_and_become_a_partition(url: str, tmp_path: Pat
     assert rows(engine, "predictions") == 20 + 2 * len(told)
     assert rows(engine, "outcomes") == 20
     assert record_ground_truth(engine, [(name, "late") for name in ids]).repeated == 20
-    until = f"_until_{TODAY + DAY:%Y%m%d}"
+    until = f"_until_{today() + DAY:%Y%m%d}"
     assert rows(engine, f"predictions{until}") == 15 + 2 * len(told)
-    assert f"predictions_{TODAY + 2 * DAY:%Y%m%d}" in children(engine, "predictions")
+    assert f"predictions_{today() + 2 * DAY:%Y%m%d}" in children(engine, "predictions")
     with engine.connect() as connection:
         assert connection.scalar(
             sa.text("SELECT has_table_privilege('reader', 'predictions', 'SELECT')")
         )
-    assert prune(engine, TODAY - DAY) == 5
-    assert prune(engine, TODAY + DAY) == 15 + 2 * len(told)
+    assert prune(engine, today() - DAY) == 5
+    assert prune(engine, today() + DAY) == 15 + 2 * len(told)
     assert until not in {
         name.removeprefix("predictions") for name in children(engine, "predictions")
     }
@@ -258,35 +262,35 @@ def test_tables_of_version_1_work_and_become_a_partition(url: str, tmp_path: Pat
 
 
 def test_prune_drops_days_and_deletes_the_rest(log: sa.Engine) -> None:
-    ids = insert(log, *(entry(TODAY - days * DAY + DAY / 2, 10) for days in range(5)))
-    strange = insert(log, entry(TODAY - 4 * DAY, 2, uuid.uuid4().hex[:28]))
+    ids = insert(log, *(entry(today() - days * DAY + DAY / 2, 10) for days in range(5)))
+    strange = insert(log, entry(today() - 4 * DAY, 2, uuid.uuid4().hex[:28]))
     record_ground_truth(log, [(name, "late") for name in ids + strange])
-    assert prune(log, TODAY - 2 * DAY + timedelta(hours=13)) == 10 + 10 + 10 + 2
+    assert prune(log, today() - 2 * DAY + timedelta(hours=13)) == 10 + 10 + 10 + 2
     for table in NAMES:
         assert rows(log, table) == 20
         known = children(log, table)
-        assert not known & {f"{table}_{TODAY - days * DAY:%Y%m%d}" for days in (3, 4, 9)}
-        assert f"{table}_{TODAY - 2 * DAY:%Y%m%d}" in known
-    assert prune(log, TODAY - 2 * DAY + timedelta(hours=13)) == 0
+        assert not known & {f"{table}_{today() - days * DAY:%Y%m%d}" for days in (3, 4, 9)}
+        assert f"{table}_{today() - 2 * DAY:%Y%m%d}" in known
+    assert prune(log, today() - 2 * DAY + timedelta(hours=13)) == 0
 
 
 def test_a_day_that_is_read_is_dropped_later(
     log: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    insert(log, entry(TODAY - 9 * DAY), entry(TODAY))
+    insert(log, entry(today() - 9 * DAY), entry(today()))
     monkeypatch.setattr(retention, "ATTEMPTS", 2)
     with log.connect() as connection:
         connection.execute(sa.select(PREDICTIONS)).all()  # a transaction that stays open
         with pytest.raises(Failure, match=r"predictions_\d+ cannot be dropped") as caught:
-            prune(log, TODAY - 8 * DAY)
+            prune(log, today() - 8 * DAY)
         assert "\n" not in str(caught.value)
-    assert prune(log, TODAY - 8 * DAY) == 1
+    assert prune(log, today() - 8 * DAY) == 1
 
 
 def test_rows_in_the_way_of_a_day_are_moved(url: str) -> None:
-    engine, day = open_log(url), TODAY - 40 * DAY
+    engine, day = open_log(url), today() - 40 * DAY
     ids = insert(engine, entry(day, 3), entry(day + DAY, 2), entry(day, 1, uuid.uuid4().hex[:28]))
-    by_chance = entry(TODAY - 90 * DAY, 1, first_id((day + DAY).date()) + "0" * 16)
+    by_chance = entry(today() - 90 * DAY, 1, first_id((day + DAY).date()) + "0" * 16)
     ids += insert(engine, by_chance)
     record_ground_truth(engine, [(name, "late") for name in ids])
     assert rows(engine, "predictions_default") == 7
@@ -296,7 +300,7 @@ def test_rows_in_the_way_of_a_day_are_moved(url: str) -> None:
         assert rows(engine, f"{table}_{day + DAY:%Y%m%d}") == 3
         assert rows(engine, table) == 7
     with engine.connect() as connection:  # and what has a strange id is found nevertheless
-        counts, _, _ = scan(connection, between(TODAY - 91 * DAY, TODAY - 89 * DAY), "1", 9)
+        counts, _, _ = scan(connection, between(today() - 91 * DAY, today() - 89 * DAY), "1", 9)
     assert counts.loc["1", "rows"] == 1
 
 
@@ -330,10 +334,10 @@ def test_without_the_right_to_create_tables_nothing_is_lost(
     assert isinstance(result.exception, Failure)
     assert "permission denied" in str(result.exception)
     assert partition(owner) == (False, 8, 0)
-    assert rows(owner, f"predictions_{TODAY:%Y%m%d}") == 10
+    assert rows(owner, f"predictions_{today():%Y%m%d}") == 10
     with owner.begin() as connection:
-        create_day(connection, (TODAY - DAY).date())
-    insert(owner, entry(TODAY - DAY))
+        create_day(connection, (today() - DAY).date())
+    insert(owner, entry(today() - DAY))
     result = CliRunner().invoke(APP, ["log", "prune", "--older-than", "0"])
     assert isinstance(result.exception, Failure)
     assert "permission denied for table predictions_" in str(result.exception)

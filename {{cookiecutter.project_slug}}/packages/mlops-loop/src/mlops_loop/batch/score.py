@@ -87,8 +87,8 @@ def score(source: str, target: str | Path) -> Outcome:
     with scored(todo, bundle) as (counts, made):
         # The rejects first: where the predictions are, they are too. Nothing replaces a good output
         # if no row was scored.
-        places = (todo.rejects, todo.target) if any(good for good, _ in counts.values()) else ()
-        for there in places or (todo.rejects,):
+        scored_some = any(good for good, _ in counts.values())
+        for there in (todo.rejects, todo.target) if scored_some else (todo.rejects,):
             storage.publish(made[there], there, todo.is_folder)
     return outcome(counts, todo.rejects)
 

@@ -27,8 +27,7 @@ def run(project: Project) -> None:
 def named(name: str) -> typer.Typer:
     """Return the command line with the project's name in its examples, and packages' own verbs."""
     for added in entry_points(group="mlops_loop.verbs"):
-        GROUPS[added.name] = added.load()
-        APP.add_typer(GROUPS[added.name], name=added.name, no_args_is_help=True)
+        APP.add_typer(added.load(), name=added.name, no_args_is_help=True)  # it is in GROUPS now
     for group in (APP, *GROUPS.values()):
         for command in group.registered_commands:
             command.epilog = str(command.epilog).replace(NAME, name)
