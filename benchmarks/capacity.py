@@ -108,9 +108,9 @@ def load(rate: float, seconds: float) -> tuple[Run, float]:
 def compare(seconds: float, loads: list[float]) -> Found:
     """Return what is predicted and measured at loads of one worker, as shares of its core."""
     busy = os.getloadavg()[0]
-    _, start = load(10, 0.1)
+    _, start = load(20, 0.1)  # two requests
     _, used = load(400, 5)
-    cpu = (used - start) / 1999  # milliseconds of a request
+    cpu = (used - start) / 1998  # milliseconds of a request
     alone, _ = load(ALONE * 1000 / cpu, seconds)
     runs = list[dict[str, float]]()
     for share in loads:

@@ -4,7 +4,9 @@ The controllers are stand-ins: they do what a change leads to, pods that start o
 """
 
 import json
+import re
 import shutil
+import textwrap
 import time
 from collections.abc import Iterator
 from hashlib import sha256
@@ -272,7 +274,6 @@ class Releases:
         pod.write_text(f'#!/bin/sh\necho "$@" >>{folder}/asked\n"$(cat {self.passes})"\n')
         pod.chmod(0o755)
         self.env = cluster.env | {"POD": str(pod), "TIMEOUT": "30", "PIPELINE_IMAGE": JOBS}
-        cluster.kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--wait=false")
 
     def __call__(self, *args: str) -> tuple[int, str]:
         done = self.project.run("sh", "deploy/release.sh", *args, check=False, env=self.env)
@@ -414,6 +415,32 @@ class TestCanary:
         assert (code, said.endswith(f"{FIRST} runs, as before")) == (1, True), said
         assert self.percent(serverless) == 100
         assert serverless.images() == {FIRST}
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("kserve")
+def test_the_commands_of_its_page(project: Project, platform: str, release: Releases) -> None:
+    """All of them, with two releases between what is created once and what comes later."""
+    page = (project.path / f"docs/{platform}.md").read_text("utf-8")
+    parts = page.partition("## What a push does")
+    before, after = (
+        textwrap.dedent("".join(re.findall(r"```sh\n(.*?)```", part, re.DOTALL)))
+        for part in (parts[0].partition("## Create once")[2], parts[2])
+    )
+    staging = "-n", f"{project.slug}-staging"
+    release.cluster.kubectl(*staging, "delete", "secret", "api", "--ignore-not-found", check=False)
+    run = "sh", "-ec"
+    project.run(*run, before, env=release.env)
+    for image in (FIRST, SECOND):
+        roll_out = "deploy/release.sh", "roll-out", image, "production"
+        project.run("sh", *roll_out, env=release.env)
+    said = project.run(*run, after, env=release.env).stdout
+    kind = {"kserve": "InferenceService", "seldon": "Model"}[platform]
+    assert f"kind: {kind}\n" in said
+    shown = "get", "-n", f"{project.slug}-production", "inferenceservices,servers"
+    assert FIRST in release.cluster.kubectl(*shown, "-o", "json").stdout
+    secrets = release.cluster.get("secrets", *staging)["items"]
+    assert "api" in {one["metadata"]["name"] for one in secrets}
 
 
 def test_administrators_manifests_are_yaml(project: Project, platform: str) -> None:

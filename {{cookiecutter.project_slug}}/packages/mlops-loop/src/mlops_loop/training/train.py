@@ -10,6 +10,7 @@ from mlops_loop.base.settings import load_settings
 from mlops_loop.contract.schema import load_schema
 from mlops_loop.data import tables
 from mlops_loop.data.derived import refuse_impure
+from mlops_loop.scoring.segmented_model import start_workers
 from mlops_loop.scoring.skops_model import save
 from mlops_loop.tracking import runs
 from mlops_loop.tracking.session import session
@@ -23,6 +24,8 @@ def main() -> None:
     params = everything.train
     segments = everything.segments
     check_segments(segments, schema)
+    compute = cluster()
+    workers = start_workers() if segments and not compute else None
     # Opened first, so that nothing is trained in vain when it cannot be recorded.
     with session(load_settings()) as client:
         table = tables.read_sample(TRAIN, params.max_rows, params.seed)
@@ -33,8 +36,9 @@ def main() -> None:
         if params.model == AUTO:
             why = f"the best on {found.rows:,} rows" if found.rows else "too few rows to compare"
             print(f"train: {AUTO} is {found.chosen}, {why}")
-        compute = cluster()
         chosen = params.model_copy(update={"model": found.chosen})
+        if workers:
+            workers.join()
         with compute.parallel() if compute and segments else nullcontext():
             model = fit(table, schema, chosen, segments)
         about = f"{len(table):,} rows, {len(schema.features)} features"
