@@ -31,6 +31,11 @@ from mlops_loop.scoring.scorer import open_scorer
 from mlops_loop.scoring.skops_model import columns
 
 BATCH = 1000  # rows in a request
+MADE = 1_000_000  # rows that are made one by one; of more, the others are copies with other ids
+COPY = {
+    "predictions": "key_name, model_version, variant, paired_with, features, output, latency_ms",
+    "outcomes": "value",
+}
 LOG = Path("bench-predictions.db")
 PLAIN = """
 import json, sqlite3, sys
@@ -75,7 +80,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def fill(rows: int, folder: Path = CHAMPION) -> None:
-    """Write so many predictions of the last week, every other one with its outcome."""
+    """Write so many predictions of the last week, every other one with its outcome.
+
+    More than MADE are a multiple of it.
+    """
     schema = load_schema()
     bundle = open_bundle(folder)
     table = tables.read_table(TEST)
@@ -86,12 +94,13 @@ def fill(rows: int, folder: Path = CHAMPION) -> None:
         path.unlink()
     engine = open_log(f"sqlite:///{LOG}")
     end = datetime.now(UTC)
-    for first in range(0, rows, BATCH):
-        places = [(first + number) % len(table) for number in range(min(BATCH, rows - first))]
+    made = min(rows, MADE)
+    for first in range(0, made, BATCH):
+        places = [(first + number) % len(table) for number in range(min(BATCH, made - first))]
         lines = to_lines(
             [outputs[place] for place in places], [features[place] for place in places]
         )
-        prefix, at = f"{first:028x}", end - timedelta(days=7 * (1 - (first + 1) / (rows + 2)))
+        prefix, at = f"{first:028x}", end - timedelta(days=7 * (1 - (first + 1) / (made + 2)))
         facts = prefix, at, None, bundle.version, "champion", None, 1.0
         ids = [f"{prefix}{number:04x}" for number in range(len(places))]
         with engine.begin() as connection:
@@ -101,6 +110,15 @@ def fill(rows: int, folder: Path = CHAMPION) -> None:
                 for name, place in list(zip(ids, places, strict=True))[::2]
             ]
             connection.execute(OUTCOMES.insert(), outcomes)
+    for copy in range(1, rows // made):
+        with engine.begin() as connection:
+            for name_of_table, others in COPY.items():
+                name = "id" if name_of_table == "predictions" else "prediction_id"
+                connection.exec_driver_sql(
+                    f"INSERT INTO {name_of_table} ({name}, time, {others}) "
+                    f"SELECT '{copy:08x}' || substr({name}, 9), time, {others} "
+                    f"FROM {name_of_table} WHERE {name} < '00000001'"
+                )
 
 
 def measure(code: str) -> tuple[float, float, str]:
