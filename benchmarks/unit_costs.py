@@ -83,15 +83,21 @@ def stages(package: str, project: str, rows: int) -> dict[str, dict[str, float]]
 
 
 def exponents(runs: dict[int, dict[str, dict[str, float]]]) -> dict[str, float | None]:
-    """Return b of CPU = start + a * rows**b for each stage; None where nothing grows."""
+    """Return b of CPU = start + a * rows**b for each stage, from the sizes that tell.
+
+    Those are where it takes a tenth more than the start: less is noise. None where fewer than two
+    do.
+    """
     start, *sizes = sorted(runs)
     found: dict[str, float | None] = {}
     for name in STAGES:
-        more = [runs[rows][name]["cpu"] - runs[start][name]["cpu"] for rows in sizes]
-        grows = len(sizes) > 1 and min(more) > 0
-        found[name] = (
-            round(float(np.polyfit(np.log(sizes), np.log(more), 1)[0]), 2) if grows else None
-        )
+        begin = runs[start][name]["cpu"]
+        more = {rows: runs[rows][name]["cpu"] - begin for rows in sizes}
+        more = {rows: cpu for rows, cpu in more.items() if cpu > begin / 10}
+        found[name] = None
+        if len(more) > 1:
+            fitted = np.polyfit(np.log([*more]), np.log([*more.values()]), 1)
+            found[name] = round(float(fitted[0]), 2)
     return found
 
 
@@ -115,6 +121,7 @@ def main() -> None:
     found: Found = json.loads(given.file.read_text(encoding="utf-8"))
     found |= {"costs": costs(), "queue": compare(given.seconds, [0.3, 0.6, 0.8])}
     if given.rows:
+        stages(given.package, project, min(given.rows))  # what runs first compiles
         busy = os.getloadavg()[1]
         runs = {rows: stages(given.package, project, rows) for rows in sorted(given.rows)}
         found["stages"] = {str(rows): run for rows, run in runs.items()}

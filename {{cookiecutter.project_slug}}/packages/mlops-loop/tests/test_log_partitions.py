@@ -149,7 +149,7 @@ def test_a_window_and_ids_read_their_days_only(log: sa.Engine) -> None:
     assert counts.loc["1"].to_dict() == {"rows": 80, "requests": 2, "known": 40}
     assert (len(set(some)), len(set(labelled))) == (50, 40)
     defaults = {f"{name}_default" for name in NAMES}
-    assert len(explained.read) == 2
+    assert len(explained.read) == 3
     for read in explained.read:
         assert read <= day_of(4) | day_of(3) | defaults
     assert set.union(*explained.read) >= day_of(4) | day_of(3)

@@ -133,25 +133,18 @@ def scan_in_database(
     counts = counts.select_from(WITH_OUTCOMES).where(inside).group_by(COLUMNS.model_version)
     total = pd.read_sql(counts, connection, index_col="model_version")
 
-    def limit(rows: int) -> int:
-        """Return a hash that somewhat more than `max_rows` of so many rows stay below."""
+    def lowest(query: sa.Select[str], rows: int) -> list[str]:
+        """Return the ids with the lowest hashes; of most rows, others need not be sorted."""
+        order = sa.func.hashtextextended(COLUMNS.id, 0)
         share = min(1, (max_rows + 6 * math.sqrt(max_rows)) / max(rows, 1))
-        return int(share * (2**64 - 1)) - 2**63
+        query = query.where(order <= int(share * (2**64 - 1)) - 2**63)
+        return [*connection.scalars(query.order_by(order).limit(max_rows))]
 
-    below = limit(int(total["rows"].sum()))
+    some = sa.select(COLUMNS.id).where(inside)
+    labelled = some.select_from(WITH_OUTCOMES).where(known.is_not(None))
+    labelled = labelled.where(COLUMNS.model_version == version)
     labels = int(total["known"].get(version, 0))
-    below_labelled = limit(labels) if labels else below
-    order = sa.func.hashtextextended(COLUMNS.id, 0).label("hash")
-    mine = known.is_not(None) & (COLUMNS.model_version == version)
-    query = sa.select(COLUMNS.id, order, mine.label("mine")).select_from(WITH_OUTCOMES)
-    query = query.where(inside, order <= below_labelled, mine | (order <= below))
-    found = pd.read_sql(query, connection).sort_values("hash")
-    some = found.loc[found["hash"] <= below, "id"]
-    return (
-        total,
-        some.head(max_rows).tolist(),
-        found.loc[found["mine"], "id"].head(max_rows).tolist(),
-    )
+    return total, lowest(some, int(total["rows"].sum())), lowest(labelled, labels)
 
 
 def read_rows(connection: sa.Connection, ids: list[str]) -> pd.DataFrame:

@@ -34,8 +34,8 @@ START_SECONDS = 300  # that a busy machine may take to start the server
 
 
 class Run(NamedTuple):
-    cpu_ms: float  # of all requests
-    latencies_ms: list[float]
+    cpu_ms: float  # of a request
+    latencies_ms: list[float]  # of requests with one row, alone
     mib: float
     log_bytes: float
 
@@ -45,15 +45,13 @@ def measure(single: int = SINGLE, many: int = MANY, scored: int = SCORED) -> Uni
     bundle = open_bundle(Path(load_settings().bundle))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        idle = serve(bundle, folder, 0, 1)  # to start, and for the timed requests
         ones, hundreds = serve(bundle, folder, single, 1), serve(bundle, folder, many, MANY_ROWS)
         seconds, mib = score(bundle.manifest.example, folder, scored)
-    request = (ones.cpu_ms - idle.cpu_ms) / single
-    row = max(0.0, (hundreds.cpu_ms - idle.cpu_ms) / many - request) / (MANY_ROWS - 1)
-    times = idle.latencies_ms
+    row = max(0.0, hundreds.cpu_ms - ones.cpu_ms) / (MANY_ROWS - 1)
+    times = ones.latencies_ms
     return UnitCosts(
         about=f"{bundle.schema.name}, {len(bundle.schema.inputs)} inputs; {machine()}",
-        request_ms=max(0.0, request - row),
+        request_ms=max(0.0, ones.cpu_ms - row),
         row_ms=row,
         latency_ms=statistics.mean(times),
         latency_p95_ms=float(np.percentile(times, 95)),
@@ -83,7 +81,6 @@ def usage(children: bool) -> tuple[float, float]:
 
 def serve(bundle: Bundle, folder: Path, count: int, rows: int) -> Run:
     """Send requests to the real server, with a log of its own, after those of one row."""
-    before, _ = usage(children=True)
     log = folder / f"{count}-{rows}.db"
     row = bundle.manifest.example
     url = f"sqlite:///{log.as_posix()}"
@@ -101,25 +98,35 @@ def serve(bundle: Bundle, folder: Path, count: int, rows: int) -> Run:
             return (time.perf_counter() - began) * 1000
 
         times = [send(1) for _ in range(FIRST + ALONE)][FIRST:]
+        before = running_cpu_ms()  # less what the start took, which compiles after an update
         with ThreadPoolExecutor(CONNECTIONS) as clients:
             list(clients.map(send, [rows] * count))
-        mib = peak_mib()
-    after, _ = usage(children=True)
+        used, mib = running_cpu_ms() - before, peak_mib()
     size = sum(path.stat().st_size for path in folder.glob(f"{log.name}*"))
-    return Run(after - before, times, mib, size)
+    return Run(used / count, times, mib, size)
+
+
+def of_children(name: str) -> list[str]:
+    """Return what /proc tells of the processes that this thread started and that still run."""
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
+    if not children.is_file():
+        raise Failure("--measure needs Linux: the server's CPU and memory are read from /proc")
+    return [Path(f"/proc/{pid}/{name}").read_text("utf-8") for pid in children.read_text().split()]
+
+
+def running_cpu_ms() -> float:
+    """Return the CPU milliseconds that they have used until now."""
+    fields = [text.rpartition(")")[2].split() for text in of_children("stat")]
+    ticks = sum(int(user_or_system) for one in fields for user_or_system in one[11:13])
+    return ticks * 1000 / os.sysconf("SC_CLK_TCK")
 
 
 def peak_mib() -> float:
-    """Return the peak MiB of the largest process that this thread started and that still runs.
+    """Return the peak MiB of the largest of them.
 
     What `getrusage` tells of a child may be the peak of the process that started it.
     """
-    children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
-    if not children.is_file():
-        raise Failure("--measure needs Linux: the server's memory is read from /proc")
-    started = children.read_text("utf-8").split()
-    statuses = [Path(f"/proc/{pid}/status").read_text("utf-8") for pid in started]
-    lines = [line.split() for text in statuses for line in text.splitlines()]
+    lines = [line.split() for text in of_children("status") for line in text.splitlines()]
     return max(int(line[1]) for line in lines if line[:1] == ["VmHWM:"]) / 2**10
 
 
