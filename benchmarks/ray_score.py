@@ -23,8 +23,9 @@ from batch import measure, write_rows
 from measured import CHAMPION, use
 from mlops_loop.contract.schema import load_schema
 
+SETTLE = 20  # seconds until the nodes' own processes have started: a cluster is there before
 NODES = """
-import sys
+import sys, time
 from ray.cluster_utils import Cluster
 memory = {"object_store_memory": 200 * 2**20}
 cluster = Cluster(
@@ -32,6 +33,7 @@ cluster = Cluster(
 )
 for _ in range(int(sys.argv[1])):
     cluster.add_node(num_cpus=1, **memory)
+time.sleep(int(sys.argv[2]))
 print(cluster.address, flush=True)
 sys.stdin.read()
 cluster.shutdown()
@@ -49,7 +51,7 @@ print((found.scored + found.rejected) / (time.perf_counter() - begun))
 @contextmanager
 def cluster(nodes: int) -> Iterator[None]:
     """Run a cluster, and name it in RAY_ADDRESS."""
-    command = [sys.executable, "-c", NODES, str(nodes)]
+    command = [sys.executable, "-c", NODES, str(nodes), str(SETTLE)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout
