@@ -168,9 +168,14 @@ def test_a_step_that_onnx_cannot_express(project: Project) -> None:
     assert gates["parity"]["passed"]
 
 
-def test_a_derived_feature_a_metric_and_a_gate(project: Project) -> None:
-    follow(project, "A derived feature", "A metric", "A gate")
-    assert "gustiness" not in json.loads(bundle(project))["example"]
+def test_the_other_recipes_go_together(project: Project) -> None:
+    titles = "A derived feature", "A metric", "A gate", "A second source", "Dropping a column"
+    follow(project, *titles)
+    example = json.loads(bundle(project))["example"]
+    assert "altitude" in example
+    assert "dew_point" not in example
+    assert "| altitude |" in bundle(project, "card.md")
+    assert "gustiness" not in example
     assert "| gustiness |" in bundle(project, "card.md")
     importance = project.path / "reports/plots/importance.csv"
     assert "gustiness," in importance.read_text("utf-8")
@@ -188,6 +193,10 @@ def test_a_derived_feature_a_metric_and_a_gate(project: Project) -> None:
     assert gates["server"]["passed"]
     assert gates["top"]["passed"] is True
     assert gates["top"]["number"] == pytest.approx(gates["top"]["value"], rel=1)
+    assert gates["champion"]["measure"].startswith("gain in")
+    assert gates["champion"]["value"] is not None
+    assert gates["labels"]["value"] is not None
+    project.uv("pytest", "-q", timeout=1200)
 
     # Asked for more than there can be, it refuses.
     path = project.path / "src" / project.package / "gates.py"
@@ -212,16 +221,3 @@ def test_a_derived_feature_a_metric_and_a_gate(project: Project) -> None:
     wrong = project.uv(project.slug, "promote", check=False)
     assert wrong.returncode == 1
     assert "project.py: gates: top returned True: return a GateResult" in wrong.stderr
-
-
-def test_a_second_source_and_a_dropped_column(project: Project) -> None:
-    follow(project, "A second source", "Dropping a column")
-    example = json.loads(bundle(project))["example"]
-    assert "altitude" in example
-    assert "dew_point" not in example
-    assert "| altitude |" in bundle(project, "card.md")
-    _, gates = promote(project)
-    assert gates["champion"]["measure"].startswith("gain in")
-    assert gates["champion"]["value"] is not None
-    assert gates["labels"]["value"] is not None
-    project.uv("pytest", "-q", timeout=1200)

@@ -352,7 +352,9 @@ class Runner:
 
 
 @pytest.fixture
-def runner(installed: Project, tmp_path: Path) -> Iterator[Runner]:
+def runner(
+    installed: Project, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Runner]:
     need_engine()
     image = os.environ.get("ACT_IMAGE")
     if not image or not shutil.which("act"):
@@ -365,6 +367,7 @@ def runner(installed: Project, tmp_path: Path) -> Iterator[Runner]:
         str(tmp_path / "artifacts"): "/artifacts",
         str(tmp_path / "gh"): "/usr/local/bin/gh",
         str(tmp_path / "ssh"): "/usr/local/bin/ssh",
+        str(tmp_path_factory.getbasetemp() / "byte-code"): "/byte-code",
         need_program("cosign", "cosign"): "/usr/local/bin/cosign",
     }
     stand_in(tmp_path, "gh", 'echo "gh $@" >> /artifacts/asked')
@@ -378,6 +381,9 @@ def runner(installed: Project, tmp_path: Path) -> Iterator[Runner]:
         *(f"--local-repository={use}={folder}" for use, folder in standins.items()),
         *("--container-options", volumes),
         *("--env", "UV_LINK_MODE=symlink"),  # the cache is another file system there
+        # Each run has a new environment; what is in it is compiled once.
+        *("--env", "UV_PROJECT_ENVIRONMENT=/environment"),
+        *("--env", "PYTHONPYCACHEPREFIX=/byte-code"),
     )
     before = left_by_act()
     yield Runner(clone, options)
@@ -414,8 +420,16 @@ def test_ci_runs_and_goes_red(runner: Runner, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.xdist_group("docker")
-def test_cd_goes_from_a_commit_to_production(runner: Runner, tmp_path: Path) -> None:
-    """Run the real cd.yml: everything but the approval, which is GitHub's."""
+def test_cd_goes_from_a_commit_to_production(
+    runner: Runner, pipeline: Project, tmp_path: Path
+) -> None:
+    """Run the real cd.yml: everything but the approval, which is GitHub's.
+
+    Its pipeline finds dvc.lock in step and all data on the remote; that of ci.yml runs each stage.
+    """
+    shutil.copytree(pipeline.path / ".dvc/cache", runner.clone / ".dvc-remote")
+    shutil.copy(pipeline.path / "dvc.lock", runner.clone)
+    shutil.copytree(pipeline.path / "reports", runner.clone / "reports")
     key = key_pair(tmp_path / "key")
     shutil.copy(tmp_path / "key/cosign.pub", runner.clone / "deploy")
     execute("git", "add", "deploy", cwd=runner.clone)
@@ -436,7 +450,7 @@ def test_cd_goes_from_a_commit_to_production(runner: Runner, tmp_path: Path) -> 
         variables["IMAGE_NAME"] = f"{address}/flight-delays"
         try:
             engine = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-            options = [f"--container-daemon-socket={engine}"]
+            options = [f"--container-daemon-socket={engine}", "--use-gitignore=false"]
             options += [f"--env={name}={value}" for name, value in stack.items()]
             options += [f"--var={name}={value}" for name, value in variables.items()]
             options += [f"--secret={name}" for name in secrets]
@@ -448,6 +462,7 @@ def test_cd_goes_from_a_commit_to_production(runner: Runner, tmp_path: Path) -> 
                 check=False,
                 **stack | secrets,
             )
+    assert "Running stage" not in done.stdout
     image = (tmp_path / "artifacts/delivery/image").read_text("utf-8").strip()
     assert image.startswith(f"{variables['IMAGE_NAME']}@sha256:")
     order = re.findall(r"Success - Main bash deploy/deliver.sh (.*?) \[", done.stdout)
@@ -463,6 +478,10 @@ def test_cd_goes_from_a_commit_to_production(runner: Runner, tmp_path: Path) -> 
 @pytest.mark.parametrize(("name", "job"), [("monitor.yml", "monitor"), ("retrain.yml", "retrain")])
 def test_what_runs_on_a_schedule_needs_its_variables(runner: Runner, name: str, job: str) -> None:
     """Without them it is skipped; with them it runs: nobody has promoted anything yet."""
+    params = runner.clone / "params.yaml"
+    text = params.read_text("utf-8")
+    assert "window_days: null" in text
+    params.write_text(text.replace("window_days: null", "window_days: 60"), "utf-8")  # is enough
     options = "--container-daemon-socket", "-"
     skipped = runner.act("workflow_dispatch", name, *options)
     assert skipped.returncode == 0, skipped.stdout[-3000:]

@@ -10,7 +10,10 @@ from mlops_loop.base.compute import ADDRESS
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.project import VARIABLE, current_project
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before it is imported
+# Before it is imported. From a driver below `uv run` it would send the folder, and start each worker
+# by `uv run`.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 
@@ -31,7 +34,6 @@ def connected() -> Iterator[None]:
     try:
         ray.init(
             address=address,
-            runtime_env={"env_vars": {VARIABLE: os.environ[VARIABLE]}},
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
@@ -41,6 +43,19 @@ def connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def project() -> str:
+    """Return what `enter_project` takes.
+
+    As an environment of the whole job, no process that waits for work on the cluster would fit.
+    """
+    return os.environ[VARIABLE]
+
+
+def enter_project(project: str) -> None:
+    """Make the driver's project that of this process of the cluster."""
+    os.environ[VARIABLE] = project
 
 
 def check(address: str) -> None:

@@ -19,7 +19,7 @@ from mlops_loop.scoring.bundle import Bundle
 from rich.console import Console
 from rich.progress import Progress
 
-from mlops_loop_ray.cluster import connected, reason
+from mlops_loop_ray.cluster import connected, project, reason
 from mlops_loop_ray.pieces import KINDS, Mark, Piece, by_output, marks, pieces
 from mlops_loop_ray.worker import Answer, Files, Worker, join
 
@@ -88,7 +88,7 @@ def answers(left: list[Piece], folder: str, bundle: Bundle) -> Generator[Answer]
     # What a dead worker or node had is done by another one, as often as it takes (the default):
     # a limit is used up while Ray finds out that a node is gone.
     scored = rows.map(
-        Worker, fn_constructor_args=(ray.put(files), folder), compute=pool, num_cpus=1
+        Worker, fn_constructor_args=(ray.put(files), folder, project()), compute=pool, num_cpus=1
     )
     try:
         yield from scored.iter_rows()

@@ -2,23 +2,27 @@
 
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import optuna
 import ray
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.params import Arguments
-from mlops_loop.training.tune import Search
 from optuna.trial import TrialState
 
-from mlops_loop_ray.cluster import connected, reason
+from mlops_loop_ray.cluster import connected, enter_project, project, reason
+
+if TYPE_CHECKING:  # MLflow and scikit-learn, which scoring would load with it
+    from mlops_loop.training.tune import Search
 
 
 @ray.remote  # type: ignore[untyped-decorator]
-def evaluate(search: Search, settings: Arguments) -> float:
+def evaluate(search: "Search", settings: Arguments, of: str) -> float:
+    enter_project(of)
     return search.evaluate(settings)
 
 
-def tune(search: Search, study: optuna.Study, trials: int, end: float) -> Iterator[None]:
+def tune(search: "Search", study: optuna.Study, trials: int, end: float) -> Iterator[None]:
     """Run trials, as many at a time as the cluster has CPUs."""
     with connected():
         shared = ray.put(search)
@@ -32,7 +36,7 @@ def tune(search: Search, study: optuna.Study, trials: int, end: float) -> Iterat
                 study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
                 trial = study.ask()
                 settings = search.proposed(trial)
-                running[evaluate.remote(shared, settings)] = trial, settings
+                running[evaluate.remote(shared, settings, project())] = trial, settings
                 trials -= 1
             if not running:
                 return

@@ -18,6 +18,7 @@ from mlops_loop.data.source.remote import reached
 from mlops_loop.scoring.bundle import Bundle, open_bundle
 from mlops_loop.scoring.scorer import Scorer, open_scorer
 
+from mlops_loop_ray.cluster import enter_project
 from mlops_loop_ray.pieces import KINDS, Mark, Piece, Span
 
 Files = dict[str, bytes]  # of the bundle, by their names
@@ -44,7 +45,8 @@ class Answer(TypedDict):
 class Worker:
     """A process that scores one piece after the other; it opens the model once, for the first."""
 
-    def __init__(self, files: "ray.ObjectRef[Files]", folder: str) -> None:
+    def __init__(self, files: "ray.ObjectRef[Files]", folder: str, of: str) -> None:
+        enter_project(of)
         self.files = files
         self.folder = folder
         self.model: tuple[Bundle, Scorer] | None = None
@@ -56,9 +58,8 @@ class Worker:
     def __call__(self, row: Row) -> Answer:
         # Ray makes arrays of tuples.
         span = None if row["span"] is None else (int(row["span"][0]), int(row["span"][1]))
-        piece = Piece(
-            row["key"], row["source"], row["output"], json.loads(row["keys"]), span
-        )  # Ray makes arrays of tuples
+        keys = json.loads(row["keys"])
+        piece = Piece(row["key"], row["source"], row["output"], keys, span)
         answer: Answer = {"key": piece.key, "rows": [], "note": "", "failure": "", "code": 1}
         try:
             with ExitStack() as opened:
