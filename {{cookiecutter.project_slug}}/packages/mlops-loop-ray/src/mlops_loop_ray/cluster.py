@@ -6,16 +6,10 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import ray
 from mlops_loop.base.compute import ADDRESS
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.project import VARIABLE, current_project
-
-# Before it is imported. From a driver below `uv run` it would send the folder, and start each worker
-# by `uv run`.
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-
-import ray
 
 SECONDS = 5  # to answer; Ray itself would try for two minutes
 # What begins HTTP/2, which Ray's control store speaks: a preface, and an empty frame of settings.
@@ -32,11 +26,7 @@ def connected() -> Iterator[None]:
     for name in ("ray.data", "ray.util"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, too
     try:
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (Exception, SystemExit) as error:  # of as many kinds as there are ways to fail
         raise Failure(f"{ADDRESS}={address}: {reason(error)}") from None
     try:
