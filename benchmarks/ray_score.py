@@ -63,7 +63,7 @@ def cluster(nodes: int) -> Iterator[None]:
 
 def run(source: Path, nodes: int, target: Path) -> dict[str, float]:
     with cluster(nodes):
-        for each in (source.with_name("in-first"), source):  # the first time Ray starts its own
+        for each in (source.with_name("in-first"), source):  # at first Ray starts actors of its own
             for place in (target, target.with_name(f"{target.name}.rejects")):
                 shutil.rmtree(place, ignore_errors=True)
             measured = measure(SCORE, CHAMPION, str(each), str(target))

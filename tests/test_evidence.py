@@ -5,12 +5,13 @@ import shutil
 import signal
 import subprocess
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from conftest import LEAKS, Project, copy
+from conftest import LEAKS, Project, copy, execute
 from servers import object_store
 from test_pipeline import edit, open_gates, sha256, tamper
 
@@ -84,12 +85,23 @@ def registered(pipeline: Project, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def reproduce(project: Project, version: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the verb, its hashes of its own; `folder` is for what is temporary: nothing stays."""
+    """Run the verb with one thread; `folder` is for what is temporary: nothing stays there."""
     folder.mkdir()
-    env = {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}
+    env = {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
     done = project.uv(project.slug, "reproduce", version, check=False, env=env)
     assert not list(folder.glob("reproduce-*"))  # uv leaves locks
     return done
+
+
+@together
+def test_a_second_clone_gives_the_same_bytes(registered: Project, tmp_path: Path) -> None:
+    clone = replace(registered, path=tmp_path / "second clone")
+    execute("git", "clone", "--quiet", registered.path, clone.path, cwd=tmp_path)
+    paths = clone.path / "dvc.lock", clone.path / "reports/metrics.json"  # has each output's hash
+    before = [path.read_text("utf-8") for path in paths]
+    env = {"PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    clone.uv("dvc", "repro", "--force", "--no-run-cache", env=env)
+    assert [path.read_text("utf-8") for path in paths] == before
 
 
 @together

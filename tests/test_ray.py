@@ -331,6 +331,13 @@ def test_joblib_runs_on_the_cluster(project: Project, cluster: Nodes) -> None:
     assert all(env == ["env_vars"] for _, _, _, env in found)  # no folder is sent
 
 
+@slow
+def test_scoring_loads_nothing_that_trains(project: Project) -> None:
+    code = "import sys, mlops_loop.batch.score, mlops_loop_ray.compute; print(*sys.modules)"
+    done = project.run(project.path / ".venv/bin/python", "-c", code)
+    assert {"mlflow", "sklearn"}.isdisjoint(done.stdout.split())
+
+
 TRIALS = """
 import json, mlflow, optuna
 from flight_delays.project import PROJECT

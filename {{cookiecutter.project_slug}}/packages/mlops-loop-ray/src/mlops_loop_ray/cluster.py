@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import ray
 from mlops_loop.base.compute import ADDRESS
 from mlops_loop.base.errors import Failure
-from mlops_loop.base.project import VARIABLE, current_project
+from mlops_loop.base.project import current_project
 
 SECONDS = 5  # to answer; Ray itself would try for two minutes
 # What begins HTTP/2, which Ray's control store speaks: a preface, and an empty frame of settings.
@@ -19,7 +19,10 @@ SETTINGS = 4  # the type of the frame that answers it
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Connect to the cluster of RAY_ADDRESS. Its nodes run the same image, so no code is sent."""
+    """Connect to the cluster of RAY_ADDRESS. Its nodes run the same image, so no code is sent.
+
+    Nor an environment of the job: no process that waits for work on the cluster would have it.
+    """
     address = os.environ[ADDRESS]
     current_project()  # raises if no project runs
     check(address)
@@ -33,19 +36,6 @@ def connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def project() -> str:
-    """Return what `enter_project` takes.
-
-    As an environment of the whole job, no process that waits for work on the cluster would fit.
-    """
-    return os.environ[VARIABLE]
-
-
-def enter_project(project: str) -> None:
-    """Make the driver's project that of this process of the cluster."""
-    os.environ[VARIABLE] = project
 
 
 def check(address: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import ray
 import ray.data
 from mlops_loop.base.errors import Failure, Refusal
+from mlops_loop.base.project import current_project
 from mlops_loop.batch import storage
 from mlops_loop.batch.score import Given, Outcome, Plan
 from mlops_loop.data.source.remote import reached
@@ -19,7 +20,7 @@ from mlops_loop.scoring.bundle import Bundle
 from rich.console import Console
 from rich.progress import Progress
 
-from mlops_loop_ray.cluster import connected, project, reason
+from mlops_loop_ray.cluster import connected, reason
 from mlops_loop_ray.pieces import KINDS, Mark, Piece, by_output, marks, pieces
 from mlops_loop_ray.worker import Answer, Files, Worker, join
 
@@ -87,9 +88,8 @@ def answers(left: list[Piece], folder: str, bundle: Bundle) -> Generator[Answer]
     rows = ray.data.from_items(items, override_num_blocks=len(left))
     # What a dead worker or node had is done by another one, as often as it takes (the default):
     # a limit is used up while Ray finds out that a node is gone.
-    scored = rows.map(
-        Worker, fn_constructor_args=(ray.put(files), folder, project()), compute=pool, num_cpus=1
-    )
+    given = ray.put(files), folder, current_project()
+    scored = rows.map(Worker, fn_constructor_args=given, compute=pool, num_cpus=1)
     try:
         yield from scored.iter_rows()
     except ray.exceptions.RayError as error:

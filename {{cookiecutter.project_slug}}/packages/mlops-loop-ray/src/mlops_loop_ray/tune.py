@@ -8,17 +8,18 @@ import optuna
 import ray
 from mlops_loop.base.errors import Failure
 from mlops_loop.base.params import Arguments
+from mlops_loop.base.project import Project, current_project, use
 from optuna.trial import TrialState
 
-from mlops_loop_ray.cluster import connected, enter_project, project, reason
+from mlops_loop_ray.cluster import connected, reason
 
 if TYPE_CHECKING:  # MLflow and scikit-learn, which scoring would load with it
     from mlops_loop.training.tune import Search
 
 
 @ray.remote  # type: ignore[untyped-decorator]
-def evaluate(search: "Search", settings: Arguments, of: str) -> float:
-    enter_project(of)
+def evaluate(search: "Search", settings: Arguments, project: Project) -> float:
+    use(project)
     return search.evaluate(settings)
 
 
@@ -36,7 +37,8 @@ def tune(search: "Search", study: optuna.Study, trials: int, end: float) -> Iter
                 study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
                 trial = study.ask()
                 settings = search.proposed(trial)
-                running[evaluate.remote(shared, settings, project())] = trial, settings
+                answer = evaluate.remote(shared, settings, current_project())
+                running[answer] = trial, settings
                 trials -= 1
             if not running:
                 return

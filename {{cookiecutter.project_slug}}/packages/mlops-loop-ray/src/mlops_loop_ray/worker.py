@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 from mlops_loop.base.errors import Failure
+from mlops_loop.base.project import Project, use
 from mlops_loop.batch import storage
 from mlops_loop.batch.score import score_file
 from mlops_loop.data.source.read import Table, local
@@ -18,7 +19,6 @@ from mlops_loop.data.source.remote import reached
 from mlops_loop.scoring.bundle import Bundle, open_bundle
 from mlops_loop.scoring.scorer import Scorer, open_scorer
 
-from mlops_loop_ray.cluster import enter_project
 from mlops_loop_ray.pieces import KINDS, Mark, Piece, Span
 
 Files = dict[str, bytes]  # of the bundle, by their names
@@ -45,8 +45,8 @@ class Answer(TypedDict):
 class Worker:
     """A process that scores one piece after the other; it opens the model once, for the first."""
 
-    def __init__(self, files: "ray.ObjectRef[Files]", folder: str, of: str) -> None:
-        enter_project(of)
+    def __init__(self, files: "ray.ObjectRef[Files]", folder: str, project: Project) -> None:
+        use(project)
         self.files = files
         self.folder = folder
         self.model: tuple[Bundle, Scorer] | None = None
