@@ -33,6 +33,12 @@ LEAKS = (
 )
 # fmt: on
 
+# What loads nearly all libraries of a project.
+LOADED = (
+    "dvc.cli, evidently, pytest, mlops_loop.data.validate, mlops_loop.training.evaluate, "
+    "mlops_loop.release.promote, mlops_loop.serving.app"
+)
+
 # One thread for each of pytest's own workers: more of them would wait for each other.
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER:
@@ -203,6 +209,7 @@ def installed(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Project:
     def make() -> Project:
         project = bake(lock=True)
         project.run("uv", "sync")
+        project.uv("python", "-c", f"import {LOADED}")  # so each copy has its byte code
         return project
 
     return once(tmp_path_factory, "installed", make)

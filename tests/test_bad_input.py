@@ -77,28 +77,12 @@ def test_source(project: Project, attempt: Attempt, content: str | None, line: s
     assert attempt(*stage(project, "ingest")) == line
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ("table.rename(columns={'carrier': 'airline'})", "carrier: column to exist"),
-        (
-            "table.assign(distance='far')",
-            "distance: column values to be of type number, 327,346 rows, for example far",
-        ),
-        (
-            "table.assign(pressure=float('nan'))",
-            "pressure: column values to not be null, allowed in 99.00%, 327,346 rows",
-        ),
-        (
-            "table.assign(dest='Nowhere')",
-            "327,346 rows, for example Nowhere",
-        ),
-        ("table.head(5)", "the table: row count to be enough, min_rows 10000"),
-    ],
-)
-def test_data_that_breaks_the_contract(
-    project: Project, attempt: Attempt, change: str, said: str
-) -> None:
+def test_data_that_breaks_the_contract(project: Project, attempt: Attempt) -> None:
+    """All that is wrong is said, one line for each."""
+    change = (
+        "table.head(5).rename(columns={'carrier': 'airline'})"
+        ".assign(distance='far', pressure=float('nan'), dest='Nowhere')"
+    )
     raw = project.path / "data/raw.parquet"
     kept = raw.read_bytes()
     script = (
@@ -112,7 +96,14 @@ def test_data_that_breaks_the_contract(
     finally:
         raw.write_bytes(kept)
     assert first.startswith("refused: the data breaks schema.yaml: ")
-    assert any(said in line for line in others)
+    for said in (
+        "carrier: column to exist",
+        "distance: column values to be of type number, 5 rows, for example far",
+        "pressure: column values to not be null, allowed in 99.00%, 5 rows",
+        "5 rows, for example Nowhere",
+        "the table: row count to be enough, min_rows 10000",
+    ):
+        assert any(said in line for line in others), said
 
 
 def test_bad_data_stops_the_pipeline(project: Project, attempt: Attempt) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import LEAKS, Project, copy
+from conftest import LEAKS, Project, copy, copy_environment
 from servers import free_port, object_store, postgres
 from test_evidence import AWS
 from test_pipeline import open_gates, tamper
@@ -149,6 +149,7 @@ def test_a_registry_moves_with_its_folder(pipeline: Project, tmp_path: Path) -> 
     moved.path.parent.mkdir()
     project.path.rename(moved.path)
     shutil.rmtree(moved.path / ".venv")  # holds its own path, as any environment does
+    copy_environment(pipeline, moved)
     shutil.rmtree(moved.path / "build/champion")
     assert "champion already" in moved.uv(moved.slug, "promote").stdout
     assert (moved.path / "build/champion/bundle.json").is_file()

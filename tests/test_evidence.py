@@ -118,6 +118,7 @@ def test_a_version_is_built_again(registered: Project, tmp_path: Path) -> None:
 
 
 @together
+@pytest.mark.rare
 def test_a_version_that_its_commit_does_not_give_is_found(
     registered: Project, tmp_path: Path
 ) -> None:

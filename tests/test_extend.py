@@ -116,6 +116,7 @@ def test_another_estimator(project: Project) -> None:
     assert gates["parity"]["passed"]
 
 
+@pytest.mark.rare
 def test_estimators_of_other_libraries(project: Project) -> None:
     """In groups that the project declares; the package's own tests train and export each."""
     params = project.path / "params.yaml"
@@ -134,6 +135,7 @@ def test_estimators_of_other_libraries(project: Project) -> None:
     assert "skipped" not in found.stdout
 
 
+@pytest.mark.rare
 def test_a_model_for_each_category(project: Project) -> None:
     follow(project, "A model for each category")
     made = json.loads(bundle(project))

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from conftest import Bake, Project, copy, once
+from conftest import Bake, Project, copy, copy_environment, once
 from containers import docker, need_engine, need_image
 from servers import object_store
 from test_evidence import AWS
@@ -39,11 +39,14 @@ components.load_component_from_file(package)()
 
 
 @pytest.fixture(scope="module")
-def installed_kubeflow(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def installed_kubeflow(
+    bake: Bake, installed: Project, tmp_path_factory: pytest.TempPathFactory
+) -> Project:
     """Return a project with orchestrator=kubeflow, locked and installed. Leave it as it is."""
 
     def make() -> Project:
         project = bake(lock=True, orchestrator="kubeflow", platform="kubernetes")
+        copy_environment(installed, project)
         project.run("uv", "sync")
         return project
 

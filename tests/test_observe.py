@@ -43,6 +43,7 @@ def test_each_rule_is_red_on_its_trouble_and_silent_without(rendered: Project) -
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_a_rule_that_is_blunted_is_noticed(rendered: Project, tmp_path: Path) -> None:
     """The tests of the rules are worth something: they fail if one of them cannot fire."""
     promtool = program("promtool")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Project, copy
+from tools import ACT
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("package")]
 PACKAGE = "packages/mlops-loop"
@@ -36,6 +37,7 @@ def test_a_room_that_imports_from_one_above_is_found(pipeline: Project, tmp_path
     assert "mlops_loop.contract.schema -> mlops_loop.training.train" in done.stdout
 
 
+@pytest.mark.skipif(ACT, reason="act runs them")
 def test_the_project_s_tests_pass_as_in_its_ci(pipeline: Project, tmp_path: Path) -> None:
     """With the Python of its CI, if that is here: before 3.12, measuring coverage takes long."""
     action = (pipeline.path / ".github/actions/setup/action.yml").read_text("utf-8")

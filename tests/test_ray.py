@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from clusters import need_crds
-from conftest import LEAKS, Bake, Project, execute
+from conftest import LEAKS, Bake, Project, copy_environment, execute
 from custom_resources import problems
 from servers import free_port, object_store, web
 
@@ -71,6 +71,7 @@ def project(
 ) -> Iterator[Project]:
     """Give a project with compute=ray, and the champion of the default one."""
     made = bake(lock=True, compute="ray")
+    copy_environment(pipeline, made)
     made.run("uv", "sync")
     for name in ("build", "data", ".mlflow", "dvc.lock"):
         there = pipeline.path / name

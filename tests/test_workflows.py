@@ -15,7 +15,7 @@ import yaml
 from conftest import TREE, Project, copy, execute
 from containers import STANDINS, docker, key_pair, need_engine, need_image, serve_registry
 from test_deploy import free_port
-from tools import need_program
+from tools import ACT, need_program
 
 WORKFLOWS = sorted(path.name for path in (TREE / ".github/workflows").glob("*.yml"))
 CLUSTERS = "cd-cluster.yml"  # cd.yml where the platform is a cluster
@@ -356,8 +356,7 @@ def runner(
     installed: Project, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Runner]:
     need_engine()
-    image = os.environ.get("ACT_IMAGE")
-    if not image or not shutil.which("act"):
+    if not ACT:
         pytest.skip("act is not installed, or ACT_IMAGE names no image for its runner")
     clone = tmp_path / "clone"
     installed.run("git", "clone", "--quiet", installed.path, clone)
@@ -377,13 +376,13 @@ def runner(
     standins = {use: STANDINS / name for use, name in used if name != "checkout"}
     options = (
         # act gives up where an engine is slow to remove a container: it is done below.
-        *("--reuse", "--pull=false", "--platform", f"ubuntu-latest={image}"),
+        *("--reuse", "--pull=false", "--platform", f"ubuntu-latest={os.environ['ACT_IMAGE']}"),
         *(f"--local-repository={use}={folder}" for use, folder in standins.items()),
         *("--container-options", volumes),
         *("--env", "UV_LINK_MODE=symlink"),  # the cache is another file system there
         # Each run has a new environment; what is in it is compiled once.
         *("--env", "UV_PROJECT_ENVIRONMENT=/environment"),
-        *("--env", "PYTHONPYCACHEPREFIX=/byte-code"),
+        *("--env", "PYTHONPYCACHEPREFIX=/byte-code", "--env", "MYPY_CACHE_DIR=/byte-code/mypy"),
     )
     before = left_by_act()
     yield Runner(clone, options)
@@ -475,8 +474,16 @@ def test_cd_goes_from_a_commit_to_production(
 @pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.xdist_group("docker")
-@pytest.mark.parametrize(("name", "job"), [("monitor.yml", "monitor"), ("retrain.yml", "retrain")])
-def test_what_runs_on_a_schedule_needs_its_variables(runner: Runner, name: str, job: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "job", "ends", "said"),
+    [
+        ("monitor.yml", "monitor", 1, "error: there is no bundle in build/champion"),
+        ("retrain.yml", "retrain", 0, "## Gates"),  # a refusal is an answer, too
+    ],
+)
+def test_what_runs_on_a_schedule_needs_its_variables(
+    runner: Runner, name: str, job: str, ends: int, said: str
+) -> None:
     """Without them it is skipped; with them it runs: nobody has promoted anything yet."""
     params = runner.clone / "params.yaml"
     text = params.read_text("utf-8")
@@ -490,3 +497,5 @@ def test_what_runs_on_a_schedule_needs_its_variables(runner: Runner, name: str, 
     variables += ["--var", "MLFLOW_TRACKING_URI=sqlite:///.mlflow/mlflow.db"]
     ran = runner.act("workflow_dispatch", name, *options, *variables)
     assert f"deliver.sh {job}" in ran.stdout
+    assert ran.returncode == ends, ran.stdout[-3000:]
+    assert said in ran.stdout

@@ -15,6 +15,7 @@ MAY_BE_MISSING = {
     "docker is not installed": "an engine needs rights that not every machine gives; "
     ".ci/run starts one where it can",
     "act is not installed": "neither Debian nor PyPI has it; GitHub runs the workflows itself",
+    "act runs them": "as a step of ci.yml, in tests/test_workflows.py",
     "cosign is not installed": "Debian has it from version 13 on; .ci/run fetches it where it can",
     "the vulnerability service cannot be reached": "that is seen refused; it answers elsewhere",
     "gcloud is not installed": "neither Debian nor PyPI has it",
@@ -23,6 +24,8 @@ MAY_BE_MISSING = {
     "TFDV is not asked for": "it installs 2.5 GB: `TFDV=1 pytest tests/test_formats.py`",
     "no Kubernetes API server": "there is no package of one: .ci/run builds it where it can",
 }
+# Whether GitHub's workflows can run here.
+ACT = bool(shutil.which("act") and os.environ.get("ACT_IMAGE"))
 STRICT = os.environ.get("CI") == "true" and sys.platform == "linux"
 
 
