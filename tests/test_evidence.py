@@ -107,6 +107,7 @@ def test_a_second_clone_gives_the_same_bytes(registered: Project, tmp_path: Path
 
 
 @together
+@pytest.mark.rare  # the tutorial does the like
 def test_a_version_is_built_again(registered: Project, tmp_path: Path) -> None:
     before = registered.run("git", "status", "--porcelain").stdout
     done = reproduce(registered, "1", tmp_path / "tmp")

@@ -162,6 +162,7 @@ def test_a_parameter_reruns_only_what_depends_on_it(
     assert set(status) <= set(STAGES[STAGES.index(first) :] if first else [])
 
 
+@pytest.mark.rare  # the tutorial does the like
 def test_experiments_plots_and_a_refused_candidate(pipeline: Project, tmp_path: Path) -> None:
     project = copy(pipeline, tmp_path, promoted=True)
     project.uv("dvc", "exp", "run", "--name", "plain", "-S", "train.model=logistic_regression")
