@@ -1,6 +1,7 @@
 """The deployment: files that lint; images that are built, run without rights, asked, stopped."""
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from tools import need_program
 
 KEY = "k3y"
 SECRETS = {"API_KEYS": f"tester:{KEY}", "POSTGRES_PASSWORD": "p@ss:/w%rd$"}
+DOCKERFILE = (TREE / "deploy/Dockerfile").read_text("utf-8")
 LEAST = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL")
 
 
@@ -38,9 +40,8 @@ def test_compose_schema(rendered: Project) -> None:
 
 def test_images_are_named_once() -> None:
     """A stand-in or a mirror is one build argument away."""
-    text = (TREE / "deploy/Dockerfile").read_text("utf-8")
-    sources = {line.split()[1] for line in text.splitlines() if line.startswith("FROM ")}
-    stages = {line.split()[3] for line in text.splitlines() if line.startswith("FROM ")}
+    lines = [line.split() for line in DOCKERFILE.splitlines() if line.startswith("FROM ")]
+    sources, stages = {words[1] for words in lines}, {words[3] for words in lines}
     assert sources - stages == {"${PYTHON_IMAGE}", "${UV_IMAGE}"}
 
 
@@ -166,7 +167,9 @@ def wait_for(
 @pytest.mark.xdist_group("docker")
 class TestImage:
     def test_is_small_and_holds_no_training_library(self, image: str) -> None:
-        assert json.loads(docker("inspect", image))[0]["Size"] < 600e6
+        base = re.findall(r"^ARG PYTHON_IMAGE=(.*)", DOCKERFILE, re.M)
+        size, of_base = (one["Size"] for one in json.loads(docker("inspect", image, *base)))
+        assert size - of_base <= 215 * 2**20
         absent = (
             "mlflow",
             "dvc",
@@ -182,6 +185,13 @@ class TestImage:
             "run", "--rm", "--network", "none", image, "/venv/bin/python", "-Ic", question
         )
         assert found == "[]"
+
+    def test_a_start_compiles_nothing(self, image: str) -> None:
+        """Neither can what it compiles be kept: its user may not write there."""
+        script = "python -v -c 'import mlops_loop.serving.app' 2>&1 | grep '^# code object from'"
+        loaded = docker("run", "--rm", "--network", "none", image, "sh", "-c", script).splitlines()
+        assert len(loaded) > 500
+        assert [line for line in loaded if not line.endswith(".pyc'")] == []
 
     def test_serves_without_rights_or_network_and_stops_at_once(self, start: Start) -> None:
         container = start("--env", f"API_KEYS={SECRETS['API_KEYS']}")
