@@ -98,6 +98,21 @@ def test_every_recipe_is_followed_here() -> None:
     assert [title for title in recipes(text) if f'"{title}"' not in here] == []
 
 
+TITLES = list(recipes((TREE / "docs/extend.md").read_text("utf-8")))
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_its_patches_fit_the_project(rendered: Project, tmp_path: Path, title: str) -> None:
+    """Also those of the recipes that only `make test-all` follows to the end."""
+    project = copy(rendered, tmp_path)
+    found = recipes((project.path / "docs/extend.md").read_text("utf-8"))
+    patches = [content for language, content in found[title] if language == "diff"]
+    assert patches
+    for content in patches:
+        project.run("git", "apply", "--recount", "-", input=content)
+    assert project.run("git", "status", "--porcelain").stdout.strip()
+
+
 def test_another_estimator(project: Project) -> None:
     follow(project, "Another estimator")
     fitted = json.loads(bundle(project))["estimator"]
@@ -162,6 +177,7 @@ def test_a_model_for_each_category(project: Project) -> None:
     assert "no category of 'origin' can have a model of its own: EWR (" in alone.stderr
 
 
+@pytest.mark.rare
 def test_a_step_that_onnx_cannot_express(project: Project) -> None:
     follow(project, "A step that ONNX cannot express")
     assert (project.path / "build/bundle/model.skops").is_file()
