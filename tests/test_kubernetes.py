@@ -586,7 +586,8 @@ class TestContainers:
                 assert code.returncode == 0, (probe, docker("logs", name))
             assert docker("exec", name, project.slug, "smoke")
             stop = container["lifecycle"]["preStop"]["exec"]["command"]
-            waits = stop[-1].replace("seq 75", "seq 2").replace("sleep 5", "sleep 0")
+            # The gauge that it asks for is set twice a second.
+            waits = stop[-1].replace("seq 75", "seq 2").replace("sleep 5", "sleep 1")
             # The prediction waits in the spool, so the hook waits, too.
             assert docker("exec", name, *stop[:-1], f"{waits}; echo waited") == "waited"
             docker("stop", "--time", "60", name)
