@@ -213,11 +213,10 @@ def test_a_changed_line_starts_the_stages_that_it_changes(
 ) -> None:
     project = copy(pipeline, tmp_path)
     python = pipeline.path / ".venv/bin/python"  # only asks, so it need not be the project's own
-    wanted = {f"{PACKAGE}/{name}": stages for name, stages in CHANGES} | dict(OWN_CHANGES)
-    found = json.loads(project.run(python, "-c", STATUS, *wanted).stdout)
-    assert {name: set(stages) for name, stages in found.items()} == {
-        name: set(stages) for name, stages in wanted.items()
-    }
+    changes = [(f"{PACKAGE}/{name}", stages) for name, stages in CHANGES] + OWN_CHANGES
+    expected = {name: set(stages) for name, stages in changes}
+    found = json.loads(project.run(python, "-c", STATUS, *expected).stdout)
+    assert {name: set(stages) for name, stages in found.items()} == expected
 
 
 def rewritten(text: str) -> str:
